@@ -1,0 +1,55 @@
+# Two commands are all there is to learn: `make demo` and `make test`.
+# Each makes .venv first, with uv when there is one, else with the standard library's venv and pip.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := $(shell command -v uv 2>/dev/null)
+
+.PHONY: demo test setup dev lint bench clean
+
+demo: setup
+	$(BIN)/tailbite demo
+
+test: dev lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+setup: $(VENV)/.all
+
+dev: $(VENV)/.dev
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: dev
+	for b in bench/*.py; do $(BIN)/python $$b || exit 1; done
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tailbite needs Python 3.11 or newer; set one with: make PYTHON=/path/to/python3.11"; exit 1; }
+ifdef UV
+	uv venv --quiet --python $(PYTHON) $(VENV)
+else
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+endif
+
+ifdef UV
+INSTALL := uv pip install --quiet --python $(BIN)/python
+else
+INSTALL := $(BIN)/python -m pip install --quiet
+endif
+
+$(VENV)/.all: pyproject.toml | $(BIN)/python
+	$(INSTALL) -e '.[all]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.all
+	$(INSTALL) --group dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,94 @@
+"""What a guarded connect costs: tailbite against the standard library, to a live listener on loopback.
+
+Paired in one run, in a private network namespace. Promised: at most 1.02 with the port outside the ephemeral
+range, at most 1.05 inside. Run: ``python bench/connect.py``
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from paired import Ratio, compare, report
+
+import tailbite
+from tailbite.kernel.namespace import enter_private_network
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+OUTSIDE, INSIDE = 5432, 46884
+BLOCK = 200
+RESET = b"\1\0\0\0\0\0\0\0"
+
+
+def blocking(connect: Callable[..., socket.socket], server: socket.socket) -> Callable[[], float]:
+    """Time connects alone; accepting and closing happen outside the measured time."""
+    address = server.getsockname()
+
+    def block() -> float:
+        spent = 0.0
+        for _ in range(BLOCK):
+            start = perf_counter()
+            client = connect(address)
+            spent += perf_counter() - start
+            server.accept()[0].close()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            client.close()
+        return spent / BLOCK
+
+    return block
+
+
+def streaming(
+    connect: Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]],
+    server: socket.socket,
+    runner: asyncio.Runner,
+) -> Callable[[], float]:
+    """The same for asyncio streams."""
+    host, port = server.getsockname()
+
+    async def block() -> float:
+        spent = 0.0
+        for _ in range(BLOCK):
+            start = perf_counter()
+            _, writer = await connect(host, port)
+            spent += perf_counter() - start
+            server.accept()[0].close()
+            writer.transport.abort()
+            await asyncio.sleep(0)
+        return spent / BLOCK
+
+    return lambda: runner.run(block())
+
+
+def main() -> None:
+    """Measure all four and print them."""
+    enter_private_network()
+    ratios: list[Ratio] = []
+    with asyncio.Runner() as runner:
+        for where, port, limit in (("outside", OUTSIDE, 1.02), ("inside", INSIDE, 1.05)):
+            with socket.create_server(("127.0.0.1", port)) as server:
+                ratios.append(
+                    compare(
+                        f"create_connection, port {where} the range",
+                        blocking(socket.create_connection, server),
+                        blocking(tailbite.create_connection, server),
+                        limit=limit,
+                    )
+                )
+                ratios.append(
+                    compare(
+                        f"open_connection, port {where} the range",
+                        streaming(asyncio.open_connection, server, runner),
+                        streaming(tailbite.open_connection, server, runner),
+                        limit=limit,
+                    )
+                )
+    report("guarded connect against the standard library", ratios)
+
+
+if __name__ == "__main__":
+    main()

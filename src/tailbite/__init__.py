@@ -1,0 +1,62 @@
+"""tailbite: connect to your server, never to yourself.
+
+A TCP client that keeps reconnecting to a local port where nobody listens can connect to itself: the kernel
+draws the destination port as source port, and simultaneous open (RFC 9293 section 3.5) does the rest. These
+functions make that impossible::
+
+    import tailbite
+
+    sock = tailbite.create_connection(("127.0.0.1", 32246), timeout=5)
+    reader, writer = await tailbite.open_connection("127.0.0.1", 32246)
+    tailbite.is_self_connected(sock)            # False, always
+
+Names are loaded when they are first used, so ``import tailbite`` costs next to nothing, and asyncio is
+loaded only by those who use it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tailbite._version import __version__
+
+if TYPE_CHECKING:
+    from tailbite.connect.aio import open_connection
+    from tailbite.connect.look import is_self_connected
+    from tailbite.connect.sync import create_connection
+    from tailbite.core.address import Endpoint
+    from tailbite.errors import SelfConnectError, SourcePortError, TailbiteError
+
+__all__ = [
+    "Endpoint",
+    "SelfConnectError",
+    "SourcePortError",
+    "TailbiteError",
+    "__version__",
+    "create_connection",
+    "is_self_connected",
+    "open_connection",
+]
+
+_HOMES = {
+    "Endpoint": "tailbite.core.address",
+    "SelfConnectError": "tailbite.errors",
+    "SourcePortError": "tailbite.errors",
+    "TailbiteError": "tailbite.errors",
+    "create_connection": "tailbite.connect.sync",
+    "is_self_connected": "tailbite.connect.look",
+    "open_connection": "tailbite.connect.aio",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,5 @@
+"""``python -m tailbite``."""
+
+from tailbite.cli import main
+
+main()

@@ -1,0 +1,17 @@
+"""The exit statuses of every command; ``docs/architecture.md`` lists them for users."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["FINE", "FOUND", "INTERRUPTED", "PARTLY_BLIND", "UNSUPPORTED", "USAGE"]
+
+FINE: Final = 0
+FOUND: Final = 1
+"""Something was found, or a verdict was not met, or the server did not come."""
+USAGE: Final = 2
+PARTLY_BLIND: Final = 3
+"""Nothing was found, but not everything could be seen."""
+UNSUPPORTED: Final = 4
+"""The system lacks what the command needs."""
+INTERRUPTED: Final = 130

@@ -1,0 +1,60 @@
+"""The ``tailbite`` command itself: it knows the names of its commands and loads the one that is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from tailbite._version import __version__
+from tailbite.cli import exit as status
+
+__all__ = ["tailbite"]
+
+# name -> (module, one line for --help). The line stands here so that --help loads no command.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "demo": ("tailbite.cli.demo", "Show the effect and its cure on this kernel, in a private network."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and turn an interruption into status 130, and a reader that went away into silence."""
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False}) or status.FINE
+        except click.Abort:
+            sys.exit(status.INTERRUPTED)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
+    no_args_is_help=True,
+)
+@click.version_option(__version__, "--version", message="tailbite %(version)s")
+def tailbite() -> None:
+    """Connect to your server, never to yourself.
+
+    A TCP client that keeps reconnecting to a local port where nobody listens can connect to itself, get its own
+    bytes back, and keep the server from starting. tailbite prevents, finds, explains and reproduces that.
+    """

@@ -1,0 +1,1 @@
+"""Flow 1: destination -> plan -> socket -> attempt -> check -> stream."""

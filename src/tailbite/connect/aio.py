@@ -1,0 +1,328 @@
+"""The asyncio shell: ``create_connection`` and ``open_connection`` as asyncio has them, and never to itself.
+
+asyncio connects its sockets where nobody can reach them. So the names are resolved and the sockets connected
+here, on the loop's own ``sock_connect``, and the loop gets a connected socket; transports, protocols and TLS are
+asyncio's (or uvloop's) own from there on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tailbite.connect.attempt import Attempt, abort_if_self_connected
+from tailbite.connect.resolve import AddrInfo, numeric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+__all__ = ["connect_socket", "create_connection", "open_connection"]
+
+_LINUX = sys.platform.startswith("linux")
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
+
+
+async def open_connection(
+    host: str | None = None, port: int | str | None = None, *, limit: int = 2**16, **options: Any
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a TCP server and return a reader and a writer; never a stream that is connected to itself.
+
+    The drop-in for :func:`asyncio.open_connection`: every keyword of :func:`create_connection` is taken.
+
+    Args:
+        host: a name or an address.
+        port: a port or a service name.
+        limit: the reader's buffer limit in bytes.
+        options: see :func:`create_connection`.
+
+    Raises:
+        OSError: see :func:`create_connection`.
+    """
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=limit, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await create_connection(lambda: protocol, host, port, **options)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+async def create_connection(
+    protocol_factory: Callable[[], _Protocol],
+    host: str | None = None,
+    port: int | str | None = None,
+    *,
+    family: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+    sock: socket.socket | None = None,
+    local_addr: tuple[str, int] | None = None,
+    ssl: Any = None,
+    server_hostname: str | None = None,
+    happy_eyeballs_delay: float | None = None,
+    interleave: int | None = None,
+    all_errors: bool = False,
+    allow_same_port: bool = False,
+    **transport_options: Any,
+) -> tuple[asyncio.Transport, _Protocol]:
+    """Connect to a TCP server as ``loop.create_connection`` does; never a transport that is connected to itself.
+
+    Args:
+        protocol_factory: makes the protocol.
+        host: a name or an address.
+        port: a port or a service name.
+        family: AF_INET, AF_INET6, or 0 for both.
+        proto: passed to getaddrinfo(3).
+        flags: passed to getaddrinfo(3).
+        sock: a connected socket to use instead of host and port; it is looked at, and reset if it is connected
+            to itself.
+        local_addr: host and port to bind to first.
+        ssl: True or an ssl.SSLContext for TLS.
+        server_hostname: the name the certificate must be for; ``host`` if not given.
+        happy_eyeballs_delay: seconds after which the next address is tried beside the one under way (RFC 8305
+            recommends 0.25); None tries one after the other.
+        interleave: how many addresses of the first family come before the other family's first.
+        all_errors: raise an ExceptionGroup of all errors.
+        allow_same_port: accept a ``local_addr`` with the destination's port; a self-connect is then found after
+            the connect, and reset.
+        transport_options: ``ssl_handshake_timeout``, ``ssl_shutdown_timeout`` and whatever else the running
+            loop's ``create_connection`` takes.
+
+    Raises:
+        OSError: no address could be reached; :class:`~tailbite.SelfConnectError`, a ConnectionRefusedError, if
+            the one that was reached turned out to be the socket itself.
+        ExceptionGroup: the same with ``all_errors``.
+        SourcePortError: ``local_addr`` would make it a self-connect; nothing was connected.
+        ValueError: arguments that contradict each other.
+    """
+    loop = asyncio.get_running_loop()
+    if ssl:
+        if server_hostname is None:
+            if not host:
+                raise ValueError("You must set server_hostname when using ssl without a host")
+            server_hostname = host
+    elif server_hostname is not None:
+        raise ValueError("server_hostname is only meaningful with ssl")
+
+    if sock is None:
+        if host is None and port is None:
+            raise ValueError("host and port was not specified and no sock specified")
+        for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
+            if not ssl and transport_options.get(name) is not None:
+                raise ValueError(f"{name} is only meaningful with ssl")
+        sock = await connect_socket(
+            host,
+            port,
+            family=family,
+            proto=proto,
+            flags=flags,
+            local_addr=local_addr,
+            happy_eyeballs_delay=happy_eyeballs_delay,
+            interleave=interleave,
+            all_errors=all_errors,
+            allow_same_port=allow_same_port,
+        )
+    elif host is not None or port is not None:
+        raise ValueError("host/port and sock can not be specified at the same time")
+    else:
+        abort_if_self_connected(sock)
+    try:
+        return await loop.create_connection(
+            protocol_factory, sock=sock, ssl=ssl, server_hostname=server_hostname, **transport_options
+        )
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def connect_socket(
+    host: str | None,
+    port: int | str | None,
+    *,
+    family: int = 0,
+    proto: int = 0,
+    flags: int = 0,
+    local_addr: tuple[str, int] | None = None,
+    happy_eyeballs_delay: float | None = None,
+    interleave: int | None = None,
+    all_errors: bool = False,
+    allow_same_port: bool = False,
+) -> socket.socket:
+    """Return a connected, non-blocking socket; the arguments and errors are those of :func:`create_connection`."""
+    infos = await _resolve(host, port, family, proto, flags)
+    sources = None
+    if local_addr is not None:
+        sources = await _resolve(local_addr[0], local_addr[1], family, proto, flags)
+    if happy_eyeballs_delay is not None and interleave is None:
+        interleave = 1
+    if interleave:
+        infos = interleaved(infos, interleave)
+
+    errors: list[list[OSError]] = [[] for _ in infos]
+    sock = None
+    if happy_eyeballs_delay is None:
+        for info, failures in zip(infos, errors, strict=True):
+            sock = await _try_connect(info, sources, failures, allow_same_port)
+            if sock is not None:
+                break
+    else:
+        sock = await _race(
+            [
+                partial(_try_connect, info, sources, failures, allow_same_port)
+                for info, failures in zip(infos, errors, strict=True)
+            ],
+            happy_eyeballs_delay,
+        )
+    try:
+        if sock is None:
+            _raise([error for failures in errors for error in failures], all_errors)
+            raise OSError("getaddrinfo() returned empty list")
+        return sock
+    finally:
+        errors.clear()  # an error's traceback refers to this frame: do not leave a cycle behind
+
+
+async def _resolve(host: str | None, port: int | str | None, family: int, proto: int, flags: int) -> list[AddrInfo]:
+    """Resolve as asyncio does: numeric addresses at once, names in the loop's executor."""
+    if proto in (0, socket.IPPROTO_TCP) and (known := numeric(host, port, family)) is not None:
+        return known
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags)
+    if not found:
+        raise OSError("getaddrinfo() returned empty list")
+    return list(found)
+
+
+def interleaved(infos: Sequence[AddrInfo], first_family_count: int = 1) -> list[AddrInfo]:
+    """Return the addresses with the families taking turns (RFC 8305 section 4), each family in its own order."""
+    families: dict[int, list[AddrInfo]] = {}
+    for info in infos:
+        families.setdefault(info[0], []).append(info)
+    first, *others = families.values()
+    ahead = max(first_family_count - 1, 0)
+    turns = itertools.zip_longest(first[ahead:], *others)
+    return first[:ahead] + [info for turn in turns for info in turn if info is not None]
+
+
+async def _try_connect(
+    info: AddrInfo, sources: Sequence[AddrInfo] | None, failures: list[OSError], allow_same_port: bool
+) -> socket.socket | None:
+    family, kind, proto, _, destination = info
+    try:
+        attempt = _make(family, kind, proto, destination, sources, failures, allow_same_port)
+        sock = attempt.sock
+        try:
+            sock.setblocking(False)
+            while True:
+                try:
+                    if not _connected_at_once(sock, destination):
+                        await asyncio.get_running_loop().sock_connect(sock, destination)
+                    break
+                except OSError as error:
+                    attempt.failed(error)
+        except BaseException:
+            attempt.drop()
+            raise
+        return attempt.finish()
+    except OSError as error:
+        failures.append(error)
+        # A refusal may have come without waiting. A loop that reconnects must not keep the others from running.
+        await asyncio.sleep(0)
+        return None
+
+
+def _connected_at_once(sock: socket.socket, destination: Any) -> bool:
+    """Start a non-blocking connect; True if it is done already, which saves a third of the time on loopback.
+
+    The handshake with a listener on this host takes place within connect(2), but while the socket is locked: the
+    answer waits in its backlog until the call returns, so the call says EINPROGRESS. A second connect(2) says
+    how it went, or EALREADY if the other side is further away (connect(2); Linux net/ipv4/af_inet.c).
+    """
+    if not _LINUX:
+        return False
+    try:
+        try:
+            sock.connect(destination)
+        except BlockingIOError:
+            sock.connect(destination)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # asyncio's words, which name the address.
+        raise OSError(error.errno, f"Connect call failed {destination}") from None
+    return True
+
+
+def _make(
+    family: int,
+    kind: int,
+    proto: int,
+    destination: Any,
+    sources: Sequence[AddrInfo] | None,
+    failures: list[OSError],
+    allow_same_port: bool,
+) -> Attempt:
+    if sources is None:
+        return Attempt(family, kind, proto, destination)
+    last: OSError | None = None
+    for source_family, _, _, _, source in sources:
+        if source_family != family:
+            continue
+        try:
+            return Attempt(family, kind, proto, destination, source, allow_same_port=allow_same_port)
+        except OSError as error:
+            if last is not None:
+                failures.append(last)
+            reason = (error.strerror or str(error)).lower()
+            last = OSError(error.errno, f"error while attempting to bind on address {source!r}: {reason}")
+    raise last or OSError(f"no matching local address with {family=} found")
+
+
+async def _race(
+    attempts: Iterable[Callable[[], Coroutine[Any, Any, socket.socket | None]]], delay: float
+) -> socket.socket | None:
+    """Start the attempts ``delay`` seconds apart, the next at once when one fails; the first socket wins."""
+    waiting = list(reversed(list(attempts)))
+    running: set[asyncio.Task[socket.socket | None]] = set()
+    winner: socket.socket | None = None
+    try:
+        while winner is None and (waiting or running):
+            if waiting:
+                running.add(asyncio.create_task(waiting.pop()()))
+            done, running = await asyncio.wait(
+                running, timeout=delay if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                winner = _first(winner, task)
+    finally:
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        for task in running:
+            # A loser may have been connected in the very moment it was cancelled.
+            if not task.cancelled() and (sock := task.result()) is not None:
+                sock.close()
+    return winner
+
+
+def _first(winner: socket.socket | None, task: asyncio.Task[socket.socket | None]) -> socket.socket | None:
+    sock = task.result()
+    if winner is None:
+        return sock
+    if sock is not None:
+        sock.close()
+    return winner
+
+
+def _raise(errors: list[OSError], all_errors: bool) -> None:
+    """Raise what asyncio would: the one error, one of several alike, or one that quotes them all."""
+    if not errors:
+        return
+    if all_errors:
+        raise ExceptionGroup("create_connection failed", errors)
+    if len({str(error) for error in errors}) == 1:
+        raise errors[0]
+    raise OSError(f"Multiple exceptions: {', '.join(map(str, errors))}")

@@ -1,0 +1,211 @@
+"""One socket on its way to one address: apply the plan, connect (the shell does), check, abort.
+
+The shells differ only in how they wait for connect(2), so everything around it is here::
+
+    attempt = Attempt(family, type, proto, destination, source)
+    while True:
+        try:
+            ... connect attempt.sock to destination, waiting in the shell's way ...
+            break
+        except OSError as error:
+            attempt.failed(error)       # raises, unless the other side of the port range is still to try
+    sock = attempt.finish()             # raises SelfConnectError if the plan was no guarantee and it came so
+
+Why abort and not close: a closed self-connect leaves TIME-WAIT on P <-> P, and for a minute no server can bind P,
+SO_REUSEADDR or not. A reset leaves nothing (RFC 9293 section 3.10.5; measured, ``docs/architecture.md``).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from random import random
+from typing import TYPE_CHECKING, Any
+
+from tailbite.connect.facts import plan_for
+from tailbite.core.address import Endpoint, is_self
+from tailbite.core.plan import HostFacts as _HostFacts
+from tailbite.core.plan import Means, Plan, plan, would_be_self
+from tailbite.errors import SelfConnectError, SourcePortError
+from tailbite.kernel.sockopt import abort, set_local_port_range
+
+if TYPE_CHECKING:
+    from tailbite.core.ports import PortRange
+
+__all__ = ["Attempt", "abort_if_self_connected", "self_connected_endpoints"]
+
+_NOTHING = Means.NOTHING
+_STEER = Means.STEER
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+_UNKNOWN = _HostFacts(None, False)
+
+
+class Attempt:
+    """A socket made for ``destination`` so that its source port cannot be the destination's.
+
+    Attributes:
+        sock: the socket to connect; blocking, without a timeout, unless the default timeout says otherwise.
+        plan: what was done to keep the connection from being to itself.
+
+    Args:
+        family: AF_INET or AF_INET6 (any other is connected as it is).
+        kind: SOCK_STREAM.
+        proto: a protocol number, 0 for the default.
+        destination: the sockaddr it will be connected to.
+        source: the sockaddr to bind it to; None leaves address and port to the kernel.
+        allow_same_port: accept a source port that is the destination's, and look after the connect.
+
+    Raises:
+        OSError: the socket cannot be made, or the source address cannot be bound.
+        SourcePortError: the source would make it a self-connect.
+    """
+
+    __slots__ = ("_next_side", "plan", "sock")
+
+    def __init__(
+        self,
+        family: int,
+        kind: int,
+        proto: int,
+        destination: Any,
+        source: Any = None,
+        *,
+        allow_same_port: bool = False,
+    ) -> None:
+        self._next_side: PortRange | None = None
+        sock = self.sock = socket.socket(family, kind, proto)
+        try:
+            if source is not None:
+                self.plan = self._bind_source(destination, source, allow_same_port)
+                return
+            chosen = self.plan = plan_for(sock, destination[1]) if family in _INTERNET else _UNGUARDED
+            means = chosen.means
+            if means is _NOTHING:
+                return
+            if means is _STEER:
+                self._steer(chosen)
+            else:
+                self._bind_and_look(destination[1], ("", 0))
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def _steer(self, chosen: Plan) -> None:
+        sides = chosen.order(random())
+        set_local_port_range(self.sock, sides[0])
+        self._next_side = sides[1] if len(sides) > 1 else None
+
+    def _bind_source(self, destination: Any, source: Any, allow_same_port: bool) -> Plan:
+        if source[1]:
+            # Names are resolved by bind(2)'s caller, so compare what the kernel made of the source, not the text.
+            self.sock.bind(source)
+            bound = self.sock.getsockname()
+            if not allow_same_port and bound[1] == destination[1]:
+                wanted, there = Endpoint.from_sockaddr(bound), Endpoint.from_sockaddr(destination)
+                if would_be_self(wanted, there):
+                    raise SourcePortError(wanted, there)
+            return plan(destination[1], bound[1], _UNKNOWN)
+        chosen = plan_for(self.sock, destination[1])
+        if chosen.means is Means.NOTHING:
+            self.sock.bind(source)
+        elif chosen.means is Means.STEER:
+            self._steer(chosen)
+            self._bind_in_range(source)
+        else:
+            self._bind_and_look(destination[1], source)
+        return chosen
+
+    def _bind_in_range(self, source: Any) -> None:
+        while True:
+            try:
+                return self.sock.bind(source)
+            except OSError as error:
+                # With port 0, EADDRINUSE says that no port of the range is left (inet_csk_get_port).
+                if error.errno != errno.EADDRINUSE or not self._take_other_side():
+                    raise
+
+    def _bind_and_look(self, port: int, source: Any) -> None:
+        """Bind to a port of the kernel's choice that is not ``port``.
+
+        A socket cannot be bound twice, so one that got ``port`` stays open while a second one is bound, and so
+        keeps it from getting the same.
+        """
+        self.sock.bind(source)
+        if self.sock.getsockname()[1] != port:
+            return
+        holder = self.sock
+        try:
+            self.sock = socket.socket(holder.family, holder.type, holder.proto)
+            self.sock.bind(source)
+        finally:
+            holder.close()
+
+    def _take_other_side(self) -> bool:
+        if self._next_side is None:
+            return False
+        set_local_port_range(self.sock, self._next_side)
+        self._next_side = None
+        return True
+
+    def failed(self, error: OSError) -> None:
+        """Return if the connect may be tried again on the same socket, else close it and raise ``error``.
+
+        EADDRNOTAVAIL from connect(2) says that every port of the side is in use for this destination (ip(7)).
+        """
+        if error.errno == errno.EADDRNOTAVAIL and self._take_other_side():
+            return
+        self.drop()
+        raise error
+
+    def finish(self) -> socket.socket:
+        """Return the connected socket.
+
+        Raises:
+            SelfConnectError: it was connected to itself; it has been reset.
+        """
+        if not self.plan.is_certain:
+            abort_if_self_connected(self.sock)
+        return self.sock
+
+    def drop(self) -> None:
+        """Close the socket; with RST where it might have become a self-connect that nobody looked at yet."""
+        if self.plan.is_certain:
+            self.sock.close()
+        else:
+            abort(self.sock)
+
+
+_UNGUARDED = Plan(Means.NOTHING)
+"""For sockets that are neither AF_INET nor AF_INET6: they have no ports."""
+
+
+def self_connected_endpoints(sock: Any) -> tuple[Endpoint, Endpoint] | None:
+    """Return the local and remote endpoint if ``sock`` is a TCP socket connected to itself, else None.
+
+    Args:
+        sock: a socket, or what has its ``family``, ``type``, ``getsockname`` and ``getpeername``.
+
+    Raises:
+        OSError: EBADF if it is closed.
+    """
+    if sock.family not in _INTERNET or sock.type != socket.SOCK_STREAM:
+        return None
+    try:
+        remote = Endpoint.from_sockaddr(sock.getpeername())
+    except OSError as error:
+        if error.errno in (errno.ENOTCONN, errno.EINVAL):  # EINVAL: macOS, after a reset
+            return None
+        raise
+    local = Endpoint.from_sockaddr(sock.getsockname())
+    return (local, remote) if is_self(local, remote) else None
+
+
+def abort_if_self_connected(sock: socket.socket) -> None:
+    """Reset ``sock`` if it is connected to itself.
+
+    Raises:
+        SelfConnectError: it was.
+    """
+    if (ends := self_connected_endpoints(sock)) is not None:
+        abort(sock)
+        raise SelfConnectError(*ends)

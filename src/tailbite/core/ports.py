@@ -1,0 +1,135 @@
+"""Sets of TCP ports: the ephemeral range, and lists such as ``ip_local_reserved_ports``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["HIGHEST_PORT", "PortRange", "PortSet"]
+
+HIGHEST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortRange:
+    """Ports ``low`` to ``high``, both included.
+
+    Raises:
+        ValueError: not 0 <= low <= high <= 65535.
+    """
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= HIGHEST_PORT:
+            raise ValueError(f"{self.low}-{self.high} is no range of ports: 0 <= low <= high <= {HIGHEST_PORT}")
+
+    @classmethod
+    def parse(cls, text: str) -> PortRange:
+        """Read ``"9000-65500"``, or the two numbers of ``ip_local_port_range``.
+
+        Raises:
+            ValueError: the text is neither.
+        """
+        parts = text.replace("-", " ").split()
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+            raise ValueError(f"{text.strip()!r} is no range of ports: write it as LOW-HIGH, such as 9000-65500")
+        return cls(int(parts[0]), int(parts[1]))
+
+    def __contains__(self, port: int) -> bool:
+        return self.low <= port <= self.high
+
+    def __len__(self) -> int:
+        return self.high - self.low + 1
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.low, self.high + 1))
+
+    def around(self, port: int) -> tuple[PortRange, ...]:
+        """Return what is left of this range when ``port`` is taken out: no, one or two ranges, the lower first."""
+        if port not in self:
+            return (self,)
+        sides = []
+        if port > self.low:
+            sides.append(PortRange(self.low, port - 1))
+        if port < self.high:
+            sides.append(PortRange(port + 1, self.high))
+        return tuple(sides)
+
+    def __str__(self) -> str:
+        return f"{self.low}-{self.high}"
+
+
+@dataclass(frozen=True, slots=True)
+class PortSet:
+    """A set of ports as sorted ranges that neither overlap nor touch; make one with :meth:`of` or :meth:`parse`."""
+
+    ranges: tuple[PortRange, ...] = ()
+
+    @classmethod
+    def of(cls, items: Iterable[int | PortRange]) -> PortSet:
+        """Collect ports and ranges of ports.
+
+        Raises:
+            ValueError: a port outside 0 to 65535.
+        """
+        merged: list[PortRange] = []
+        for item in sorted(PortRange(item, item) if isinstance(item, int) else item for item in items):
+            if merged and item.low <= merged[-1].high + 1:
+                merged[-1] = PortRange(merged[-1].low, max(merged[-1].high, item.high))
+            else:
+                merged.append(item)
+        return cls(tuple(merged))
+
+    @classmethod
+    def parse(cls, text: str) -> PortSet:
+        """Read the kernel's list format: ``"1-3,8"``; blank text is the empty set.
+
+        Raises:
+            ValueError: something else than ports and LOW-HIGH ranges separated by commas.
+        """
+        items: list[int | PortRange] = []
+        for part in text.split(","):
+            part = part.strip()
+            if part.isascii() and part.isdigit():
+                items.append(int(part))
+            elif part:
+                items.append(PortRange.parse(part))
+        return cls.of(items)
+
+    def __contains__(self, port: int) -> bool:
+        return any(port in item for item in self.ranges)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.ranges))
+
+    def __iter__(self) -> Iterator[int]:
+        for item in self.ranges:
+            yield from item
+
+    def __or__(self, other: PortSet) -> PortSet:
+        return PortSet.of((*self.ranges, *other.ranges))
+
+    def __sub__(self, other: PortSet) -> PortSet:
+        left = []
+        for mine in self.ranges:
+            low = mine.low
+            for taken in other.ranges:
+                if taken.high < low or taken.low > mine.high:
+                    continue
+                if taken.low > low:
+                    left.append(PortRange(low, taken.low - 1))
+                low = taken.high + 1
+            if low <= mine.high:
+                left.append(PortRange(low, mine.high))
+        return PortSet(tuple(left))
+
+    def __and__(self, other: PortSet) -> PortSet:
+        return self - (self - other)
+
+    def __str__(self) -> str:
+        return ",".join(str(item.low) if item.low == item.high else str(item) for item in self.ranges)

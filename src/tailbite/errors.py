@@ -1,0 +1,127 @@
+"""Every exception tailbite raises, and the one users already catch that each of them is.
+
+::
+
+    TailbiteError
+    ├── SelfConnectError       (ConnectionRefusedError)  the socket reached itself, so no server did
+    ├── SourcePortError        (ValueError)              the source port asked for is the destination's
+    ├── NamespaceUnavailable   (OSError)                 this system does not let us make a namespace
+    └── NetlinkError           (OSError)                 the kernel answered a netlink request with an error
+
+Errors hold data; ``str()`` makes the sentence. All of them survive pickling.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Protocol
+
+__all__ = ["NamespaceUnavailable", "NetlinkError", "SelfConnectError", "SourcePortError", "TailbiteError"]
+
+
+class _Endpoint(Protocol):
+    """A :class:`tailbite.Endpoint`; this module lies below the one that has it."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
+class TailbiteError(Exception):
+    """The root of tailbite's exceptions."""
+
+
+class SelfConnectError(TailbiteError, ConnectionRefusedError):
+    """A TCP socket was connected to itself, and has been dropped.
+
+    It is a :class:`ConnectionRefusedError` with ``errno == ECONNREFUSED``: nobody listens on that port, which
+    is what "refused" says. Every loop that retries on :class:`OSError` stays right.
+
+    Attributes:
+        local: the socket's own address and port.
+        remote: the address and port it was connected to: the same, except for how the address is written.
+        aborted: True if the connection was reset (RST, nothing left behind), False if it was left open because
+            it is not ours to end.
+    """
+
+    def __init__(self, local: _Endpoint, remote: _Endpoint, *, aborted: bool = True) -> None:
+        super().__init__(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        self.local = local
+        self.remote = remote
+        self.aborted = aborted
+
+    def __str__(self) -> str:
+        done = "the connection was reset" if self.aborted else "the connection was left as it is"
+        return (
+            f"[Errno {self.errno}] no server listens on {self.remote}: "
+            f"the socket connected to itself ({self.local} -> {self.remote}) and {done}; retry later"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_self_connect_error, (self.local, self.remote, self.aborted))
+
+
+def _self_connect_error(local: _Endpoint, remote: _Endpoint, aborted: bool) -> SelfConnectError:
+    return SelfConnectError(local, remote, aborted=aborted)
+
+
+class SourcePortError(TailbiteError, ValueError):
+    """The source address asked for would make the connection one to itself.
+
+    ``bind(source, P)`` followed by ``connect(P)`` on an address of this host always completes as a self-connect
+    when nobody listens on P. That is a mistake in the call, so it is a :class:`ValueError`: retrying cannot help.
+
+    Attributes:
+        source: the source address asked for.
+        destination: the destination asked for.
+    """
+
+    def __init__(self, source: _Endpoint, destination: _Endpoint) -> None:
+        super().__init__(source, destination)
+        self.source = source
+        self.destination = destination
+
+    def __str__(self) -> str:
+        return (
+            f"source address {self.source} has the port of the destination {self.destination}, "
+            f"so the socket would connect to itself; use another source port (0 lets the kernel choose), "
+            f"or pass allow_same_port=True if the destination is another host"
+        )
+
+
+class NamespaceUnavailable(TailbiteError, OSError):  # noqa: N818 - it says what is so, as BlockingIOError does
+    """This system does not let this process make a user or network namespace.
+
+    Attributes:
+        reason: one sentence that names the setting or the missing privilege.
+    """
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(number, os.strerror(number))
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (NamespaceUnavailable, (self.errno, self.reason))
+
+
+class NetlinkError(TailbiteError, OSError):
+    """The kernel answered a netlink request with an error (netlink(7), NLMSG_ERROR).
+
+    Attributes:
+        request: what was asked for, in words.
+    """
+
+    def __init__(self, number: int, request: str) -> None:
+        super().__init__(number, os.strerror(number))
+        self.request = request
+
+    def __str__(self) -> str:
+        return f"[Errno {self.errno}] {self.request}: {self.strerror}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (NetlinkError, (self.errno, self.request))

@@ -1,0 +1,194 @@
+"""User and network namespaces (namespaces(7)): a private network to do in what must not be done to the host's.
+
+Nothing here outlives the process: a namespace without processes, descriptors and mounts is gone, whether its
+last process returned or was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailbite.errors import NamespaceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "bring_up",
+    "die_with_parent",
+    "enter_private_network",
+    "entered",
+    "fresh_network",
+    "setns",
+    "unshare",
+]
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+_PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x1 | 0x40
+_THREAD_NETWORK = "/proc/thread-self/ns/net"
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def unshare(flags: int) -> None:
+    """Call unshare(2), which Python has since 3.12 only.
+
+    Raises:
+        OSError: not permitted, or no such namespace in this kernel.
+    """
+    if _libc().unshare(flags) != 0:
+        raise _os_error("unshare")
+
+
+def setns(descriptor: int, flags: int) -> None:
+    """Call setns(2), which Python has since 3.12 only; a network namespace changes for the calling thread alone.
+
+    Raises:
+        OSError: not permitted, or the descriptor is of another kind.
+    """
+    if _libc().setns(descriptor, flags) != 0:
+        raise _os_error("setns")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent thread ends (PR_SET_PDEATHSIG); for a fresh child."""
+    if _libc().prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) != 0:
+        raise _os_error("prctl(PR_SET_PDEATHSIG)")
+
+
+def _os_error(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{call}: {os.strerror(number)}")
+
+
+def bring_up(interface: str = "lo") -> None:
+    """Set an interface of the calling thread's network namespace UP (netdevice(7), SIOCSIFFLAGS).
+
+    Raises:
+        OSError: no such interface, or not permitted.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", interface.encode(), _IFF_UP_RUNNING))
+
+
+def enter_private_network() -> None:
+    """Move this whole process into a network namespace of its own, with ``lo`` up; there is no way back.
+
+    Root (CAP_SYS_ADMIN) needs no user namespace, and keeps its users. Anybody else becomes root of a new user
+    namespace that has one user, which the kernel allows single-threaded processes only.
+
+    Raises:
+        NamespaceUnavailable: this system does not allow it; the error says which setting.
+    """
+    user, group = os.geteuid(), os.getegid()
+    try:
+        try:
+            unshare(CLONE_NEWNET)
+        except PermissionError:
+            unshare(CLONE_NEWUSER | CLONE_NEWNET)
+            # Denying setgroups is the price of mapping one's own group without privilege (user_namespaces(7)).
+            Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+            Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="ascii")
+            Path("/proc/self/gid_map").write_text(f"0 {group} 1", encoding="ascii")
+        bring_up()
+    except OSError as error:
+        raise NamespaceUnavailable(error.errno or errno.EPERM, _why_not(error)) from error
+
+
+@contextlib.contextmanager
+def fresh_network() -> Iterator[None]:
+    """Put the calling thread into a new network namespace with ``lo`` up, and back at the end.
+
+    Needs CAP_SYS_ADMIN, which root has and everybody has after :func:`enter_private_network`. Threads and
+    processes started inside stay in the new namespace.
+
+    Raises:
+        NamespaceUnavailable: not permitted.
+    """
+    home = os.open(_THREAD_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            unshare(CLONE_NEWNET)
+        except OSError as error:
+            raise NamespaceUnavailable(error.errno or errno.EPERM, _why_not(error)) from error
+        try:
+            bring_up()
+            yield
+        finally:
+            setns(home, CLONE_NEWNET)
+    finally:
+        os.close(home)
+
+
+@contextlib.contextmanager
+def entered(path: str | Path) -> Iterator[None]:
+    """Put the calling thread into the network namespace behind ``path``, e.g. /proc/PID/ns/net, and back at the end.
+
+    Raises:
+        OSError: the path is gone, or not permitted (CAP_SYS_ADMIN over that namespace).
+    """
+    home = os.open(_THREAD_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            setns(target, CLONE_NEWNET)
+        finally:
+            os.close(target)
+        try:
+            yield
+        finally:
+            setns(home, CLONE_NEWNET)
+    finally:
+        os.close(home)
+
+
+def _setting(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _why_not(error: OSError) -> str:
+    """Name the setting that forbids the namespace; every distribution has its own."""
+    if _setting("/proc/sys/user/max_user_namespaces") == "0":
+        return "user namespaces are switched off here (sysctl user.max_user_namespaces is 0)"
+    if _setting("/proc/sys/user/max_net_namespaces") == "0":
+        return "network namespaces are switched off here (sysctl user.max_net_namespaces is 0)"
+    if _setting("/proc/sys/kernel/unprivileged_userns_clone") == "0":
+        return (
+            "only root may make user namespaces here (sysctl kernel.unprivileged_userns_clone is 0, a Debian setting)"
+        )
+    if _setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return (
+            "AppArmor keeps unprivileged programs from using user namespaces here "
+            "(sysctl kernel.apparmor_restrict_unprivileged_userns is 1, an Ubuntu setting)"
+        )
+    if error.errno == errno.EINVAL and threading.active_count() > 1:
+        return "a process with more than one thread cannot enter a user namespace"
+    if error.errno in (errno.ENOSPC, errno.EUSERS):
+        return "the limit of user or network namespaces is reached here (sysctls user.max_*_namespaces)"
+    if error.errno == errno.ENOSYS or error.errno == errno.EINVAL:
+        return "this kernel has no user or network namespaces (CONFIG_USER_NS, CONFIG_NET_NS)"
+    return (
+        f"this system does not let us make a private network namespace ({error.strerror}); "
+        "in a container its seccomp or capability profile forbids it (Docker: --cap-add SYS_ADMIN "
+        "or --security-opt seccomp=unconfined)"
+    )

@@ -1,0 +1,176 @@
+"""Netlink framing (netlink(7), RFC 3549): messages to bytes, bytes to messages, and one socket to carry them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tailbite.errors import NetlinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+__all__ = [
+    "NLM_F_ACK",
+    "NLM_F_DUMP",
+    "NLM_F_REQUEST",
+    "Message",
+    "Netlink",
+    "attributes",
+    "encode",
+    "messages",
+]
+
+NLM_F_REQUEST = 0x1
+NLM_F_ACK = 0x4
+NLM_F_DUMP_INTR = 0x10
+NLM_F_DUMP = 0x300
+
+NLMSG_NOOP = 1
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: len, type, flags, seq, pid
+_ERROR = struct.Struct("=i")
+_ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: len, type
+_RECEIVE = 1 << 18  # inet_diag fills up to 32 KiB a message run; room for what later kernels may do
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One netlink message: its type, its flags and its payload."""
+
+    type: int
+    flags: int
+    payload: memoryview
+
+
+def encode(kind: int, flags: int, payload: bytes, sequence: int = 1) -> bytes:
+    """Return one netlink message as the kernel reads it."""
+    return _HEADER.pack(_HEADER.size + len(payload), kind, flags, sequence, 0) + payload
+
+
+def messages(data: bytes | memoryview) -> Iterator[Message]:
+    """Split what one recv(2) returned into messages.
+
+    Raises:
+        ValueError: a length that cannot be: shorter than a header, or past the end.
+    """
+    view = memoryview(data)
+    offset, end = 0, len(view)
+    while offset < end:
+        if end - offset < _HEADER.size:
+            raise ValueError(f"{end - offset} bytes are too few for a netlink header")
+        length, kind, flags, _, _ = _HEADER.unpack_from(view, offset)
+        if length < _HEADER.size or offset + length > end:
+            raise ValueError(f"netlink message at byte {offset} claims {length} bytes of {end - offset}")
+        yield Message(kind, flags, view[offset + _HEADER.size : offset + length])
+        offset += (length + 3) & ~3
+
+
+def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Split the tail of a message into its attributes: type and payload (rtnetlink(7)).
+
+    Raises:
+        ValueError: a length that cannot be.
+    """
+    offset, end = 0, len(data)
+    while end - offset >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size or offset + length > end:
+            raise ValueError(f"netlink attribute at byte {offset} claims {length} bytes of {end - offset}")
+        yield kind, data[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+class Netlink:
+    """A netlink socket in the network namespace of the thread that makes it.
+
+    Attributes:
+        interrupted: True if the last dump was marked NLM_F_DUMP_INTR: something changed while it ran, so
+            it may lack an entry.
+
+    Raises:
+        OSError: the kernel has no such netlink family.
+    """
+
+    def __init__(self, family: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        self.interrupted = False
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def dump(self, kind: int, payload: bytes, request: str) -> Iterator[Message]:
+        """Ask for a dump and yield its messages as they come; the socket is not to be used meanwhile.
+
+        Args:
+            kind: the message type.
+            payload: what follows the header.
+            request: the request in words, for the error.
+
+        Raises:
+            NetlinkError: the kernel refused.
+            ValueError: the kernel's answer is no netlink.
+        """
+        self.interrupted = False
+        self._socket.send(encode(kind, NLM_F_REQUEST | NLM_F_DUMP, payload))
+        buffer = bytearray(_RECEIVE)
+        view = memoryview(buffer)
+        while True:
+            size = self._receive_into(buffer, request)
+            for message in messages(view[:size]):
+                if message.flags & NLM_F_DUMP_INTR:
+                    self.interrupted = True
+                if message.type == NLMSG_DONE:
+                    self._check(message, request)
+                    return
+                if message.type == NLMSG_ERROR:
+                    self._check(message, request)
+                elif message.type != NLMSG_NOOP:
+                    yield message
+
+    def call(self, kind: int, payload: bytes, request: str, *, flags: int = 0) -> Message | None:
+        """Send one request and return the one answer, or None for an acknowledgement.
+
+        Raises:
+            NetlinkError: the kernel refused.
+            ValueError: the kernel's answer is no netlink.
+        """
+        self._socket.send(encode(kind, NLM_F_REQUEST | flags, payload))
+        buffer = bytearray(_RECEIVE)
+        size = self._receive_into(buffer, request)
+        for message in messages(memoryview(buffer)[:size]):
+            if message.type == NLMSG_ERROR:
+                self._check(message, request)
+                return None
+            return message
+        raise ValueError(f"{request}: the kernel's answer is empty")
+
+    def _receive_into(self, buffer: bytearray, request: str) -> int:
+        try:
+            return self._socket.recv_into(buffer)
+        except OSError as error:  # ENOBUFS: the kernel had more to say than the socket's buffer holds
+            raise NetlinkError(error.errno or errno.EIO, request) from error
+
+    @staticmethod
+    def _check(message: Message, request: str) -> None:
+        number = 0
+        with contextlib.suppress(struct.error):
+            (number,) = _ERROR.unpack_from(message.payload)
+        if number:
+            raise NetlinkError(-number, request)

@@ -1,0 +1,106 @@
+"""The socket options tailbite lives on (ip(7), socket(7)), which Python's socket module does not all name."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tailbite.core.ports import PortRange
+
+__all__ = [
+    "IP_LOCAL_PORT_RANGE",
+    "abort",
+    "clear_local_port_range",
+    "local_port_range",
+    "netns_cookie",
+    "pack_port_range",
+    "set_local_port_range",
+    "supports_local_port_range",
+]
+
+IP_LOCAL_PORT_RANGE = 51
+"""Linux 6.3, include/uapi/linux/in.h. Level IPPROTO_IP for AF_INET6 and MPTCP sockets as well."""
+
+SO_NETNS_COOKIE = 71
+"""Linux 5.14, include/uapi/asm-generic/socket.h (a few architectures have another number and fail the probe)."""
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+
+
+def pack_port_range(low: int, high: int) -> int:
+    """Return the option's value, low | high << 16, as the *signed* C int that setsockopt(2) takes from Python.
+
+    From port 32768 on the high half sets the sign bit, and Python refuses ints that a C int cannot hold. A test
+    that stays below port 32768 never sees it.
+    """
+    value = low | high << 16
+    return value if value < 1 << 31 else value - (1 << 32)
+
+
+def set_local_port_range(sock: socket.socket, ports: PortRange) -> None:
+    """Have the kernel draw this socket's source port from ``ports`` (Linux 6.3, unprivileged).
+
+    A bound outside ``ip_local_port_range`` is ignored on its own, so ``ports`` must lie within it.
+
+    Raises:
+        OSError: ENOPROTOOPT before Linux 6.3.
+    """
+    sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, pack_port_range(ports.low, ports.high))
+
+
+def clear_local_port_range(sock: socket.socket) -> None:
+    """Take the socket's own port range away again.
+
+    Raises:
+        OSError: ENOPROTOOPT before Linux 6.3.
+    """
+    sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, 0)
+
+
+def local_port_range(sock: socket.socket) -> tuple[int, int]:
+    """Return the two bounds of the socket's own port range; 0 is a bound that is not set.
+
+    Raises:
+        OSError: ENOPROTOOPT before Linux 6.3.
+    """
+    value = sock.getsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) & 0xFFFFFFFF
+    return value & 0xFFFF, value >> 16
+
+
+@cache
+def supports_local_port_range() -> bool:
+    """Tell whether this system has IP_LOCAL_PORT_RANGE, by setting it and reading it back, once per process."""
+    if not sys.platform.startswith("linux"):
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, pack_port_range(40000, 50000))
+            return local_port_range(sock) == (40000, 50000)
+        except OSError:
+            return False
+
+
+def netns_cookie(sock: socket.socket) -> bytes:
+    """Return the 8 bytes that name the socket's network namespace for as long as the machine is up.
+
+    Raises:
+        OSError: ENOPROTOOPT before Linux 5.14 and elsewhere.
+    """
+    return sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+
+
+def abort(sock: socket.socket) -> None:
+    """Close a connection with RST: no TIME-WAIT stays behind (RFC 9293 section 3.10.5; SO_LINGER in socket(7)).
+
+    Never raises: a socket that is closed, or was never connected, is closed afterwards all the same.
+    """
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    except OSError:
+        pass  # closed already, or a family without the option: close() is all there is
+    finally:
+        sock.close()

@@ -1,0 +1,80 @@
+"""The sysctls of a network namespace that decide about source ports.
+
+``/proc/sys/net`` shows the namespace of the *thread* that opens the file, so these functions speak of the
+caller's own namespace.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tailbite.core.ports import PortRange, PortSet
+
+__all__ = [
+    "IPV4",
+    "read_ephemeral_range",
+    "read_reserved_ports",
+    "write_ephemeral_range",
+    "write_reserved_ports",
+    "write_sysctl",
+]
+
+IPV4 = Path("/proc/sys/net/ipv4")
+_RANGE = str(IPV4 / "ip_local_port_range")
+
+
+def read_ephemeral_range() -> PortRange:
+    """Return ``ip_local_port_range``; IPv6 uses it as well (Documentation/networking/ip-sysctl.rst).
+
+    Raises:
+        OSError: the file cannot be read (no /proc, another system).
+        ValueError: the file holds something else than two ports.
+    """
+    # Three system calls instead of open()'s seven: a connect call waits for this (6 us instead of 20).
+    descriptor = os.open(_RANGE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return PortRange.parse(os.read(descriptor, 64).decode("ascii"))
+    finally:
+        os.close(descriptor)
+
+
+def write_ephemeral_range(ports: PortRange) -> None:
+    """Set ``ip_local_port_range``.
+
+    Raises:
+        OSError: not permitted in this namespace.
+    """
+    write_sysctl("ip_local_port_range", f"{ports.low} {ports.high}")
+
+
+def read_reserved_ports() -> PortSet:
+    """Return ``ip_local_reserved_ports``: ports the kernel never draws, which servers may bind all the same.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return PortSet.parse((IPV4 / "ip_local_reserved_ports").read_text(encoding="ascii"))
+
+
+def write_reserved_ports(ports: PortSet) -> None:
+    """Replace ``ip_local_reserved_ports``; what is to stay must be in ``ports``.
+
+    Raises:
+        OSError: not permitted in this namespace.
+    """
+    # An empty write is no write at all; the kernel empties the list on a bare newline.
+    write_sysctl("ip_local_reserved_ports", f"{ports}\n")
+
+
+def write_sysctl(name: str, value: str) -> None:
+    """Write one file below ``/proc/sys/net/ipv4`` in the calling thread's network namespace.
+
+    Raises:
+        OSError: no such sysctl here, or not permitted.
+    """
+    descriptor = os.open(IPV4 / name, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode("ascii"))
+    finally:
+        os.close(descriptor)

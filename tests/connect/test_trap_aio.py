@@ -1,0 +1,253 @@
+"""The asyncio shell in the trap: never itself, beside a plain client in the same namespace that is."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+import tailbite
+import tailbite.aio
+from support.trap import PORT, Trap, leftovers, server_can_bind
+from tailbite.connect import attempt, facts
+from tailbite.core.plan import Means, Plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MANY = 10_000
+
+
+def answers_with(loop: asyncio.AbstractEventLoop, *hosts: str) -> None:
+    """Have the loop resolve every name to these addresses."""
+
+    async def getaddrinfo(*_: object, **__: object) -> list[object]:
+        return [
+            (socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, PORT))
+            for host in hosts
+        ]
+
+    loop.getaddrinfo = getaddrinfo  # type: ignore[method-assign,assignment]
+
+
+@pytest.fixture(params=["steered", "bind-and-look"])
+def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "bind-and-look":
+        monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
+        monkeypatch.setattr(facts, "_known", {})
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        pytest.param("127.0.0.1", None, id="v4"),
+        pytest.param("::1", None, id="v6"),
+        pytest.param("::ffff:127.0.0.1", None, id="v4-mapped"),
+        pytest.param("127.0.0.1", ("127.0.0.1", 0), id="v4-source"),
+    ],
+)
+def test_ten_thousand_connects_to_the_dead_port_never_reach_themselves(
+    means: str, host: str, source: tuple[str, int] | None
+) -> None:
+    trap = Trap(binds_first=source is not None or means == "bind-and-look").set()
+    bound = (source[0] if source else "::" if ":" in host else "0.0.0.0") if trap.binds_first else None
+    trap.control(host, bound)
+
+    async def dial() -> None:
+        for _ in range(MANY):
+            with pytest.raises(ConnectionRefusedError) as refused:
+                await tailbite.open_connection(host, PORT, local_addr=source)
+            assert not isinstance(refused.value, tailbite.SelfConnectError)
+
+    asyncio.run(dial())
+    assert leftovers() == []
+    assert server_can_bind()
+    trap.control(host, bound)
+
+
+@pytest.mark.usefixtures("network")
+def test_plain_asyncio_in_the_same_trap_does_reach_itself() -> None:
+    Trap().set()
+
+    async def dial() -> bool:
+        for _ in range(4):
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", PORT)
+            except ConnectionRefusedError:
+                continue
+            itself = tailbite.is_self_connected(writer)
+            writer.transport.abort()
+            return itself
+        return False
+
+    assert asyncio.run(dial())
+
+
+@pytest.mark.usefixtures("network")
+def test_detection_alone_resets_what_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "plan_for", lambda sock, port: Plan(Means.CHECK, is_certain=False))
+    monkeypatch.setattr(attempt.Attempt, "_bind_and_look", lambda *_: None)
+    Trap().set().control()
+
+    async def dial() -> int:
+        found = 0
+        for _ in range(200):
+            with pytest.raises(ConnectionRefusedError) as refused:
+                await tailbite.open_connection("127.0.0.1", PORT)
+            found += isinstance(refused.value, tailbite.SelfConnectError)
+            assert leftovers() == []
+            assert server_can_bind()
+        return found
+
+    assert asyncio.run(dial()) > 100
+
+
+@pytest.mark.usefixtures("network")
+def test_a_connected_socket_of_the_users_is_looked_at() -> None:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", PORT))
+    sock.connect(("127.0.0.1", PORT))
+
+    async def hand_over() -> None:
+        await tailbite.open_connection(sock=sock)
+
+    with pytest.raises(tailbite.SelfConnectError):
+        asyncio.run(hand_over())
+    assert server_can_bind()
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("delay", [None, 0.05], ids=["in turn", "happy eyeballs"])
+def test_names_with_several_addresses(delay: float | None) -> None:
+    """::1 refuses, 127.0.0.1 answers: the one that answers is found."""
+
+    async def meet() -> None:
+        answers_with(asyncio.get_running_loop(), "::1", "127.0.0.1")
+        server = await asyncio.start_server(greet, "127.0.0.1", PORT)
+        async with server:
+            reader, writer = await tailbite.open_connection("two.example", PORT, happy_eyeballs_delay=delay)
+            assert await reader.readline() == b"hello\n"
+            writer.close()
+            await writer.wait_closed()
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello\n")
+        await writer.drain()
+        writer.close()
+
+    asyncio.run(meet())
+
+
+@pytest.mark.usefixtures("network")
+def test_happy_eyeballs_passes_by_an_address_that_does_not_answer() -> None:
+    """A black hole first (packets dropped), a server second: the second is asked after the delay, not after it."""
+    for command in (
+        "ip link add v0 type veth peer name v1",
+        "ip addr add 10.92.0.1/24 dev v0",
+        "ip link set v0 up",
+        "ip link set v1 up",
+        "ip neigh add 10.92.0.2 lladdr 02:00:00:00:00:02 dev v0",
+    ):
+        subprocess.run(command.split(), check=True)
+
+    async def meet() -> float:
+        loop = asyncio.get_running_loop()
+
+        async def two_addresses(*_: object, **__: object) -> list[object]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, PORT)) for host in ("10.92.0.2", "127.0.0.1")]
+
+        loop.getaddrinfo = two_addresses  # type: ignore[method-assign,assignment]
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", PORT)
+        async with server:
+            start = loop.time()
+            _, writer = await tailbite.open_connection("two.example", PORT, happy_eyeballs_delay=0.05)
+            assert writer.get_extra_info("peername")[0] == "127.0.0.1"
+            took = loop.time() - start
+            writer.close()
+            await writer.wait_closed()
+            return took
+
+    assert asyncio.run(meet()) < 5  # a SYN that is not answered waits for minutes
+
+
+@pytest.mark.usefixtures("network")
+def test_all_errors_are_an_exception_group_when_asked_for() -> None:
+    async def dial(all_errors: bool) -> None:
+        answers_with(asyncio.get_running_loop(), "::1", "127.0.0.1")
+        await tailbite.open_connection("two.example", PORT, all_errors=all_errors)
+
+    with pytest.raises(ExceptionGroup) as group:
+        asyncio.run(dial(True))
+    assert len(group.value.exceptions) == 2
+    with pytest.raises(OSError, match=r"Multiple exceptions: .*::1.*127\.0\.0\.1"):
+        asyncio.run(dial(False))
+
+
+@pytest.mark.usefixtures("network")
+def test_tls_with_the_right_name(certificate: Path) -> None:
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_side.load_cert_chain(certificate)
+    client_side = ssl.create_default_context(cafile=str(certificate))
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello\n")
+        await writer.drain()
+        writer.close()
+
+    async def meet() -> None:
+        server = await asyncio.start_server(greet, "127.0.0.1", PORT, ssl=server_side)
+        async with server:
+            reader, writer = await tailbite.open_connection("localhost", PORT, ssl=client_side)
+            assert await reader.readline() == b"hello\n"
+            writer.close()
+            await writer.wait_closed()
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await tailbite.open_connection("127.0.0.1", PORT, ssl=client_side, server_hostname="other.example")
+
+    asyncio.run(meet())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "host and port was not specified"),
+        ({"host": "a", "port": 1, "sock": socket.socket}, "at the same time"),
+        ({"host": "a", "port": 1, "server_hostname": "b"}, "only meaningful with ssl"),
+        ({"host": "a", "port": 1, "ssl_handshake_timeout": 1}, "only meaningful with ssl"),
+        ({"port": 1, "ssl": True}, "must set server_hostname"),
+    ],
+)
+def test_contradictions_are_told_as_asyncio_tells_them(options: dict[str, object], says: str) -> None:
+    async def call(function: object) -> None:
+        await function(**options)  # type: ignore[operator]
+
+    with pytest.raises(ValueError, match=says):
+        asyncio.run(call(tailbite.open_connection))
+    if "sock" not in options:
+        with pytest.raises(ValueError, match=says):
+            asyncio.run(call(asyncio.open_connection))
+
+
+@pytest.mark.usefixtures("network")
+def test_a_cancelled_connect_leaves_no_socket() -> None:
+    """The backlog of a server that never accepts is full: the connect hangs, and is cancelled."""
+
+    async def meet() -> None:
+        with (
+            socket.create_server(("127.0.0.1", PORT), backlog=0),
+            socket.create_connection(("127.0.0.1", PORT)),
+        ):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await tailbite.open_connection("127.0.0.1", PORT)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await tailbite.open_connection("127.0.0.1", PORT, happy_eyeballs_delay=0.01)
+
+    asyncio.run(meet())

@@ -1,0 +1,71 @@
+"""A dead port that a plain client connects to itself on, with certainty, in the thread's network namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+from tailbite.core.address import Endpoint, FourTuple
+from tailbite.core.ports import PortRange
+from tailbite.kernel.sock_diag import SockDiag, TcpSocket
+from tailbite.kernel.sockopt import abort
+from tailbite.kernel.sysctl import write_ephemeral_range
+
+PORT = 32246
+
+
+@dataclass(frozen=True)
+class Trap:
+    """A namespace whose ephemeral range is two ports, one of them the dead port.
+
+    The connect allocator takes the parity of the range's low end first, bind(port 0) the other one: so the
+    dead port is the low end for clients that connect at once, the high end for clients that bind first.
+    """
+
+    binds_first: bool = False
+    port: int = PORT
+
+    def set(self) -> Trap:
+        low = self.port - 1 if self.binds_first else self.port
+        write_ephemeral_range(PortRange(low, low + 1))
+        return self
+
+    def springs(self, host: str = "127.0.0.1", source: str | None = None) -> bool:
+        """The control: a plain socket. True if it connected to itself; leaves nothing behind."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family)
+        try:
+            if source is not None:
+                sock.bind((source, 0))
+            sock.connect((host, self.port))
+            local, remote = (Endpoint.from_sockaddr(name) for name in (sock.getsockname(), sock.getpeername()))
+            return FourTuple(local, remote).is_self
+        except ConnectionRefusedError:
+            return False
+        finally:
+            abort(sock)
+
+    def control(self, host: str = "127.0.0.1", source: str | None = None) -> None:
+        """Prove that the trap springs. A range's perturbed start may need a second draw, never a third."""
+        assert any(self.springs(host, source) for _ in range(4)), "the control did not self-connect"
+
+
+def leftovers(port: int = PORT) -> list[TcpSocket]:
+    """Every socket on ``port`` in this thread's namespace, TIME-WAIT included."""
+    with SockDiag() as diag:
+        return [found for found in diag.dump() if found.endpoints.local.port == port]
+
+
+def server_can_bind(host: str = "127.0.0.1", port: int = PORT, *, reuse: bool = False) -> bool:
+    """Start what a server starts with: bind and listen, without SO_REUSEADDR unless told so."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(socket.socket(family)) as sock:
+        if reuse:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+            sock.listen()
+        except OSError:
+            return False
+        return True
