@@ -41,6 +41,10 @@ class LazyGroup(click.Group):
             return super().main(*args, **{**kwargs, "standalone_mode": False}) or status.FINE
         except click.Abort:
             sys.exit(status.INTERRUPTED)
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx is not None else "tailbite"
+            click.echo(f"{path}: {error.format_message()} (see '{path} --help')", err=True)
+            sys.exit(status.USAGE)
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)

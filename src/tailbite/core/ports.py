@@ -35,7 +35,7 @@ class PortRange:
         Raises:
             ValueError: the text is neither.
         """
-        parts = text.replace("-", " ").split()
+        parts = [part.strip() for part in (text.split("-") if "-" in text else text.split())]
         if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
             raise ValueError(f"{text.strip()!r} is no range of ports: write it as LOW-HIGH, such as 9000-65500")
         return cls(int(parts[0]), int(parts[1]))

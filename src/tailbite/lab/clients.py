@@ -1,0 +1,199 @@
+"""Clients without a guard that reconnect until they are connected: telnet, or a plain socket.
+
+They are what the story is about, so they do nothing to protect themselves. Each is a context manager that leaves
+no process behind and resets what it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol
+
+from tailbite.kernel.namespace import die_with_parent
+from tailbite.kernel.sockopt import abort
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+__all__ = ["PlainClient", "StuckClient", "TelnetClient"]
+
+_MOST_SECONDS = 10.0
+
+
+class StuckClient(Protocol):
+    """A client that ends up connected to itself.
+
+    Attributes:
+        name: the program's name.
+        pid: the process that holds the socket.
+        attempts: how many connects it took.
+    """
+
+    name: str
+    attempts: int
+
+    @property
+    def pid(self) -> int: ...
+    def connect(self, host: str, port: int, show: Callable[[str], None]) -> bool:
+        """Reconnect until connected; False if that did not happen within reason."""
+
+    def ask(self, line: str) -> str:
+        """Send one line and return the line that comes back, "" if none does."""
+
+    def owns(self, inode: int) -> bool:
+        """Tell whether the process has the socket with this inode (proc(5), /proc/PID/fd)."""
+
+    def __enter__(self) -> StuckClient: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def _owns(pid: int, inode: int) -> bool:
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(entry.readlink()) == f"socket:[{inode}]":
+                    return True
+    return False
+
+
+class PlainClient:
+    """A plain Python socket in this process."""
+
+    name = Path(sys.executable).name
+
+    def __init__(self, most_attempts: int = 100, count: Callable[[int], None] | None = None) -> None:
+        self.attempts = 0
+        self._most = most_attempts
+        self._count = count
+        self._socket: socket.socket | None = None
+
+    @property
+    def pid(self) -> int:
+        """This process."""
+        return os.getpid()
+
+    def connect(self, host: str, port: int, show: Callable[[str], None]) -> bool:
+        """Call connect(2) on one socket after the other."""
+        show(f">>> while sock.connect_ex(({host!r}, {port})): ...    # 111, Connection refused, then a new socket")
+        while self.attempts < self._most:
+            self.attempts += 1
+            sock = socket.socket()
+            if sock.connect_ex((host, port)) == 0:
+                self._socket = sock
+                if self._count is not None:
+                    self._count(self.attempts)
+                show(f"0    # attempt {self.attempts:,}: connected")
+                return True
+            sock.close()
+            if self._count is not None and self.attempts % 256 == 0:
+                self._count(self.attempts)
+        return False
+
+    def ask(self, line: str) -> str:
+        """Send one line and read one."""
+        assert self._socket is not None
+        self._socket.settimeout(_MOST_SECONDS)
+        self._socket.sendall(line.encode() + b"\n")
+        return self._socket.makefile().readline().strip()
+
+    def owns(self, inode: int) -> bool:
+        """Look into our own /proc/PID/fd."""
+        return _owns(self.pid, inode)
+
+    def __enter__(self) -> PlainClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._socket is not None:
+            abort(self._socket)
+
+
+class TelnetClient:
+    """The real telnet, started again and again as a shell loop would."""
+
+    name = "telnet"
+
+    def __init__(self, program: str) -> None:
+        self.attempts = 0
+        self._program = program
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def find(cls) -> TelnetClient | None:
+        """Return a client if telnet is installed."""
+        program = shutil.which("telnet")
+        return None if program is None else cls(program)
+
+    @property
+    def pid(self) -> int:
+        """The telnet that is running."""
+        return self._process.pid if self._process is not None else 0
+
+    def connect(self, host: str, port: int, show: Callable[[str], None]) -> bool:
+        """Start telnet until it says that it is connected."""
+        show(f"$ while ! telnet {host} {port}; do :; done")
+        deadline = time.monotonic() + _MOST_SECONDS
+        while time.monotonic() < deadline:
+            self.attempts += 1
+            self._process = subprocess.Popen(
+                [self._program, host, str(port)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has one thread
+            )
+            while (line := self._read_line(deadline)) is not None:
+                show(line)
+                if line.startswith("Escape character"):
+                    return True
+            self._end()
+        return False
+
+    def ask(self, line: str) -> str:
+        """Type one line and read what telnet prints."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        return self._read_line(time.monotonic() + _MOST_SECONDS) or ""
+
+    def owns(self, inode: int) -> bool:
+        """Look into telnet's /proc/PID/fd."""
+        return _owns(self.pid, inode)
+
+    def _read_line(self, deadline: float) -> str | None:
+        """Return the next line without its end, or None at the end of the output or of our patience."""
+        assert self._process is not None
+        output: IO[bytes] | None = self._process.stdout
+        assert output is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([output], [], [], max(deadline - time.monotonic(), 0))
+            piece = os.read(output.fileno(), 1) if ready else b""
+            if not piece:
+                return None
+            line += piece
+        return line.decode(errors="replace").strip()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def __enter__(self) -> TelnetClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()

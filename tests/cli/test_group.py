@@ -1,0 +1,84 @@
+"""The command itself: names, statuses, and what it loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tailbite._version import __version__
+from tailbite.cli.group import COMMANDS
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "tailbite", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"tailbite {__version__}\n")
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_names_every_command_within_80_columns(flag: str) -> None:
+    done = run(flag)
+    assert done.returncode == 0
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    done = run(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Usage: tailbite {name}")
+
+
+@pytest.mark.parametrize("arguments", [["no-such-command"], ["--no-such-option"], ["demo", "--no-such-option"]])
+def test_wrong_usage_is_one_sentence_and_status_2(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "No such" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_cli_extra_a_sentence_says_what_to_install() -> None:
+    code = "import sys; sys.modules['click'] = None; from tailbite.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4
+    assert "pip install 'tailbite[cli]'" in done.stderr
+
+
+def loaded(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_import_tailbite_loads_neither_asyncio_nor_anything_heavy() -> None:
+    more = loaded("import tailbite") - loaded("pass")
+    assert not more & {"asyncio", "click", "rich", "psutil", "numpy", "ssl", "socket", "ipaddress", "subprocess"}
+    assert "asyncio" not in loaded("import tailbite; tailbite.create_connection; tailbite.is_self_connected")
+
+
+def test_help_loads_no_command() -> None:
+    modules = loaded(
+        "import contextlib, tailbite.cli.group as g\nwith contextlib.suppress(SystemExit): g.tailbite(['--help'])"
+    )
+    assert not modules & {"rich", "psutil", "asyncio", "numpy", *(module for module, _ in COMMANDS.values())}
+
+
+def test_the_public_names_are_all_there() -> None:
+    import tailbite
+
+    for name in tailbite.__all__:
+        assert getattr(tailbite, name) is not None
+    assert set(tailbite.__all__) <= set(dir(tailbite))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        tailbite.no_such_name  # noqa: B018

@@ -1,0 +1,68 @@
+"""The plan is certain wherever it says so, and gives up no source port but the one it must."""
+
+from __future__ import annotations
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tailbite.core.address import Endpoint
+from tailbite.core.plan import HostFacts, Means, plan, would_be_self
+from tailbite.core.ports import PortRange
+
+ports = st.integers(1, 65535)
+ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)))
+draws = st.floats(0, 1, exclude_max=True)
+
+
+@given(port=ports, ephemeral=ranges, draw=draws)
+def test_no_side_of_a_steering_plan_holds_the_port_and_together_they_are_all_the_rest(
+    port: int, ephemeral: PortRange, draw: float
+) -> None:
+    made = plan(port, 0, HostFacts(ephemeral, True))
+    assume(made.means is Means.STEER)
+    order = made.order(draw)
+    assert all(port not in side for side in order)
+    assert sum(map(len, order)) == len(ephemeral) - 1
+    assert set(order) == set(made.sides)
+
+
+@given(low=st.integers(1, 40000), below=st.integers(1, 12000), above=st.integers(1, 12000))
+def test_sides_come_first_in_proportion_to_their_size(low: int, below: int, above: int) -> None:
+    port = low + below
+    made = plan(port, 0, HostFacts(PortRange(low, port + above), True))
+    lower, upper = made.sides
+    assert (len(lower), len(upper)) == (below, above)
+    share = below / (below + above)
+    assert made.order(share - 1e-9)[0] == lower
+    assert made.order(share)[0] == upper
+
+
+@given(port=ports, ephemeral=ranges, steerable=st.booleans(), bound=st.integers(0, 65535))
+def test_each_means_is_chosen_where_it_is_enough(
+    port: int, ephemeral: PortRange, steerable: bool, bound: int
+) -> None:
+    made = plan(port, bound, HostFacts(ephemeral, steerable))
+    if bound:
+        assert made.means is (Means.CHECK if bound == port else Means.NOTHING)
+    elif port not in ephemeral:
+        assert made.means is Means.NOTHING
+    elif steerable and len(ephemeral) > 1:
+        assert made.means is Means.STEER
+    else:
+        assert made.means is Means.BIND
+    assert made.is_certain == (made.means is not Means.CHECK)
+
+
+@given(port=ports, steerable=st.booleans())
+def test_an_unknown_range_is_never_trusted(port: int, steerable: bool) -> None:
+    assert plan(port, 0, HostFacts(None, steerable)).means is Means.BIND
+
+
+def test_what_would_be_to_itself() -> None:
+    here, there, anywhere = Endpoint("127.0.0.1", 80), Endpoint("127.0.0.2", 80), Endpoint("0.0.0.0", 80)
+    assert would_be_self(here, here)
+    assert would_be_self(anywhere, there), "the route may choose the destination's own address"
+    assert would_be_self(there, anywhere), "0.0.0.0 as a destination is this host"
+    assert not would_be_self(there, here)
+    assert not would_be_self(Endpoint("127.0.0.1", 81), here)
+    assert not would_be_self(Endpoint("127.0.0.1", 0), here)
