@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from tailbite.connect.look import is_self_connected
     from tailbite.connect.sync import create_connection
     from tailbite.core.address import Endpoint
-    from tailbite.errors import SelfConnectError, SourcePortError, TailbiteError
+    from tailbite.errors import SelfConnectError, SourcePortError, TailbiteError, VerifyError
 
 __all__ = [
     "Endpoint",
     "SelfConnectError",
     "SourcePortError",
     "TailbiteError",
+    "VerifyError",
     "__version__",
     "create_connection",
     "is_self_connected",
@@ -43,6 +44,7 @@ _HOMES = {
     "SelfConnectError": "tailbite.errors",
     "SourcePortError": "tailbite.errors",
     "TailbiteError": "tailbite.errors",
+    "VerifyError": "tailbite.errors",
     "create_connection": "tailbite.connect.sync",
     "is_self_connected": "tailbite.connect.look",
     "open_connection": "tailbite.connect.aio",

@@ -5,6 +5,7 @@
     TailbiteError
     ├── SelfConnectError       (ConnectionRefusedError)  the socket reached itself, so no server did
     ├── SourcePortError        (ValueError)              the source port asked for is the destination's
+    ├── VerifyError            (ConnectionError)         what answered is not the server that was asked for
     ├── NamespaceUnavailable   (OSError)                 this system does not let us make a namespace
     └── NetlinkError           (OSError)                 the kernel answered a netlink request with an error
 
@@ -15,9 +16,21 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
-__all__ = ["NamespaceUnavailable", "NetlinkError", "SelfConnectError", "SourcePortError", "TailbiteError"]
+__all__ = [
+    "NamespaceUnavailable",
+    "NetlinkError",
+    "SelfConnectError",
+    "SourcePortError",
+    "TailbiteError",
+    "VerifyError",
+    "VerifyReason",
+]
+
+VerifyReason: TypeAlias = Literal["silent", "closed", "echo", "protocol", "not ready"]
+"""Why a peer was not believed: it said nothing in time, it closed or reset the connection, it sent back what it was
+sent, it speaks something else, or it is the right server and says that it cannot serve yet."""
 
 
 class _Endpoint(Protocol):
@@ -89,6 +102,44 @@ class SourcePortError(TailbiteError, ValueError):
             f"so the socket would connect to itself; use another source port (0 lets the kernel choose), "
             f"or pass allow_same_port=True if the destination is another host"
         )
+
+
+class VerifyError(TailbiteError, ConnectionError):
+    """The peer was reached, but did not show that it is the server that was asked for.
+
+    It is a :class:`ConnectionError`, without an errno: the connection exists, the server does not.
+
+    Attributes:
+        reason: which of the five ways it went wrong, see :data:`VerifyReason`.
+        detail: one sentence without a full stop: what was expected and what came.
+        verifier: the name of the verifier, e.g. "redis"; "" if it is not known here.
+        target: where the connection went, e.g. "db:6379"; "" if it is not known here.
+        received: the bytes the peer sent, as far as they were looked at.
+    """
+
+    def __init__(
+        self, reason: VerifyReason, detail: str, *, verifier: str = "", target: str = "", received: bytes = b""
+    ) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+        self.verifier = verifier
+        self.target = target
+        self.received = received
+
+    def __str__(self) -> str:
+        where = f"{self.target} " if self.target else ""
+        what = f"is no {self.verifier} server" if self.verifier else "is not the server that was asked for"
+        if self.reason == "not ready":
+            what = f"({self.verifier}) is not ready" if self.verifier else "is not ready"
+        return f"{where}{what}: {self.detail}" if where else f"the peer {what}: {self.detail}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_verify_error, (self.reason, self.detail, self.verifier, self.target, self.received))
+
+
+def _verify_error(reason: VerifyReason, detail: str, verifier: str, target: str, received: bytes) -> VerifyError:
+    return VerifyError(reason, detail, verifier=verifier, target=target, received=received)
 
 
 class NamespaceUnavailable(TailbiteError, OSError):  # noqa: N818 - it says what is so, as BlockingIOError does

@@ -1,0 +1,182 @@
+"""The seam between verifiers and shells: a conversation without I/O.
+
+A connection that was accepted is not yet the server: it may be another program on that port, a proxy without a
+backend, or, through something tailbite does not guard, an echo. A *verifier* talks with the peer first, and only
+then is the connection believed. It does no I/O: it is a generator that asks for what it needs, so the same one runs
+in every shell, and in a test without a socket::
+
+    class Greeting:
+        name, timeout, spends = "greeting", 5.0, False
+
+        def talk(self, target):
+            data = b""
+            while b"\\n" not in data:
+                more = yield Receive()
+                if not more:
+                    raise VerifyError("closed", "it closed the connection before its greeting")
+                data += more
+            if not data.startswith(b"hello"):
+                raise VerifyError("protocol", f"it greets with {data[:20]!r} and not with hello")
+            return data                     # not read by us: the greeting is the caller's to read
+
+What a generator returns is a tail of what it received: the bytes that belong to the caller, who gets them from the
+stream as if nobody had looked. How the shells do that:
+
+- blocking, plain socket: the verifier's bytes are only peeked at (MSG_PEEK), and those it keeps are taken out of
+  the socket at the end, so the caller has an ordinary socket with nothing missing;
+- blocking, TLS: there is no peeking into TLS; the ``SSLSocket`` hands out the returned bytes first;
+- asyncio: the returned bytes are the first the caller's ``StreamReader`` is fed with;
+- anyio: the returned bytes are what the stream's ``receive`` returns first.
+
+Where a conversation cannot be undone (after its SSLRequest a PostgreSQL server waits for a TLS handshake), the
+verifier says ``spends = True``: the shell closes that connection and opens a second one for the caller.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+from tailbite.errors import VerifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from tailbite.connect.target import Target
+
+__all__ = ["Accepted", "Conversation", "Receive", "Send", "Verification", "Verifier"]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send all of ``data``; the generator is resumed with ``b""``."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Wait for bytes; the generator is resumed with 1 to ``most`` bytes, or with ``b""`` at the end of the stream.
+
+    Attributes:
+        most: how many bytes at most.
+    """
+
+    most: int = 4096
+
+
+Conversation: TypeAlias = "Generator[Send | Receive, bytes, bytes]"
+"""What ``talk`` returns: a generator of requests, resumed with bytes, that returns the caller's bytes."""
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Something that can tell the server that was asked for from anything else that accepts connections.
+
+    It holds no state of a connection (``talk`` does), so one object serves any number of them.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it looks for, in a word: "redis". It appears in errors, events and metrics."""
+        ...
+
+    @property
+    def timeout(self) -> float:
+        """Seconds the whole conversation may take."""
+        ...
+
+    @property
+    def spends(self) -> bool:
+        """True if the connection is of no use after the conversation, so the caller needs another."""
+        ...
+
+    def talk(self, target: Target) -> Conversation:
+        """Start a conversation with the server at ``target``.
+
+        Raises:
+            VerifyError: (from the generator) the peer is not that server, or not yet.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The peer is believed.
+
+    Attributes:
+        unread: bytes the peer has sent that belong to the caller; the tail of all that was received.
+    """
+
+    unread: bytes = b""
+
+
+class Verification:
+    """One conversation under way. A shell does what :attr:`wants` says and reports with :meth:`done`, until Accepted.
+
+    Attributes:
+        wants: what to do next: :class:`Send`, :class:`Receive`, or :class:`Accepted`: nothing more.
+        received: all bytes so far.
+        sent: all bytes so far.
+
+    Raises:
+        VerifyError: the peer is refused; names verifier and target. The connection is the shell's to close.
+    """
+
+    __slots__ = ("_talk", "_target", "_verifier", "received", "sent", "wants")
+
+    def __init__(self, verifier: Verifier, target: Target) -> None:
+        self.received = bytearray()
+        self.sent = bytearray()
+        self._verifier = verifier
+        self._target = target
+        self._talk = verifier.talk(target)
+        self.wants: Send | Receive | Accepted = Accepted()
+        self._resume(None)
+
+    @property
+    def consumed(self) -> int:
+        """How many of the received bytes were the verifier's own; known once it has accepted."""
+        return len(self.received) - len(self.wants.unread) if isinstance(self.wants, Accepted) else 0
+
+    def done(self, data: bytes = b"") -> None:
+        """Report that the last request was carried out, with the bytes received (``b""``: end of stream)."""
+        if isinstance(self.wants, Send):
+            self.sent += self.wants.data
+        self.received += data
+        self._resume(data)
+
+    def failed(self, error: OSError) -> VerifyError:
+        """Return the error that says that the connection broke; also for time that ran out (TimeoutError)."""
+        self._talk.close()
+        if isinstance(error, TimeoutError):
+            seconds = f"{self._verifier.timeout:g} s"
+            what = f"after {len(self.received)} bytes it said no more" if self.received else "it said nothing"
+            return self._error("silent", f"{what} for {seconds}")
+        return self._error("closed", f"the connection broke: {error.strerror or error}")
+
+    def _resume(self, data: bytes | None) -> None:
+        try:
+            self.wants = next(self._talk) if data is None else self._talk.send(data)
+        except StopIteration as stop:
+            unread = bytes(stop.value or b"")
+            if not self.received.endswith(unread):
+                raise TypeError(
+                    f"verifier {self._verifier.name!r} returned bytes that are not the last ones received"
+                ) from None
+            self.wants = Accepted(unread)
+        except VerifyError as error:
+            # Whatever a verifier makes of its own words: that they came back is the most useful thing to say.
+            echoed = bool(self.sent) and bool(self.received) and self.sent.startswith(self.received)
+            reason = "echo" if echoed else error.reason
+            detail = "it sends back what it is sent" if echoed and error.reason != "echo" else error.detail
+            raise self._error(reason, detail) from error.__cause__
+
+    def _error(self, reason: object, detail: str) -> VerifyError:
+        return VerifyError(
+            reason,  # type: ignore[arg-type]
+            detail,
+            verifier=self._verifier.name,
+            target=str(self._target),
+            received=bytes(self.received),
+        )
