@@ -15,6 +15,7 @@ __all__ = [
     "IPV4",
     "read_ephemeral_range",
     "read_reserved_ports",
+    "read_sysctl",
     "write_ephemeral_range",
     "write_reserved_ports",
     "write_sysctl",
@@ -65,6 +66,14 @@ def write_reserved_ports(ports: PortSet) -> None:
     """
     # An empty write is no write at all; the kernel empties the list on a bare newline.
     write_sysctl("ip_local_reserved_ports", f"{ports}\n")
+
+
+def read_sysctl(name: str) -> str | None:
+    """Return one file below ``/proc/sys/net/ipv4`` without its newline; None where it is missing or closed to us."""
+    try:
+        return (IPV4 / name).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
 
 
 def write_sysctl(name: str, value: str) -> None:
