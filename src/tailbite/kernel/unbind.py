@@ -1,0 +1,96 @@
+"""Give back a source port that the kernel chose in bind(2), and keep the socket.
+
+A client that binds to port 0 before it connects has its source port, and there is no unbind(2). The kernel has
+one all the same: when a TCP socket falls back to CLOSED it gives up its port *unless the program named that port
+itself* (SOCK_BINDPORT_LOCK; inet_put_port in tcp_set_state, Linux net/ipv4/tcp.c). So a drawn port can be given
+back and a deliberate one cannot, which is just the difference that matters here, and nothing else in the kernel
+tells the two apart.
+
+A socket that is bound only is CLOSED already, so it must leave that state first:
+
+- a deferred connect (TCP_FASTOPEN_CONNECT with TCP_FASTOPEN_NO_COOKIE, Linux 4.15) puts it into SYN-SENT without
+  sending anything: the SYN would wait for the first write. connect(AF_UNSPEC) then takes it back (connect(2)).
+- where TCP Fast Open is switched off (sysctl tcp_fastopen), listen(2) does as well. The price is that the port
+  listens for some microseconds, and a connection that comes just then is reset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+import struct
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["give_back_drawn_port"]
+
+_TCP_FASTOPEN_CONNECT = 30
+_TCP_FASTOPEN_NO_COOKIE = 34
+_UNSPECIFIED = bytes(28)  # a struct sockaddr_in6 of family AF_UNSPEC
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def give_back_drawn_port(sock: Any) -> None:
+    """Unbind a bound, unconnected TCP socket from a port the kernel drew; its address and options stay.
+
+    A port the program named in bind(2) stays too. ``getsockname`` tells the old port in both cases, until the
+    socket is bound or connected anew; bind(2) tells the difference: EINVAL if the port is still held.
+
+    Args:
+        sock: a ``socket.socket`` of AF_INET or AF_INET6. Nothing is done elsewhere than on Linux.
+
+    Raises:
+        OSError: it is no such socket, or closed.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    # libc's connect, not Python's: audit hooks are for connections that programs make.
+    connect = _libc().connect
+    descriptor = sock.fileno()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_deferred_connect(sock))
+            destination = _some_destination(sock)
+            if connect(descriptor, destination, len(destination)) != 0:
+                raise OSError(ctypes.get_errno(), "connect")
+        except OSError:
+            sock.listen(0)
+        connect(descriptor, _UNSPECIFIED, len(_UNSPECIFIED))
+
+
+@contextlib.contextmanager
+def _deferred_connect(sock: Any) -> Iterator[None]:
+    """Have connect(2) send no SYN; the options' own values come back at the end."""
+    options = (_TCP_FASTOPEN_CONNECT, _TCP_FASTOPEN_NO_COOKIE)
+    before = [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+    try:
+        for option in options:
+            sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+        yield
+    finally:
+        for option, value in zip(options, before, strict=True):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _some_destination(sock: Any) -> bytes:
+    """Return a sockaddr that has a route from the socket's own address: that address, or this host's loopback.
+
+    No packet goes there, so the port does not matter, as long as it is another than the socket's own.
+    """
+    host, port, *rest = sock.getsockname()
+    elsewhere = struct.pack("!H", port ^ 1)
+    if sock.family == socket.AF_INET:
+        address = socket.inet_pton(socket.AF_INET, "127.0.0.1" if host == "0.0.0.0" else host)
+        return struct.pack("=H", socket.AF_INET) + elsewhere + address + bytes(8)
+    address = socket.inet_pton(socket.AF_INET6, "::1" if host == "::" else host.partition("%")[0])
+    return struct.pack("=H", socket.AF_INET6) + elsewhere + bytes(4) + address + struct.pack("=I", rest[1])
