@@ -51,7 +51,7 @@ class TcpState(IntEnum):
     CLOSING = 11
     NEW_SYN_RECV = 12
     BOUND_INACTIVE = 13
-    """Bound, neither listening nor connected; a pseudo-state of sock_diag since Linux 6.8."""
+    """Bound, neither listening nor connected; a bit to ask by since Linux 6.8. The answer says CLOSE."""
 
     @property
     def label(self) -> str:
@@ -140,13 +140,15 @@ def decode(payload: memoryview | bytes) -> TcpSocket:
     """
     if len(payload) < _MESSAGE_SIZE:
         raise ValueError(f"{len(payload)} bytes are too few for an inet_diag_msg of {_MESSAGE_SIZE}")
-    family, state = payload[0], payload[1]
+    family, state = payload[0], TcpState(payload[1])
+    if state is TcpState.CLOSE:  # of all sockets in CLOSE only those with a port are listed
+        state = TcpState.BOUND_INACTIVE
     local_port, remote_port, source, destination = _SOCKET_ID.unpack_from(payload, _ID_OFFSET)
     interface, *cookie = _SOCKET_ID_TAIL.unpack_from(payload, _ID_OFFSET + _SOCKET_ID.size)
     expires, receive_queue, send_queue, uid, inode = _MESSAGE_TAIL.unpack_from(payload, _TAIL_OFFSET)
     return TcpSocket(
         family=family,
-        state=TcpState(state),
+        state=state,
         endpoints=FourTuple(
             _endpoint(family, source, local_port, interface),
             _endpoint(family, destination, remote_port, interface),

@@ -313,7 +313,9 @@ def _the_cure(narrator: Narrator, port: int, attempts: int, *, control: bool = T
     outcome, took = "ok", 0.0
     answer = ""
     try:
-        with socket.create_server((HOST, port), reuse_port=False) as server:
+        with socket.socket() as server:  # without SO_REUSEADDR, which create_server would set
+            server.bind((HOST, port))
+            server.listen()
             took = time.monotonic() - began
             server.settimeout(10)
             accepted, _ = server.accept()
