@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from tailbite.kernel.namespace import entered
-from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
+from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from tailbite.core.ports import PortRange, PortSet
+    from tailbite.kernel.sock_diag import Listing, TcpSocket
 
     T = TypeVar("T")
 
@@ -191,33 +192,44 @@ def take(namespace: Namespace) -> Snapshot:
 
 
 def _take_here(namespace: Namespace) -> Snapshot:
-    blind: list[Blind] = []
-
-    def attempt(what: str, look: Callable[[], T]) -> T | None:
-        try:
-            return look()
-        except OSError as error:
-            blind.append(Blind.of(what, error))
-        except ValueError as error:
-            blind.append(Blind(what, str(error)))
-        return None
-
-    def sockets(*states: TcpState) -> tuple[TcpSocket, ...]:
-        with SockDiag() as diag:
-            return tuple(diag.dump(states))
-
-    def self_connects() -> tuple[TcpSocket, ...]:
-        with SockDiag() as diag:
-            return tuple(found for found in diag.dump() if found.is_self_connected)
-
+    look = _Look()
+    ephemeral = look.at("the ephemeral port range", read_ephemeral_range)
     return Snapshot(
         namespace=namespace,
         taken=time.time(),
-        ephemeral=attempt("the ephemeral port range", read_ephemeral_range),
-        reserved=attempt("the reserved ports", read_reserved_ports),
+        ephemeral=ephemeral,
+        reserved=look.at("the reserved ports", read_reserved_ports),
         sysctls=tuple(Sysctl(name, read_sysctl(name)) for name in SYSCTLS),
-        self_connects=attempt("the self-connected sockets", self_connects) or (),
-        listeners=attempt("the listening sockets", lambda: sockets(TcpState.LISTEN)) or (),
-        bound=attempt("the bound sockets", lambda: sockets(TcpState.BOUND_INACTIVE)) or (),
-        blind=tuple(blind),
+        self_connects=look.sockets("the self-connected sockets", lambda diag: diag.self_connects(ephemeral)),
+        listeners=look.sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,))),
+        bound=look.sockets("the bound sockets", lambda diag: diag.listing((TcpState.BOUND_INACTIVE,))),
+        blind=tuple(look.blind),
     )
+
+
+class _Look:
+    """Looks, and writes down what could not be looked at."""
+
+    def __init__(self) -> None:
+        self.blind: list[Blind] = []
+
+    def at(self, what: str, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except OSError as error:
+            self.blind.append(Blind.of(what, error))
+        except ValueError as error:
+            self.blind.append(Blind(what, str(error)))
+        return None
+
+    def sockets(self, what: str, ask: Callable[[SockDiag], Listing]) -> tuple[TcpSocket, ...]:
+        def read() -> Listing:
+            with SockDiag() as diag:
+                return ask(diag)
+
+        listing = self.at(what, read)
+        if listing is None:
+            return ()
+        if not listing.complete:
+            self.blind.append(Blind(what, "they changed faster than they could be listed, so one may be missing"))
+        return listing.sockets

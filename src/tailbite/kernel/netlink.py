@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import socket
 import struct
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 from tailbite.errors import NetlinkError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
+
+    Pick = Callable[[memoryview, int], tuple[Sequence[int], int]]
 
 __all__ = [
     "NLM_F_ACK",
@@ -73,6 +76,11 @@ def messages(data: bytes | memoryview) -> Iterator[Message]:
         offset += (length + 3) & ~3
 
 
+def _message_at(view: memoryview, offset: int) -> Message:
+    length, kind, flags, _, _ = _HEADER.unpack_from(view, offset)
+    return Message(kind, flags, view[offset + _HEADER.size : offset + length])
+
+
 def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Split the tail of a message into its attributes: type and payload (rtnetlink(7)).
 
@@ -92,8 +100,8 @@ class Netlink:
     """A netlink socket in the network namespace of the thread that makes it.
 
     Attributes:
-        interrupted: True if the last dump was marked NLM_F_DUMP_INTR: something changed while it ran, so
-            it may lack an entry.
+        interrupted: becomes True when a dump is marked NLM_F_DUMP_INTR: something changed while it ran, so it may
+            lack an entry. Whoever cares sets it back.
 
     Raises:
         OSError: the kernel has no such netlink family.
@@ -115,25 +123,27 @@ class Netlink:
     ) -> None:
         self.close()
 
-    def dump(self, kind: int, payload: bytes, request: str) -> Iterator[Message]:
+    def dump(self, kind: int, payload: bytes, request: str, pick: Pick | None = None) -> Iterator[Message]:
         """Ask for a dump and yield its messages as they come; the socket is not to be used meanwhile.
 
         Args:
             kind: the message type.
             payload: what follows the header.
             request: the request in words, for the error.
+            pick: chooses among very many answers before they become messages: takes what one recv(2) returned and the
+                message type, returns the offsets of the wanted ones and that of the first message it did not look at.
 
         Raises:
             NetlinkError: the kernel refused.
             ValueError: the kernel's answer is no netlink.
         """
-        self.interrupted = False
         self._socket.send(encode(kind, NLM_F_REQUEST | NLM_F_DUMP, payload))
         buffer = bytearray(_RECEIVE)
         view = memoryview(buffer)
         while True:
-            size = self._receive_into(buffer, request)
-            for message in messages(view[:size]):
+            data = view[: self._receive_into(buffer, request)]
+            chosen, rest = pick(data, kind) if pick else ((), 0)
+            for message in itertools.chain((_message_at(data, offset) for offset in chosen), messages(data[rest:])):
                 if message.flags & NLM_F_DUMP_INTR:
                     self.interrupted = True
                 if message.type == NLMSG_DONE:
