@@ -6,6 +6,7 @@
     ├── SelfConnectError       (ConnectionRefusedError)  the socket reached itself, so no server did
     ├── SourcePortError        (ValueError)              the source port asked for is the destination's
     ├── VerifyError            (ConnectionError)         what answered is not the server that was asked for
+    ├── GaveUpError            (ConnectionError)         a reconnecting loop has used up what it was allowed
     ├── NamespaceUnavailable   (OSError)                 this system does not let us make a namespace
     └── NetlinkError           (OSError)                 the kernel answered a netlink request with an error
 
@@ -19,6 +20,7 @@ import os
 from typing import Literal, Protocol, TypeAlias
 
 __all__ = [
+    "GaveUpError",
     "NamespaceUnavailable",
     "NetlinkError",
     "SelfConnectError",
@@ -140,6 +142,56 @@ class VerifyError(TailbiteError, ConnectionError):
 
 def _verify_error(reason: VerifyReason, detail: str, verifier: str, target: str, received: bytes) -> VerifyError:
     return VerifyError(reason, detail, verifier=verifier, target=target, received=received)
+
+
+class _FailedAttempt(Protocol):
+    """A :class:`tailbite.connect.events.FailedAttempt`."""
+
+    @property
+    def error(self) -> BaseException | None: ...
+
+
+class GaveUpError(TailbiteError, ConnectionError):
+    """A reconnecting loop has used up its attempts, its time or its delays.
+
+    It is a :class:`ConnectionError` with the errno of the last attempt, if that had one.
+
+    Attributes:
+        target: where the connection was to go, e.g. "db:5432".
+        why: the limit that was reached, in words.
+        attempts: every attempt of this outage, the last one last (of a loop without a limit the last 1000).
+        total: how many there were.
+        seconds: how long the outage had lasted.
+    """
+
+    def __init__(
+        self, target: str, why: str, attempts: tuple[_FailedAttempt, ...], *, total: int, seconds: float
+    ) -> None:
+        last = attempts[-1].error if attempts else None
+        number = getattr(last, "errno", None)
+        super().__init__(*((number, os.strerror(number)) if isinstance(number, int) and number > 0 else ()))
+        self.target = target
+        self.why = why
+        self.attempts = attempts
+        self.total = total
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        times = f"{self.total} attempt{'' if self.total == 1 else 's'} in {self.seconds:.1f} s"
+        last = self.attempts[-1].error if self.attempts else None
+        ended = (
+            str(last) or type(last).__name__ if last is not None else "the connection ended soon, without an error"
+        )
+        return f"gave up on {self.target} after {times} ({self.why}); the last one: {ended}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_gave_up_error, (self.target, self.why, self.attempts, self.total, self.seconds))
+
+
+def _gave_up_error(
+    target: str, why: str, attempts: tuple[_FailedAttempt, ...], total: int, seconds: float
+) -> GaveUpError:
+    return GaveUpError(target, why, attempts, total=total, seconds=seconds)
 
 
 class NamespaceUnavailable(TailbiteError, OSError):  # noqa: N818 - it says what is so, as BlockingIOError does

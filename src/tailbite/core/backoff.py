@@ -1,0 +1,81 @@
+"""How long to wait before the next attempt, and when to stop trying.
+
+Full jitter: every delay is drawn from the whole interval between 0 and a ceiling that grows by ``factor``. Of the
+ways to add jitter it needs the fewest calls when many clients lose the same server at once (M. Brooker, "Exponential
+Backoff And Jitter", AWS Architecture Blog 2015), and for the price of one draw no two clients stay in step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from random import random
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Backoff", "Delays", "Policy"]
+
+Delays: TypeAlias = "Callable[[], Iterator[float]]"
+"""Makes the delays of one outage, in seconds; an iterator that ends says: give up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff with full jitter; call it for the delays of one outage.
+
+    Attributes:
+        initial: the ceiling of the first delay in seconds.
+        maximum: the highest ceiling in seconds.
+        factor: how much higher each ceiling is than the one before; 1 keeps it at ``initial``.
+        draw: returns a number in [0, 1); ``lambda: 1.0`` switches the jitter off.
+
+    Raises:
+        ValueError: the delays would be negative, unbounded or shrinking.
+    """
+
+    initial: float = 0.1
+    maximum: float = 30.0
+    factor: float = 2.0
+    draw: Callable[[], float] = field(default=random, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.initial <= self.maximum and math.isfinite(self.maximum)):
+            raise ValueError(f"backoff needs 0 <= initial <= maximum, not {self.initial} and {self.maximum}")
+        if not (self.factor >= 1 and math.isfinite(self.factor)):
+            raise ValueError(f"backoff needs a factor of at least 1, not {self.factor}")
+
+    def __call__(self) -> Iterator[float]:
+        """Yield delays in seconds, without end."""
+        ceiling = self.initial
+        while True:
+            yield self.draw() * ceiling
+            ceiling = min(self.maximum, ceiling * self.factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How an outage is met: the delays between attempts, and when to give up.
+
+    An outage begins when the loop starts or a connection ends, and is over when a connection has lasted as long as a
+    healthy one. What is None has no limit.
+
+    Attributes:
+        backoff: called at the start of an outage, returns its delays in seconds. If they end, so do the attempts.
+        max_attempts: how many attempts an outage may take.
+        deadline: how many seconds an outage may take; no attempt begins later, and none lasts longer.
+
+    Raises:
+        ValueError: a limit that leaves no attempt.
+    """
+
+    backoff: Delays = Backoff()
+    max_attempts: int | None = None
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, not {self.max_attempts}")
+        if self.deadline is not None and not self.deadline > 0:
+            raise ValueError(f"deadline must be more than 0 seconds, not {self.deadline}")

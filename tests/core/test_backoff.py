@@ -1,0 +1,60 @@
+"""Backoff and policies: bounded, jittered, and refused when they could not work."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailbite.core.backoff import Backoff, Policy
+
+
+@given(
+    initial=st.floats(0, 10),
+    more=st.floats(0, 100),
+    factor=st.floats(1, 10),
+    draws=st.lists(st.floats(0, 1), min_size=1),
+)
+def test_every_delay_lies_between_zero_and_a_ceiling_that_grows_to_the_maximum(
+    initial: float, more: float, factor: float, draws: list[float]
+) -> None:
+    source = iter(draws)
+    backoff = Backoff(initial, initial + more, factor, draw=lambda: next(source))
+    ceilings = Backoff(initial, initial + more, factor, draw=lambda: 1.0)()
+    for delay, ceiling, draw in zip(backoff(), ceilings, draws, strict=False):
+        assert 0 <= delay <= ceiling <= initial + more
+        assert delay == draw * ceiling
+        if draw is draws[-1]:
+            break
+
+
+def test_the_default_starts_within_a_tenth_of_a_second_and_ends_at_half_a_minute() -> None:
+    ceilings = list(itertools.islice(Backoff(draw=lambda: 1.0)(), 12))
+    assert ceilings == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, 30])
+
+
+def test_the_ceiling_never_overflows() -> None:
+    assert next(itertools.islice(Backoff(1, 30, 1e300, draw=lambda: 1.0)(), 5000, None)) == 30
+
+
+def test_each_outage_has_delays_of_its_own() -> None:
+    backoff = Backoff(1, 8, 2, draw=lambda: 1.0)
+    assert list(itertools.islice(backoff(), 3)) == list(itertools.islice(backoff(), 3)) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("initial", "maximum", "factor"),
+    [(-1, 1, 2), (2, 1, 2), (0, math.inf, 2), (math.nan, 1, 2), (1, 2, 0.5), (1, 2, math.nan), (1, 2, math.inf)],
+)
+def test_a_backoff_that_cannot_be_is_refused(initial: float, maximum: float, factor: float) -> None:
+    with pytest.raises(ValueError, match="backoff needs"):
+        Backoff(initial, maximum, factor)
+
+
+@pytest.mark.parametrize("limit", [{"max_attempts": 0}, {"deadline": 0.0}, {"deadline": math.nan}])
+def test_a_policy_without_an_attempt_is_refused(limit: dict[str, float]) -> None:
+    with pytest.raises(ValueError):
+        Policy(**limit)  # type: ignore[arg-type]
