@@ -16,10 +16,9 @@ loaded only by those who use it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tailbite._version import __version__
 
+TYPE_CHECKING = False  # type checkers take this name for true; importing typing is half the time of Python's start
 if TYPE_CHECKING:
     from tailbite.connect.aio import open_connection
     from tailbite.connect.look import is_self_connected
