@@ -1,0 +1,144 @@
+"""Facts are read per namespace and believed for a moment only; numeric hosts need no resolver."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tailbite
+from support.trap import PORT, Trap
+from tailbite.connect import facts, resolve
+from tailbite.core.address import Endpoint
+from tailbite.core.plan import HostFacts, Means
+from tailbite.core.ports import PortRange
+from tailbite.kernel.namespace import fresh_network
+from tailbite.kernel.sysctl import write_ephemeral_range
+
+
+def known() -> HostFacts:
+    with socket.socket() as sock:
+        return facts.host_facts(sock)
+
+
+@pytest.mark.usefixtures("network")
+def test_each_namespace_has_its_own_facts_at_once() -> None:
+    write_ephemeral_range(PortRange(40000, 40009))
+    assert known().ephemeral == PortRange(40000, 40009)
+    with fresh_network():
+        assert known().ephemeral == PortRange(32768, 60999)
+        write_ephemeral_range(PortRange(50000, 50009))
+    assert known().ephemeral == PortRange(40000, 40009)
+
+
+@pytest.mark.usefixtures("network")
+def test_a_range_is_read_once_while_it_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+
+    def read() -> PortRange:
+        reads.append(1)
+        return PortRange(40000, 40009)
+
+    clock = [1000.0]
+    monkeypatch.setattr(facts, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(facts, "_known", {})
+    monkeypatch.setattr(facts, "read_ephemeral_range", read)
+    known(), known()
+    assert len(reads) == 1
+    clock[0] += facts.FRESH_FOR / 2
+    known()
+    assert len(reads) == 1
+    clock[0] += facts.FRESH_FOR
+    known()
+    assert len(reads) == 2
+
+
+@pytest.mark.usefixtures("network")
+def test_without_the_cookie_the_threads_namespace_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux before 5.14."""
+
+    def none(_: socket.socket) -> bytes:
+        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+    monkeypatch.setattr(facts, "netns_cookie", none)
+    monkeypatch.setattr(facts, "_known", {})
+    test_each_namespace_has_its_own_facts_at_once()
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("broken", [OSError(errno.ENOENT, "no /proc"), ValueError("no range")])
+def test_a_range_that_cannot_be_read_is_unknown_and_still_never_itself(
+    monkeypatch: pytest.MonkeyPatch, broken: Exception
+) -> None:
+    def fail() -> PortRange:
+        raise broken
+
+    monkeypatch.setattr(facts, "read_ephemeral_range", fail)
+    monkeypatch.setattr(facts, "_known", {})
+    assert known() == HostFacts(None, True)
+    trap = Trap(binds_first=True).set()
+    trap.control(source="127.0.0.1")
+    for _ in range(500):
+        with pytest.raises(ConnectionRefusedError):
+            tailbite.create_connection(("127.0.0.1", PORT))
+
+
+@pytest.mark.usefixtures("network")
+def test_elsewhere_than_on_linux_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "_LINUX", False)
+    monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
+    monkeypatch.setattr(facts, "_known", {})
+    monkeypatch.setattr(facts, "read_ephemeral_range", lambda: pytest.fail("read"))
+    assert known() == HostFacts(None, False)
+    with socket.socket() as sock:
+        assert facts.plan_for(sock, PORT).means is Means.BIND
+
+
+@pytest.mark.usefixtures("network")
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "_known", {})
+    monkeypatch.setattr(facts, "_MOST_NAMESPACES", 3)
+    monkeypatch.setattr(facts, "_MOST_PLANS", 5)
+    for _ in range(8):
+        with fresh_network(), socket.socket() as sock:
+            for port in range(40000, 40020):
+                assert facts.plan_for(sock, port).means is Means.STEER
+            assert len(facts._known) <= 3
+            assert all(len(namespace.plans) <= 5 for namespace in facts._known.values())
+
+
+hosts = st.one_of(st.ip_addresses().map(str), st.sampled_from(["127.1", "0", "1.2.3", "::ffff:127.0.0.1", "a\0b"]))
+
+
+@given(host=hosts, port=st.integers(0, 65535), family=st.sampled_from([0, socket.AF_INET, socket.AF_INET6]))
+def test_the_short_cut_says_what_the_resolver_says(host: str, port: int, family: int) -> None:
+    short = resolve.numeric(host, port, family)
+    if short is not None:
+        asked = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        assert [info[:4] for info in short] == [info[:4] for info in asked]
+        assert [Endpoint.from_sockaddr(info[4]) for info in short] == [Endpoint.from_sockaddr(i[4]) for i in asked]
+
+
+@pytest.mark.parametrize("address", [("localhost", 80), ("127.0.0.1", "http"), ("127.0.0.1", 70000), (None, 80)])
+def test_names_services_and_nonsense_are_the_resolvers(address: tuple[object, object]) -> None:
+    assert resolve.numeric(*address) is None
+
+
+@pytest.mark.usefixtures("network")
+def test_whoever_replaces_the_resolver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def resolver(host: str, port: int, *_: object) -> list[object]:
+        asked.append((host, port))
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", PORT))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    with pytest.raises(ConnectionRefusedError):
+        tailbite.create_connection(("192.0.2.1", 80))
+    assert asked == [("192.0.2.1", 80)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
+    with pytest.raises(OSError, match="empty list"):
+        tailbite.create_connection(("192.0.2.1", 80))
