@@ -1,0 +1,75 @@
+"""What the README says is true: its Python runs against a real server, its commands end as it says they do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.trap import PORT
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[tuple[str, int]]:
+    """The lines of the sh blocks, each with the exit status its comment names (``# exit 1``), 0 without one."""
+    found = []
+    for line in "".join(blocks("sh")).splitlines():
+        command, _, comment = line.partition("#")
+        status = re.search(r"exit (\d+)", comment)
+        if command.strip() and not command.startswith(("make", "pip")):  # CI runs those itself
+            found.append((command.strip(), int(status[1]) if status else 0))
+    return found
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("code", blocks("python"))
+def test_its_python_runs_against_a_server(code: str) -> None:
+    scope: dict[str, object] = {}
+    with socket.create_server(("127.0.0.1", PORT)), socket.create_connection(("127.0.0.1", PORT)) as sock:
+        scope["sock"] = sock
+        exec(compile(code, "README.md", "exec"), scope)
+        if "main" in scope:
+
+            async def run() -> None:
+                await scope["main"]()  # type: ignore[operator]
+
+            asyncio.run(run())
+            scope.clear()
+        elif scope["sock"] is not sock:
+            assert isinstance(scope["sock"], socket.socket)
+            scope["sock"].close()
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(("command", "status"), commands())
+def test_its_commands_end_as_it_says(command: str, status: int, tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=100, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == status, done.stderr
+    assert shlex.split(command)
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    anchors = {
+        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    }
+    for anchor in re.findall(r"\]\(#([^)]+)\)", README):
+        assert anchor in anchors, anchor
