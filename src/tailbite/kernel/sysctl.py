@@ -20,6 +20,7 @@ __all__ = [
     "write_sysctl",
 ]
 
+_LONGEST_LIST = 1 << 18
 _IPV4 = "/proc/sys/net/ipv4"
 _RANGE = f"{_IPV4}/ip_local_port_range"
 
@@ -53,13 +54,22 @@ def read_reserved_ports() -> PortSet:
 
     Raises:
         OSError: the file cannot be read.
+        ValueError: the file holds something else than a list of ports.
     """
-    with open(f"{_IPV4}/ip_local_reserved_ports", encoding="ascii") as file:
-        return PortSet.parse(file.read())
+    # One read(2) with room for the longest list there can be (32 768 lone ports). proc_do_large_bitmap answers a
+    # read at any offset but 0 with "end of file", so reading in pieces cuts the list off, in the middle of a number.
+    descriptor = os.open(f"{_IPV4}/ip_local_reserved_ports", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return PortSet.parse(os.read(descriptor, _LONGEST_LIST).decode("ascii"))
+    finally:
+        os.close(descriptor)
 
 
 def write_reserved_ports(ports: PortSet) -> None:
     """Replace ``ip_local_reserved_ports``; what is to stay must be in ``ports``.
+
+    A list longer than a page takes several writes, and the first of them replaces: for some microseconds the
+    kernel has the beginning of the list only.
 
     Raises:
         OSError: not permitted in this namespace.
@@ -85,6 +95,9 @@ def write_sysctl(name: str, value: str) -> None:
     """
     descriptor = os.open(f"{_IPV4}/{name}", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(descriptor, value.encode("ascii"))
+        rest = value.encode("ascii")
+        while rest:
+            # Of more than a page the kernel takes what fits, up to a comma; a write at an offset adds to the list.
+            rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)
