@@ -147,7 +147,16 @@ class Verification:
         self._resume(data)
 
     def failed(self, error: OSError) -> VerifyError:
-        """Return the error that says that the connection broke; also for time that ran out (TimeoutError)."""
+        """Return the error that says that the connection broke; also for time that ran out (TimeoutError).
+
+        The generator gets ``error`` raised at its ``yield``, and may raise a VerifyError that says more.
+        """
+        try:
+            self._talk.throw(error)
+        except VerifyError as refusal:
+            return self._error(refusal.reason, refusal.detail)
+        except (OSError, StopIteration):
+            pass
         self._talk.close()
         if isinstance(error, TimeoutError):
             seconds = f"{self._verifier.timeout:g} s"

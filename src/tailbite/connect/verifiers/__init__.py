@@ -1,0 +1,1 @@
+"""The ready-made verifiers; ``tailbite.verify`` is their public face."""

@@ -1,0 +1,63 @@
+"""Is it the real server? What to pass as ``verify=``.
+
+An established connection proves only that somebody accepted it. These talk with the peer before the connection is
+believed, refuse everybody else with a :class:`~tailbite.VerifyError` that says what was met, and never believe
+their own echo::
+
+    tailbite.connections(("db", 5432), verify=tailbite.verify.postgres)
+    tailbite.wait("web:8080", verify=tailbite.verify.http("/health", status=204))
+
+======================  =====================================================  ==================================
+verifier                accepts                                                the caller's connection
+======================  =====================================================  ==================================
+``postgres``            PostgreSQL that takes logins (as pg_isready)           a second one: the first is spent
+``redis``               +PONG, or "log in first", for PING                     the same; PING's answer is taken
+``mysql``               a greeting of MySQL or MariaDB                         the same; the greeting is unread
+``ssh``                 an identification SSH-2.0 or SSH-1.99                  the same; the greeting is unread
+``smtp``                a greeting 220                                         the same; the greeting is unread
+``http(path, status)``  a status of ``status`` for GET ``path``                a second one: the first is spent
+``tls``                 a complete TLS handshake                               a second one: the first is spent
+``tls(inside)``         the same, and what is inside the session               a second one: the first is spent
+``banner(expected)``    a server that speaks first, and says that              the same; the greeting is unread
+``send_expect(s, e)``   ``e`` as the answer to ``s``                           the same; ``e`` is taken
+======================  =====================================================  ==================================
+
+``postgres``, ``redis``, ``mysql``, ``ssh``, ``smtp`` and ``tls`` are used as they are, or called to change something:
+``verify.redis(timeout=1)``. Every one takes ``timeout=``, seconds for the whole conversation, 5 if not given.
+For anything else write your own: see :class:`Verifier`.
+"""
+
+from __future__ import annotations
+
+from tailbite.connect.verifiers.asking import Redis, SendExpect
+from tailbite.connect.verifiers.http import HTTP
+from tailbite.connect.verifiers.listening import SMTP, SSH, Banner, MySQL
+from tailbite.connect.verifiers.postgres import Postgres
+from tailbite.connect.verifiers.tls import TLS
+from tailbite.connect.verifying import Conversation, Receive, Send, Verifier
+
+__all__ = [
+    "Conversation",
+    "Receive",
+    "Send",
+    "Verifier",
+    "banner",
+    "http",
+    "mysql",
+    "postgres",
+    "redis",
+    "send_expect",
+    "smtp",
+    "ssh",
+    "tls",
+]
+
+postgres = Postgres()
+redis = Redis()
+mysql = MySQL()
+ssh = SSH()
+smtp = SMTP()
+tls = TLS()
+http = HTTP
+banner = Banner
+send_expect = SendExpect

@@ -1,0 +1,134 @@
+"""On real sockets: what a verifier looks at stays in the socket, what it used up is gone, and time is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tailbite import verify
+from tailbite.connect import believe, believe_aio
+from tailbite.connect.target import Target
+from tailbite.errors import VerifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Shell = Callable[[socket.socket, verify.Verifier, float | None], None]
+
+HERE = Target("db", 4000)
+
+
+def blocking(sock: socket.socket, verifier: verify.Verifier, timeout: float | None) -> None:
+    sock.settimeout(77)
+    believe.believe(sock, verifier, HERE, timeout)
+    assert sock.gettimeout() == 77
+
+
+def in_asyncio(sock: socket.socket, verifier: verify.Verifier, timeout: float | None) -> None:
+    sock.setblocking(False)
+    asyncio.run(believe_aio.believe(sock, verifier, HERE, timeout))
+    sock.settimeout(77)
+
+
+@pytest.fixture(params=[blocking, in_asyncio], ids=["blocking", "asyncio"])
+def shell(request: pytest.FixtureRequest) -> Shell:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def ends(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connected client, and the server's end of the connection."""
+    if request.param == "unix":
+        client, server = socket.socketpair()
+    else:
+        request.getfixturevalue("network")
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
+            server, _ = listener.accept()
+    with client, server:
+        yield client, server
+
+
+@contextlib.contextmanager
+def saying(server: socket.socket, *chunks: bytes, pause: float = 0.03) -> Iterator[None]:
+    """Have the server's end send this, piece by piece."""
+
+    def talk() -> None:
+        for chunk in chunks:
+            time.sleep(pause)
+            server.sendall(chunk)
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def test_a_greeting_in_pieces_is_left_for_the_caller(shell: Shell, ends: tuple[socket.socket, socket.socket]) -> None:
+    client, server = ends
+    with saying(server, b"SS", b"H-2.0-Op", b"enSSH_9\r", b"\n\0\0\1"):
+        shell(client, verify.ssh, None)
+    server.shutdown(socket.SHUT_WR)
+    assert b"".join(iter(lambda: client.recv(7), b"")) == b"SSH-2.0-OpenSSH_9\r\n\0\0\1"
+
+
+def test_an_answer_is_taken_and_what_follows_is_left(shell: Shell, ends: tuple[socket.socket, socket.socket]) -> None:
+    client, server = ends
+    with saying(server, b"+P", b"ONG\r\n+next\r\n"):
+        shell(client, verify.redis, None)
+    assert server.recv(100) == b"*1\r\n$4\r\nPING\r\n"
+    assert client.recv(100) == b"+next\r\n"
+    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+
+@pytest.mark.parametrize("said", [b"", b"SSH-2"], ids=["nothing", "half"])
+def test_a_silent_peer_is_refused_in_time_without_burning_it(
+    shell: Shell, ends: tuple[socket.socket, socket.socket], said: bytes
+) -> None:
+    client, server = ends
+    server.sendall(said)
+    start, busy = time.monotonic(), time.thread_time()
+    with pytest.raises(VerifyError) as refused:
+        shell(client, verify.ssh, 0.3)
+    assert refused.value.reason == "silent"
+    assert (refused.value.target, refused.value.received) == ("db:4000", said)
+    assert 0.29 <= time.monotonic() - start < 5
+    assert time.thread_time() - busy < 0.15
+
+
+@pytest.mark.parametrize("said", [b"", b"SSH-2"], ids=["nothing", "half"])
+def test_a_peer_that_closes_is_noticed_at_once(
+    shell: Shell, ends: tuple[socket.socket, socket.socket], said: bytes
+) -> None:
+    client, server = ends
+    server.sendall(said)
+    server.close()
+    start = time.monotonic()
+    with pytest.raises(VerifyError) as refused:
+        shell(client, verify.ssh, 30)
+    assert refused.value.reason == "closed"
+    assert time.monotonic() - start < 10
+
+
+def test_a_reset_is_a_refusal_too(shell: Shell, ends: tuple[socket.socket, socket.socket]) -> None:
+    client, server = ends
+    client.sendall(b"unread, so closing resets")
+    server.close()
+    with pytest.raises(VerifyError) as refused:
+        shell(client, verify.redis, 30)
+    assert refused.value.reason == "closed"
+
+
+def test_a_spent_connection_is_simply_read(shell: Shell, ends: tuple[socket.socket, socket.socket]) -> None:
+    client, server = ends
+    with saying(server, b"HTTP/1.1 2", b"04 No Content\r\n\r\n"):
+        shell(client, verify.http("/health", 204), None)
+    assert server.recv(1000).startswith(b"GET /health HTTP/1.1\r\nHost: db:4000\r\n")
