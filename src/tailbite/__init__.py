@@ -20,6 +20,8 @@ from tailbite._version import __version__
 
 TYPE_CHECKING = False  # type checkers take this name for true; importing typing is half the time of Python's start
 if TYPE_CHECKING:
+    from tailbite import aio as aio
+    from tailbite import verify as verify
     from tailbite.connect.aio import open_connection
     from tailbite.connect.look import is_self_connected
     from tailbite.connect.sync import create_connection
@@ -49,12 +51,16 @@ _HOMES = {
     "open_connection": "tailbite.connect.aio",
 }
 
+_MODULES = ("aio", "verify")
+
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _HOMES and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(f"tailbite.{name}")
     value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value
 
