@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.users import python_as_nobody
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -103,8 +105,8 @@ def test_natural_on_a_port_of_the_other_parity_says_that_nothing_was_shown() -> 
 @pytest.mark.usefixtures("network")
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about becoming nobody")
 def test_an_ordinary_user_needs_nothing() -> None:
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    done = subprocess.run([*nobody, *DEMO, "--json"], capture_output=True, text=True, timeout=60)
+    command = python_as_nobody("-m", "tailbite", "demo", "--json")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["shown"] is True
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.users import python_as_nobody
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.kernel import namespace, sysctl
 
@@ -87,8 +88,7 @@ def test_without_root_it_is_a_user_namespace_whose_root_we_are() -> None:
         "sysctl.write_ephemeral_range(PortRange(40000, 40001))\n"
         "print(os.geteuid(), sysctl.read_ephemeral_range())\n"
     )
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    done = subprocess.run([*nobody, sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(python_as_nobody("-c", code), capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "40000-40001"]
 
 

@@ -6,13 +6,13 @@ import errno
 import os
 import socket
 import subprocess
-import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.trap import PORT, server_can_bind
+from support.users import python_as_nobody
 from tailbite.core.address import Endpoint, FourTuple
 from tailbite.core.ports import PortRange
 from tailbite.errors import NetlinkError
@@ -142,8 +142,7 @@ def test_destroying_without_the_capability_is_refused_and_listing_is_not() -> No
         "    try: diag.destroy(target)\n"
         "    except NetlinkError as error: print(error.errno)\n"
     )
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
-    done = subprocess.run([*nobody, sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(python_as_nobody("-c", code), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(errno.EPERM)
     abort(sock)
 
