@@ -153,17 +153,19 @@ class Exact:
     """The chain itself.
 
     Attributes:
-        first: P(T > t) for t = 0, 1, ... from an unknown start, until it is next to nothing.
+        first: P(T > t) for t = 0, 1, ... from an unknown start, until it stays as it is.
         again: the same from one hit to the next.
+        never: the probability of a start from which the walk goes round and round and never lands on the port.
     """
 
     first: tuple[float, ...]
     again: tuple[float, ...]
+    never: float = 0.0
 
     @property
     def mean(self) -> float:
         """See :class:`Law`."""
-        return sum(self.first)
+        return math.inf if self.never else sum(self.first)
 
     @property
     def between(self) -> float:
@@ -172,7 +174,7 @@ class Exact:
 
     def survival(self, attempts: float) -> float:
         """See :class:`Law`."""
-        return _step(self.first, attempts)
+        return max(self.never, _step(self.first, attempts))
 
     def survival_between(self, attempts: float) -> float:
         """See :class:`Law`."""
@@ -212,18 +214,23 @@ def _next(circle: Circle, slot: int) -> Iterator[tuple[int, float]]:
 def _carry_on(circle: Circle, landings: frozenset[int]) -> Exact:
     uniform = {slot: 1 / len(circle) for slot in range(len(circle))}
     after_hits: dict[int, float] = defaultdict(float)
+    open_slots = _leading_to(circle, landings)
+    never = sum(weight for slot, weight in uniform.items() if slot not in open_slots)
 
     def survivals(start: dict[int, float], hits: dict[int, float] | None) -> Iterator[float]:
         here = start
-        alive = 1.0
+        lost = never if start is uniform else 0.0  # after a hit there is always a way back to it
+        alive = 1.0 - lost
         while alive > _GONE:
-            yield alive
+            yield alive + lost
             there: dict[int, float] = defaultdict(float)
             alive = 0.0
             for slot, weight in here.items():
                 if slot in landings:
                     if hits is not None:
                         hits[slot] += weight
+                    continue
+                if slot not in open_slots:
                     continue
                 alive += weight
                 for onward, share in _next(circle, slot):
@@ -235,7 +242,23 @@ def _carry_on(circle: Circle, landings: frozenset[int]) -> Exact:
     for slot, weight in after_hits.items():
         for onward, share in _next(circle, slot):
             again[onward] += weight * share
-    return Exact(first, tuple(survivals(again, None)))
+    return Exact(first, tuple(survivals(again, None)), never)
+
+
+def _leading_to(circle: Circle, landings: frozenset[int]) -> frozenset[int]:
+    """Return the slots from which the walk can land on one of these; the fixed strides of an old kernel may not."""
+    before: dict[int, list[int]] = defaultdict(list)
+    for slot in range(len(circle)):
+        for onward, _ in _next(circle, slot):
+            before[onward].append(slot)
+    found = set(landings)
+    waiting = list(landings)
+    while waiting:
+        for slot in before[waiting.pop()]:
+            if slot not in found:
+                found.add(slot)
+                waiting.append(slot)
+    return frozenset(found)
 
 
 def _measure_a_lap(circle: Circle, landings: tuple[int, ...]) -> Laps:

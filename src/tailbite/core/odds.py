@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Obstacle", "Odds", "Selection", "odds"]
 
+_FOR_EVER = 2**53
+"""Attempts after which nothing new happens."""
+
 
 class Obstacle(Enum):
     """Why a port is never drawn."""
@@ -107,6 +110,8 @@ class Odds:
         low, high = 0, 1
         while self.probability(high) < share:
             low, high = high, high * 2
+            if high > _FOR_EVER:
+                return math.inf
         while high - low > 1:
             middle = (low + high) // 2
             if self.probability(middle) < share:
