@@ -7,6 +7,7 @@
     ├── SourcePortError        (ValueError)              the source port asked for is the destination's
     ├── VerifyError            (ConnectionError)         what answered is not the server that was asked for
     ├── GaveUpError            (ConnectionError)         a reconnecting loop has used up what it was allowed
+    ├── CatalogueError         (ValueError)              a file of clients to audit is not as it must be
     ├── NamespaceUnavailable   (OSError)                 this system does not let us make a namespace
     └── NetlinkError           (OSError)                 the kernel answered a netlink request with an error
 
@@ -20,6 +21,7 @@ import os
 from typing import Literal, Protocol, TypeAlias
 
 __all__ = [
+    "CatalogueError",
     "GaveUpError",
     "NamespaceUnavailable",
     "NetlinkError",
@@ -192,6 +194,25 @@ def _gave_up_error(
     target: str, why: str, attempts: tuple[_FailedAttempt, ...], total: int, seconds: float
 ) -> GaveUpError:
     return GaveUpError(target, why, attempts, total=total, seconds=seconds)
+
+
+class CatalogueError(TailbiteError, ValueError):
+    """A file of the audit's catalogue is not as it must be.
+
+    Attributes:
+        file: the file, or the folder.
+        key: the key in it, with the tables it lies in (``installed.programs``); None if it is about all of it.
+        reason: what is wrong.
+    """
+
+    def __init__(self, file: str, key: str | None, reason: str) -> None:
+        super().__init__(file, key, reason)
+        self.file = file
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.key}: {self.reason}" if self.key else f"{self.file}: {self.reason}"
 
 
 class NamespaceUnavailable(TailbiteError, OSError):  # noqa: N818 - it says what is so, as BlockingIOError does

@@ -16,6 +16,7 @@ __all__ = ["tailbite"]
 # name -> (module, one line for --help). The line stands here so that --help loads no command.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("tailbite.cli.demo", "Show the effect and its cure on this kernel, in a private network."),
+    "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
 }
 
 

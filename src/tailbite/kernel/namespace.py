@@ -88,11 +88,16 @@ def bring_up(interface: str = "lo") -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", interface.encode(), _IFF_UP_RUNNING))
 
 
-def enter_private_network() -> None:
+def enter_private_network(*, keep_user: bool = False) -> None:
     """Move this whole process into a network namespace of its own, with ``lo`` up; there is no way back.
 
     Root (CAP_SYS_ADMIN) needs no user namespace, and keeps its users. Anybody else becomes root of a new user
     namespace that has one user, which the kernel allows single-threaded processes only.
+
+    Args:
+        keep_user: stay who we are in the new user namespace instead of becoming its root. This process has all
+            capabilities there all the same, and so do its forks; what they execute has none (capabilities(7)), as
+            outside. Programs that refuse to run as root do run then.
 
     Raises:
         NamespaceUnavailable: this system does not allow it; the error says which setting.
@@ -105,8 +110,8 @@ def enter_private_network() -> None:
             unshare(CLONE_NEWUSER | CLONE_NEWNET)
             # Denying setgroups is the price of mapping one's own group without privilege (user_namespaces(7)).
             Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-            Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="ascii")
-            Path("/proc/self/gid_map").write_text(f"0 {group} 1", encoding="ascii")
+            Path("/proc/self/uid_map").write_text(f"{user if keep_user else 0} {user} 1", encoding="ascii")
+            Path("/proc/self/gid_map").write_text(f"{group if keep_user else 0} {group} 1", encoding="ascii")
         bring_up()
     except OSError as error:
         raise NamespaceUnavailable(error.errno or errno.EPERM, _why_not(error)) from error

@@ -1,0 +1,1 @@
+"""Flow 3: trap -> client -> observations -> verdict -> report. Would this client connect to itself?"""

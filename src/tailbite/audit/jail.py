@@ -1,0 +1,292 @@
+"""The client's life: started in a pid namespace of its own, and ended with everything it ever started.
+
+A client may fork, daemonise, ignore signals, move to another session and never end. The kernel has one means
+against all of that: when the first process of a pid namespace is killed, everything in it is killed
+(pid_namespaces(7)). So the chain is::
+
+    warden (we)  ->  keeper (makes the namespace)  ->  init, pid 1 (reaps)  ->  the client
+
+Each dies with the one before it (PR_SET_PDEATHSIG), so nothing is left when we are killed either.
+
+The caller must have one thread, and the privilege that :func:`tailbite.kernel.namespace.enter_private_network` gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import resource
+import signal
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from tailbite.audit.records import UNSUPPORTED_STATUS, Output, Stdin
+from tailbite.kernel.namespace import die_with_parent, unshare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["Jail", "OutputKeeper"]
+
+_CLONE_NEWNS: Final = 0x00020000
+_CLONE_NEWPID: Final = 0x20000000
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_MS_REC: Final = 1 << 14
+_MS_PRIVATE: Final = 1 << 18
+
+_KEEP = 64 * 1024
+_READ = 256 * 1024
+
+# What init tells over the pipe: kind and number.
+_NEWS: Final = struct.Struct("=ci")
+_PID, _EXITED, _EMPTY, _FAILED = b"p", b"x", b"e", b"f"
+
+
+class OutputKeeper:
+    """The first and the last 64 KiB of a stream of any length, and its length."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._total = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._total += len(data)
+        room = _KEEP - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:][-_KEEP:]
+        if len(self._tail) > _KEEP:
+            del self._tail[:-_KEEP]
+
+    def output(self) -> Output:
+        """Return what is kept."""
+        return Output(bytes(self._head), bytes(self._tail), self._total)
+
+
+class Jail:
+    """A running client. A context manager: at its end nothing of the client is left.
+
+    Args:
+        command: program and arguments.
+        environment: all of its environment.
+        folder: where it runs.
+        stdin: what it finds on its standard input.
+
+    Attributes:
+        exit_status: the client's; negative for a signal; None while it runs.
+        is_empty: True when neither the client nor anything it started is left.
+        trouble: one sentence if it could not be started; the exit status is 127 then.
+        output: stdout and stderr, in the order they came.
+        answers: stdout alone.
+
+    Raises:
+        OSError: no pid namespace to be had.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        stdin: Stdin = Stdin.SILENT,
+    ) -> None:
+        self.exit_status: int | None = None
+        self.is_empty = False
+        self.trouble: str | None = None
+        self.output = OutputKeeper()
+        self.answers = OutputKeeper()
+        self._init = 0
+        self._command = command
+        self._open: list[int] = []
+        try:
+            self._news, news = self._pipe()
+            self._stdout, stdout = self._pipe()
+            self._stderr, stderr = self._pipe()
+            if stdin is Stdin.SILENT:
+                # We keep the other end, so it never comes to its end.
+                theirs, self._stdin = self._pipe()
+            else:
+                theirs = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                self._open.append(theirs)
+            _become_subreaper()
+            warden = os.getpid()
+            self._keeper = os.fork()
+            if self._keeper == 0:
+                _keep(warden, _Start(news, (theirs, stdout, stderr), tuple(command), dict(environment), folder))
+        except BaseException:
+            self._close()
+            raise
+        for ours in (news, stdout, stderr, theirs):
+            self._open.remove(ours)
+            os.close(ours)
+        for ours in (self._news, self._stdout, self._stderr):
+            os.set_blocking(ours, False)
+
+    def _pipe(self) -> tuple[int, int]:
+        ends = os.pipe()
+        self._open += ends
+        return ends
+
+    def _close(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
+
+    def __enter__(self) -> Jail:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def descriptors(self) -> list[int]:
+        """Return what to wait for: readable when there is output or news."""
+        return [end for end in (self._news, self._stdout, self._stderr) if end in self._open]
+
+    def pump(self) -> None:
+        """Take output and news that have come; never waits, and never takes long however much there is."""
+        for end in (self._stdout, self._stderr):
+            data = self._read(end, _READ)
+            self.output.feed(data)
+            if end == self._stdout:
+                self.answers.feed(data)
+        news = self._read(self._news, _NEWS.size * 64)
+        for kind, number in _NEWS.iter_unpack(news[: len(news) // _NEWS.size * _NEWS.size]):
+            if kind == _PID:
+                self._init = number
+            elif kind == _EXITED:
+                self.exit_status = number
+            elif kind == _EMPTY:
+                self.is_empty = True
+            else:
+                self.trouble = f"cannot run {self._command[0]}: {os.strerror(number)}"
+
+    def _read(self, end: int, size: int) -> bytes:
+        if end not in self._open:
+            return b""
+        try:
+            data = os.read(end, size)
+        except BlockingIOError:
+            return b""
+        if not data:  # nobody has the other end any more
+            self._open.remove(end)
+            os.close(end)
+        return data
+
+    def end(self) -> None:
+        """Kill what is left, and wait until it is gone."""
+        if self._keeper:
+            # The keeper's death kills init, and init's death everything else.
+            os.kill(self._keeper, signal.SIGKILL)
+            os.waitpid(self._keeper, 0)
+            self._keeper = 0
+            self.pump()
+        if self._init:
+            # We are the subreaper, so an init that is left is our child now, and its pid cannot be another's. It ends
+            # after the last process of its namespace: until then the client's ports are held.
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(self._init, os.WNOHANG) == (0, 0):
+                    os.kill(self._init, signal.SIGKILL)
+                    os.waitpid(self._init, 0)
+            self._init = 0
+            self.pump()
+        self._close()
+
+
+def _tell(news: int, kind: bytes, number: int) -> None:
+    with contextlib.suppress(OSError):
+        os.write(news, _NEWS.pack(kind, number))
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What the chain hands down to the client."""
+
+    news: int
+    stdio: tuple[int, int, int]
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    folder: Path
+
+
+def _keep(warden: int, start: _Start) -> NoReturn:
+    """Run as the keeper: make the namespace, start its init, and stay until killed."""
+    try:
+        die_with_parent()
+        if os.getppid() != warden:
+            os._exit(0)  # it died before we asked to be told
+        os.setsid()
+        unshare(_CLONE_NEWPID | _CLONE_NEWNS)
+        keeper_lives, init_is_tied = os.pipe()
+        init = os.fork()
+        if init == 0:
+            os.close(keeper_lives)
+            _reap(start, init_is_tied)
+        os.close(init_is_tied)
+        _tell(start.news, _PID, init)
+        for end in (start.news, *start.stdio):
+            os.close(end)
+        os.waitpid(init, 0)
+    except OSError as error:
+        _tell(start.news, _FAILED, error.errno or errno.EPERM)
+        _tell(start.news, _EXITED, UNSUPPORTED_STATUS)
+        _tell(start.news, _EMPTY, 0)
+    finally:
+        os._exit(0)
+
+
+def _reap(start: _Start, tied: int) -> NoReturn:
+    """Run as init: start the client, reap everything, tell when it exits and when nothing is left."""
+    try:
+        die_with_parent()
+        os.write(tied, b".")  # fails if the keeper died before the line above
+        os.close(tied)
+        _own_proc()
+        client = os.fork()
+        if client == 0:
+            _become(start)
+        # What the client inherits may stay open as long as it likes; what we hold must not keep it open.
+        for end in start.stdio:
+            os.close(end)
+        while True:
+            pid, status = os.wait()
+            if pid == client:
+                _tell(start.news, _EXITED, os.waitstatus_to_exitcode(status))
+    except ChildProcessError:
+        _tell(start.news, _EMPTY, 0)
+    finally:
+        os._exit(0)
+
+
+def _own_proc() -> None:
+    """Mount a /proc that shows this namespace, where the system allows it; programs look up their own pid there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0:
+        libc.mount(b"proc", b"/proc", b"proc", 0, None)
+
+
+def _become_subreaper() -> None:
+    """Become the parent of orphaned descendants (prctl(2), Linux 3.4)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _become(start: _Start) -> NoReturn:
+    """Become the client: a session of its own, default signals, nothing open but stdin, stdout and stderr."""
+    try:
+        os.setsid()
+        for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.chdir(start.folder)
+        for wanted, end in enumerate(start.stdio):
+            os.dup2(end, wanted)  # the pipes lie above 2: whoever started us had all three
+        os.execvpe(start.command[0], start.command, start.environment)
+    except OSError as error:
+        _tell(start.news, _FAILED, error.errno or errno.ENOENT)
+    finally:
+        os._exit(UNSUPPORTED_STATUS)

@@ -1,0 +1,220 @@
+"""Watching a namespace from the kernel's side: packets, socket states, counters. No client knows it is watched.
+
+The packets are the complete record: a self-connect that lasts a millisecond is three segments like any other, and
+polling would miss it. Socket states make the timeline, and tell what stands at the end. The counters of
+``/proc/net/snmp`` are the cross-check.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailbite.audit.records import Ending, SelfConnect, StateSpan
+from tailbite.kernel.packets import Capture, Packet, TcpFlags, TcpSegment
+from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["SelfConnects", "Timeline", "Watch", "read_counters"]
+
+_MOST_PACKETS = 50_000
+_MOST_DIALS = 1_000
+_MOST_ECHO = 65_536
+
+
+class SelfConnects:
+    """Fold segments into self-connects. Pure: the segments carry their times.
+
+    All self-connects on one address and port have the same four-tuple, so there is one at a time: a SYN begins it,
+    the SYN+ACK with the same sequence number establishes it (RFC 9293 section 3.5, figure 7), FIN or RST ends it.
+
+    Args:
+        port: the dead port.
+        start_ns: nanoseconds since 1970 that count as 0 s.
+    """
+
+    def __init__(self, port: int, start_ns: int = 0) -> None:
+        self._port = port
+        self._start_ns = start_ns
+        self._opening: dict[str, int] = {}
+        self._found: list[SelfConnect] = []
+        self._current: dict[str, tuple[int, int]] = {}  # host -> index in _found, initial sequence number
+        self.dials = 0
+        self.dialled: list[float] = []
+        self.written = bytearray()
+        """What was sent to itself, the first 64 KiB."""
+
+    def feed(self, segment: TcpSegment) -> None:
+        """Take the next segment."""
+        if segment.destination.port != self._port:
+            return
+        at = (segment.timestamp_ns - self._start_ns) / 1e9
+        flags = segment.flags
+        if TcpFlags.SYN in flags and TcpFlags.ACK not in flags:
+            self.dials += 1
+            if len(self.dialled) < _MOST_DIALS:
+                self.dialled.append(at)
+        if segment.is_to_itself:
+            self._feed_own(segment, at, flags)
+
+    def _feed_own(self, segment: TcpSegment, at: float, flags: TcpFlags) -> None:
+        host = segment.source.host
+        if TcpFlags.RST in flags:
+            self._opening.pop(host, None)
+            self._end(host, at, Ending.RESET)
+        elif TcpFlags.SYN in flags and TcpFlags.ACK not in flags:
+            # A TIME-WAIT can be used again after a second: then the old one ended with it.
+            self._opening[host] = segment.sequence
+            self._current.pop(host, None)
+        elif TcpFlags.SYN in flags:
+            if self._opening.get(host) == segment.sequence:
+                del self._opening[host]
+                self._current[host] = (len(self._found), segment.sequence)
+                self._found.append(SelfConnect(at, None, Ending.OPEN, host, 0))
+        elif host in self._current:
+            index, initial = self._current[host]
+            now = self._found[index]
+            sent = (segment.sequence + segment.payload_length - initial - 1) & 0xFFFFFFFF
+            # Keepalive probes and retransmissions repeat what was counted.
+            if segment.payload_length and now.sent < sent < 1 << 31:
+                self._found[index] = SelfConnect(now.start, now.end, now.ending, host, sent)
+                self.written += segment.payload[: _MOST_ECHO - len(self.written)]
+            if TcpFlags.FIN in flags:
+                self._end(host, at, Ending.CLOSED)
+
+    def _end(self, host: str, at: float, ending: Ending) -> None:
+        if host not in self._current:
+            return
+        index, _ = self._current[host]
+        now = self._found[index]
+        # RST after FIN takes the TIME-WAIT away again (RFC 1337 calls it assassination).
+        if now.ending is Ending.OPEN:
+            self._found[index] = SelfConnect(now.start, at, ending, host, now.sent)
+        elif ending is Ending.RESET:
+            self._found[index] = SelfConnect(now.start, now.end, ending, host, now.sent)
+
+    @property
+    def found(self) -> tuple[SelfConnect, ...]:
+        """Those that were established, the oldest first."""
+        return tuple(self._found)
+
+    @property
+    def open_since(self) -> float | None:
+        """When the oldest that still stands began; None if none stands."""
+        return min((found.start for found in self._found if found.ending is Ending.OPEN), default=None)
+
+
+class Timeline:
+    """Fold polls of the socket list into spans of states. Pure: the time of each poll is passed in."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._running: dict[str, float] = {}
+        self._spans: list[StateSpan] = []
+
+    def feed(self, at: float, sockets: Iterable[TcpSocket]) -> None:
+        """Take what a poll at this time showed."""
+        now = {_label(found) for found in sockets if found.endpoints.local.port == self._port}
+        for gone in self._running.keys() - now:
+            self._spans.append(StateSpan(gone, self._running.pop(gone), at))
+        for label in now:
+            self._running.setdefault(label, at)
+
+    def spans(self, until: float) -> tuple[StateSpan, ...]:
+        """Return all spans; those that still run end ``until``."""
+        running = [StateSpan(label, start, until) for label, start in self._running.items()]
+        return tuple(sorted([*self._spans, *running], key=lambda span: (span.start, span.state)))
+
+
+def _label(found: TcpSocket) -> str:
+    return f"{found.state.label} to itself" if found.is_self_connected else found.state.label
+
+
+class Watch:
+    """Everything that is recorded of the calling thread's namespace, from now on. A context manager.
+
+    Args:
+        port: the dead port.
+
+    Raises:
+        OSError: no packet socket or no sock_diag here.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._diag = SockDiag()
+        try:
+            self._capture = Capture(snap_length=2048)
+        except BaseException:
+            self._diag.__exit__()
+            raise
+        self._start_ns = time.time_ns()
+        self._counters = read_counters()
+        self.self_connects = SelfConnects(port, self._start_ns)
+        self.timeline = Timeline(port)
+        self.packets: list[Packet] = []
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._capture.close()
+        self._diag.__exit__()
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there are packets."""
+        return self._capture.fileno()
+
+    @property
+    def now(self) -> float:
+        """Seconds since the watch began; the clock is the packets' own."""
+        return (time.time_ns() - self._start_ns) / 1e9
+
+    @property
+    def lost(self) -> int:
+        """Packets there was no room for."""
+        return self._capture.lost
+
+    def look(self) -> list[TcpSocket]:
+        """Take the new packets and one poll of the sockets; return those on the port."""
+        for packet in self._capture.read():
+            if len(self.packets) < _MOST_PACKETS:
+                self.packets.append(packet)
+            try:
+                segment = packet.segment()
+            except ValueError:
+                continue  # not cut by us: a raw socket of the client's sends what it likes
+            if segment is not None:
+                self.self_connects.feed(segment)
+        sockets = [found for found in self._diag.dump() if found.endpoints.local.port == self._port]
+        self.timeline.feed(self.now, sockets)
+        return sockets
+
+    def is_held(self) -> bool:
+        """Tell whether a self-connected socket stands on the port now."""
+        return any(found.is_self_connected and found.state is TcpState.ESTABLISHED for found in self.look())
+
+    def counted(self) -> int | None:
+        """Return the self-connects since the watch began by the counters: see :func:`read_counters`."""
+        now = read_counters()
+        if now is None or self._counters is None:
+            return None
+        return now - self._counters
+
+
+def read_counters() -> int | None:
+    """Return ActiveOpens - AttemptFails - PassiveOpens of the thread's namespace (RFC 4022), or None.
+
+    Connections that began with connect(2) and were established, without those that a listener of the same
+    namespace took: on a ``lo`` of its own, that leaves connections to itself.
+    """
+    try:
+        lines = Path("/proc/thread-self/net/snmp").read_text(encoding="ascii").splitlines()
+        names, numbers = (line.split()[1:] for line in lines if line.startswith("Tcp:"))
+        values = dict(zip(names, map(int, numbers), strict=True))
+        return values["ActiveOpens"] - values["AttemptFails"] - values["PassiveOpens"]
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,164 @@
+"""Recovery: a server wants the port. For how long is it kept down, and when is the client connected to it?
+
+The range is widened first: in a range of two ports one TIME-WAIT would leave the client no port to come back with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from tailbite.audit import trap
+from tailbite.audit.records import Recovery
+from tailbite.kernel.sock_diag import TcpState
+
+if TYPE_CHECKING:
+    from tailbite.audit.jail import Jail
+    from tailbite.audit.live import Live, Setting
+    from tailbite.audit.records import Limits, Phase
+    from tailbite.kernel.sock_diag import TcpSocket
+
+__all__ = ["measure_recovery"]
+
+_BETWEEN_SERVERS = 0.25
+"""Seconds between two starts of a real server that could not: what a supervisor might wait, and less."""
+
+_PLAIN_LAG = 2.0
+"""Seconds a bind without SO_REUSEADDR may lag behind one with it before the server starts without waiting for it."""
+
+_WILDCARDS = frozenset({"0.0.0.0", "::"})
+
+
+def measure_recovery(live: Live, where: Phase, limits: Limits, setting: Setting) -> Recovery:
+    """Let the client settle, start a server on P, and watch both, until both are well or patience is over.
+
+    Args:
+        live: the client.
+        where: the trap it runs in.
+        limits: ``settle``, ``patience`` and ``server`` count.
+        setting: where the server runs.
+    """
+    patience = limits.patience or 0.0
+    _settle(live, limits)
+    trap.widen()
+    began = live.watch.now
+    with contextlib.closing(_RealServer(setting) if limits.server else _Listeners(where)) as server:
+        served_after = recovered_after = None
+        while (after := live.watch.now - began) < patience:
+            server.step(after)
+            live.tick()
+            if served_after is None and server.is_up(live.sockets, where):
+                served_after = live.watch.now - began
+            if served_after is not None:
+                if any(_is_service(found) for found in live.sockets):
+                    recovered_after = live.watch.now - began
+                if recovered_after is not None or live.is_gone:
+                    break
+        return Recovery(
+            began=began,
+            plain_after=server.plain_after,
+            reuse_after=server.reuse_after,
+            served_after=served_after,
+            recovered_after=recovered_after,
+            gave_up_after=live.watch.now - began,
+            real_server=limits.server is not None,
+        )
+
+
+def _settle(live: Live, limits: Limits) -> None:
+    """Wait until the client had its time with itself; one that does not dial, or is gone, is not waited for."""
+    while not live.is_gone:
+        live.tick()
+        now, seen = live.watch.now, live.watch.self_connects
+        if seen.found:
+            if now - seen.found[0].start >= limits.settle:
+                return
+        elif now >= (seen.dialled[0] + limits.settle if seen.dialled else limits.dial):
+            return
+
+
+def _is_service(found: TcpSocket) -> bool:
+    """Tell whether this is the server's end of a connection; the client's end has another local port."""
+    return found.state is TcpState.ESTABLISHED and not found.is_self_connected
+
+
+class _Listeners:
+    """A plain server: tries to bind every tick, and listens as soon as it can.
+
+    Most servers set SO_REUSEADDR, so this one does when it starts; whether it could have started without is tried
+    first, each time. A socket that is bound and closed leaves nothing.
+    """
+
+    def __init__(self, where: Phase) -> None:
+        self._where = where
+        self._listeners: list[socket.socket] = []
+        self.plain_after: float | None = None
+        self.reuse_after: float | None = None
+
+    def step(self, after: float) -> None:
+        if self._listeners:
+            for listener in self._listeners:
+                with contextlib.suppress(OSError):
+                    # Taken out of the queue, and reset: one who dials again and again must not find it full.
+                    listener.accept()
+            return
+        hosts, port = self._where.addresses, self._where.port
+        if self.plain_after is None and all(trap.server_can_bind(host, port, reuse=False) for host in hosts):
+            self.plain_after = after
+        if self.reuse_after is None and all(trap.server_can_bind(host, port, reuse=True) for host in hosts):
+            self.reuse_after = after
+        if self.reuse_after is not None and (self.plain_after is not None or after > self.reuse_after + _PLAIN_LAG):
+            self._listen()
+
+    def _listen(self) -> None:
+        for host in self._where.addresses:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            try:
+                listener = socket.create_server((host, self._where.port), family=family, backlog=1024)
+            except OSError:  # it came in between: next tick
+                self.close()
+                return
+            listener.setblocking(False)
+            self._listeners.append(listener)
+
+    def is_up(self, sockets: list[TcpSocket], where: Phase) -> bool:
+        return bool(self._listeners)
+
+    def close(self) -> None:
+        while self._listeners:
+            self._listeners.pop().close()
+
+
+class _RealServer:
+    """The server of ``--server``, started again and again until it serves.
+
+    Beside it nothing else tries to bind: a try that works would make the server's own fail.
+    """
+
+    plain_after = None
+    reuse_after = None
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._jail: Jail | None = None
+        self._due = 0.0
+
+    def step(self, after: float) -> None:
+        if self._jail is not None:
+            self._jail.pump()
+            if self._jail.is_empty:
+                self.close()
+                self._due = after + _BETWEEN_SERVERS
+        elif after >= self._due:
+            self._jail = self._setting.jail(self._setting.client.command)
+
+    def is_up(self, sockets: list[TcpSocket], where: Phase) -> bool:
+        # A server on 0.0.0.0 and :: that got the one and not the other is half up: look at the address that counts.
+        listening = {found.endpoints.local.host for found in sockets if found.state is TcpState.LISTEN}
+        return all(host in listening or listening & _WILDCARDS for host in where.addresses[:1])
+
+    def close(self) -> None:
+        if self._jail is not None:
+            self._jail.end()
+            self._jail = None

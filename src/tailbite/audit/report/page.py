@@ -1,0 +1,120 @@
+"""One self-contained HTML page: the matrix, and below it each client with its pictures. No script, nothing loaded."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from html import escape
+from typing import TYPE_CHECKING
+
+from tailbite.audit.judge import meets
+from tailbite.audit.records import Left, Word
+from tailbite.audit.report.timeline import timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tailbite.audit.records import Observation, Verdict
+
+__all__ = ["page"]
+
+_STYLE = """
+:root { color-scheme: light; font: 15px/1.45 system-ui, sans-serif; }
+body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #1c2226; background: #fff; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #d8dee2; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+.word { border-radius: .25rem; padding: .05rem .45rem; color: #fff; white-space: nowrap; }
+.immune { background: #2e7d32; } .aborts { background: #8a6d00; } .blocks { background: #b3541e; }
+.holds { background: #b71c1c; } .unexercised, .inconclusive, .unsupported { background: #5f6b73; }
+.scroll { overflow-x: auto; }
+svg text { font: 11px system-ui, sans-serif; fill: #1c2226; } svg .grid { stroke: #e4e9ec; }
+pre { background: #f3f6f8; padding: .6rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
+details { margin: .4rem 0 1rem; } summary { cursor: pointer; } h2 { margin-top: 2.2rem; }
+"""
+
+_MEANINGS = {
+    Word.IMMUNE: "dialled the dead port, never itself",
+    Word.ABORTS: "connected to itself, reset it within a second",
+    Word.BLOCKS: "dropped it, and left a TIME-WAIT that keeps the server down",
+    Word.HOLDS: "kept it: no server can start",
+    Word.UNEXERCISED: "never dialled the port: no pass",
+    Word.INCONCLUSIVE: "could not be watched",
+    Word.UNSUPPORTED: "not possible here",
+}
+
+
+def page(verdicts: Sequence[Verdict], required: Word) -> str:
+    """Return the HTML text.
+
+    Args:
+        verdicts: one per client.
+        required: the worst verdict that passes.
+    """
+    good = sum(meets(verdict.verdict, required) for verdict in verdicts)
+    rows = "".join(_row(position, verdict) for position, verdict in enumerate(verdicts))
+    parts = "".join(_client(position, verdict) for position, verdict in enumerate(verdicts))
+    legend = " ".join(f"{_badge(word)} {escape(meaning)};" for word, meaning in _MEANINGS.items()).rstrip(";")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>tailbite audit</title><style>{_STYLE}</style></head><body>"
+        f"<h1>Would it connect to itself?</h1><p>{good} of {len(verdicts)} clients are {required.value}"
+        f"{'' if required is Word.IMMUNE else ' or better'}.</p>"
+        '<div class="scroll"><table id="matrix"><thead><tr><th>client</th><th>verdict</th><th>believed</th>'
+        '<th class="number">times</th><th class="number">longest hold</th><th>left</th>'
+        '<th class="number">server down<br>plain / reuse</th><th class="number">recovered</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div><p>{legend}.</p>{parts}</body></html>\n"
+    )
+
+
+def _badge(word: Word) -> str:
+    return f'<span class="word {word.value}">{word.value}</span>'
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f} s" if value < 1 else f"{value:.1f} s"
+
+
+def _row(position: int, verdict: Verdict) -> str:
+    open_ended = "&gt; " if verdict.left is Left.ESTABLISHED else ""
+    down = (
+        _seconds(verdict.server_down)
+        if verdict.server_down is not None
+        else f"{_seconds(verdict.server_down_plain)} / {_seconds(verdict.server_down_reuse)}"
+    )
+    return (
+        f'<tr><td><a href="#client-{position}">{escape(verdict.client)}</a> {escape(verdict.version)}</td>'
+        f"<td>{_badge(verdict.verdict)}</td><td>{verdict.believed.value}</td>"
+        f'<td class="number">{verdict.self_connects}</td>'
+        f'<td class="number">{open_ended}{_seconds(verdict.longest_hold)}</td>'
+        f"<td>{verdict.left.value if verdict.left else '–'}</td>"
+        f'<td class="number">{down}</td><td class="number">{_seconds(verdict.recovered_after)}</td></tr>'
+    )
+
+
+def _client(position: int, verdict: Verdict) -> str:
+    phases = "".join(map(_phase, verdict.observations))
+    return (
+        f'<section id="client-{position}"><h2>{escape(verdict.client)} {_badge(verdict.verdict)}</h2>'
+        f"<p>{escape(verdict.reason)}.</p><pre>{_text(shlex.join(verdict.command))}</pre>{phases}</section>"
+    )
+
+
+def _phase(seen: Observation) -> str:
+    said = seen.output.text
+    output = f"<details><summary>output, {seen.output.total} bytes</summary><pre>{_text(said[:8000])}</pre></details>"
+    trouble = f"<p>{escape(seen.trouble)}</p>" if seen.trouble else ""
+    hits = "once" if len(seen.self_connects) == 1 else f"{len(seen.self_connects)} times"
+    return (
+        f"<h3>{escape(seen.phase.name)}</h3><p>Port {seen.phase.port}, ephemeral ports {seen.phase.ephemeral}; "
+        f"dialled {seen.dials}, connected to itself {hits}; "
+        f"exit status {'none, still running' if seen.exit_status is None else seen.exit_status}.</p>{trouble}"
+        f'<div class="scroll">{timeline(seen)}</div>{output if seen.output.total else ""}'
+    )
+
+
+def _text(text: str) -> str:
+    """Escape, and show control characters as what they are: output of programs is any bytes."""
+    shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", lambda match: f"\\x{ord(match.group()):02x}", text)
+    return escape(shown)

@@ -1,0 +1,196 @@
+"""The seam between an audit's caller and the process it runs in.
+
+Each audit has a process of its own, the warden: entering a user namespace takes a process of one thread, there is no
+way back, and several audits may run at once. The job goes in and the observations come out as pickles, between two
+ends of the same program; no client has these pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tailbite.audit.judge import judge
+from tailbite.audit.records import Client, Limits, Observation
+from tailbite.errors import NamespaceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from tailbite.audit.records import Verdict
+    from tailbite.audit.run import Evidence
+
+__all__ = ["Audit", "audit", "be_the_warden"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    client: Client
+    limits: Limits
+    scratch: Path
+    with_packets: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    observation: Observation
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: Exception
+
+
+def audit(
+    client: Client,
+    limits: Limits | None = None,
+    *,
+    keep: Callable[[Observation, Evidence], None] | None = None,
+    progress: Callable[[Observation], None] | None = None,
+) -> Verdict:
+    """Run a client in the traps and return the verdict. Nothing of it is left afterwards, interrupted or not.
+
+    Args:
+        client: the client.
+        limits: how long to watch; the defaults if not given.
+        keep: is called with each observation and its evidence (packets and sysctls).
+        progress: is called with each observation.
+
+    Raises:
+        NamespaceUnavailable: this system does not let us make the private namespaces.
+        OSError: the client cannot be watched here: no packet socket, no sock_diag.
+    """
+    limits = limits or Limits()
+    with Audit(client, limits, with_packets=keep is not None) as running:
+        seen = []
+        for observation, evidence in running.observations():
+            seen.append(observation)
+            if keep is not None and evidence is not None:
+                keep(observation, evidence)
+            if progress is not None:
+                progress(observation)
+    return judge(client, seen)
+
+
+class Audit:
+    """An audit under way. A context manager: left early, it ends the client and everything it started.
+
+    Args:
+        client: the client.
+        limits: how long to watch.
+        with_packets: True to hand out the packets, too.
+    """
+
+    def __init__(self, client: Client, limits: Limits, *, with_packets: bool = False) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tailbite-audit-", ignore_cleanup_errors=True)
+        try:
+            # -P: the folder we are called in may hold a module called like one of ours.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tailbite.audit"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C on the terminal is the caller's
+            )
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        self._job = _Job(client, limits, Path(self._folder.name), with_packets)
+
+    def __enter__(self) -> Audit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def observations(self) -> Iterator[tuple[Observation, Evidence | None]]:
+        """Yield what is seen, phase by phase.
+
+        Raises:
+            NamespaceUnavailable: no private namespaces on this system.
+            OSError: the client cannot be watched here, or the warden was killed.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        pickle.dump(self._job, stdin)
+        stdin.close()
+        while True:
+            try:
+                message: Any = pickle.load(stdout)
+            except (EOFError, pickle.UnpicklingError):
+                raise OSError("the process of this audit was killed") from None
+            if message is None:
+                return
+            if isinstance(message, _Failed):
+                raise message.error
+            yield message.observation, message.evidence
+
+    def stop(self) -> None:
+        """Have it end soon, from any thread; :meth:`observations` raises then."""
+        self._process.terminate()
+
+    def close(self) -> None:
+        """End it, and wait until nothing is left of the client: neither process, nor namespace, nor file."""
+        process = self._process
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdout is not None:
+            # Every process of the jail but the client holds the other end: at the end of file they are gone, and the
+            # client with them.
+            with contextlib.suppress(OSError):
+                while process.stdout.read(1 << 16):
+                    pass
+            process.stdout.close()
+        self._folder.cleanup()
+
+
+def be_the_warden() -> NoReturn:
+    """Read the job from stdin, write what is seen to stdout."""
+    from tailbite.audit.run import run_audit
+    from tailbite.kernel import namespace
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    namespace.die_with_parent()
+    job = pickle.load(sys.stdin.buffer)
+    sys.stdin.close()
+    os.open(os.devnull, os.O_RDONLY)  # 0 again, so that no pipe of the jail gets that number
+    out = sys.stdout.buffer
+
+    def send(message: object) -> None:
+        pickle.dump(message, out)
+        out.flush()
+
+    def keep(observation: Observation, evidence: Evidence) -> None:
+        send(_Seen(observation, evidence if job.with_packets else None))
+
+    try:
+        namespace.enter_private_network(keep_user=True)
+        run_audit(job.client, job.limits, job.scratch, keep)
+        send(None)
+    except BrokenPipeError:
+        pass
+    except (OSError, NamespaceUnavailable, ValueError) as error:
+        send(_Failed(error))
+    os._exit(0)  # all is sent; what the interpreter would tidy up goes with the process
