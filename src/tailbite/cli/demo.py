@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tailbite.cli import exit as status
 from tailbite.cli.output import Unsupported, console, emit_json
+from tailbite.cli.params import RANGE
 from tailbite.core.ports import PortRange
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel.namespace import enter_private_network
@@ -27,18 +28,6 @@ __all__ = ["command"]
 
 STORY_PORT = 32246
 STORY_RANGE = PortRange(9000, 65500)
-
-
-class _Range(click.ParamType[PortRange]):
-    name = "low-high"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> PortRange:
-        if isinstance(value, PortRange):
-            return value
-        try:
-            return PortRange.parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 class _Silent:
@@ -103,7 +92,7 @@ def _private_network(natural: bool) -> Iterator[None]:
 @click.option(
     "--range",
     "ephemeral",
-    type=_Range(),
+    type=RANGE,
     help=f"The ephemeral range the acts begin with, before it is narrowed.  [default: {STORY_RANGE}]",
 )
 @click.option("--full", is_flag=True, help="Wait until the usual cure's TIME-WAIT is over (a minute), and time it.")

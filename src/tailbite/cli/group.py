@@ -11,30 +11,39 @@ import click
 from tailbite._version import __version__
 from tailbite.cli import exit as status
 
-__all__ = ["tailbite"]
+__all__ = ["LazyGroup", "tailbite"]
 
 # name -> (module, one line for --help). The line stands here so that --help loads no command.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("tailbite.cli.demo", "Show the effect and its cure on this kernel, in a private network."),
     "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
+    "lab": ("tailbite.cli.lab", "Measure why, how often, and which cure; draw it."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
+    """A group whose commands are imported when they are called.
+
+    Args:
+        commands: name -> (module that has the command as ``command``, one line for --help).
+    """
+
+    def __init__(self, *args: Any, commands: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._modules = commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self._modules:
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        command: click.Command = import_module(self._modules[cmd_name][0]).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in self._modules.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and turn an interruption into status 130, and a reader that went away into silence."""
@@ -53,6 +62,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
+    commands=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
     no_args_is_help=True,
 )

@@ -1,0 +1,93 @@
+"""What a strategy costs per connect, against the naive one, to a live server on loopback.
+
+Block by block in turn, so that a machine's changing speed hits both alike; the ratio is the median of the ratios of
+neighbouring blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from tailbite.kernel.sockopt import abort
+from tailbite.lab.strategies import HOST, STRATEGIES, Strategy
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+__all__ = ["Cost", "cost"]
+
+_PORT = 46884
+_BLOCK = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of one connect.
+
+    Attributes:
+        strategy: the strategy's name.
+        naive_us: median microseconds of the naive one.
+        own_us: median microseconds of this one.
+        ratio: median of the ratios of neighbouring blocks.
+        low: their first quartile.
+        high: their third quartile.
+    """
+
+    strategy: str
+    naive_us: float
+    own_us: float
+    ratio: float
+    low: float
+    high: float
+
+
+def cost(strategy: Strategy, *, blocks: int = 120) -> Cost:
+    """Measure in the calling thread's network namespace, which must be a private one with the default range."""
+    naive = STRATEGIES[0]
+    pairs = []
+    with socket.create_server((HOST, _PORT), backlog=64) as server:
+        for number in range(blocks + 1):
+            order = (naive, strategy) if number % 2 else (strategy, naive)
+            spent = {}
+            for position, each in enumerate(order):
+                preparation: AbstractContextManager[None] = (
+                    strategy.prepare(_PORT) if each is strategy else contextlib.nullcontext()
+                )
+                with preparation:
+                    # Its own place in the order tells the naive one apart when it is compared with itself.
+                    spent[each.name, position] = _block(each, server)
+            first, second = spent.values()
+            pairs.append((first, second) if number % 2 else (second, first))
+    pairs = pairs[1:]  # the first warms up
+    ratios = [own / plain for plain, own in pairs]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return Cost(
+        strategy=strategy.name,
+        naive_us=round(statistics.median(plain for plain, _ in pairs) * 1e6, 2),
+        own_us=round(statistics.median(own for _, own in pairs) * 1e6, 2),
+        ratio=round(middle, 3),
+        low=round(low, 3),
+        high=round(high, 3),
+    )
+
+
+def _block(strategy: Strategy, server: socket.socket) -> float:
+    """Return the seconds of one connect; accepting and closing happen outside the measured time."""
+    dial, spent = strategy.dial, 0.0
+    for _ in range(_BLOCK):
+        began = perf_counter()
+        client = dial(_PORT, _nothing)
+        spent += perf_counter() - began
+        accepted = server.accept()[0]
+        if client is not None:
+            abort(client)
+        accepted.close()
+    return spent / _BLOCK
+
+
+def _nothing() -> None: ...

@@ -1,0 +1,138 @@
+"""The model against what was measured: mean, laps, and the whole distribution."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tailbite.core.laws import Laps
+from tailbite.core.odds import odds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tailbite.core.odds import Odds
+    from tailbite.lab.loop import LoopSettings, Tally
+
+__all__ = ["Fit", "fit", "kolmogorov_smirnov", "wilson"]
+
+_CRITICAL = 0.01
+_TWO_SIDED_99 = 2.576
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well the model of :mod:`tailbite.core.odds` describes the self-connects that were seen.
+
+    Attributes:
+        waits: how many times from one self-connect to the next were seen.
+        mean: their mean, attempts.
+        model_mean: what the model says.
+        error: the standard error of the mean, by the model's own spread being that of the data.
+        laps: laps around the range in all those waits; None if draws are independent, or laps are a few strides.
+        lap_chance: the share of laps that hit.
+        lap_low: lower end of its 99 % confidence interval (Wilson).
+        lap_high: upper end.
+        model_lap_chance: what the model says; 2/9 when nothing is taken.
+        distance: Kolmogorov-Smirnov statistic of the waits.
+        p_value: the probability of such a distance or a larger one if the model is true.
+    """
+
+    waits: int
+    mean: float
+    model_mean: float
+    error: float
+    laps: int | None
+    lap_chance: float | None
+    lap_low: float | None
+    lap_high: float | None
+    model_lap_chance: float | None
+    distance: float
+    p_value: float
+
+    @property
+    def deviation(self) -> float:
+        """How far the mean is from the model's, as a share of it."""
+        return self.mean / self.model_mean - 1
+
+    @property
+    def agrees(self) -> bool:
+        """True if nothing speaks against the model at the 1 % level."""
+        within = abs(self.mean - self.model_mean) <= _TWO_SIDED_99 * self.error
+        laps = (
+            self.lap_low is None
+            or self.lap_high is None
+            or self.model_lap_chance is None
+            or self.lap_low <= self.model_lap_chance <= self.lap_high
+        )
+        return within and laps and self.p_value > _CRITICAL
+
+
+def expected(settings: LoopSettings) -> Odds:
+    """Return the model of a loop in a namespace where nothing is reserved and nobody else holds a port."""
+    return odds(settings.port, settings.ephemeral, binds_first=settings.binds_first)
+
+
+def waits_of(tallies: Sequence[Tally]) -> list[int]:
+    """Return the attempts from hit to hit; the first hit of each worker began at an unknown place and is left out."""
+    return sorted(wait for tally in tallies for wait in tally.hits[1:])
+
+
+def fit(settings: LoopSettings, tallies: Sequence[Tally]) -> Fit | None:
+    """Compare; None if there is nothing to compare: no two hits in a row, or a port the model never hits."""
+    model = expected(settings)
+    waits = waits_of(tallies)
+    if model.law is None or len(waits) < 2:
+        return None
+    law = model.law
+    laps = chance = low = high = model_chance = None
+    if isinstance(law, Laps):
+        # The k-th lap ends after k L attempts, give or take a few dozen: which lap hit is beyond doubt.
+        laps = sum(max(1, round(wait / law.lap)) for wait in waits)
+        chance, model_chance = len(waits) / laps, law.chance
+        low, high = wilson(len(waits), laps)
+    distance, p_value = kolmogorov_smirnov(waits, lambda wait: 1 - law.survival_between(wait))
+    return Fit(
+        waits=len(waits),
+        mean=statistics.mean(waits),
+        model_mean=model.between,
+        error=statistics.stdev(waits) / math.sqrt(len(waits)),
+        laps=laps,
+        lap_chance=chance,
+        lap_low=low,
+        lap_high=high,
+        model_lap_chance=model_chance,
+        distance=distance,
+        p_value=p_value,
+    )
+
+
+def wilson(hits: int, trials: int, z: float = _TWO_SIDED_99) -> tuple[float, float]:
+    """Return the Wilson score interval of a share (E. B. Wilson, 1927)."""
+    share = hits / trials
+    centre = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return (centre - half) / scale, (centre + half) / scale
+
+
+def kolmogorov_smirnov(values: Sequence[int], distribution: Callable[[float], float]) -> tuple[float, float]:
+    """Return the largest distance of the values from a distribution function, and its p-value.
+
+    The values are whole numbers: P(T <= v) is compared with the share up to v, P(T <= v - 1) with the share below.
+    The p-value is Kolmogorov's series with Stephens' correction (1970); for such values it errs towards 1.
+    """
+    ordered = sorted(values)
+    count = len(ordered)
+    distance = 0.0
+    for number, value in enumerate(ordered):
+        if number == 0 or ordered[number - 1] != value:
+            distance = max(distance, abs(distribution(value - 0.5) - number / count))
+        if number == count - 1 or ordered[number + 1] != value:
+            distance = max(distance, abs(distribution(value + 0.5) - (number + 1) / count))
+    root = math.sqrt(count)
+    scaled = (root + 0.12 + 0.11 / root) * distance
+    series = sum((-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101))
+    return distance, min(1.0, max(0.0, 2 * series)) if scaled > 0.2 else 1.0

@@ -1,0 +1,108 @@
+"""What an experiment measured, as JSON lines: one header with the facts of the machine, then one row per result.
+
+A name that ends in ``.gz`` is compressed, without a time stamp, so the same data give the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import platform
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailbite._version import __version__
+
+__all__ = ["NotARecord", "Record", "machine_facts", "read_record", "write_atomically", "write_record"]
+
+
+class NotARecord(ValueError):  # noqa: N818 - it says what is so
+    """The file is no record of that experiment; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One file of measurements.
+
+    Attributes:
+        experiment: ``loop``, ``cures``, ...: which command made it.
+        header: what was asked for, and the facts of the machine.
+        rows: what came out.
+    """
+
+    experiment: str
+    header: dict[str, Any]
+    rows: tuple[dict[str, Any], ...]
+
+    @property
+    def machine(self) -> str:
+        """The machine in one line, for captions."""
+        facts = self.header.get("machine") or machine_facts()
+        return f"{facts.get('system')} {facts.get('kernel')}, {facts.get('cpus')} CPUs, Python {facts.get('python')}"
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return what a figure must say about where it was measured; the kernel's version without its build."""
+    return {
+        "system": platform.system(),
+        "kernel": ".".join(platform.release().split("-")[0].split(".")[:2]),
+        "architecture": platform.machine(),
+        "cpus": os.cpu_count(),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "tailbite": __version__,
+    }
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record, completely or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    header = {"schema": f"tailbite.lab.{record.experiment}/1", "machine": machine_facts(), **record.header}
+    text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in (header, *record.rows))
+    data = text.encode()
+    write_atomically(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def read_record(path: Path, experiment: str) -> Record:
+    """Read a record of this experiment.
+
+    Raises:
+        OSError: the file cannot be read.
+        NotARecord: it holds something else.
+    """
+    data = path.read_bytes()
+    try:
+        lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode().splitlines()
+        header, *rows = [json.loads(line) for line in lines if line]
+        schema = header.pop("schema")
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotARecord(f"{path} is no record of 'tailbite lab {experiment}'") from error
+    if schema != f"tailbite.lab.{experiment}/1":
+        raise NotARecord(f"{path} is a record of another kind ({schema}), not of 'tailbite lab {experiment}'")
+    return Record(experiment, header, tuple(rows))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file beside its place and move it there, with the rights a new file has.
+
+    Raises:
+        OSError: the folder is missing or not writable.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(name).chmod(0o666 & ~mask)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise

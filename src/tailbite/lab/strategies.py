@@ -1,0 +1,156 @@
+"""What clients do about self-connects, side by side: each strategy is one way to dial.
+
+A strategy returns a connected socket, or None if it dropped a self-connect, and tells of each one it noticed. Whether
+what it returned is a self-connect after all is not its business: the experiment looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import tailbite
+from tailbite.connect import attempt
+from tailbite.core.plan import HostFacts, plan
+from tailbite.core.ports import PortSet
+from tailbite.kernel.sockopt import abort
+from tailbite.kernel.sysctl import read_reserved_ports, write_reserved_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+__all__ = ["HOST", "STRATEGIES", "Strategy", "is_to_itself"]
+
+HOST = "127.0.0.1"
+_GO_REDIALS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way to deal with self-connects.
+
+    Attributes:
+        name: as on the command line and in figures.
+        text: what it does, in a few words.
+        dial: connect to a port of this host, and call the function for each self-connect noticed; raises OSError if
+            refused.
+        prepare: what is done to the network namespace meanwhile, given the port.
+        binds_first: it draws source ports as bind() does, so the dead port must be one that bind() draws.
+        prevents: it keeps self-connects from coming about, rather than dealing with them.
+    """
+
+    name: str
+    text: str
+    dial: Callable[[int, Callable[[], None]], socket.socket | None]
+    prepare: Callable[[int], AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
+    binds_first: bool = False
+    prevents: bool = False
+
+
+def is_to_itself(sock: socket.socket) -> bool:
+    """Tell whether an IPv4 socket is connected to itself; False if it is not connected any more."""
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:
+        return False
+
+
+def _connect(port: int) -> socket.socket:
+    return socket.create_connection((HOST, port))
+
+
+def _naive(port: int, noticed: Callable[[], None]) -> socket.socket:
+    return _connect(port)
+
+
+def _compare_and_close(port: int, noticed: Callable[[], None]) -> socket.socket | None:
+    """The story's own solution."""
+    sock = _connect(port)
+    if not is_to_itself(sock):
+        return sock
+    noticed()
+    sock.close()
+    return None
+
+
+def _reuse_and_close(port: int, noticed: Callable[[], None]) -> socket.socket | None:
+    """With SO_REUSEADDR on both, a server may bind over the client's TIME-WAIT (inet_csk_bind_conflict)."""
+    # What socket.create_connection does, with one line more: it does not let us set an option before it connects.
+    family, kind, protocol, _, address = socket.getaddrinfo(HOST, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    if not is_to_itself(sock):
+        return sock
+    noticed()
+    sock.close()
+    return None
+
+
+def _as_go(port: int, noticed: Callable[[], None]) -> socket.socket | None:
+    """Go's net.Dial: close and dial again, twice at most, then take what comes (src/net/tcpsock_posix.go)."""
+    sock = _connect(port)
+    for _ in range(_GO_REDIALS):
+        if not is_to_itself(sock):
+            break
+        noticed()
+        sock.close()
+        sock = _connect(port)
+    return sock
+
+
+def _abort(port: int, noticed: Callable[[], None]) -> socket.socket | None:
+    sock = _connect(port)
+    if not is_to_itself(sock):
+        return sock
+    noticed()
+    abort(sock)
+    return None
+
+
+def _tailbite(port: int, noticed: Callable[[], None]) -> socket.socket:
+    return tailbite.create_connection((HOST, port))
+
+
+@contextlib.contextmanager
+def _without_port_ranges(port: int) -> Iterator[None]:
+    """Have tailbite plan as it does before Linux 6.3 and on other systems: bind, and look."""
+    with mock.patch.object(attempt, "plan_for", lambda sock, port: plan(port, 0, HostFacts(None, steerable=False))):
+        yield
+
+
+@contextlib.contextmanager
+def _reserved(port: int) -> Iterator[None]:
+    before = read_reserved_ports()
+    write_reserved_ports(before | PortSet.of([port]))
+    try:
+        yield
+    finally:
+        write_reserved_ports(before)
+
+
+STRATEGIES: tuple[Strategy, ...] = (
+    Strategy("naive", "connect, and believe it", _naive),
+    Strategy("compare and close", "getsockname == getpeername? close (the story's)", _compare_and_close),
+    Strategy("as Go", "close and redial, twice at most (net.Dial)", _as_go),
+    Strategy("reuse and close", "the same, with SO_REUSEADDR on the client", _reuse_and_close),
+    Strategy("abort", "compare, and reset (RST)", _abort),
+    Strategy("port range", "tailbite: IP_LOCAL_PORT_RANGE without the port", _tailbite, prevents=True),
+    Strategy(
+        "bind and look",
+        "tailbite before Linux 6.3: bind, look, then connect",
+        _tailbite,
+        _without_port_ranges,
+        binds_first=True,
+        prevents=True,
+    ),
+    Strategy("reserved port", "ip_local_reserved_ports, any client", _naive, _reserved, prevents=True),
+)
