@@ -50,6 +50,10 @@ class Trap:
         """Prove that the trap springs. A range's perturbed start may need a second draw, never a third."""
         assert any(self.springs(host, source) for _ in range(4)), "the control did not self-connect"
 
+    def control_fails(self) -> None:
+        """Prove that at present it does not spring."""
+        assert not any(self.springs() for _ in range(8)), "the trap still springs"
+
 
 def leftovers(port: int = PORT) -> list[TcpSocket]:
     """Every socket on ``port`` in this thread's namespace, TIME-WAIT included."""

@@ -1,0 +1,155 @@
+"""``tailbite run``: a program in the trap never reaches itself, and what was done can be told."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.guarded import PYTHON, guarded, run, wait_until
+from support.trap import PORT, Trap, leftovers, server_can_bind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("network")
+
+# Connects to HOST PORT COUNT times, binding to SOURCE first unless that is -, and prints how often it was itself.
+CLIENT = """
+import socket, sys
+host, port, count, source = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+itself = refused = 0
+for _ in range(count):
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if source != "-":
+        sock.bind((source, 0))
+    try:
+        sock.connect((host, port))
+        itself += sock.getsockname() == sock.getpeername()
+    except ConnectionRefusedError:
+        refused += 1
+    except OSError as error:
+        print(error)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+    sock.close()
+print(itself, refused)
+"""
+
+
+def client(host: str = "127.0.0.1", count: int = 200, source: str = "-", port: int = PORT) -> list[str]:
+    return [PYTHON, "-c", CLIENT, host, str(port), str(count), source]
+
+
+def counts(output: str) -> tuple[int, int]:
+    itself, refused = output.split()
+    return int(itself), int(refused)
+
+
+@pytest.mark.parametrize("nobody", [False, True], ids=["root", "nobody"])
+@pytest.mark.parametrize(
+    ("host", "source"),
+    [
+        ("127.0.0.1", "-"),
+        ("::1", "-"),
+        ("::ffff:127.0.0.1", "-"),
+        ("0.0.0.0", "-"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+    ],
+)
+def test_two_hundred_connects_to_the_dead_port_never_reach_themselves(host: str, source: str, nobody: bool) -> None:
+    """In the same namespace the same client reaches itself without the guard."""
+    Trap(binds_first=source != "-").set()
+    done = run(guarded(client(host, source=source), nobody=nobody))
+    assert counts(done.stdout) == (0, 200), done.stderr
+    assert leftovers() == []
+    assert server_can_bind()
+    itself, _ = counts(run(client(host, source=source)).stdout)
+    assert itself > 0, "the control did not self-connect"
+
+
+def test_named_ports_are_held_and_a_server_may_start_all_the_same() -> None:
+    """--port: 0 self-connects, and servers on 127.0.0.1, 0.0.0.0 and ::1 start without SO_REUSEADDR."""
+    Trap().set().control()
+    with subprocess.Popen(
+        guarded(["sh", "-c", 'echo up; read line; exec "$@"', "sh", *client()], "--port", str(PORT)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdin is not None and program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        Trap().control_fails()
+        for host in ("127.0.0.1", "0.0.0.0", "::1"):
+            assert server_can_bind(host), host
+        assert server_can_bind("::", reuse=True)
+        output, _ = program.communicate("go\n", timeout=60)
+    assert counts(output) == (0, 200)
+    wait_until(Trap().springs, "the port is let go when the program has ended")
+
+
+def test_a_programs_deliberate_self_connect_is_left_alone(tmp_path: Path) -> None:
+    """bind(P) and connect(P) is what it asked for."""
+    code = (
+        "import socket; s = socket.socket(); s.bind(('127.0.0.1', 32246)); s.connect(('127.0.0.1', 32246));"
+        "print(s.getsockname() == s.getpeername())"
+    )
+    Trap().set()
+    stats = tmp_path / "stats.json"
+    done = run(guarded([PYTHON, "-c", code], "--stats-json", str(stats)))
+    assert done.stdout == "True\n", done.stderr
+    assert json.loads(stats.read_text())["connects"]["left"] == 1
+
+
+def test_the_stats_are_there_when_run_returns_and_count_every_connect(tmp_path: Path) -> None:
+    Trap().set()
+    stats = tmp_path / "stats.json"
+    done = run(guarded(client(count=50), "--stats-json", str(stats)))
+    assert counts(done.stdout) == (0, 50), done.stderr
+    found = json.loads(stats.read_text())
+    assert found["schema"] == "tailbite.run/1"
+    assert (found["mechanism"], found["guarded"], found["status"]) == ("steer", True, 0)
+    assert found["connects"] == {
+        "passed": 0,
+        "steered": 50,
+        "released": 0,
+        "held": 0,
+        "left": 0,
+        "unseen": 0,
+        "takeovers": 0,
+    }
+    assert list(tmp_path.iterdir()) == [stats]
+
+
+def test_verbose_tells_what_was_steered() -> None:
+    Trap().set()
+    done = run(guarded(client(count=1), "-v"))
+    assert "are steered before each connect" in done.stderr
+    assert f"connects to 127.0.0.1:{PORT}: source port from {PORT + 1}" in done.stderr
+
+
+def test_a_nested_run_is_guarded_by_the_outer_one() -> None:
+    Trap().set()
+    done = run(guarded(guarded(client(), "--require", "-v")))
+    assert counts(done.stdout) == (0, 200)
+    assert "guarded by the `tailbite run` around this one" in done.stderr
+
+
+def test_a_live_server_is_reached_and_sees_the_end_of_the_connection() -> None:
+    """The copy of the descriptor is closed before the call runs, or no FIN would come."""
+    Trap().set()
+    with socket.create_server(("127.0.0.1", PORT)) as server:
+        server.settimeout(30)
+        code = (
+            "import socket; s = socket.create_connection(('127.0.0.1', 32246)); s.sendall(b'x'); s.close(); input()"
+        )
+        with subprocess.Popen(guarded([PYTHON, "-c", code]), stdin=subprocess.PIPE) as program:
+            peer, _ = server.accept()
+            peer.settimeout(30)
+            assert (peer.recv(10), peer.recv(10)) == (b"x", b"")
+            peer.close()
+            program.communicate(b"\n", timeout=30)
+            assert program.returncode == 0

@@ -1,0 +1,40 @@
+"""Running programs under ``tailbite run``, as root and as somebody else, in the calling thread's namespace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["NOBODY", "PYTHON", "RUN", "guarded", "run", "wait_until"]
+
+RUN = (sys.executable, "-m", "tailbite", "run")
+PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
+"""An interpreter that nobody may execute as well; a home directory's may be closed to others."""
+
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+
+
+def guarded(command: Sequence[str], *options: str, nobody: bool = False) -> list[str]:
+    """Return the command line that runs ``command`` under the guard, unprivileged if asked for."""
+    return [*(NOBODY if nobody and os.geteuid() == 0 else ()), *RUN, *options, "--", *command]
+
+
+def run(command: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run to the end, with nothing on stdin unless given; output as text."""
+    more.setdefault("stdin", subprocess.DEVNULL if "input" not in more else None)
+    return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 60, **more})
+
+
+def wait_until(is_so: Callable[[], object], what: str, seconds: float = 20) -> None:
+    """Look again and again until it is so; fail after a deadline."""
+    end = monotonic() + seconds
+    while not is_so():
+        assert monotonic() < end, f"waited {seconds} s in vain until {what}"
+        sleep(0.01)
