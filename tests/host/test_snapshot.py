@@ -47,12 +47,17 @@ def test_a_namespace_that_is_gone_is_a_record_not_an_error() -> None:
     assert (shot.listeners, shot.ephemeral) == ((), None)
     (blind,) = shot.blind
     assert "vanished" in str(blind)
-    assert "named gone" in str(blind)
+    assert "namespace gone" in str(blind)
 
 
 @pytest.mark.usefixtures("network")
 def test_it_looks_into_another_namespace_and_comes_back() -> None:
     before = Path("/proc/thread-self/ns/net").stat().st_ino
-    shot = take(Namespace(1, NamespaceKind.PROCESS, "init", path="/proc/self/ns/net"))
+    shot = take(Namespace(0, NamespaceKind.PROCESS, "init", path="/proc/self/ns/net"))
     assert shot.blind == ()
     assert Path("/proc/thread-self/ns/net").stat().st_ino == before
+
+
+def test_a_path_that_leads_to_another_namespace_by_now_is_a_record_too() -> None:
+    shot = take(Namespace(1, NamespaceKind.PROCESS, "reused", path="/proc/self/ns/net"))
+    assert ["vanished" in str(blind) for blind in shot.blind] == [True]

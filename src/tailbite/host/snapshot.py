@@ -7,18 +7,21 @@ says something else than an empty one alone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import time
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from tailbite.kernel.namespace import entered
+from tailbite.kernel.procfs import own_namespace
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import TypeVar
 
     from tailbite.core.ports import PortRange, PortSet
@@ -26,7 +29,18 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["SYSCTLS", "Blind", "Namespace", "NamespaceKind", "Process", "Snapshot", "Sysctl", "take"]
+__all__ = [
+    "SYSCTLS",
+    "Blind",
+    "Look",
+    "Namespace",
+    "NamespaceKind",
+    "Process",
+    "Snapshot",
+    "Sysctl",
+    "inside",
+    "take",
+]
 
 SYSCTLS = (
     "ip_unprivileged_port_start",
@@ -127,7 +141,9 @@ class Namespace:
         return self.kind is NamespaceKind.OWN
 
     def __str__(self) -> str:
-        return "this namespace" if self.is_own else f"{self.kind.value} {self.name}"
+        if self.is_own:
+            return "this namespace"
+        return f"{'namespace' if self.kind is NamespaceKind.NAMED else self.kind.value} {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,20 +195,35 @@ class Snapshot:
         return next((item.value for item in self.sysctls if item.name == name), None)
 
 
+@contextlib.contextmanager
+def inside(namespace: Namespace) -> Iterator[None]:
+    """Put the calling thread into the namespace, and back at the end; nothing is to do for the caller's own.
+
+    Raises:
+        OSError: it is gone (ENOENT), or not permitted (EPERM: needs CAP_SYS_ADMIN over it).
+    """
+    if not namespace.path:
+        yield
+        return
+    with entered(namespace.path):
+        # A path through /proc/PID may by now lead to another process's namespace.
+        if namespace.inode and own_namespace() != namespace.inode:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), namespace.path)
+        yield
+
+
 def take(namespace: Namespace) -> Snapshot:
     """Look at one namespace. Never raises for what the kernel refuses: that becomes ``blind``."""
-    if not namespace.path:
-        return _take_here(namespace)
     try:
-        with entered(namespace.path):
+        with inside(namespace):
             return _take_here(namespace)
     except OSError as error:
-        blind = Blind.of(f"the network namespace of {namespace}", error)
+        blind = Blind.of(str(namespace), error)
         return Snapshot(namespace, time.time(), None, None, (), (), (), (), (blind,))
 
 
 def _take_here(namespace: Namespace) -> Snapshot:
-    look = _Look()
+    look = Look()
     ephemeral = look.at("the ephemeral port range", read_ephemeral_range)
     return Snapshot(
         namespace=namespace,
@@ -207,13 +238,18 @@ def _take_here(namespace: Namespace) -> Snapshot:
     )
 
 
-class _Look:
-    """Looks, and writes down what could not be looked at."""
+class Look:
+    """Looks, and writes down what could not be looked at.
+
+    Attributes:
+        blind: what could not.
+    """
 
     def __init__(self) -> None:
         self.blind: list[Blind] = []
 
     def at(self, what: str, read: Callable[[], T]) -> T | None:
+        """Return what ``read`` returns, or None."""
         try:
             return read()
         except OSError as error:
@@ -223,6 +259,8 @@ class _Look:
         return None
 
     def sockets(self, what: str, ask: Callable[[SockDiag], Listing]) -> tuple[TcpSocket, ...]:
+        """Return the sockets that ``ask`` lists in the calling thread's namespace."""
+
         def read() -> Listing:
             with SockDiag() as diag:
                 return ask(diag)

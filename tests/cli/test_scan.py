@@ -1,0 +1,233 @@
+"""``tailbite scan`` finds, shows and destroys self-connects, here and elsewhere, and says what it could not see."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from support.trap import PORT, Trap, server_can_bind
+from tailbite.cli.scan import command
+from tailbite.host import scan as host_scan
+from tailbite.host.snapshot import Namespace, NamespaceKind
+from tailbite.kernel import procfs
+from tailbite.kernel.sockopt import abort
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOLD = """
+import socket, sys
+def hold():
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 7000))
+    sock.connect(("127.0.0.1", 7000))
+    sock.sendall(b"hello")
+    print(flush=True)
+    input()
+if "other" in sys.argv:
+    from tailbite.kernel.namespace import fresh_network
+    with fresh_network():
+        hold()
+else:
+    hold()
+"""
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(command, arguments, standalone_mode=False)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def document(*arguments: str) -> dict[str, Any]:
+    seen: dict[str, Any] = json.loads(run("--json", *arguments).stdout)
+    assert seen["schema"] == "tailbite.scan/1"
+    return seen
+
+
+@pytest.fixture
+def own(network: None) -> Iterator[socket.socket]:
+    """A self-connected socket of this process, on a port the kernel drew."""
+    trap = Trap().set()
+    sock = socket.socket()
+    while sock.connect_ex(("127.0.0.1", trap.port)):
+        pass
+    yield sock
+    abort(sock)
+
+
+@pytest.fixture
+def elsewhere(network: None) -> Iterator[int]:
+    """A process with a self-connect in a namespace of its own; yields its pid."""
+    child = subprocess.Popen([sys.executable, "-c", HOLD, "other"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    yield child.pid
+    child.communicate(b"\n", timeout=20)
+
+
+@pytest.mark.usefixtures("network")
+def test_a_clean_namespace_is_status_0_and_one_line() -> None:
+    result = run("--netns", "self")
+    assert (result.return_value, result.stdout) == (0, "No self-connected TCP socket in this network namespace.\n")
+
+
+def test_what_is_found_is_shown_with_its_process_in_80_columns(own: socket.socket) -> None:
+    own.sendall(b"x" * 1234)
+    result = run("--netns", "self")
+    assert result.return_value == 1
+    assert f"127.0.0.1:{PORT}" in result.stdout
+    assert str(os.getpid()) in result.stdout
+    assert "1.2k" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_the_document_holds_the_facts(own: socket.socket) -> None:
+    own.sendall(b"x" * 1234)
+    seen = document("--netns", "self")
+    (one,) = seen["self_connects"]
+    assert (one["endpoint"], one["port"], one["family"]) == (f"127.0.0.1:{PORT}", PORT, "inet")
+    assert (one["state"], one["bytes_echoed"], one["receive_queue"]) == ("ESTABLISHED", 1234, 1234)
+    assert 0 <= one["idle_ms"] < 60_000
+    (owner,) = one["owners"]
+    assert owner["pid"] == os.getpid()
+    assert owner["command"]
+    assert owner["user"]
+    assert abs(owner["started"] - time.time()) < 86400
+    assert seen["blind"] == []
+
+
+def test_a_time_wait_belongs_to_nobody_and_says_how_long_it_stays(own: socket.socket) -> None:
+    own.close()
+    (one,) = document("--netns", "self")["self_connects"]
+    assert (one["state"], one["owners"], one["bytes_echoed"]) == ("TIME-WAIT", [], None)
+    assert 0 < one["expires_ms"] <= 60_000
+    assert "s left" in run("--netns", "self").stdout
+
+
+def test_another_namespace_is_looked_into_and_named(elsewhere: int) -> None:
+    seen = document("--netns", str(elsewhere))
+    (one,) = seen["self_connects"]
+    assert one["endpoint"] == "127.0.0.1:7000"
+    assert [owner["pid"] for owner in one["owners"]] == [elsewhere]
+    (namespace,) = seen["namespaces"]
+    assert namespace["inode"] == one["namespace"]
+    everything = document("--netns", "all")
+    assert {"127.0.0.1:7000"} <= {found["endpoint"] for found in everything["self_connects"]}
+    assert f"/{elsewhere}" in run("--netns", str(elsewhere)).stdout
+    assert run("--netns", "self").return_value == 0
+
+
+def test_kill_destroys_and_says_so(own: socket.socket) -> None:
+    result = run("--netns", "self", "--kill")
+    assert result.return_value == 1
+    assert "Destroyed: 127.0.0.1" in result.stdout
+    with pytest.raises(ConnectionAbortedError):
+        own.recv(1)
+    assert server_can_bind()
+    assert run("--netns", "self", "--kill").return_value == 0
+
+
+def test_kill_reaches_another_namespace_and_knows_a_port_that_stays_bound(elsewhere: int) -> None:
+    (killed,) = document("--netns", str(elsewhere), "--kill")["killed"]
+    assert killed == {"endpoint": "127.0.0.1:7000", "refused": None, "still_bound": True}
+    assert document("--netns", str(elsewhere))["self_connects"] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="is about losing root")
+def test_without_root_the_sockets_are_seen_the_rest_is_said(own: socket.socket) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
+    done = subprocess.run(
+        [*nobody, sys.executable, "-m", "tailbite", "scan", "--kill"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"127.0.0.1:{PORT}" in done.stdout
+    assert "Not destroyed" in done.stdout
+    assert "could not see the processes of other users: not permitted: run as root" in done.stderr
+    assert "could not see the network namespace of" in done.stderr
+    own.sendall(b"alive")
+    abort(own)
+    arguments = [*nobody, sys.executable, "-m", "tailbite", "scan"]
+    assert subprocess.run(arguments, capture_output=True, check=False).returncode == 3
+
+
+@pytest.mark.usefixtures("network")
+def test_a_namespace_that_vanishes_is_said_not_raised() -> None:
+    gone = Namespace(1, NamespaceKind.NAMED, "blue", path="/run/netns/there-is-no-such-namespace")
+    shot = host_scan.scan([gone])
+    assert shot.namespaces == ()
+    assert "namespace blue: it vanished" in str(shot.blind[0])
+
+
+def test_a_process_that_exits_before_it_is_described_leaves_the_socket(
+    own: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    monkeypatch.setattr(
+        procfs, "socket_holders", lambda inodes: procfs.Holders(dict.fromkeys(inodes, (ended.pid,)), closed=0)
+    )
+    (one,) = document("--netns", "self")["self_connects"]
+    assert one["owners"] == []
+
+
+def test_hidden_processes_are_said(own: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procfs, "socket_holders", lambda inodes: procfs.Holders({}, closed=0))
+    monkeypatch.setattr(procfs, "hidden_processes", lambda: "invisible")
+    assert "hidepid=invisible" in run("--netns", "self").stderr
+
+
+@pytest.mark.usefixtures("network")
+def test_a_name_that_is_none_is_wrong_usage() -> None:
+    for wanted in ("no-such-namespace", "4194305"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tailbite", "scan", "--netns", wanted], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "--netns" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_watch_as_lines_sees_it_come_and_go(own: socket.socket) -> None:
+    arguments = [sys.executable, "-m", "tailbite", "scan", "--netns", "self", "--watch", "0.05", "--json-lines"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as watcher, closing(watcher.stdout):  # type: ignore[type-var]
+        assert watcher.stdout is not None
+        first = json.loads(watcher.stdout.readline())
+        assert len(first["self_connects"]) == 1
+        abort(own)
+        deadline = time.monotonic() + 20
+        while json.loads(watcher.stdout.readline())["self_connects"]:
+            assert time.monotonic() < deadline
+        watcher.send_signal(2)
+        assert watcher.wait(20) == 130
+
+
+@pytest.mark.usefixtures("own")
+def test_watch_draws_as_often_as_told() -> None:
+    result = run("--netns", "self", "--watch", "0.05", "--count", "3")
+    assert result.return_value == 1
+    assert "every 50 ms" in result.stdout
+
+
+@pytest.mark.usefixtures("network")
+def test_the_name_of_a_process_cannot_move_the_cursor(tmp_path: Path) -> None:
+    program = tmp_path / "evil\x1b[31m[bold]"
+    program.symlink_to(sys.executable)
+    child = subprocess.Popen([program, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    result = run("--netns", "self")
+    child.communicate(b"\n", timeout=20)
+    assert "\x1b" not in result.stdout
+    assert "evil?[31m[bold" in result.stdout.replace("\n", "")
