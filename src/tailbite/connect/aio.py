@@ -8,21 +8,18 @@ asyncio's (or uvloop's) own from there on.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tailbite.connect.attempt import Attempt, abort_if_self_connected
-from tailbite.connect.resolve import AddrInfo, numeric
+from tailbite.connect.attempt import Attempt, abort_if_self_connected, connected_at_once
+from tailbite.connect.resolve import AddrInfo, interleaved, numeric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 __all__ = ["connect_socket", "create_connection", "open_connection"]
 
-_LINUX = sys.platform.startswith("linux")
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
@@ -195,17 +192,6 @@ async def _resolve(host: str | None, port: int | str | None, family: int, proto:
     return list(found)
 
 
-def interleaved(infos: Sequence[AddrInfo], first_family_count: int = 1) -> list[AddrInfo]:
-    """Return the addresses with the families taking turns (RFC 8305 section 4), each family in its own order."""
-    families: dict[int, list[AddrInfo]] = {}
-    for info in infos:
-        families.setdefault(info[0], []).append(info)
-    first, *others = families.values()
-    ahead = max(first_family_count - 1, 0)
-    turns = itertools.zip_longest(first[ahead:], *others)
-    return first[:ahead] + [info for turn in turns for info in turn if info is not None]
-
-
 async def _try_connect(
     info: AddrInfo, sources: Sequence[AddrInfo] | None, failures: list[OSError], allow_same_port: bool
 ) -> socket.socket | None:
@@ -217,7 +203,7 @@ async def _try_connect(
             sock.setblocking(False)
             while True:
                 try:
-                    if not _connected_at_once(sock, destination):
+                    if not connected_at_once(sock, destination):
                         await asyncio.get_running_loop().sock_connect(sock, destination)
                     break
                 except OSError as error:
@@ -231,28 +217,6 @@ async def _try_connect(
         # A refusal may have come without waiting. A loop that reconnects must not keep the others from running.
         await asyncio.sleep(0)
         return None
-
-
-def _connected_at_once(sock: socket.socket, destination: Any) -> bool:
-    """Start a non-blocking connect; True if it is done already, which saves a third of the time on loopback.
-
-    The handshake with a listener on this host takes place within connect(2), but while the socket is locked: the
-    answer waits in its backlog until the call returns, so the call says EINPROGRESS. A second connect(2) says
-    how it went, or EALREADY if the other side is further away (connect(2); Linux net/ipv4/af_inet.c).
-    """
-    if not _LINUX:
-        return False
-    try:
-        try:
-            sock.connect(destination)
-        except BlockingIOError:
-            sock.connect(destination)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        # asyncio's words, which name the address.
-        raise OSError(error.errno, f"Connect call failed {destination}") from None
-    return True
 
 
 def _make(

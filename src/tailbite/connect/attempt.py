@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from random import random
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,11 @@ from tailbite.kernel.sockopt import abort, set_local_port_range
 if TYPE_CHECKING:
     from tailbite.core.ports import PortRange
 
-__all__ = ["Attempt", "abort_if_self_connected", "self_connected_endpoints"]
+__all__ = ["Attempt", "abort_if_self_connected", "connected_at_once", "self_connected_endpoints"]
 
 _NOTHING = Means.NOTHING
 _STEER = Means.STEER
+_LINUX = sys.platform.startswith("linux")
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 _UNKNOWN = _HostFacts(None, False)
 
@@ -209,3 +211,25 @@ def abort_if_self_connected(sock: socket.socket) -> None:
     if (ends := self_connected_endpoints(sock)) is not None:
         abort(sock)
         raise SelfConnectError(*ends)
+
+
+def connected_at_once(sock: socket.socket, destination: Any) -> bool:
+    """Start a non-blocking connect; True if it is done already, which saves a third of the time on loopback.
+
+    The handshake with a listener on this host takes place within connect(2), but while the socket is locked: the
+    answer waits in its backlog until the call returns, so the call says EINPROGRESS. A second connect(2) says
+    how it went, or EALREADY if the other side is further away (connect(2); Linux net/ipv4/af_inet.c).
+    """
+    if not _LINUX:
+        return False
+    try:
+        try:
+            sock.connect(destination)
+        except BlockingIOError:
+            sock.connect(destination)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # asyncio's words, which name the address.
+        raise OSError(error.errno, f"Connect call failed {destination}") from None
+    return True

@@ -1,11 +1,15 @@
-"""Numeric hosts, which need no resolver."""
+"""Numeric hosts, which need no resolver; and the order in which a name's addresses are tried."""
 
 from __future__ import annotations
 
+import itertools
 import socket
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-__all__ = ["AddrInfo", "numeric"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["AddrInfo", "interleaved", "numeric"]
 
 AddrInfo: TypeAlias = tuple[int, int, int, str, Any]
 """What getaddrinfo(3) returns for one address."""
@@ -37,3 +41,14 @@ def numeric(host: object, port: object, family: int = 0) -> list[AddrInfo] | Non
             return None
         return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0))]
     return None
+
+
+def interleaved(infos: Sequence[AddrInfo], first_family_count: int = 1) -> list[AddrInfo]:
+    """Return the addresses with the families taking turns (RFC 8305 section 4), each family in its own order."""
+    families: dict[int, list[AddrInfo]] = {}
+    for info in infos:
+        families.setdefault(info[0], []).append(info)
+    first, *others = families.values()
+    ahead = max(first_family_count - 1, 0)
+    turns = itertools.zip_longest(first[ahead:], *others)
+    return first[:ahead] + [info for turn in turns for info in turn if info is not None]
