@@ -8,7 +8,16 @@ import pickle
 import pytest
 
 from tailbite.core.address import Endpoint
-from tailbite.errors import NamespaceUnavailable, NetlinkError, SelfConnectError, SourcePortError, TailbiteError
+from tailbite.errors import (
+    AddressesError,
+    GaveUpError,
+    NamespaceUnavailable,
+    NetlinkError,
+    SelfConnectError,
+    SourcePortError,
+    TailbiteError,
+    VerifyError,
+)
 
 HERE = Endpoint("127.0.0.1", 32246)
 
@@ -31,6 +40,10 @@ def test_a_self_connect_is_a_refused_connection() -> None:
         SourcePortError(HERE, HERE),
         NamespaceUnavailable(errno.EPERM, "not here"),
         NetlinkError(errno.EPERM, "destroying a socket"),
+        AddressesError("db:1", ()),
+        GaveUpError("db:1", "max_attempts is 1", (), total=1, seconds=0.5),
+        VerifyError("echo", "it sends back what it is sent", verifier="redis", target="db:6379", received=b"PING"),
+        VerifyError("not ready", "it is loading its data", verifier="redis"),
     ],
 )
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))

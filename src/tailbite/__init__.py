@@ -24,28 +24,47 @@ if TYPE_CHECKING:
     from tailbite import verify as verify
     from tailbite.connect.aio import open_connection
     from tailbite.connect.look import is_self_connected
+    from tailbite.connect.loop_sync import connections
     from tailbite.connect.sync import create_connection
     from tailbite.core.address import Endpoint
-    from tailbite.errors import SelfConnectError, SourcePortError, TailbiteError, VerifyError
+    from tailbite.core.backoff import Backoff, Policy
+    from tailbite.errors import (
+        AddressesError,
+        GaveUpError,
+        SelfConnectError,
+        SourcePortError,
+        TailbiteError,
+        VerifyError,
+    )
 
 __all__ = [
+    "AddressesError",
+    "Backoff",
     "Endpoint",
+    "GaveUpError",
+    "Policy",
     "SelfConnectError",
     "SourcePortError",
     "TailbiteError",
     "VerifyError",
     "__version__",
+    "connections",
     "create_connection",
     "is_self_connected",
     "open_connection",
 ]
 
 _HOMES = {
+    "AddressesError": "tailbite.errors",
+    "Backoff": "tailbite.core.backoff",
     "Endpoint": "tailbite.core.address",
+    "GaveUpError": "tailbite.errors",
+    "Policy": "tailbite.core.backoff",
     "SelfConnectError": "tailbite.errors",
     "SourcePortError": "tailbite.errors",
     "TailbiteError": "tailbite.errors",
     "VerifyError": "tailbite.errors",
+    "connections": "tailbite.connect.loop_sync",
     "create_connection": "tailbite.connect.sync",
     "is_self_connected": "tailbite.connect.look",
     "open_connection": "tailbite.connect.aio",

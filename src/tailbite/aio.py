@@ -1,5 +1,6 @@
 """tailbite for asyncio: the names of the synchronous library, to be awaited."""
 
 from tailbite.connect.aio import create_connection, open_connection
+from tailbite.connect.loop_aio import connections
 
-__all__ = ["create_connection", "open_connection"]
+__all__ = ["connections", "create_connection", "open_connection"]

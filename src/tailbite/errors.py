@@ -6,6 +6,7 @@
     ├── SelfConnectError       (ConnectionRefusedError)  the socket reached itself, so no server did
     ├── SourcePortError        (ValueError)              the source port asked for is the destination's
     ├── VerifyError            (ConnectionError)         what answered is not the server that was asked for
+    ├── AddressesError         (ConnectionError)         a name has several addresses, and each of them failed
     ├── GaveUpError            (ConnectionError)         a reconnecting loop has used up what it was allowed
     ├── CatalogueError         (ValueError)              a file of clients to audit is not as it must be
     ├── NamespaceUnavailable   (OSError)                 this system does not let us make a namespace
@@ -21,6 +22,7 @@ import os
 from typing import Literal, Protocol, TypeAlias
 
 __all__ = [
+    "AddressesError",
     "CatalogueError",
     "GaveUpError",
     "NamespaceUnavailable",
@@ -144,6 +146,30 @@ class VerifyError(TailbiteError, ConnectionError):
 
 def _verify_error(reason: VerifyReason, detail: str, verifier: str, target: str, received: bytes) -> VerifyError:
     return VerifyError(reason, detail, verifier=verifier, target=target, received=received)
+
+
+class AddressesError(TailbiteError, ConnectionError):
+    """A name has several addresses, and none of them could be connected to.
+
+    Its errno is that of the addresses, if they agree.
+
+    Attributes:
+        target: the name and port.
+        errors: one for each address, in the order they were tried.
+    """
+
+    def __init__(self, target: str, errors: tuple[OSError, ...]) -> None:
+        numbers = {error.errno for error in errors}
+        number = numbers.pop() if len(numbers) == 1 else None
+        super().__init__(*((number, os.strerror(number)) if number is not None and number > 0 else ()))
+        self.target = target
+        self.errors = errors
+
+    def __str__(self) -> str:
+        return f"no address of {self.target} could be reached: {'; '.join(map(str, self.errors))}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (AddressesError, (self.target, self.errors))
 
 
 class _FailedAttempt(Protocol):

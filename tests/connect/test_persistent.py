@@ -178,6 +178,17 @@ def test_no_attempt_begins_after_the_deadline_or_lasts_longer() -> None:
     assert "the deadline is 4 s" in str(raised(effects))
 
 
+@pytest.mark.parametrize("policy", [Policy(NO_JITTER, deadline=1.0), Policy(lambda: iter(()), deadline=1.0)])
+def test_an_outage_has_one_attempt_at_least(policy: Policy) -> None:
+    """Also when the first delay is as long as the deadline, or when there is none."""
+    loop = machine(policy)
+    loop.feed(Asked(0))
+    loop.feed(Opened(0, "", ""))
+    loop.feed(Left(10, None))
+    assert loop.feed(Asked(10.5))[-1] == steps.Open(0.5)
+    assert kinds(loop.feed(Failed(10.5, REFUSED, True)))[-1] == "Raise"
+
+
 def loop_failed(loop: Machine, now: float) -> float:
     return now + slept(loop.feed(Failed(now, REFUSED, True)))
 

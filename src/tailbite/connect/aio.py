@@ -207,7 +207,7 @@ async def _try_connect(
                         await asyncio.get_running_loop().sock_connect(sock, destination)
                     break
                 except OSError as error:
-                    attempt.failed(error)
+                    attempt.failed(OSError(error.errno, f"Connect call failed {destination}"))  # asyncio's words
         except BaseException:
             attempt.drop()
             raise

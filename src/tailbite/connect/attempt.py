@@ -33,7 +33,7 @@ from tailbite.kernel.sockopt import abort, set_local_port_range
 if TYPE_CHECKING:
     from tailbite.core.ports import PortRange
 
-__all__ = ["Attempt", "abort_if_self_connected", "connected_at_once", "self_connected_endpoints"]
+__all__ = ["Attempt", "abort_if_self_connected", "connect_unix", "connected_at_once", "self_connected_endpoints"]
 
 _NOTHING = Means.NOTHING
 _STEER = Means.STEER
@@ -229,7 +229,22 @@ def connected_at_once(sock: socket.socket, destination: Any) -> bool:
             sock.connect(destination)
     except BlockingIOError:
         return False
-    except OSError as error:
-        # asyncio's words, which name the address.
-        raise OSError(error.errno, f"Connect call failed {destination}") from None
     return True
+
+
+def connect_unix(path: str) -> socket.socket:
+    """Return a non-blocking socket that is connected to the Unix socket at ``path``; there is nothing to guard.
+
+    Raises:
+        OSError: nobody listens there; BlockingIOError if the listener's backlog is full. A non-blocking connect to a
+            full backlog fails with EAGAIN and does not go on by itself (unix(7)), although poll(2) then says that
+            the socket is writable and SO_ERROR that nothing is wrong.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        raise type(error)(error.errno, f"{error.strerror}: {path.replace(chr(0), '@', 1)}") from None
+    return sock

@@ -166,8 +166,13 @@ class Machine:
             self._is_first = False
             self._start_outage(now, self.settings.later)
             self._draw(now)
+            self._due = min(self._due or now, now + self._half_of_deadline())
         else:
             self._remember(now, error)
+
+    def _half_of_deadline(self) -> float:
+        """Return what a first wait may take, so that there is time left for the attempt after it."""
+        return math.inf if self._policy.deadline is None else self._policy.deadline / 2
 
     def _start_outage(self, now: float, policy: Policy) -> None:
         self._policy = policy
@@ -216,6 +221,8 @@ class Machine:
 
     def _limit(self) -> str | None:
         most, deadline = self._policy.max_attempts, self._policy.deadline
+        if self.number == 0:
+            return None  # an outage has one attempt at least
         if most is not None and self.number >= most:
             return f"max_attempts is {most}"
         if self._due is None:

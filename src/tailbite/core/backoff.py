@@ -59,7 +59,7 @@ class Policy:
     """How an outage is met: the delays between attempts, and when to give up.
 
     An outage begins when the loop starts or a connection ends, and is over when a connection has lasted as long as a
-    healthy one. What is None has no limit.
+    healthy one. It has one attempt at least. What is None has no limit.
 
     Attributes:
         backoff: called at the start of an outage, returns its delays in seconds. If they end, so do the attempts.

@@ -1,0 +1,56 @@
+"""Small servers in threads of the test's namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from support.trap import PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["serving"]
+
+
+@contextlib.contextmanager
+def serving(handle: Callable[[socket.socket], object], address: Any = ("127.0.0.1", PORT)) -> Iterator[list[float]]:
+    """Accept connections in a thread and handle each in one of its own; yields the times of the accepts."""
+    from time import monotonic
+
+    listener = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    if listener.family != socket.AF_UNIX:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen(100)
+    accepted: list[float] = []
+    alive: list[socket.socket] = []
+
+    def one(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            handle(sock)
+
+    def accept() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            accepted.append(monotonic())
+            alive.append(sock)
+            threading.Thread(target=one, args=(sock,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield accepted
+    finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for sock in alive:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
