@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from tailbite.connect.aio import open_connection
     from tailbite.connect.look import is_self_connected
     from tailbite.connect.loop_sync import connections
+    from tailbite.connect.sighting import Saw, Sighting
     from tailbite.connect.sync import create_connection
+    from tailbite.connect.waiting import wait
     from tailbite.core.address import Endpoint
     from tailbite.core.backoff import Backoff, Policy
     from tailbite.errors import (
         AddressesError,
         GaveUpError,
+        NotReadyError,
         SelfConnectError,
         SourcePortError,
         TailbiteError,
@@ -43,7 +46,10 @@ __all__ = [
     "Endpoint",
     "GaveUpError",
     "Policy",
+    "NotReadyError",
+    "Saw",
     "SelfConnectError",
+    "Sighting",
     "SourcePortError",
     "TailbiteError",
     "VerifyError",
@@ -52,6 +58,7 @@ __all__ = [
     "create_connection",
     "is_self_connected",
     "open_connection",
+    "wait",
 ]
 
 _HOMES = {
@@ -60,7 +67,10 @@ _HOMES = {
     "Endpoint": "tailbite.core.address",
     "GaveUpError": "tailbite.errors",
     "Policy": "tailbite.core.backoff",
+    "NotReadyError": "tailbite.errors",
+    "Saw": "tailbite.connect.sighting",
     "SelfConnectError": "tailbite.errors",
+    "Sighting": "tailbite.connect.sighting",
     "SourcePortError": "tailbite.errors",
     "TailbiteError": "tailbite.errors",
     "VerifyError": "tailbite.errors",
@@ -68,6 +78,7 @@ _HOMES = {
     "create_connection": "tailbite.connect.sync",
     "is_self_connected": "tailbite.connect.look",
     "open_connection": "tailbite.connect.aio",
+    "wait": "tailbite.connect.waiting",
 }
 
 _MODULES = ("aio", "verify")

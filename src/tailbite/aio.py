@@ -2,5 +2,6 @@
 
 from tailbite.connect.aio import create_connection, open_connection
 from tailbite.connect.loop_aio import connections
+from tailbite.connect.waiting_aio import wait
 
-__all__ = ["connections", "create_connection", "open_connection"]
+__all__ = ["connections", "create_connection", "open_connection", "wait"]

@@ -9,6 +9,7 @@
     ├── AddressesError         (ConnectionError)         a name has several addresses, and each of them failed
     ├── GaveUpError            (ConnectionError)         a reconnecting loop has used up what it was allowed
     ├── CatalogueError         (ValueError)              a file of clients to audit is not as it must be
+    ├── NotReadyError          (TimeoutError)            servers that were waited for did not come in time
     ├── NamespaceUnavailable   (OSError)                 this system does not let us make a namespace
     └── NetlinkError           (OSError)                 the kernel answered a netlink request with an error
 
@@ -27,6 +28,7 @@ __all__ = [
     "GaveUpError",
     "NamespaceUnavailable",
     "NetlinkError",
+    "NotReadyError",
     "SelfConnectError",
     "SourcePortError",
     "TailbiteError",
@@ -239,6 +241,36 @@ class CatalogueError(TailbiteError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.key}: {self.reason}" if self.key else f"{self.file}: {self.reason}"
+
+
+class _Sighting(Protocol):
+    """A :class:`tailbite.Sighting`."""
+
+    @property
+    def ready(self) -> bool: ...
+
+
+class NotReadyError(TailbiteError, TimeoutError):
+    """Servers that were waited for did not come in time.
+
+    It is a :class:`TimeoutError` with ``errno == ETIMEDOUT``.
+
+    Attributes:
+        sightings: of each target that was waited for, what was seen last; the ready ones included.
+        seconds: how long was waited at most; 0 for a single try.
+    """
+
+    def __init__(self, sightings: tuple[_Sighting, ...], seconds: float) -> None:
+        super().__init__(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        self.sightings = sightings
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        missing = "; ".join(str(sighting) for sighting in self.sightings if not sighting.ready)
+        return f"not ready after {self.seconds:g} s: {missing}" if self.seconds else f"not ready: {missing}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (NotReadyError, (self.sightings, self.seconds))
 
 
 class NamespaceUnavailable(TailbiteError, OSError):  # noqa: N818 - it says what is so, as BlockingIOError does

@@ -1,0 +1,144 @@
+"""Wait until servers are there: the readiness gate that cannot satisfy itself.
+
+The usual gates (``nc -z``, a shell's ``/dev/tcp``, and the scripts around them) connect to the dead port until that
+succeeds, and in the ephemeral range one day it does: to themselves. Then they open, and what they leave, TIME-WAIT
+on the server's port, keeps the very server from starting that they were waiting for.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from tailbite.connect.believe import believe
+from tailbite.connect.gate import Gate, hang_up, next_sighting
+from tailbite.connect.sighting import Saw, Sighting, judge
+from tailbite.connect.sync import create_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailbite.connect.verifying import Verifier
+    from tailbite.connect.wanted import Wanted
+
+__all__ = ["wait"]
+
+_GRACE = 0.25
+"""Seconds after the end for those who are about to say what they saw last."""
+
+
+def wait(
+    *targets: Any,
+    verify: Verifier | None = None,
+    timeout: float | None = 60.0,
+    interval: float = 0.5,
+    patience: float = 5.0,
+    on_sighting: Callable[[Sighting], object] | None = None,
+) -> tuple[Sighting, ...]:
+    """Wait until every target is there, all at once; never satisfied by a connection to itself.
+
+    Args:
+        targets: each a ``"host:port"``, a URL whose scheme says the protocol (``postgres redis mysql ssh smtp http
+            https tls tcp``), the path of a Unix socket, or ``(host, port)``.
+        verify: how to know the targets that do not say their protocol: see :mod:`tailbite.verify`. None: whoever
+            accepts the connection is the server.
+        timeout: seconds for everything; None waits for ever, 0 tries each target once.
+        interval: seconds between two attempts on one target.
+        patience: seconds one attempt may take, connecting and answering.
+        on_sighting: called in the calling thread with what every attempt saw.
+
+    Returns:
+        what was seen of each target, in their order; all of them are ready.
+
+    Raises:
+        NotReadyError: a :class:`TimeoutError`; its ``sightings`` say of each target what was seen last.
+        ValueError: a target that cannot be read, or times that make no sense.
+    """
+    gate = Gate.of(targets, verify, timeout, interval, patience)
+    return gate.verdict(_watch(gate, on_sighting))
+
+
+def _watch(gate: Gate, on_sighting: Callable[[Sighting], object] | None) -> list[Sighting]:
+    start = time.monotonic()
+    end = None if gate.timeout is None else start + gate.timeout
+    reports: queue.SimpleQueue[tuple[int, Sighting | BaseException | None]] = queue.SimpleQueue()
+    stop = threading.Event()
+    # Daemons, one for each target: nothing but the end of the process ends a resolver that hangs in getaddrinfo(3).
+    for number, wanted in enumerate(gate.wanted):
+        threading.Thread(
+            target=_watch_one, args=(gate, number, wanted, start, end, stop, reports), daemon=True
+        ).start()
+    seen = [Sighting(str(wanted)) for wanted in gate.wanted]
+    watching = len(seen)
+    last = None if end is None else end + (_GRACE if gate.timeout else gate.patience * 3 + _GRACE)
+    try:
+        while watching:
+            try:
+                number, report = reports.get(timeout=None if last is None else max(last - time.monotonic(), 0))
+            except queue.Empty:
+                break
+            if report is None:
+                watching -= 1
+            elif isinstance(report, BaseException):
+                raise report
+            else:
+                seen[number] = report
+                if on_sighting is not None:
+                    on_sighting(report)
+    finally:
+        stop.set()
+    return seen
+
+
+def _watch_one(
+    gate: Gate,
+    number: int,
+    wanted: Wanted,
+    start: float,
+    end: float | None,
+    stop: threading.Event,
+    reports: queue.SimpleQueue[tuple[int, Sighting | BaseException | None]],
+) -> None:
+    sighting = Sighting(str(wanted))
+    try:
+        while not stop.is_set():
+            limit = gate.limit(None if end is None else end - time.monotonic())
+            saw, detail = _look(gate, wanted, limit)
+            now = time.monotonic()
+            sighting = next_sighting(sighting, saw, detail, round(now - start, 3), hurried=limit < gate.patience)
+            reports.put((number, sighting))
+            pause = gate.pause(None if end is None else end - now)
+            if sighting.ready or pause is None:
+                break
+            stop.wait(pause)
+    except BaseException as error:  # a verifier of the user's with a bug in it: his thread shall hear of it
+        reports.put((number, error))
+    reports.put((number, None))
+
+
+def _look(gate: Gate, wanted: Wanted, seconds: float) -> tuple[Saw, str]:
+    """Try once."""
+    target, verifier = wanted.target, wanted.verifier
+    deadline = time.monotonic() + seconds
+    try:
+        if target.is_unix:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(seconds)
+            try:
+                sock.connect(target.host)
+            except BaseException:
+                sock.close()
+                raise
+        else:
+            sock = create_connection((target.host, target.port), seconds)
+        try:
+            if verifier is not None:
+                believe(sock, verifier, target, min(max(deadline - time.monotonic(), 0.01), verifier.timeout))
+        finally:
+            hang_up(sock, gate.ports)
+    except (OSError, UnicodeError) as error:
+        return judge(error)
+    return Saw.READY, ""

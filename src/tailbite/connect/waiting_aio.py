@@ -1,0 +1,101 @@
+"""Wait until servers are there, in asyncio; see :mod:`tailbite.connect.waiting`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any
+
+from tailbite.connect.aio import connect_socket
+from tailbite.connect.believe_aio import believe
+from tailbite.connect.gate import Gate, hang_up, next_sighting
+from tailbite.connect.sighting import Saw, Sighting, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailbite.connect.verifying import Verifier
+    from tailbite.connect.wanted import Wanted
+
+__all__ = ["wait"]
+
+_MOMENT = 0.02
+
+
+async def wait(
+    *targets: Any,
+    verify: Verifier | None = None,
+    timeout: float | None = 60.0,
+    interval: float = 0.5,
+    patience: float = 5.0,
+    on_sighting: Callable[[Sighting], object] | None = None,
+) -> tuple[Sighting, ...]:
+    """Wait until every target is there, all at once; arguments, result and errors are those of :func:`tailbite.wait`.
+
+    Cancelling it ends it at once.
+    """
+    gate = Gate.of(targets, verify, timeout, interval, patience)
+    seen = [Sighting(str(wanted)) for wanted in gate.wanted]
+    start = asyncio.get_running_loop().time()
+
+    def report(number: int, sighting: Sighting) -> None:
+        seen[number] = sighting
+        if on_sighting is not None:
+            on_sighting(sighting)
+
+    # With timeout=0 each target is tried once, and has its patience for that.
+    try:
+        async with asyncio.timeout(timeout or None), asyncio.TaskGroup() as group:
+            for number, wanted in enumerate(gate.wanted):
+                group.create_task(_watch(gate, number, wanted, start, report))
+    except TimeoutError:
+        pass
+    except ExceptionGroup as bugs:  # of the user's verifier or on_sighting
+        raise bugs.exceptions[0] from None
+    return gate.verdict(seen)
+
+
+async def _watch(
+    gate: Gate, number: int, wanted: Wanted, start: float, report: Callable[[int, Sighting], None]
+) -> None:
+    loop = asyncio.get_running_loop()
+    end = None if gate.timeout is None else start + gate.timeout
+    sighting = Sighting(str(wanted))
+    while True:
+        # A moment less than what is left: what the last attempt saw shall be told before the wait is over.
+        limit = gate.limit(None if end is None else end - loop.time() - _MOMENT)
+        saw, detail = await _look(gate, wanted, limit)
+        seconds = round(loop.time() - start, 3)
+        sighting = next_sighting(sighting, saw, detail, seconds, hurried=limit < gate.patience)
+        report(number, sighting)
+        pause = gate.pause(None if end is None else end - loop.time() - _MOMENT)
+        if sighting.ready or pause is None:
+            return
+        await asyncio.sleep(pause)
+
+
+async def _look(gate: Gate, wanted: Wanted, seconds: float) -> tuple[Saw, str]:
+    """Try once."""
+    target, verifier = wanted.target, wanted.verifier
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    try:
+        async with asyncio.timeout(seconds):
+            if target.is_unix:
+                sock = socket.socket(socket.AF_UNIX)
+                sock.setblocking(False)
+                try:
+                    await loop.sock_connect(sock, target.host)
+                except BaseException:
+                    sock.close()
+                    raise
+            else:
+                sock = await connect_socket(target.host, target.port)
+        try:
+            if verifier is not None:
+                await believe(sock, verifier, target, min(max(deadline - loop.time(), 0.01), verifier.timeout))
+        finally:
+            hang_up(sock, gate.ports)
+    except (OSError, UnicodeError) as error:
+        return judge(error)
+    return Saw.READY, ""
