@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import click
 
 from tailbite.cli import exit as status
-from tailbite.cli.output import console, emit_json, note
+from tailbite.cli.output import emit_json, note
 from tailbite.connect.waiting import wait
 from tailbite.connect.wanted import Wanted
 from tailbite.errors import NotReadyError
@@ -199,7 +199,7 @@ def _tell(sightings: Sequence[Sighting], missing: NotReadyError | None, *, quiet
     after = f"after {missing.seconds:g} s" if missing.seconds else "at once"
     note(f"not ready {after}:")
     for sighting in sightings:
-        console(stderr=True).print(f"  {sighting}", markup=False, soft_wrap=True)
+        click.echo(f"  {sighting}", err=True)
 
 
 def _terminate(*_: object) -> NoReturn:
