@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import operator
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from tailbite.host.sysctl_text import (
     ConfigFile,
     assignments,
     edited,
+    edits_between,
     later_name,
     settle,
     value_at_boot,
@@ -33,11 +36,9 @@ def boots(*files: ConfigFile) -> BootOrder:
 
 
 def add(ports: str, *files: ConfigFile) -> dict[str, str]:
-    return settle(
-        [boots(*files)],
-        RESERVED,
-        lambda there: PortSet.of(r for p in (*there, PortSet.parse(ports)) for r in p.ranges),
-    )
+    before = [boots(*files)]
+    after = settle(before, RESERVED, lambda there: functools.reduce(operator.or_, there, PortSet.parse(ports)))
+    return {path: text for path, (_, text) in edits_between(before, after).items()}
 
 
 @given(text=st.text(), value=st.sampled_from(["8080", "1-3,8", "50051"]))
@@ -100,13 +101,11 @@ def test_a_link_to_a_package_s_file_is_not_a_file_of_the_administrator() -> None
 
 
 def test_both_settings_live_in_one_file() -> None:
-    first = add("50051")
-    order = boots(at(OWN_FILE, first[OWN_FILE]))
-    second = settle([order], EPHEMERAL, lambda _: PortRange(49152, 65535))
-    order = order.with_file(at(OWN_FILE, second[OWN_FILE]))
+    orders = settle([boots()], RESERVED, lambda _: PortSet.parse("50051"))
+    (order,) = settle(orders, EPHEMERAL, lambda _: PortRange(49152, 65535))
     assert value_at_boot(order, RESERVED) == PortSet.parse("50051")
     assert value_at_boot(order, EPHEMERAL) == PortRange(49152, 65535)
-    assert second[OWN_FILE].count("tailbite fix --undo") == 1
+    assert [file.text.count("tailbite fix --undo") for file in order.files] == [1]
 
 
 @pytest.mark.parametrize("line", [f"{KEY} = 8080 # web", f"{KEY} = 8080, 9090", f"-{KEY}"])

@@ -21,6 +21,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("tailbite.cli.demo", "Show the effect and its cure on this kernel, in a private network."),
     "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
     "lab": ("tailbite.cli.lab", "Measure why, how often, and which cure; draw it."),
+    "doctor": ("tailbite.cli.doctor", "Tell whether this host is at risk, and what helps."),
+    "fix": ("tailbite.cli.fix", "Show, carry out and take back the remedies: reserve ports, move the range, kill."),
 }
 
 

@@ -35,10 +35,13 @@ __all__ = [
     "ConfigFile",
     "assignments",
     "edited",
+    "edits_between",
     "later_name",
     "settle",
     "value_at_boot",
+    "value_in",
     "winner",
+    "without",
 ]
 
 OWN_FILE = "/etc/sysctl.d/60-tailbite.conf"
@@ -188,14 +191,30 @@ def edited(text: str, key: str, value: str) -> str:
     return f"{text}{'' if text.endswith(chr(10)) else end}{key} = {value}{end}"
 
 
+def value_in(text: str, key: str) -> str | None:
+    """Return what the last line about ``key`` in a text assigns; None if there is none, or it assigns nothing."""
+    found = [item for item in assignments(ConfigFile("", "", text), key) if not item.is_pattern]
+    return found[-1].value if found else None
+
+
+def without(text: str, key: str) -> str:
+    """Return the text without the line that :func:`value_in` read."""
+    found = [item for item in assignments(ConfigFile("", "", text), key) if not item.is_pattern]
+    if not found:
+        return text
+    lines = text.split("\n")
+    del lines[found[-1].line]
+    return "\n".join(lines)
+
+
 def later_name(path: str) -> str:
     """Return a file in /etc/sysctl.d that is applied right after ``path``."""
     # "t" sorts after "c": 99-x.tailbite.conf comes after 99-x.conf, where 99-x-tailbite.conf would come before.
     return f"/etc/sysctl.d/{path.rpartition('/')[2].removesuffix('.conf')}.tailbite.conf"
 
 
-def settle(orders: Sequence[BootOrder], setting: Setting[T], merge: Callable[[list[T]], T]) -> dict[str, str]:
-    """Find the edits after which every boot order gives the setting the value it should have.
+def settle(orders: Sequence[BootOrder], setting: Setting[T], merge: Callable[[list[T]], T]) -> list[BootOrder]:
+    """Edit files until every boot order gives the setting the value it should have.
 
     It goes to :data:`OWN_FILE` if that is where it wins. Where a later file of the administrator wins, that file's
     line is changed; where a later one of a package does, or one whose value the kernel refuses, a file of our own
@@ -207,21 +226,25 @@ def settle(orders: Sequence[BootOrder], setting: Setting[T], merge: Callable[[li
         merge: the values that the orders give it now -> the value that all of them should.
 
     Returns:
-        The new text of each file to change; empty if all is as it should be.
+        The orders with the edited texts; :func:`edits_between` tells which those are.
     """
-    edits: dict[str, str] = {}
-    pending = list(orders)
+    after = list(orders)
     value = merge([there for order in orders if (there := value_at_boot(order, setting)) is not None])
-    for number in (*range(len(pending)), *range(len(pending))):  # an edit for one order is read by the others too
-        order = pending[number]
-        there = value_at_boot(order, setting)
+    for number in (*range(len(after)), *range(len(after))):  # an edit for one order is read by the others too
+        there = value_at_boot(after[number], setting)
         if there == value:
             continue
-        file = _home(order, winner(order, setting), there is not None)
+        file = _home(after[number], winner(after[number], setting), there is not None)
         changed = replace(file, text=edited(file.text, setting.key, setting.spell(value)))
-        edits[changed.target] = changed.text
-        pending = [item.with_file(changed) for item in pending]
-    return edits
+        after = [order.with_file(changed) for order in after]
+    return after
+
+
+def edits_between(before: Sequence[BootOrder], after: Sequence[BootOrder]) -> dict[str, tuple[str | None, str]]:
+    """Return what was edited: the file -> its text before (None: there was none) and after."""
+    old = {file.target: file.text for order in before for file in order.files}
+    new = {file.target: file.text for order in after for file in order.files}
+    return {path: (old.get(path), text) for path, text in sorted(new.items()) if old.get(path) != text}
 
 
 def _home(order: BootOrder, now: Assignment | None, is_valid: bool) -> ConfigFile:

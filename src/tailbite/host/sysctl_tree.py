@@ -19,7 +19,9 @@ from tailbite.host.sysctl_text import BootOrder, ConfigFile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DIRECTORIES", "ENCODING", "Tree", "read_tree", "resolve"]
+    from tailbite.host.snapshot import Namespace
+
+__all__ = ["DIRECTORIES", "ENCODING", "HOST", "Tree", "is_the_hosts", "read_tree", "resolve"]
 
 DIRECTORIES = (
     "/etc/sysctl.d",
@@ -30,6 +32,7 @@ DIRECTORIES = (
 )
 """The directories, the highest rank first (sysctl.d(5); /usr/local/lib and /lib as in sysctl(8))."""
 
+HOST = Path("/")
 _LAST = "/etc/sysctl.conf"
 _MOST_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
 ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}
@@ -48,7 +51,7 @@ class Tree:
     blind: tuple[Blind, ...] = ()
 
 
-def read_tree(root: Path = Path("/")) -> Tree:
+def read_tree(root: Path = HOST) -> Tree:
     """Read every file that is applied at boot. Never raises for one that cannot be read: that becomes ``blind``."""
     blind: list[Blind] = []
     chosen: dict[str, ConfigFile] = {}
@@ -65,6 +68,17 @@ def read_tree(root: Path = Path("/")) -> Tree:
         ),
         tuple(blind),
     )
+
+
+def is_the_hosts(namespace: Namespace) -> bool:
+    """Tell whether what the next boot sets will be this namespace's: whether it is that of process 1.
+
+    In doubt it is; who may not look at process 1 is no container's root.
+    """
+    try:
+        return namespace.inode == Path("/proc/1/ns/net").stat().st_ino
+    except OSError:
+        return True
 
 
 def _names(root: Path, directory: str, blind: list[Blind]) -> Iterator[str]:
@@ -88,9 +102,9 @@ def _read(root: Path, path: str, blind: list[Blind]) -> ConfigFile | None:
         if not stat.S_ISREG(file.stat().st_mode):
             return None  # a directory; or a FIFO, which to open would be to wait for somebody who writes
         return ConfigFile(path, target, file.read_bytes().decode(**ENCODING))
-    except FileNotFoundError:
-        return None
     except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None  # nobody can read it, so nobody applies it
         blind.append(Blind.of(f"what {path} sets at boot", error))
         return None
 

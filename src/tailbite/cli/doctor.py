@@ -1,0 +1,107 @@
+"""``tailbite doctor``: is this host at risk, and what helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tailbite.cli import exit as status
+from tailbite.cli.output import as_json, console, emit_json, note
+from tailbite.cli.services import SERVICES
+from tailbite.host import namespaces
+from tailbite.host.abilities import release
+from tailbite.host.checkup import check_up
+from tailbite.host.finding import Severity
+
+if TYPE_CHECKING:
+    from tailbite.host.checkup import Checkup
+    from tailbite.host.patient import Patient, Service
+
+__all__ = ["command"]
+
+_FIXABLE = frozenset({"TB201", "TB202", "TB203", "TB204"})
+
+
+@click.command("doctor")
+@click.option(
+    "--ports",
+    "services",
+    type=SERVICES,
+    default=(),
+    metavar="FILE|LIST",
+    help="Services that should run here, and may be down now: 50051,8125, or a file with a line PORTS [NAME] each.",
+)
+@click.option(
+    "--netns",
+    "wanted",
+    default="all",
+    show_default=True,
+    metavar="all|self|PID|NAME",
+    help="Which network namespaces: all that are permitted, this one, that of a process, or one by name.",
+)
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default="/",
+    metavar="DIR",
+    help="Read the sysctl.d files of the next boot below DIR.",
+)
+@click.option("--json", "as_document", is_flag=True, help="Print one JSON document.")
+def command(services: tuple[Service, ...], wanted: str, root: Path, as_document: bool) -> int:
+    """Tell whether this host is at risk of self-connects, and what helps.
+
+    Looks at each network namespace: the range source ports are drawn from, the ports reserved in it, servers that
+    listen there all the same, self-connects and what they left; and at the kernel, and at what the next boot will
+    set. Each finding says how bad it is and how sure, the odds for a client that retries every second, and the
+    remedy. Changes nothing.
+
+    Needs no root; what only root can see is said on stderr.
+
+    Exit status: 0 nothing worse than a notice, 1 something worse, 3 nothing found but not everything could be seen.
+    """
+    try:
+        places, blind = namespaces.choose(wanted)
+    except namespaces.UnknownNamespace as error:
+        raise click.BadParameter(str(error), param_hint="--netns") from None
+    seen = check_up(places, services, blind, root=root)
+    if as_document:
+        _emit(seen)
+    else:
+        from tailbite.cli.doctor_report import report
+
+        out = console()
+        for part in report(seen):
+            out.print(part)
+        if any(one.code in _FIXABLE for one in seen.findings):
+            note("`tailbite fix` shows what would be changed for all of these at once")
+    for item in seen.blind:
+        note(f"could not see {item}")
+    if any(one.severity in (Severity.CRITICAL, Severity.WARNING) for one in seen.findings):
+        return status.FOUND
+    return status.PARTLY_BLIND if seen.blind else status.FINE
+
+
+def _emit(seen: Checkup) -> None:
+    emit_json(
+        "doctor",
+        taken=seen.taken,
+        kernel={"release": release(), "abilities": seen.abilities},
+        namespaces=[_namespace(patient) for patient in seen.patients],
+        findings=[{**as_json(one), "namespace": one.namespace.inode} for one in seen.findings],
+        blind=seen.blind,
+    )
+
+
+def _namespace(patient: Patient) -> dict[str, Any]:
+    seen = patient.seen
+    return {
+        **as_json(seen.namespace),
+        "ephemeral": seen.ephemeral,
+        "reserved": seen.reserved,
+        "listeners": len(seen.listeners),
+        "self_connects": len(seen.held),
+        "time_waits": len(seen.time_waits),
+        "sysctls": {item.name: item.value for item in seen.sysctls},
+    }
