@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["SelfConnects", "Timeline", "Watch", "read_counters"]
 
 _MOST_PACKETS = 50_000
+_MOST_AT_ONCE = 500
+"""Packets to take before the sockets are looked at: a client that flaps sends them as fast as they are read."""
+
 _MOST_DIALS = 1_000
 _MOST_ECHO = 65_536
 
@@ -66,7 +69,9 @@ class SelfConnects:
             self._opening.pop(host, None)
             self._end(host, at, Ending.RESET)
         elif TcpFlags.SYN in flags and TcpFlags.ACK not in flags:
-            # A TIME-WAIT can be used again after a second: then the old one ended with it.
+            # The same four-tuple begins anew, so what was there is gone, whether its end was seen or lost. It left no
+            # TIME-WAIT, which could be used again after a second only.
+            self._end(host, at, Ending.RESET, only_if_open=True)
             self._opening[host] = segment.sequence
             self._current.pop(host, None)
         elif TcpFlags.SYN in flags:
@@ -85,16 +90,24 @@ class SelfConnects:
             if TcpFlags.FIN in flags:
                 self._end(host, at, Ending.CLOSED)
 
-    def _end(self, host: str, at: float, ending: Ending) -> None:
+    def _end(self, host: str, at: float, ending: Ending, *, only_if_open: bool = False) -> None:
         if host not in self._current:
             return
         index, _ = self._current[host]
         now = self._found[index]
+        if only_if_open and now.ending is not Ending.OPEN:
+            return
         # RST after FIN takes the TIME-WAIT away again (RFC 1337 calls it assassination).
         if now.ending is Ending.OPEN:
             self._found[index] = SelfConnect(now.start, at, ending, host, now.sent)
         elif ending is Ending.RESET:
             self._found[index] = SelfConnect(now.start, now.end, ending, host, now.sent)
+
+    def correct(self, at: float, *, held: bool, time_wait: bool) -> None:
+        """Take what the socket list shows at the end: where packets were lost, an end may have been."""
+        if not held:
+            for host in list(self._current):
+                self._end(host, at, Ending.CLOSED if time_wait else Ending.RESET, only_if_open=True)
 
     @property
     def found(self) -> tuple[SelfConnect, ...]:
@@ -180,7 +193,7 @@ class Watch:
 
     def look(self) -> list[TcpSocket]:
         """Take the new packets and one poll of the sockets; return those on the port."""
-        for packet in self._capture.read():
+        for packet in self._capture.read(most=_MOST_AT_ONCE):
             if len(self.packets) < _MOST_PACKETS:
                 self.packets.append(packet)
             try:
@@ -193,9 +206,12 @@ class Watch:
         self.timeline.feed(self.now, sockets)
         return sockets
 
-    def is_held(self) -> bool:
-        """Tell whether a self-connected socket stands on the port now."""
-        return any(found.is_self_connected and found.state is TcpState.ESTABLISHED for found in self.look())
+    def last_look(self) -> bool:
+        """Take what there is, and tell whether a self-connected socket stands on the port now."""
+        states = {found.state for found in self.look() if found.is_self_connected}
+        held = TcpState.ESTABLISHED in states
+        self.self_connects.correct(self.now, held=held, time_wait=TcpState.TIME_WAIT in states)
+        return held
 
     def counted(self) -> int | None:
         """Return the self-connects since the watch began by the counters: see :func:`read_counters`."""

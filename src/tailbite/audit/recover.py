@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tailbite.audit import trap
 from tailbite.audit.records import Recovery
 from tailbite.kernel.sock_diag import TcpState
+from tailbite.kernel.sockopt import abort
 
 if TYPE_CHECKING:
     from tailbite.audit.jail import Jail
@@ -26,6 +27,8 @@ _BETWEEN_SERVERS = 0.25
 
 _PLAIN_LAG = 2.0
 """Seconds a bind without SO_REUSEADDR may lag behind one with it before the server starts without waiting for it."""
+
+_MOST_ACCEPTED = 256
 
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
 
@@ -93,6 +96,7 @@ class _Listeners:
     def __init__(self, where: Phase) -> None:
         self._where = where
         self._listeners: list[socket.socket] = []
+        self._accepted: list[socket.socket] = []
         self.plain_after: float | None = None
         self.reuse_after: float | None = None
 
@@ -100,8 +104,10 @@ class _Listeners:
         if self._listeners:
             for listener in self._listeners:
                 with contextlib.suppress(OSError):
-                    # Taken out of the queue, and reset: one who dials again and again must not find it full.
-                    listener.accept()
+                    self._accepted.append(listener.accept()[0])
+            # One who dials again and again must not find the queue full, nor us without descriptors.
+            while len(self._accepted) > _MOST_ACCEPTED:
+                abort(self._accepted.pop(0))
             return
         hosts, port = self._where.addresses, self._where.port
         if self.plain_after is None and all(trap.server_can_bind(host, port, reuse=False) for host in hosts):
@@ -126,8 +132,10 @@ class _Listeners:
         return bool(self._listeners)
 
     def close(self) -> None:
-        while self._listeners:
-            self._listeners.pop().close()
+        for sock in (*self._listeners, *self._accepted):
+            sock.close()
+        self._listeners.clear()
+        self._accepted.clear()
 
 
 class _RealServer:

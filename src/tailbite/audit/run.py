@@ -147,9 +147,8 @@ def _watch(live: Live, where: Phase, limits: Limits, setting: Setting, recover: 
     else:
         while not live.is_over(limits):
             live.tick()
-    watch.look()  # the last packets
+    held = watch.last_look()
     duration = watch.now
-    held = watch.is_held()
     bind = BindAttempt(
         watch.now,
         **{

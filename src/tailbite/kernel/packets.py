@@ -334,11 +334,12 @@ class Capture:
         self._lost += int(struct.unpack("=II", statistics)[1])  # reading resets the kernel's count
         return self._lost
 
-    def read(self, timeout: float = 0.0) -> list[Packet]:
+    def read(self, timeout: float = 0.0, *, most: int | None = None) -> list[Packet]:
         """Return the packets that have come since the last call, the oldest first.
 
         Args:
             timeout: seconds to wait for the first of them.
+            most: return after this many; they may come as fast as they are read.
 
         Raises:
             OSError: ENETDOWN if the interface went down meanwhile.
@@ -346,7 +347,7 @@ class Capture:
         if timeout > 0:
             select.select([self._socket], [], [], timeout)
         packets: list[Packet] = []
-        while True:
+        while most is None or len(packets) < most:
             try:
                 data, ancillary, _, (_, protocol, kind, *_) = self._socket.recvmsg(self._snap_length, 128)
             except BlockingIOError:
@@ -354,6 +355,7 @@ class Capture:
             if kind == socket.PACKET_OUTGOING or protocol not in (_ETH_P_IP, _ETH_P_IPV6):
                 continue
             packets.append(_packet(data, ancillary))
+        return packets
 
     def segments(self, timeout: float = 0.0) -> list[TcpSegment]:
         """Return the TCP segments among the packets that have come since the last call; see :meth:`read`."""

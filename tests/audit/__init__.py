@@ -1,0 +1,1 @@
+"""The audit against clients that were written for it, and against those of the world."""

@@ -1,0 +1,128 @@
+"""How long a server is kept down, and when the client is back: measured, not guessed."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from audit.leftovers import nothing_left
+from tailbite.audit.records import Client, Limits, Observation, Recovery, Word
+from tailbite.audit.warden import audit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SERVER = (
+    "import socket, sys, time; s = socket.create_server((sys.argv[1], int(sys.argv[2]))); "
+    "c, _ = s.accept(); time.sleep(600)"
+)
+# Drops a connection that gives its own bytes back, and dials again: the way it drops is the one thing that differs.
+RETRYING = """
+import socket, struct, sys, time
+while True:
+    sock = socket.socket()
+    {options}
+    try:
+        sock.connect((sys.argv[1], int(sys.argv[2])))
+        if sock.getsockname() != sock.getpeername():
+            time.sleep(600)
+        time.sleep({hold})
+        {drop}
+    except OSError:
+        pass
+    sock.close()
+    time.sleep(0.02)
+"""
+RESET = "sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))"
+
+
+def retrying(hold: float, drop: str, options: str = "pass") -> Client:
+    script = RETRYING.format(hold=hold, drop=drop, options=options)
+    return Client("retrying", (sys.executable, "-c", script, "{host}", "{port}"))
+
+
+def recovery_of(client: Client, limits: Limits, folder: Path) -> tuple[Word, Recovery, Observation]:
+    with nothing_left(folder):
+        verdict = audit(client, limits)
+    (seen,) = (seen for seen in verdict.observations if seen.recovery)
+    assert seen.recovery is not None
+    return verdict.verdict, seen.recovery, seen
+
+
+def limits(patience: float, *, server: tuple[str, ...] | None = None, settle: float = 0.3) -> Limits:
+    return Limits(dial=2, watch=0.2, hold=1.1, total=3, quick=True, patience=patience, settle=settle, server=server)
+
+
+@pytest.mark.usefixtures("network")
+def test_one_that_resets_keeps_no_server_down_and_comes_back(tmp_path: Path) -> None:
+    word, recovery, _ = recovery_of(retrying(0.01, RESET), limits(10), tmp_path)
+    assert word is Word.ABORTS
+    assert recovery.plain_after is not None
+    assert recovery.plain_after < 2
+    assert recovery.recovered_after is not None
+    assert recovery.recovered_after < 5
+
+
+@pytest.mark.usefixtures("network")
+def test_one_that_holds_keeps_it_down_for_as_long_as_it_holds(tmp_path: Path) -> None:
+    word, recovery, _ = recovery_of(retrying(3.0, RESET), limits(10, settle=0.5), tmp_path)
+    assert word is Word.HOLDS
+    assert recovery.plain_after is not None
+    assert 1.5 < recovery.plain_after < 4.5
+    assert recovery.recovered_after is not None
+
+
+@pytest.mark.usefixtures("network")
+def test_patience_ends_the_wait_for_one_that_never_lets_go(tmp_path: Path) -> None:
+    word, recovery, _ = recovery_of(retrying(600, RESET), limits(1.5), tmp_path)
+    assert word is Word.HOLDS
+    assert recovery.plain_after is recovery.reuse_after is recovery.served_after is recovery.recovered_after is None
+    assert 1.5 <= recovery.gave_up_after < 2.5
+
+
+@pytest.mark.usefixtures("network")
+def test_a_client_that_sets_so_reuseaddr_itself_lets_a_server_in_that_does(tmp_path: Path) -> None:
+    options = "sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)"
+    _, recovery, _ = recovery_of(retrying(600, RESET, options), limits(4), tmp_path)
+    assert recovery.plain_after is None
+    assert recovery.reuse_after is not None
+    assert recovery.reuse_after < 1
+    assert recovery.served_after is not None
+
+
+@pytest.mark.usefixtures("network")
+def test_a_real_server_is_started_until_it_serves(tmp_path: Path) -> None:
+    server = (sys.executable, "-c", SERVER, "{host}", "{port}")
+    _, recovery, _ = recovery_of(retrying(2.0, RESET), limits(15, server=server), tmp_path)
+    assert recovery.real_server
+    assert recovery.plain_after is None
+    assert recovery.served_after is not None
+    assert recovery.served_after > 0.5
+    assert recovery.recovered_after is not None
+    assert recovery.recovered_after >= recovery.served_after
+
+
+@pytest.mark.usefixtures("network")
+def test_a_client_that_is_gone_is_not_recovered(tmp_path: Path) -> None:
+    script = f"import socket, struct, sys; sock = socket.create_connection((sys.argv[1], int(sys.argv[2]))); {RESET}"
+    gone = Client("gone", (sys.executable, "-c", script, "{host}", "{port}"))
+    _, recovery, seen = recovery_of(gone, limits(10), tmp_path)
+    assert recovery.served_after is not None
+    assert recovery.recovered_after is None
+    assert recovery.gave_up_after < 5
+    assert seen.exit_status == 0
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.timeout(120)
+def test_the_time_wait_of_a_plain_close_keeps_every_server_down_for_a_minute(tmp_path: Path) -> None:
+    script = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()"
+    closing = Client("closing", (sys.executable, "-c", script, "{host}", "{port}"))
+    word, recovery, _ = recovery_of(closing, limits(80), tmp_path)
+    assert word is Word.BLOCKS
+    assert recovery.plain_after is not None
+    assert recovery.reuse_after is not None
+    assert 55 < recovery.plain_after < 70
+    assert 55 < recovery.reuse_after < 70

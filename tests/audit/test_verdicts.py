@@ -1,0 +1,149 @@
+"""Clients that were written to behave in one way each get the verdict they deserve, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from audit.leftovers import nothing_left
+from tailbite.audit.records import Allocator, Believed, Client, Left, Limits, Verdict, Word
+from tailbite.audit.warden import audit
+
+CLIENTS = Path(__file__).with_name("clients.py")
+QUICK = Limits(dial=1.5, watch=0.4, hold=1.1, total=2.6, quick=True)
+FULL = Limits(dial=2.0, watch=0.5, hold=1.2, total=8.0)
+
+
+def client(kind: str) -> Client:
+    return Client(kind, (sys.executable, str(CLIENTS), kind, "{host}", "{port}"))
+
+
+def run(kind: str, folder: Path, limits: Limits = QUICK) -> Verdict:
+    with nothing_left(folder):
+        return audit(client(kind), limits)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    ("kind", "word", "believed", "left"),
+    [
+        ("immune", Word.IMMUNE, Believed.NO, None),
+        ("aborting", Word.ABORTS, Believed.NO, Left.NOTHING),
+        ("flapping", Word.ABORTS, Believed.UNKNOWN, None),
+        ("lingering", Word.HOLDS, Believed.UNKNOWN, None),
+        ("blocking", Word.BLOCKS, Believed.NO, Left.TIME_WAIT),
+        ("holding", Word.HOLDS, Believed.YES, Left.ESTABLISHED),
+        ("binding", Word.HOLDS, Believed.UNKNOWN, Left.ESTABLISHED),
+        ("quitting", Word.UNEXERCISED, Believed.NO, None),
+        ("silent", Word.UNEXERCISED, Believed.NO, None),
+        ("elsewhere", Word.UNEXERCISED, Believed.NO, None),
+        ("crashing", Word.BLOCKS, Believed.NO, Left.TIME_WAIT),
+        ("forking", Word.HOLDS, Believed.YES, Left.ESTABLISHED),
+        ("daemonising", Word.HOLDS, Believed.YES, Left.ESTABLISHED),
+        ("v6_only", Word.HOLDS, Believed.UNKNOWN, Left.ESTABLISHED),
+        ("flooding", Word.HOLDS, Believed.UNKNOWN, Left.ESTABLISHED),
+        ("stubborn", Word.HOLDS, Believed.YES, Left.ESTABLISHED),
+        ("unable", Word.UNSUPPORTED, Believed.NO, None),
+    ],
+)
+def test_each_gets_the_verdict_it_deserves(
+    kind: str, word: Word, believed: Believed, left: Left | None, tmp_path: Path
+) -> None:
+    verdict = run(kind, tmp_path)
+    assert verdict.verdict is word, verdict
+    assert verdict.believed is believed, verdict
+    if left is not None:
+        assert verdict.left is left
+    assert verdict.version == ""
+    if word is not Word.UNSUPPORTED:
+        assert all(seen.control for seen in verdict.observations)
+
+
+@pytest.mark.usefixtures("network")
+def test_a_tight_loop_is_no_pass_where_packets_were_lost_and_immune_where_none_was(tmp_path: Path) -> None:
+    verdict = run("tight", tmp_path)
+    lost = sum(seen.lost_packets for seen in verdict.observations)
+    assert verdict.verdict is (Word.INCONCLUSIVE if lost else Word.IMMUNE), verdict.reason
+    assert verdict.dials > 100
+
+
+@pytest.mark.usefixtures("network")
+def test_the_whole_audit_covers_both_allocators_and_all_addresses(tmp_path: Path) -> None:
+    verdict = run("holding", tmp_path, FULL)
+    phases = {seen.phase.name: seen for seen in verdict.observations}
+    assert set(phases) == {
+        "connect-127.0.0.1",
+        "bind-127.0.0.1",
+        "connect-127.0.0.1-16-ports",
+        "connect-::1",
+        "connect-localhost",
+    }
+    assert phases["connect-127.0.0.1"].dials == 1
+    assert [hit.host for hit in phases["connect-::1"].self_connects] == ["::1"]
+    assert phases["connect-::1"].self_connects[0].sent == len("are you there?\n")
+    # In sixteen ports it takes some dials: eight are of the right parity.
+    assert verdict.dials_to_hit == phases["connect-127.0.0.1-16-ports"].dials
+
+
+@pytest.mark.usefixtures("network")
+def test_one_that_binds_first_is_caught_where_the_other_trap_lets_it_pass(tmp_path: Path) -> None:
+    verdict = run("binding", tmp_path)
+    connect, bind = verdict.observations
+    assert (connect.phase.allocator, bind.phase.allocator) == (Allocator.CONNECT, Allocator.BIND)
+    assert connect.dials > 1
+    assert not connect.self_connects
+    assert bind.dials == 1
+    assert len(bind.self_connects) == 1
+
+
+@pytest.mark.usefixtures("network")
+def test_a_flood_of_output_is_counted_and_not_kept(tmp_path: Path) -> None:
+    (seen,) = run("flooding", tmp_path).observations
+    assert seen.output.total > 10**6
+    assert len(seen.output.head) + len(seen.output.tail) <= 2 * 64 * 1024
+
+
+@pytest.mark.usefixtures("network")
+def test_packets_and_counters_agree_on_the_number_of_self_connects(tmp_path: Path) -> None:
+    for kind in ("blocking", "holding", "immune"):
+        for seen in run(kind, tmp_path, FULL).observations:
+            assert seen.counted == len(seen.self_connects), (kind, seen.phase.name)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("kind", ["immune", "aborting", "holding", "silent", "binding"])
+def test_quick_takes_at_most_three_seconds(kind: str, tmp_path: Path) -> None:
+    start = time.monotonic()
+    run(kind, tmp_path, Limits(dial=2.0, watch=0.5, hold=1.1, total=2.4, quick=True))
+    assert time.monotonic() - start <= 3.0
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("kind", ["holding", "silent"])
+def test_a_simple_client_takes_at_most_fifteen_seconds(kind: str, tmp_path: Path) -> None:
+    start = time.monotonic()
+    run(kind, tmp_path, Limits())
+    assert time.monotonic() - start <= 15.0
+
+
+@pytest.mark.usefixtures("network")
+def test_a_client_that_is_not_there_is_unsupported_and_says_so(tmp_path: Path) -> None:
+    with nothing_left(tmp_path):
+        verdict = audit(Client("none", ("/no/such/program", "{port}")), QUICK)
+    assert verdict.verdict is Word.UNSUPPORTED
+    assert verdict.reason == "cannot run /no/such/program: No such file or directory"
+
+
+@pytest.mark.usefixtures("network")
+def test_the_client_sees_its_own_processes_only_and_runs_where_it_was_called(tmp_path: Path) -> None:
+    script = "import os; print('pid', os.getpid(), os.readlink('/proc/self'), os.getcwd())"
+    with nothing_left(tmp_path):
+        verdict = audit(Client("who", (sys.executable, "-c", script, "{port}")), QUICK)
+    said = verdict.observations[0].output.text.split()
+    assert said[0] == "pid"
+    assert said[1] == said[2]
+    assert said[3] == os.getcwd()  # noqa: PTH109
