@@ -269,8 +269,8 @@ def _progress(
 
 
 def _write_reports(verdicts: Sequence[Verdict], required: Word, junit: Path | None, html: Path | None) -> None:
+    from tailbite._files import write_atomically
     from tailbite.audit.report.page import page
-    from tailbite.audit.report.write import write_atomically
 
     if junit is not None:
         from tailbite.audit.report.junit import junit as as_junit

@@ -5,19 +5,20 @@ A name that ends in ``.gz`` is compressed, without a time stamp, so the same dat
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import os
 import platform
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tailbite._files import write_atomically
 from tailbite._version import __version__
 
-__all__ = ["NotARecord", "Record", "machine_facts", "read_record", "write_atomically", "write_record"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["NotARecord", "Record", "machine_facts", "read_record", "write_record"]
 
 
 class NotARecord(ValueError):  # noqa: N818 - it says what is so
@@ -86,23 +87,3 @@ def read_record(path: Path, experiment: str) -> Record:
     if schema != f"tailbite.lab.{experiment}/1":
         raise NotARecord(f"{path} is a record of another kind ({schema}), not of 'tailbite lab {experiment}'")
     return Record(experiment, header, tuple(rows))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file beside its place and move it there, with the rights a new file has.
-
-    Raises:
-        OSError: the folder is missing or not writable.
-    """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -10,7 +10,7 @@ import contextlib
 import io
 from typing import TYPE_CHECKING, Any, Final
 
-from tailbite.lab.record import write_atomically
+from tailbite._files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
