@@ -39,12 +39,14 @@ if TYPE_CHECKING:
         TailbiteError,
         VerifyError,
     )
+    from tailbite.guards.process import GuardedConnect, guard
 
 __all__ = [
     "AddressesError",
     "Backoff",
     "Endpoint",
     "GaveUpError",
+    "GuardedConnect",
     "NotReadyError",
     "Policy",
     "Saw",
@@ -56,6 +58,7 @@ __all__ = [
     "__version__",
     "connections",
     "create_connection",
+    "guard",
     "is_self_connected",
     "open_connection",
     "wait",
@@ -66,6 +69,7 @@ _HOMES = {
     "Backoff": "tailbite.core.backoff",
     "Endpoint": "tailbite.core.address",
     "GaveUpError": "tailbite.errors",
+    "GuardedConnect": "tailbite.guards.process",
     "Policy": "tailbite.core.backoff",
     "NotReadyError": "tailbite.errors",
     "Saw": "tailbite.connect.sighting",
@@ -76,6 +80,7 @@ _HOMES = {
     "VerifyError": "tailbite.errors",
     "connections": "tailbite.connect.loop_sync",
     "create_connection": "tailbite.connect.sync",
+    "guard": "tailbite.guards.process",
     "is_self_connected": "tailbite.connect.look",
     "open_connection": "tailbite.connect.aio",
     "wait": "tailbite.connect.waiting",
