@@ -11,6 +11,7 @@
     ├── CatalogueError         (ValueError)              a file of clients to audit is not as it must be
     ├── NotReadyError          (TimeoutError)            servers that were waited for did not come in time
     ├── NamespaceUnavailable   (OSError)                 this system does not let us make a namespace
+    ├── FirewallError          (OSError)                 a firewall command failed, or is not there
     └── NetlinkError           (OSError)                 the kernel answered a netlink request with an error
 
 Errors hold data; ``str()`` makes the sentence. All of them survive pickling.
@@ -25,6 +26,7 @@ from typing import Literal, Protocol, TypeAlias
 __all__ = [
     "AddressesError",
     "CatalogueError",
+    "FirewallError",
     "GaveUpError",
     "NamespaceUnavailable",
     "NetlinkError",
@@ -307,3 +309,25 @@ class NetlinkError(TailbiteError, OSError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (NetlinkError, (self.errno, self.request))
+
+
+class FirewallError(TailbiteError, OSError):
+    """A command that reads or changes the firewall failed, or is not there.
+
+    Attributes:
+        command: the command line.
+        status: its exit status; 126 if it could not be run, 127 if it is not there.
+        said: what it said.
+    """
+
+    def __init__(self, command: tuple[str, ...], status: int, said: str) -> None:
+        super().__init__(errno.EPERM if "ermission denied" in said else errno.EIO, said)
+        self.command = command
+        self.status = status
+        self.said = said
+
+    def __str__(self) -> str:
+        return f"{self.command[0]}: {self.said}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (FirewallError, (self.command, self.status, self.said))

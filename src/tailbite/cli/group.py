@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "lab": ("tailbite.cli.lab", "Measure why, how often, and which cure; draw it."),
     "doctor": ("tailbite.cli.doctor", "Tell whether this host is at risk, and what helps."),
     "fix": ("tailbite.cli.fix", "Show, carry out and take back the remedies: reserve ports, move the range, kill."),
+    "host-guard": ("tailbite.cli.host_guard", "Refuse every self-connect of this host, by a firewall rule."),
 }
 
 

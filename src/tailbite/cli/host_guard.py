@@ -1,0 +1,241 @@
+"""``tailbite host-guard``: a firewall rule that refuses every self-connect of this host, or of a namespace."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tailbite.cli import exit as status
+from tailbite.cli.output import Unsupported, console, emit_json, note
+from tailbite.errors import FirewallError
+from tailbite.guards import host, unit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailbite.guards.filter import IpVersion
+    from tailbite.guards.host import Firewall, FirewallState
+
+__all__ = ["command"]
+
+_NEEDS = (
+    "this needs root (CAP_NET_ADMIN), or a network namespace of your own: "
+    "unshare -Urn sh -c 'ip link set lo up; tailbite host-guard install; ...'"
+)
+_variant = click.option(
+    "--variant",
+    type=click.Choice(["nft", "legacy"]),
+    help="Which iptables: iptables-nft or iptables-legacy. Without it, what 'iptables' is on this host.",
+)
+_dry_run = click.option("--dry-run", is_flag=True, help="Print the exact commands, and run nothing.")
+_quiet = click.option("-q", "--quiet", is_flag=True, help="Say nothing when all is well.")
+
+
+@click.group("host-guard")
+def command() -> None:
+    """Refuse every self-connect of this host in the kernel, whoever makes it.
+
+    One firewall rule in a chain of its own (iptables, IPv4 and IPv6) answers a SYN on 'lo' whose source is its
+    destination with RST: connect() fails with ECONNREFUSED at once. Nothing else is touched, and established
+    connections never meet the rule. Needs root, or a network namespace of your own.
+    """
+
+
+@command.command()
+@_variant
+@_dry_run
+@click.option("--systemd", is_flag=True, help="Also keep it: a timer puts it back after a boot or a reload.")
+@_quiet
+def install(variant: str | None, dry_run: bool, systemd: bool, quiet: bool) -> None:
+    """Put the rule in place. Does nothing where it is.
+
+    \b
+    Examples:
+      tailbite host-guard install --dry-run
+      sudo tailbite host-guard install --systemd
+    """
+    changes = _changes(variant, host.install_commands, dry_run)
+    if dry_run:
+        _print([line for _, lines in changes for line in lines])
+        if systemd:
+            for name, text in unit.units(variant).items():
+                click.echo(f"\n# {unit.UNIT_DIRECTORY / name}\n{text}", nl=False)
+            click.echo()
+            _print(unit.enable_commands(), is_firewall=False)
+        return
+    for firewall, lines in changes:
+        _run(lines)
+        if not quiet:
+            done = "the rule is in place now" if lines else "the rule was in place already"
+            note(f"IPv{firewall.version} ({firewall.variant}): {done}")
+    if systemd:
+        _keep(variant, quiet)
+
+
+@command.command()
+@_variant
+@_dry_run
+@_quiet
+def remove(variant: str | None, dry_run: bool, quiet: bool) -> None:
+    """Take the rule away again, and the systemd units if there are any."""
+    has_units = any((unit.UNIT_DIRECTORY / name).exists() for name in unit.units())
+    changes = _changes(variant, host.remove_commands, dry_run)
+    if dry_run:
+        if has_units:
+            paths = [str(unit.UNIT_DIRECTORY / name) for name in unit.units()]
+            _print(
+                [*unit.disable_commands(), ("rm", "-f", *paths), ("systemctl", "daemon-reload")], is_firewall=False
+            )
+        _print([line for _, lines in changes for line in lines])
+        return
+    if has_units:  # first, or the timer puts the rule back
+        try:
+            for line in unit.disable_commands():
+                unit.run(line)
+            for path in unit.remove():
+                if not quiet:
+                    note(f"removed {path}")
+            unit.run(("systemctl", "daemon-reload"))
+        except (OSError, FirewallError) as error:
+            raise Unsupported(str(error)) from error
+    for firewall, lines in changes:
+        _run(lines)
+        if not quiet:
+            done = "the rule is removed" if lines else "there was no rule"
+            note(f"IPv{firewall.version} ({firewall.variant}): {done}")
+
+
+@command.command("status")
+@_variant
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
+def show_status(variant: str | None, as_json: bool) -> None:
+    """Show whether the rule is in place, and how many self-connects it refused.
+
+    Exit status: 0 in place for every IP version this host has, 1 not.
+    """
+    states = [state for _, state in _look(variant)]
+    keeps = (unit.UNIT_DIRECTORY / unit.TIMER).exists()
+    installed = all(state.is_installed for state in states)
+    if as_json:
+        emit_json("host-guard", is_installed=installed, systemd_timer=keeps, firewalls=[_record(s) for s in states])
+    else:
+        _table(states)
+        note(
+            f"a systemd timer keeps it ({unit.TIMER})"
+            if keeps
+            else "nothing keeps it over a boot or a reload (install --systemd)"
+        )
+    if not installed:
+        click.get_current_context().exit(status.FOUND)
+
+
+def _record(state: FirewallState) -> dict[str, Any]:
+    return {
+        "ip_version": state.version,
+        "variant": state.variant,
+        "is_installed": state.is_installed,
+        "is_current": state.is_current,
+        "positions": list(state.jumps),
+        "ahead": state.ahead,
+        "refused_packets": state.packets,
+        "refused_bytes": state.bytes,
+    }
+
+
+def _table(states: list[FirewallState]) -> None:
+    from rich.table import Table
+
+    table = Table("IP", "iptables", "rule", "refused", box=None, pad_edge=False)
+    table.columns[-1].justify = "right"
+    for state in states:
+        table.add_row(f"v{state.version}", state.variant, _in_words(state), str(state.packets))
+    console().print(table)
+
+
+def _in_words(state: FirewallState) -> str:
+    if state.is_installed:
+        return "in place"
+    if not state.has_chain:
+        return "not installed"
+    if not state.is_current:
+        return "another version's; install again"
+    if not state.jumps:
+        return "nothing leads to it; install again"
+    return f"behind a rule that may decide first: {state.ahead}"
+
+
+def _look(variant: str | None) -> list[tuple[Firewall, FirewallState]]:
+    try:
+        return [(f, host.read_state(f)) for f in (host.find_firewall(v, variant) for v in _versions())]
+    except FirewallError as error:
+        raise Unsupported(_explain(error)) from error
+
+
+def _versions() -> list[IpVersion]:
+    # Without IPv6 in the kernel (ipv6.disable=1) there is neither the file nor anything to guard.
+    return [v for v in host.VERSIONS if v == 4 or Path("/proc/net/if_inet6").exists()]
+
+
+def _changes(
+    variant: str | None,
+    commands: Callable[[FirewallState, Firewall], list[tuple[str, ...]]],
+    dry_run: bool,
+) -> list[tuple[Firewall, list[tuple[str, ...]]]]:
+    changes = []
+    for version in _versions():
+        try:
+            firewall = host.find_firewall(version, variant)
+            try:
+                state = host.read_state(firewall)
+            except FirewallError as error:
+                if not dry_run:
+                    raise
+                is_there = commands is host.remove_commands
+                what = "a rule that is there" if is_there else "a host without the rule"
+                note(f"IPv{version}: the rules cannot be read ({error.said}); these commands are for {what}")
+                state = host.FirewallState(version, firewall.variant, is_there, jumps=(1,) if is_there else ())
+            changes.append((firewall, commands(state, firewall)))
+        except FirewallError as error:
+            raise Unsupported(_explain(error)) from error
+    return changes
+
+
+def _run(commands: list[tuple[str, ...]]) -> None:
+    for line in commands:
+        try:
+            host.run(line)
+        except FirewallError as error:
+            raise Unsupported(_explain(error)) from error
+
+
+def _keep(variant: str | None, quiet: bool) -> None:
+    try:
+        written = unit.write(unit.units(variant))
+        for line in unit.enable_commands():
+            unit.run(line)
+    except (OSError, FirewallError) as error:
+        raise Unsupported(f"the rule is in place, but systemd does not keep it: {error}") from error
+    if not quiet:
+        for path in written:
+            note(f"wrote {path}")
+        note(f"{unit.TIMER} keeps the rule in place")
+
+
+def _print(commands: list[tuple[str, ...]], *, is_firewall: bool = True) -> None:
+    before = [f"{name}={value}" for name, value in host.environment().items()] if is_firewall else []
+    for line in commands:
+        click.echo(shlex.join([*before, *line]))
+    if not commands:
+        note("nothing to do")
+
+
+def _explain(error: FirewallError) -> str:
+    said = error.said.lower()
+    if "permission denied" in said or "not permitted" in said or "lock file" in said:
+        return f"{error}\n{_NEEDS}"
+    if "couldn't load match" in said or "no such file" in said or "extension bpf" in said:
+        return f"{error}\nthe kernel or iptables has no 'bpf' match here (xt_bpf, CONFIG_NETFILTER_XT_MATCH_BPF)"
+    return str(error)

@@ -1,0 +1,120 @@
+"""The systemd units that keep the host guard's rule in place: after a boot, and after others rewrite the firewall.
+
+A firewall manager that reloads may take foreign rules away (``nft flush ruleset``, ``iptables-restore``), and tells
+nobody. So a timer installs the rule again every minute, which does nothing while it is there.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tailbite.errors import FirewallError
+
+__all__ = ["TIMER", "UNIT_DIRECTORY", "disable_commands", "enable_commands", "remove", "units", "write"]
+
+UNIT_DIRECTORY: Final = Path("/etc/systemd/system")
+SERVICE: Final = "tailbite-host-guard.service"
+TIMER: Final = "tailbite-host-guard.timer"
+_FIREWALLS = "firewalld.service ufw.service nftables.service netfilter-persistent.service iptables.service"
+
+
+def units(variant: str | None = None, program: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the text of each unit by its file name. Pure, apart from where this Python is.
+
+    Args:
+        variant: "nft" or "legacy", None for what ``iptables`` is when the unit runs.
+        program: the command that runs tailbite; this Python's if not given.
+    """
+    command = [*(program or (sys.executable, "-m", "tailbite")), "host-guard", "install", "--quiet"]
+    if variant is not None:
+        command += ["--variant", variant]
+    return {
+        SERVICE: f"""\
+[Unit]
+Description=Refuse TCP connections of this host to themselves
+After={_FIREWALLS}
+
+[Service]
+Type=oneshot
+ExecStart={shlex.join(command).replace("%", "%%")}
+NoNewPrivileges=yes
+""",
+        TIMER: f"""\
+[Unit]
+Description=Keep the rule that refuses TCP connections of this host to themselves
+
+[Timer]
+OnActiveSec=0s
+OnUnitInactiveSec=60s
+AccuracySec=5s
+Unit={SERVICE}
+
+[Install]
+WantedBy=timers.target
+""",
+    }
+
+
+def enable_commands() -> list[tuple[str, ...]]:
+    """Return what makes systemd take the units up."""
+    return [("systemctl", "daemon-reload"), ("systemctl", "enable", "--now", TIMER)]
+
+
+def disable_commands() -> list[tuple[str, ...]]:
+    """Return what makes systemd let go of the units; to be run before they are deleted."""
+    return [("systemctl", "disable", "--now", TIMER)]
+
+
+def write(texts: dict[str, str], directory: Path = UNIT_DIRECTORY) -> list[Path]:
+    """Write the units that differ from what is there, each atomically; return their paths.
+
+    Raises:
+        OSError: not permitted.
+    """
+    written = []
+    for name, text in texts.items():
+        path = directory / name
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=directory, prefix=f".{name}.", delete=False
+        ) as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
+        written.append(path)
+    return written
+
+
+def remove(directory: Path = UNIT_DIRECTORY) -> list[Path]:
+    """Delete the units that are there; return their paths.
+
+    Raises:
+        OSError: not permitted.
+    """
+    there = [path for path in (directory / SERVICE, directory / TIMER) if path.exists()]
+    for path in there:
+        path.unlink()
+    return there
+
+
+def run(command: tuple[str, ...]) -> None:
+    """Run systemctl.
+
+    Raises:
+        FirewallError: it is not there, or failed.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FirewallError(command, 126, str(error)) from error
+    if done.returncode:
+        raise FirewallError(command, done.returncode, done.stderr.strip() or f"exit status {done.returncode}")
