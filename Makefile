@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test setup dev lint bench clean
+.PHONY: demo test setup dev lint bench man clean
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -50,6 +50,10 @@ $(VENV)/.all: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: $(VENV)/.all
 	$(INSTALL) --group dev
 	@touch $@
+
+# The man page and the completions below share/, from the commands' own help.
+man: dev
+	$(BIN)/python tools/generate.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
