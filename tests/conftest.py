@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytest_plugins = ["pytester"]
+
 CI = os.environ.get("CI", "").lower() == "true"
 _no_network: str | None = None
 

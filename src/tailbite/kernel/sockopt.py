@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IP_LOCAL_PORT_RANGE",
+    "RESET_ON_CLOSE",
     "abort",
     "clear_local_port_range",
     "local_port_range",
@@ -32,7 +33,8 @@ SO_COOKIE = 57
 SO_NETNS_COOKIE = 71
 """Linux 5.14, include/uapi/asm-generic/socket.h (a few architectures have another number and fail the probe)."""
 
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""SO_LINGER, struct linger: on, 0 seconds."""
 
 
 def pack_port_range(low: int, high: int) -> int:
@@ -112,7 +114,7 @@ def abort(sock: socket.socket) -> None:
     Never raises: a socket that is closed, or was never connected, is closed afterwards all the same.
     """
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     except OSError:
         pass  # closed already, or a family without the option: close() is all there is
     finally:
