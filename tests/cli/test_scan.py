@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from support.trap import PORT, Trap, server_can_bind
+from support.users import python_as_nobody
 from tailbite.cli.scan import command
 from tailbite.host import scan as host_scan
 from tailbite.host.snapshot import Namespace, NamespaceKind
@@ -147,9 +148,8 @@ def test_kill_reaches_another_namespace_and_knows_a_port_that_stays_bound(elsewh
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about losing root")
 def test_without_root_the_sockets_are_seen_the_rest_is_said(own: socket.socket) -> None:
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
     done = subprocess.run(
-        [*nobody, sys.executable, "-m", "tailbite", "scan", "--kill"], capture_output=True, text=True, check=False
+        python_as_nobody("-m", "tailbite", "scan", "--kill"), capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert f"127.0.0.1:{PORT}" in done.stdout
@@ -158,7 +158,7 @@ def test_without_root_the_sockets_are_seen_the_rest_is_said(own: socket.socket) 
     assert "could not see the network namespace of" in done.stderr
     own.sendall(b"alive")
     abort(own)
-    arguments = [*nobody, sys.executable, "-m", "tailbite", "scan"]
+    arguments = python_as_nobody("-m", "tailbite", "scan")
     assert subprocess.run(arguments, capture_output=True, check=False).returncode == 3
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.users import python_as_nobody
 from tailbite.kernel import procfs
 
 ID = "4f5c2e9d1b3a" + "0" * 52
@@ -69,8 +70,7 @@ def test_what_is_closed_to_this_user_is_counted() -> None:
         "import os; from tailbite.kernel import procfs\n"
         "print(procfs.socket_holders([1]).closed > 0, procfs.network_namespaces().closed > 0)"
     )
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
-    done = subprocess.run([*nobody, sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(python_as_nobody("-c", code), capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True"]
 
 

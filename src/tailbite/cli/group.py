@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("tailbite.cli.run", "Run any program so that it cannot connect to itself."),
     "scan": ("tailbite.cli.scan", "Find every TCP socket that is connected to itself."),
     "wait": ("tailbite.cli.wait", "Wait until servers are really there, then run a command."),
+    "why": ("tailbite.cli.why", "Say why a port is in use, refused, or free, and what to do."),
     "demo": ("tailbite.cli.demo", "Show the effect and its cure on this kernel, in a private network."),
     "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
     "lab": ("tailbite.cli.lab", "Measure why, how often, and which cure; draw it."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
@@ -66,7 +67,7 @@ def _of(read: Callable[[], Any]) -> str:
         value = read()
     except psutil.AccessDenied:
         return ""
-    return " ".join(value) if isinstance(value, list) else str(value)
+    return shlex.join(value) if isinstance(value, list) else str(value)
 
 
 def user_name(uid: int) -> str:

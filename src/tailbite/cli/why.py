@@ -1,0 +1,142 @@
+"""``tailbite why``: who holds a port, as what, and what to do about it."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+import click
+
+from tailbite.cli import exit as status
+from tailbite.cli.output import emit_json, note
+from tailbite.core.address import canonical_host
+
+if TYPE_CHECKING:
+    from tailbite.host.finding import Finding
+    from tailbite.host.snapshot import Blind
+
+__all__ = ["command"]
+
+
+class _Place(click.ParamType[tuple[str | None, int]]):
+    """PORT, HOST:PORT or [HOST]:PORT; HOST is an address, localhost, or * for any."""
+
+    name = "port|host:port"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | None, int]:
+        if isinstance(value, tuple):
+            return value
+        text = str(value).strip()
+        host, colon, port = text.rpartition(":")
+        if not colon and "." in port:
+            self.fail(f"{text!r} names no port: write it as {text}:PORT", param, ctx)
+        if not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535 or len(port) > 5:
+            self.fail(f"{text!r} names no port: write a number from 1 to 65535, or HOST:PORT", param, ctx)
+        host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+        if host in ("", "*"):
+            return None, int(port)
+        if host == "localhost":
+            return "127.0.0.1", int(port)
+        try:
+            return canonical_host(host), int(port)
+        except ValueError:
+            self.fail(f"{host!r} is no IP address: write one, or localhost, or the port alone", param, ctx)
+
+
+@click.command("why")
+@click.argument("place", type=_Place(), required=False, metavar="[PORT|HOST:PORT]")
+@click.option("--explain", metavar="CODE", help="Print the page of a finding, such as TB101.")
+@click.option(
+    "--netns",
+    "wanted",
+    default="all",
+    show_default=True,
+    metavar="all|self|PID|NAME",
+    help="Look from here, and into all others that are permitted; or here alone; or from inside another one.",
+)
+@click.option("--json", "as_document", is_flag=True, help="Print one JSON document.")
+def command(place: tuple[str | None, int] | None, explain: str | None, wanted: str, as_document: bool) -> int:
+    """Say why a port is in use, or refused, or free.
+
+    Who holds it and as what: a server, a client that is connected to itself, another connection whose source port it
+    is, TIME-WAIT and of whom, a socket that is bound and does not listen, a server on another address or in another
+    network namespace; or nobody, and whether a server could bind it and how likely a client is to take it.
+
+    Never connects to the port and never binds it: nothing that waits for the port can notice. Other users' processes
+    and other namespaces need root.
+
+    Exit status: 0 as it should be, 1 something is in the way or at risk, 3 not everything could be seen.
+    """
+    if explain is not None:
+        if place is not None:
+            raise click.UsageError("--explain prints a page about a code: it takes no port.")
+        return _explain(explain)
+    if place is None:
+        raise click.UsageError("which port? Write tailbite why PORT or tailbite why HOST:PORT.")
+    host, port = place
+    findings, blind = _look(host, port, wanted)
+    if as_document:
+        emit_json("why", port=port, host=host, findings=findings, blind=blind)
+    else:
+        _show(findings, blind)
+    return _status(findings, blind)
+
+
+def _explain(code: str) -> int:
+    from tailbite.host.pages import UnknownCode, page
+
+    try:
+        text = page(code)
+    except UnknownCode as error:
+        raise click.BadParameter(str(error), param_hint="--explain") from None
+    from rich.markdown import Markdown
+
+    from tailbite.cli.output import console
+
+    out = console()
+    if out.is_terminal:
+        out.print(Markdown(text))
+    else:
+        click.echo(text, nl=False)
+    return status.FINE
+
+
+def _look(host: str | None, port: int, wanted: str) -> tuple[tuple[Finding, ...], tuple[Blind, ...]]:
+    from tailbite.host import namespaces
+    from tailbite.host.port import is_own_address, look_at
+    from tailbite.host.snapshot import inside
+    from tailbite.host.why import not_of_this_host, why
+
+    try:
+        places, unseen = namespaces.choose(wanted)
+    except namespaces.UnknownNamespace as error:
+        raise click.BadParameter(str(error), param_hint="--netns") from None
+    looks = look_at(port, places)
+    blind = (*unseen, *(item for look in looks for item in look.blind))
+    here, others = looks[0], looks[1:]
+    if host is not None and not ipaddress.ip_address(host).is_unspecified:
+        try:
+            with inside(places[0]):
+                if not is_own_address(host):
+                    return (not_of_this_host(here, host),), blind
+        except OSError:
+            pass  # not known, then: what the sockets say holds all the same
+    return why(here, others, host), tuple(dict.fromkeys(blind))
+
+
+def _status(findings: tuple[Finding, ...], blind: tuple[Blind, ...]) -> int:
+    from tailbite.host.finding import Severity
+
+    if any(one.severity in (Severity.CRITICAL, Severity.WARNING) for one in findings):
+        return status.FOUND
+    return status.PARTLY_BLIND if blind and not findings else status.FINE
+
+
+def _show(findings: tuple[Finding, ...], blind: tuple[Blind, ...]) -> None:
+    from tailbite.cli.findings import show
+
+    show(findings)
+    for item in blind:
+        note(f"could not see {item}")
