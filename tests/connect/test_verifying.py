@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.ping import Ping
 from tailbite.connect.target import Target
 from tailbite.connect.verifying import Accepted, Conversation, Receive, Send, Verification, Verifier
 from tailbite.errors import VerifyError
 
 HERE = Target("db", 4000)
-
-
-@dataclass(frozen=True)
-class Ping:
-    """A tiny protocol: PING is answered by PONG; everything after it is the caller's."""
-
-    name: str = "ping"
-    timeout: float = 1.0
-    spends: bool = False
-
-    def talk(self, target: Target) -> Conversation:
-        yield Send(b"PING\n")
-        data = b""
-        while len(data) < 5:
-            more = yield Receive()
-            if not more:
-                raise VerifyError("closed", "it closed the connection")
-            data += more
-        if not data.startswith(b"PONG\n"):
-            raise VerifyError("protocol", f"it answers {data[:8]!r}")
-        return data[5:]
 
 
 def carry_out(verifier: Verifier, *chunks: bytes) -> Verification:
