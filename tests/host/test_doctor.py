@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from support.boot import empty_tree
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import Selection
-from tailbite.host import namespaces
+from tailbite.host import doctor, namespaces
 from tailbite.host.abilities import Ability, abilities, selection
 from tailbite.host.checkup import Checkup, check_up
 from tailbite.host.doctor import examine, examine_kernel, ports_to_free
@@ -23,8 +25,6 @@ from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
 
 EVEN, ODD = 50050, 50051
 KEY = "net.ipv4.ip_local_reserved_ports"
@@ -191,3 +191,14 @@ def test_this_kernel_s_abilities_agree_with_what_the_options_do() -> None:
 )
 def test_the_way_ports_are_drawn_goes_by_the_kernel_s_release(release: str, expected: Selection) -> None:
     assert selection(release) is expected
+
+
+def test_every_finding_of_the_doctor_has_its_page() -> None:
+    """The codes in its table are those it uses, and each page has the parts of a page."""
+    source = Path(doctor.__file__).parent
+    used = {code for file in source.glob("*.py") for code in re.findall(r'"(TB2\d\d)"', file.read_text())}
+    assert used == set(re.findall(r"TB2\d\d", doctor.__doc__ or ""))
+    for code in sorted(used):
+        page = (Path(__file__).parents[2] / f"docs/findings/{code}.md").read_text()
+        assert page.startswith(f"# {code}: ")
+        assert re.findall("^## (\\w+)", page, re.MULTILINE) == ["What", "Why", "Remedy", "Before"]

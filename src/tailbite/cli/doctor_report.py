@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tailbite.cli.scan_table import plain
 from tailbite.host.abilities import release
 from tailbite.host.finding import Severity
 
@@ -31,7 +32,7 @@ def report(seen: Checkup) -> Iterator[RenderableType]:
     yield _kernel(seen)
     for patient in seen.patients:
         yield Text()
-        yield Text(str(patient.seen.namespace), style="bold")
+        yield Text(plain(str(patient.seen.namespace)), style="bold")
         yield _facts(patient)
         found = seen.of(patient.seen.namespace)
         told: set[str] = set()
@@ -89,14 +90,16 @@ def _finding(one: Finding, *, again: bool) -> RenderableType:
     head = Text()
     head.append(one.severity.label.upper(), style=_STYLES[one.severity])
     head.append(f"  {one.code}  ", style="bold")
-    head.append(one.what)
+    head.append(plain(one.what))
     if one.severity is not Severity.FINE:
         head.append(f" ({one.confidence.label})", style="dim")
-    lines: list[RenderableType] = [] if again else [Text(one.why)]
-    lines += [Text(f"{fact.name}: {fact.value}") for fact in one.facts]
+    lines: list[RenderableType] = [] if again else [Text(plain(one.why))]
+    lines += [Text(plain(f"{fact.name}: {fact.value}")) for fact in one.facts]
     if again:
         lines += [Text(command, style="bold") for remedy in one.remedies[:1] for command in remedy.commands]
     for remedy in () if again else one.remedies:
         lines.append(Text(f"- {remedy.text}{' (root)' if remedy.needs_root else ''}"))
         lines += [Padding(Text(command, style="bold"), (0, 0, 0, 4)) for command in remedy.commands]
+    if not again:
+        lines.append(Text(f"More: tailbite why --explain {one.code}", style="dim"))
     return Padding(Group(head, Padding(Group(*lines), (0, 0, 0, 4))), (1, 0, 0, 2))

@@ -7,6 +7,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from tailbite.cli.output import Unsupported
+from tailbite.cli.scan_table import plain
 from tailbite.host.carry_out import ChangedMeanwhile
 from tailbite.host.change import FileChange, SettingChange
 from tailbite.host.sysctl_tree import ENCODING
@@ -43,7 +44,7 @@ def _as_text(change: Change) -> str:
     if isinstance(change, SettingChange):
         return f"# at once, in {change.namespace}; was: {change.before or 'nothing'}\n{change.command()}\n"
     found = change.sighting.socket
-    who = ", ".join(str(owner) for owner in change.sighting.owners)
+    who = plain(", ".join(str(owner) for owner in change.sighting.owners))
     return f"# {found.state.label} to itself{f', held by {who}' if who else ''}\n{change.command()}\n"
 
 
