@@ -53,9 +53,16 @@ class Answer:
         return self.data[self.begin :]
 
     def ask(self, question: bytes, begin: int | None = None) -> Part:
-        """Send a question, whose answer begins at ``begin``; if not given, with what comes from now on."""
+        """Send a question, whose answer begins at ``begin``; if not given, with what comes from now on.
+
+        Raises:
+            VerifyError: "closed"; or, if something has come already that explains it, "echo" or "protocol".
+        """
         self.begin = len(self.data) if begin is None else begin
-        yield Send(question)
+        try:
+            yield Send(question)
+        except ConnectionError:
+            raise self._ended("closed", "broke the connection") from None
         if not self.data:
             self._asked += question
 
@@ -71,6 +78,8 @@ class Answer:
                 chunk = yield Receive()
             except TimeoutError:
                 raise self._ended("silent", "said no more") from None
+            except ConnectionError:
+                raise self._ended("closed", "broke the connection") from None
             if not chunk:
                 raise self._ended("closed", "closed the connection")
             if self.data:
@@ -104,6 +113,6 @@ class Answer:
         if recognise(self.data) not in (None, self._protocol):
             return self.wrong()
         if not self.data:
-            return VerifyError(reason, "it said nothing" if reason == "silent" else "it closed the connection")
+            return VerifyError(reason, "it said nothing" if reason == "silent" else f"it {what}")
         where = "in the middle of TLS" if self._protocol == "TLS" else f"after {quoted(self.data)}"
         return VerifyError(reason, f"it {what} {where}")

@@ -62,6 +62,8 @@ class Postgres:
         yield from answer.ask(_SSL_REQUEST)
         yield from answer.more()
         if answer.data[:1] == b"S":
+            if len(answer.data) > 1:  # more than was asked for: nobody speaks TLS before the client does
+                raise answer.wrong()
             from tailbite.connect.verifiers.tls import Channel
 
             channel = Channel(answer, None, target.host, begin=1)
