@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "loop": ("tailbite.cli.lab_loop", "The story's loop at full speed, counted, against the model."),
     "parity": ("tailbite.cli.lab_parity", "Which ports are drawn at all: model against kernel."),
     "odds": ("tailbite.cli.lab_odds", "Can it happen here, when, and how often in a fleet."),
+    "handshake": ("tailbite.cli.lab_handshake", "One self-connect on the wire, beside an ordinary handshake."),
     "cures": ("tailbite.cli.lab_cures", "The strategies of clients side by side, under a storm."),
 }
 

@@ -46,7 +46,7 @@ class Cost:
     high: float
 
 
-def cost(strategy: Strategy, *, blocks: int = 120) -> Cost:
+def cost(strategy: Strategy, *, blocks: int) -> Cost:
     """Measure in the calling thread's network namespace, which must be a private one with the default range."""
     naive = STRATEGIES[0]
     pairs = []

@@ -93,8 +93,10 @@ def run_cures(
     settings: StormSettings,
     begin: Callable[[str], None],
     progress: Callable[[Round], None],
+    *,
+    blocks: int = 120,
 ) -> Cures:
-    """Run every strategy in a network namespace of its own.
+    """Run every strategy in a network namespace of its own; ``blocks`` is how thoroughly its cost is measured.
 
     Raises:
         NamespaceUnavailable: not permitted.
@@ -107,7 +109,7 @@ def run_cures(
         with fresh_network():
             rounds += storm(strategy, settings, progress)
         with fresh_network():
-            costs.append(cost(strategy))
+            costs.append(cost(strategy, blocks=blocks))
     return Cures(settings, tuple(rounds), tuple(costs))
 
 

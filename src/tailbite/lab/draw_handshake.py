@@ -1,0 +1,90 @@
+"""The picture of the handshakes: the folded one, closed and reset, beside the one of two sides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tailbite.lab.ladder import remark
+from tailbite.lab.style import DARK, INK, MID, caption, figure, save
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from tailbite.lab.handshake import Scene, Step
+
+__all__ = ["draw_handshake"]
+
+_FAR = 1.4
+_ARROW = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 0, "shrinkB": 0}
+
+
+def draw_handshake(scenes: list[Scene], machine: str, stem: Path) -> tuple[Path, Path]:
+    """Draw ``stem.svg`` and ``stem.png``.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    longest = max(len(scene.steps) for scene in scenes)
+    letters = "abcdefgh"[: len(scenes)]
+    with figure(4.6 * len(scenes), 1.9 + 0.78 * longest, letters) as (drawing, panels):
+        for axes, scene in zip(panels, scenes, strict=True):
+            axes.set_title(
+                scene.name if "," in scene.name or not scene.is_folded else f"{scene.name}, {scene.ending.value}"
+            )
+            axes.set_xlim(-0.62, _FAR + 0.62)
+            axes.set_ylim(-longest - 0.75, 0.75)
+            axes.axis("off")
+            (_folded if scene.is_folded else _ladder)(axes, scene)
+        caption(drawing, f"Sequence numbers relative, as captured on lo, port {scenes[0].port}. {machine}")
+        return save(drawing, stem)
+
+
+def _lifeline(axes: Axes, x: float, name: str, state: str, end: float) -> None:
+    axes.plot([x, x], [0.15, end], color=INK, lw=1.2)
+    axes.text(x, 0.5, name, ha="center", va="center", fontsize=9, fontweight="bold", color=INK)
+    axes.text(x, 0.28, state, ha="center", va="center", fontsize=8, color=INK)
+
+
+def _state(axes: Axes, x: float, y: float, state: str, *, left: bool) -> None:
+    axes.text(x + (-0.04 if left else 0.04), y, state, ha="right" if left else "left", va="center", fontsize=8)
+
+
+def _text(step: Step) -> str:
+    return step.segment.replace("><", "  ").strip("<>")
+
+
+def _folded(axes: Axes, scene: Scene) -> None:
+    """One lifeline; each segment leaves it, turns, and comes back."""
+    end = -len(scene.steps) - 0.1
+    _lifeline(axes, 0.0, "one socket, both sides", "CLOSED", end)
+    for number, step in enumerate(scene.steps):
+        out, back = -number - 0.2, -number - 0.62
+        axes.plot([0.0, _FAR, _FAR], [out, out, back], color=MID, lw=1.3)
+        axes.annotate("", (0.0, back), (_FAR, back), arrowprops={**_ARROW, "color": MID, "lw": 1.3})
+        axes.text(0.05, out - 0.21, _text(step), va="center", fontsize=8, color=INK)
+        _state(axes, 0.0, out, step.before, left=True)
+        _state(axes, 0.0, back, step.after, left=True)
+        if remark(step) is not None and step.duplicate is not None:
+            block = f"D-SACK\n{step.duplicate[0]}-{step.duplicate[1]}"
+            axes.text(_FAR + 0.04, (out + back) / 2, block, va="center", fontsize=8)
+    left = "nothing is left" if scene.left is None else f"{scene.left} is left\non {scene.port} <-> {scene.port}"
+    axes.text(0.0, end - 0.1, left, ha="center", va="top", fontsize=9, fontweight="bold")
+
+
+def _ladder(axes: Axes, scene: Scene) -> None:
+    """Two lifelines, as everybody knows it."""
+    end = -len(scene.steps) - 0.1
+    _lifeline(axes, 0.0, "client", "CLOSED", end)
+    _lifeline(axes, _FAR, "server", "LISTEN", end)
+    for number, step in enumerate(scene.steps):
+        y = -number - 0.3
+        start, stop = (0.0, _FAR) if step.sender == 0 else (_FAR, 0.0)
+        axes.annotate("", (stop, y - 0.3), (start, y), arrowprops={**_ARROW, "color": DARK, "lw": 1.3})
+        axes.text(_FAR / 2, y + 0.08, _text(step), ha="center", va="center", fontsize=8, color=INK)
+        _state(axes, start, y, step.before, left=step.sender == 0)
+        _state(axes, stop, y - 0.3, step.after, left=step.sender == 1)
+    if scene.left is not None:
+        left = f"{scene.left} is left\non the client's port"
+        axes.text(_FAR / 2, end - 0.1, left, ha="center", va="top", fontsize=9, fontweight="bold")

@@ -1,0 +1,343 @@
+"""One self-connect on the wire, beside an ordinary connection: captured, and told step by step.
+
+RFC 9293 draws simultaneous open between two peers (figure 8; RFC 793 figure 8): both send a SYN, both answer the
+other's SYN with a SYN+ACK, both are ESTABLISHED. A self-connect is that figure folded along its middle: the two peers
+are one socket, and each pair of crossing segments is one segment, which the socket sends and receives. So there is
+one SYN and one SYN+ACK instead of two each, and the initial sequence number of "the other side" is its own. The
+SYN+ACK repeats a SYN that had arrived already, so an ACK answers it with a D-SACK block (RFC 2883).
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from tailbite.core.address import FourTuple
+from tailbite.core.ports import PortRange
+from tailbite.kernel.packets import Capture, Packet, TcpFlags, TcpSegment
+from tailbite.kernel.sock_diag import SockDiag, TcpState
+from tailbite.kernel.sockopt import abort
+from tailbite.kernel.sysctl import write_ephemeral_range
+from tailbite.lab.record import NotARecord, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = [
+    "Ending",
+    "NoSelfConnect",
+    "Scene",
+    "Step",
+    "capture_scenes",
+    "follow",
+    "follow_two",
+    "from_record",
+    "to_record",
+]
+
+HOST = "127.0.0.1"
+_LINE = b"hello\n"
+_MOST_SECONDS = 5.0
+_QUIET = 0.06
+"""Seconds after which nothing more is coming: more than the longest delay of an ACK on loopback (40 ms)."""
+
+
+class NoSelfConnect(RuntimeError):  # noqa: N818 - it says what was missing
+    """The trap did not spring."""
+
+
+class Ending(Enum):
+    """How a connection is ended."""
+
+    CLOSE = "close()"
+    RESET = "close() with SO_LINGER 1, 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One segment, and what it did.
+
+    Attributes:
+        sender: 0 for the socket that dials, 1 for the server's; 0 for both in a self-connect.
+        before: the sender's state when it sent this, RFC 9293 section 3.3.2.
+        flags: the control bits, as SYN,ACK.
+        sequence: relative to the initial sequence number of its sender.
+        acknowledgment: relative to that of its receiver; None without ACK.
+        length: bytes of data.
+        duplicate: the D-SACK block, relative; None without.
+        after: the receiver's state when it had this.
+        milliseconds: since the first segment.
+    """
+
+    sender: int
+    before: str
+    flags: str
+    sequence: int
+    acknowledgment: int | None
+    length: int
+    duplicate: tuple[int, int] | None
+    after: str
+    milliseconds: float
+
+    @property
+    def segment(self) -> str:
+        """The segment as RFC 9293 writes it: <SEQ=0><ACK=1><CTL=SYN,ACK>."""
+        acknowledgment = "" if self.acknowledgment is None else f"<ACK={self.acknowledgment}>"
+        data = f"<DATA={self.length}>" if self.length else ""
+        return f"<SEQ={self.sequence}>{acknowledgment}{data}<CTL={self.flags}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One connection from SYN to its end.
+
+    Attributes:
+        name: ``self-connect``, ``self-connect, reset``, or ``three-way handshake``.
+        port: the port dialled.
+        ending: how it was ended.
+        steps: its segments.
+        left: the state of what is left of it in the kernel afterwards, seen by sock_diag; None if nothing.
+    """
+
+    name: str
+    port: int
+    ending: Ending
+    steps: tuple[Step, ...]
+    left: str | None
+
+    @property
+    def is_folded(self) -> bool:
+        """True if both sides are one socket."""
+        return all(step.sender == 0 for step in self.steps)
+
+
+def _flags(flags: TcpFlags) -> str:
+    order = (TcpFlags.SYN, TcpFlags.FIN, TcpFlags.RST, TcpFlags.PSH, TcpFlags.ACK)
+    return ",".join(flag.name or "" for flag in order if flag in flags)
+
+
+def _relative(number: int, base: int) -> int:
+    return (number - base) & 0xFFFFFFFF
+
+
+# RFC 9293 figure 5: state -> what arrives -> state, for the segments that loopback brings. A SYN that arrives in
+# SYN-SENT makes a simultaneous open; a FIN that arrives in FIN-WAIT-1 a simultaneous close.
+_ARRIVALS: dict[str, Callable[[TcpFlags, bool], str | None]] = {
+    "LISTEN": lambda flags, _: "SYN-RECEIVED" if TcpFlags.SYN in flags else None,
+    "SYN-SENT": lambda flags, _: (
+        ("ESTABLISHED" if TcpFlags.ACK in flags else "SYN-RECEIVED") if TcpFlags.SYN in flags else None
+    ),
+    "SYN-RECEIVED": lambda flags, _: "ESTABLISHED" if TcpFlags.ACK in flags else None,
+    "ESTABLISHED": lambda flags, _: "CLOSE-WAIT" if TcpFlags.FIN in flags else None,
+    "FIN-WAIT-1": lambda flags, acked: (
+        ("TIME-WAIT" if acked else "CLOSING") if TcpFlags.FIN in flags else ("FIN-WAIT-2" if acked else None)
+    ),
+    "FIN-WAIT-2": lambda flags, _: "TIME-WAIT" if TcpFlags.FIN in flags else None,
+    "CLOSING": lambda _, acked: "TIME-WAIT" if acked else None,
+    "LAST-ACK": lambda _, acked: "CLOSED" if acked else None,
+}
+
+
+class _Peer:
+    """One TCP's state, followed from what it sends and what it gets."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self.start: int | None = None
+        self._fin: int | None = None
+
+    def sends(self, segment: TcpSegment) -> str:
+        """Return the state it sent this in; it may be what sending this made it."""
+        if TcpFlags.SYN in segment.flags and TcpFlags.ACK not in segment.flags:
+            self.state = "SYN-SENT"
+        if TcpFlags.FIN in segment.flags:
+            self.state = {"ESTABLISHED": "FIN-WAIT-1", "CLOSE-WAIT": "LAST-ACK"}.get(self.state, self.state)
+            self._fin = segment.sequence + segment.payload_length
+        if TcpFlags.SYN in segment.flags:
+            self.start = segment.sequence
+        if TcpFlags.RST in segment.flags:
+            before, self.state = self.state, "CLOSED"
+            return before
+        return self.state
+
+    def gets(self, segment: TcpSegment) -> str:
+        """Return the state it is in after this arrived."""
+        if TcpFlags.RST in segment.flags:
+            self.state = "CLOSED"
+        elif (arrive := _ARRIVALS.get(self.state)) is not None:
+            acked = self._fin is not None and segment.acknowledgment == (self._fin + 1) & 0xFFFFFFFF
+            self.state = arrive(segment.flags, acked) or self.state
+        return self.state
+
+
+def follow(segments: Iterable[TcpSegment]) -> tuple[Step, ...]:
+    """Tell a self-connect's segments as steps: one socket is both sender and receiver."""
+    return _follow(segments, _Peer("CLOSED"), None)
+
+
+def follow_two(segments: Iterable[TcpSegment], client_port: int) -> tuple[Step, ...]:
+    """Tell an ordinary connection's segments as steps of a client and a listening server."""
+    return _follow(segments, _Peer("CLOSED"), _Peer("LISTEN"), client_port)
+
+
+def _follow(
+    segments: Iterable[TcpSegment], client: _Peer, server: _Peer | None, client_port: int | None = None
+) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    began: int | None = None
+    for segment in segments:
+        began = segment.timestamp_ns if began is None else began
+        is_client = server is None or segment.source.port == client_port
+        sender = client if is_client else server
+        receiver = client if server is None else (server if is_client else client)
+        assert sender is not None
+        assert receiver is not None
+        before = sender.sends(segment)
+        ours, theirs = sender.start or 0, receiver.start or 0
+        duplicate = segment.duplicate_sack
+        steps.append(
+            Step(
+                sender=0 if is_client else 1,
+                before=before,
+                flags=_flags(segment.flags),
+                sequence=_relative(segment.sequence, ours),
+                acknowledgment=_relative(segment.acknowledgment, theirs) if TcpFlags.ACK in segment.flags else None,
+                length=segment.payload_length,
+                duplicate=None
+                if duplicate is None
+                else (_relative(duplicate[0], theirs), _relative(duplicate[1], theirs)),
+                after=receiver.gets(segment),
+                milliseconds=round((segment.timestamp_ns - began) / 1e6, 3),
+            )
+        )
+    return tuple(steps)
+
+
+def to_record(scenes: list[Scene]) -> Record:
+    """Return the lines to store."""
+    rows = [{**asdict(scene), "ending": scene.ending.name} for scene in scenes]
+    return Record("handshake", {"port": scenes[0].port}, tuple(rows))
+
+
+def from_record(record: Record) -> list[Scene]:
+    """Return what :func:`to_record` stored.
+
+    Raises:
+        NotARecord: a field is missing or makes no sense.
+    """
+    try:
+        return [
+            Scene(
+                **{
+                    **row,
+                    "ending": Ending[row["ending"]],
+                    "steps": tuple(
+                        Step(**{**step, "duplicate": step["duplicate"] and tuple(step["duplicate"])})
+                        for step in row["steps"]
+                    ),
+                }
+            )
+            for row in record.rows
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise NotARecord(f"the record is damaged ({error})") from error
+
+
+def capture_scenes(port: int) -> tuple[list[Scene], list[Packet]]:
+    """Make a self-connect and close it, make another and reset it, and make an ordinary connection.
+
+    Works in the calling thread's network namespace, which must be a private one, and changes its ephemeral range.
+
+    Args:
+        port: the port to dial.
+
+    Returns:
+        The three scenes, and all their packets.
+
+    Raises:
+        NoSelfConnect: the trap did not spring.
+        OSError: no capture in this namespace.
+    """
+    scenes, packets = [], []
+    with Capture() as capture:
+        for name, ending in (("self-connect", Ending.CLOSE), ("self-connect, reset", Ending.RESET)):
+            write_ephemeral_range(PortRange(port, port + 1))  # connect() draws the low end's parity: port alone
+            sock = _connected_to_itself(port, capture)
+            _say(sock, sock)
+            _end(sock, ending)
+            mine = _drain(capture)
+            packets += mine
+            scenes.append(Scene(name, port, ending, follow(_of(mine)), _left(port)))
+            _clear(port)
+        write_ephemeral_range(PortRange(port + 10, port + 60) if port < 65000 else PortRange(port - 60, port - 10))
+        with socket.create_server((HOST, port)) as listener:
+            sock = socket.create_connection((HOST, port))
+            own = sock.getsockname()[1]
+            accepted = listener.accept()[0]
+            _say(sock, accepted)
+            sock.close()
+            time.sleep(_QUIET)
+            accepted.close()
+            mine = _drain(capture)
+        packets += mine
+        scenes.append(Scene("three-way handshake", port, Ending.CLOSE, follow_two(_of(mine), own), _left(own)))
+    return scenes, packets
+
+
+def _connected_to_itself(port: int, capture: Capture) -> socket.socket:
+    for _ in range(8):
+        capture.read()  # what a draw of the other port left
+        sock = socket.socket()
+        if sock.connect_ex((HOST, port)) == 0 and sock.getsockname() == sock.getpeername():
+            return sock
+        abort(sock)
+    raise NoSelfConnect(f"no self-connect on port {port} in its trap")
+
+
+def _say(one: socket.socket, other: socket.socket) -> None:
+    time.sleep(_QUIET)
+    one.sendall(_LINE)
+    other.settimeout(_MOST_SECONDS)
+    got = b""
+    while len(got) < len(_LINE):
+        got += other.recv(len(_LINE) - len(got)) or b"?" * len(_LINE)
+    time.sleep(_QUIET)
+
+
+def _end(sock: socket.socket, ending: Ending) -> None:
+    if ending is Ending.RESET:
+        abort(sock)
+    else:
+        sock.close()
+
+
+def _drain(capture: Capture) -> list[Packet]:
+    """Return what comes until it is quiet."""
+    packets: list[Packet] = []
+    deadline = time.monotonic() + _MOST_SECONDS
+    while time.monotonic() < deadline and (more := capture.read(_QUIET)):
+        packets += more
+    return packets
+
+
+def _of(packets: list[Packet]) -> list[TcpSegment]:
+    return [segment for packet in packets if (segment := packet.segment()) is not None]
+
+
+def _left(port: int) -> str | None:
+    """Return the state of what is left on a port, listeners aside."""
+    with SockDiag() as diag:
+        left = [
+            each for each in diag.dump() if each.endpoints.local.port == port and each.state is not TcpState.LISTEN
+        ]
+    return left[0].state.label if left else None
+
+
+def _clear(port: int) -> None:
+    with SockDiag() as diag:
+        for each in list(diag.dump()):
+            if each.endpoints.local.port == port and FourTuple(each.endpoints.local, each.endpoints.remote).is_self:
+                diag.destroy(each)
