@@ -21,7 +21,8 @@ from tailbite.cli.lab import (
 )
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.cli.params import DURATION
-from tailbite.errors import NamespaceUnavailable
+from tailbite.errors import FirewallError, NamespaceUnavailable
+from tailbite.guards.host import find_firewall, read_state
 from tailbite.lab.cures import Cures, from_record, run_cures, to_record
 from tailbite.lab.record import NotARecord
 from tailbite.lab.storm import NoControl, StormSettings
@@ -36,6 +37,7 @@ __all__ = ["command"]
 
 _FULL_PATIENCE = 150.0
 _FULL_EVERY = 1.0
+_HOST_GUARD = "host guard"
 
 
 @click.command("cures")
@@ -139,6 +141,11 @@ def _measure(settings: StormSettings, names: tuple[str, ...], *, quiet: bool) ->
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     chosen = [strategy for strategy in STRATEGIES if not names or strategy.name in names]
+    if (lacking := _lacking()) is not None and any(strategy.name == _HOST_GUARD for strategy in chosen):
+        if _HOST_GUARD in names:
+            raise Unsupported(lacking)
+        note(f"without the {_HOST_GUARD}: {lacking}")
+        chosen = [strategy for strategy in chosen if strategy.name != _HOST_GUARD]
     columns = (BarColumn(bar_width=24), TextColumn("{task.fields[doing]}"), TimeElapsedColumn())
     screen = console(stderr=True)
     with Progress(*columns, console=screen, disable=quiet or not screen.is_terminal) as bar:
@@ -156,6 +163,15 @@ def _measure(settings: StormSettings, names: tuple[str, ...], *, quiet: bool) ->
             raise Unsupported(str(error)) from error
         except NoControl as error:
             raise click.ClickException(str(error)) from error
+
+
+def _lacking() -> str | None:
+    """Say what the host guard lacks here, None if nothing."""
+    try:
+        read_state(find_firewall(4))
+    except FirewallError as error:
+        return str(error)
+    return None
 
 
 def _show(seen: Cures) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tailbite.lab.handshake import Ending
 from tailbite.lab.ladder import remark
 from tailbite.lab.style import DARK, INK, MID, caption, figure, save
 
@@ -30,9 +31,8 @@ def draw_handshake(scenes: list[Scene], machine: str, stem: Path) -> tuple[Path,
     letters = "abcdefgh"[: len(scenes)]
     with figure(4.6 * len(scenes), 1.9 + 0.78 * longest, letters) as (drawing, panels):
         for axes, scene in zip(panels, scenes, strict=True):
-            axes.set_title(
-                scene.name if "," in scene.name or not scene.is_folded else f"{scene.name}, {scene.ending.value}"
-            )
+            is_closed = scene.is_folded and scene.ending is Ending.CLOSE
+            axes.set_title(f"{scene.name}, closed" if is_closed else scene.name)
             axes.set_xlim(-0.62, _FAR + 0.62)
             axes.set_ylim(-longest - 0.75, 0.75)
             axes.axis("off")

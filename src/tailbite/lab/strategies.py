@@ -16,6 +16,7 @@ import tailbite
 from tailbite.connect import attempt
 from tailbite.core.plan import HostFacts, plan
 from tailbite.core.ports import PortSet
+from tailbite.guards import host
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import read_reserved_ports, write_reserved_ports
 
@@ -137,6 +138,18 @@ def _reserved(port: int) -> Iterator[None]:
         write_reserved_ports(before)
 
 
+@contextlib.contextmanager
+def _guarded(port: int) -> Iterator[None]:
+    firewall = host.find_firewall(4)
+    for command in host.install_commands(host.read_state(firewall), firewall):
+        host.run(command)
+    try:
+        yield
+    finally:
+        for command in host.remove_commands(host.read_state(firewall), firewall):
+            host.run(command)
+
+
 STRATEGIES: tuple[Strategy, ...] = (
     Strategy("naive", "connect, and believe it", _naive),
     Strategy("compare and close", "getsockname == getpeername? close (the story's)", _compare_and_close),
@@ -153,4 +166,5 @@ STRATEGIES: tuple[Strategy, ...] = (
         prevents=True,
     ),
     Strategy("reserved port", "ip_local_reserved_ports, any client", _naive, _reserved, prevents=True),
+    Strategy("host guard", "a firewall rule that refuses self-connects, any client", _naive, _guarded, prevents=True),
 )
