@@ -1,0 +1,117 @@
+"""The libraries people use: guarded in their process none connects to itself, and each does without the guard.
+
+One process for each run, in a network namespace of its own. What it did is read off the wire: a SYN to the dead
+port from the dead port is a self-connect, whatever the library made of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import CI
+from support import libraries
+from support.trap import PORT, Trap, leftovers, server_can_bind
+from tailbite.kernel.namespace import fresh_network
+from tailbite.kernel.packets import Capture, TcpFlags
+
+if TYPE_CHECKING:
+    from support.libraries import Library
+
+TIMES = 6
+DEADLINE_S = 60
+RUN = (sys.executable, "-m", "tailbite", "run", "--require", "--")
+
+pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("network")]
+
+
+@dataclass(frozen=True)
+class Dials:
+    """What one process did to the dead port.
+
+    Attributes:
+        to_itself: SYNs whose source was their destination.
+        total: all SYNs to the dead port.
+        is_clean: True if it left no socket on the port, and a server could bind it.
+        output: what the process printed.
+    """
+
+    to_itself: int
+    total: int
+    is_clean: bool
+    output: str
+
+
+def dial(
+    library: Library, how: str, *, before: tuple[str, ...] = (), times: int = TIMES, until_caught: bool = False
+) -> Dials:
+    """Have the library dial the dead port; ``until_caught`` ends the process at its first self-connect."""
+    command = [*before, sys.executable, "-c", libraries.program(library), str(PORT), how, str(times)]
+    to_itself = total = 0
+    deadline = monotonic() + DEADLINE_S
+    with fresh_network(), Capture() as capture:
+        Trap(binds_first=library.binds_first).set()
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "GRPC_VERBOSITY": "NONE"},
+        )
+        try:
+            is_running = True
+            while is_running and not (until_caught and to_itself):
+                is_running = process.poll() is None
+                assert monotonic() < deadline, f"{library.name} takes too long"
+                for segment in capture.segments(0.02):
+                    if segment.destination.port == PORT and segment.flags == TcpFlags.SYN:
+                        total += 1
+                        to_itself += segment.is_to_itself
+        finally:
+            process.kill()
+            output = process.communicate()[0]
+        is_clean = leftovers() == [] and server_can_bind()
+    return Dials(to_itself, total, is_clean, output)
+
+
+def need(library: Library) -> None:
+    try:
+        found = importlib.util.find_spec(library.module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        (pytest.fail if CI else pytest.skip)(f"{library.name} is not installed")
+
+
+def name_of(library: Library) -> str:
+    return library.name
+
+
+@pytest.mark.parametrize("library", libraries.PYTHON, ids=name_of)
+def test_guarded_it_never_reaches_itself_and_unguarded_it_does(library: Library) -> None:
+    need(library)
+    control = dial(library, "plain", times=200, until_caught=True)
+    assert control.to_itself, f"the control did not self-connect: {control.output}"
+    guarded = dial(library, "guarded")
+    assert guarded.total >= TIMES, guarded.output
+    assert guarded.to_itself == 0, guarded.output
+    assert guarded.is_clean
+
+
+@pytest.mark.parametrize("library", libraries.C, ids=name_of)
+def test_what_connects_in_c_is_not_reached_by_the_guard_but_by_run(library: Library) -> None:
+    """The day the guard reaches one of them, this test and the documentation are to be changed."""
+    need(library)
+    guarded = dial(library, "guarded", times=200, until_caught=True)
+    assert guarded.to_itself, f"{library.name} is reached by guard() now: {guarded.output}"
+    steered = dial(library, "plain", before=RUN)
+    assert steered.total >= TIMES // 2, steered.output
+    assert steered.to_itself == 0, steered.output
+    assert steered.is_clean
