@@ -30,6 +30,11 @@ __all__ = ["command"]
     metavar="PORT",
     help="Hold this port for as long as the program runs, instead of watching every connect. May be repeated.",
 )
+@click.option(
+    "--in-process",
+    is_flag=True,
+    help="Guard the Pythons among what runs, from inside (tailbite.guard()), and no other program. No seccomp.",
+)
 @click.option("--require", is_flag=True, help="Exit with status 4, and start nothing, if it cannot be guarded.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell on stderr how it is guarded and what was steered.")
 @click.option(
@@ -40,7 +45,12 @@ __all__ = ["command"]
 )
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
 def command(
-    ports: tuple[int, ...], require: bool, verbose: bool, stats_json: str | None, argv: tuple[str, ...]
+    ports: tuple[int, ...],
+    in_process: bool,
+    require: bool,
+    verbose: bool,
+    stats_json: str | None,
+    argv: tuple[str, ...],
 ) -> int:
     """Run any program so that none of its TCP connections is one to itself.
 
@@ -54,6 +64,7 @@ def command(
       tailbite run -- telnet 127.0.0.1 32246
       tailbite run --require -- ./start-all-services.sh
       tailbite run --port 46884 -- java -jar client.jar
+      tailbite run --in-process -- python app.py
 
     Exit status: the program's own. 127 if there is no such program, 126 if it cannot be executed, 4 if --require
     was given and it cannot be guarded here.
@@ -62,6 +73,14 @@ def command(
     from tailbite.guards.program_choice import Mechanism, Place, choose, look
     from tailbite.guards.program_exec import original_environment
 
+    if in_process:
+        if ports or require or stats_json:
+            raise click.UsageError("--in-process goes with none of --port, --require and --stats-json")
+        from tailbite.guards.inherit import environment
+
+        if verbose:
+            program.tell(f"every Python 3.11 or newer below {argv[0]} guards itself; no other program is guarded")
+        program.execute(program.Order(argv, environment(original_environment())))
     chosen = choose(look(), names_ports=bool(ports), stays_parent=stats_json is not None)
     if verbose and chosen.mechanism in (Mechanism.STEER, Mechanism.HOLD):
         above = ", tailbite stays its parent" if chosen.place is Place.ABOVE else ""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tailbite.core.plan import Means
     from tailbite.core.ports import PortRange
 
-__all__ = ["Guard", "GuardedConnect", "guard"]
+__all__ = ["Guard", "GuardedConnect", "guard", "hook_for_good"]
 
 _lock = threading.Lock()
 _is_installed = False
@@ -132,6 +132,14 @@ def guard(*, events: Callable[[GuardedConnect], object] | None = None) -> Guard:
     held = Guard(events)
     held.on()
     return held
+
+
+def hook_for_good() -> Callable[[str, tuple[Any, ...]], None]:
+    """Switch on for good, for an audit hook that is installed already; return what it is to call."""
+    global _is_installed
+    _is_installed = True
+    Guard(None).on()
+    return _hook
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
