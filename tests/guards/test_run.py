@@ -10,42 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.guarded import PYTHON, guarded, run, wait_until
+from support.programs import client, counts
 from support.trap import PORT, Trap, leftovers, server_can_bind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("network")
-
-# Connects to HOST PORT COUNT times, binding to SOURCE first unless that is -, and prints how often it was itself.
-CLIENT = """
-import socket, sys
-host, port, count, source = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-itself = refused = 0
-for _ in range(count):
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    if source != "-":
-        sock.bind((source, 0))
-    try:
-        sock.connect((host, port))
-        itself += sock.getsockname() == sock.getpeername()
-    except ConnectionRefusedError:
-        refused += 1
-    except OSError as error:
-        print(error)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
-    sock.close()
-print(itself, refused)
-"""
-
-
-def client(host: str = "127.0.0.1", count: int = 200, source: str = "-", port: int = PORT) -> list[str]:
-    return [PYTHON, "-c", CLIENT, host, str(port), str(count), source]
-
-
-def counts(output: str) -> tuple[int, int]:
-    itself, refused = output.split()
-    return int(itself), int(refused)
 
 
 @pytest.mark.parametrize("nobody", [False, True], ids=["root", "nobody"])

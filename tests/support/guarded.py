@@ -9,6 +9,8 @@ import sys
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from support.users import NOBODY, python_as_nobody
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -18,12 +20,11 @@ RUN = (sys.executable, "-m", "tailbite", "run")
 PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
 """An interpreter that nobody may execute as well; a home directory's may be closed to others."""
 
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
-
 
 def guarded(command: Sequence[str], *options: str, nobody: bool = False) -> list[str]:
     """Return the command line that runs ``command`` under the guard, unprivileged if asked for."""
-    return [*(NOBODY if nobody and os.geteuid() == 0 else ()), *RUN, *options, "--", *command]
+    start = python_as_nobody(*RUN[1:]) if nobody and os.geteuid() == 0 else RUN
+    return [*start, *options, "--", *command]
 
 
 def run(command: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]:

@@ -112,6 +112,8 @@ def _write_stats(path: str | None, chosen: Choice, report: Report) -> None:
     import os
     from pathlib import Path
 
+    from tailbite._files import write_atomically
+
     content = {
         "schema": "tailbite.run/1",
         "mechanism": chosen.mechanism.name.lower().replace("_", "-"),
@@ -120,10 +122,8 @@ def _write_stats(path: str | None, chosen: Choice, report: Report) -> None:
         "status": None if report.status is None else os.waitstatus_to_exitcode(report.status),
         "connects": dict(report.counts),
     }
-    draft = Path(f"{path}.{os.getpid()}.new")
     try:
-        draft.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_atomically(Path(path), json.dumps(content, indent=2) + "\n")
     except OSError as error:
         click.echo(f"tailbite: {path}: {error.strerror}", err=True)
         if report.status is None:

@@ -100,11 +100,12 @@ def run(order: Order, choice: Choice, before_exec: Callable[[bool], None] | None
             from tailbite.guards.program_above import run_above
 
             return run_above(order, choice)
+        # Everything a helper needs is loaded before it is forked: later, the folder or the rights may be others.
         from tailbite.guards.program_keeper import spawn_beside
         from tailbite.guards.program_tally import Tally
 
-        tally = Tally()
-        is_guarded = enter(order, spawn_beside(lambda end: _supervise(end, tally, order, choice)))
+        tally, make = Tally(), steerer_maker(order, choice)
+        is_guarded = enter(order, spawn_beside(lambda end: _supervise(end, tally, order, make)))
     else:
         is_guarded = _try_named_ports(order, choice)
     if before_exec is not None:
@@ -160,7 +161,7 @@ def enter(order: Order, helper: socket.socket) -> bool:
         os.close(listener)
     if not is_up:
         # The filter cannot be taken off, and without a listener every connect fails: better not to start at all.
-        tell(f"the guard of {order.command[0]} was killed before it stood; nothing was started")
+        tell(f"the guard of {order.command[0]} ended before it stood; nothing was started")
         sys.exit(order.status_unguarded)
     if order.is_verbose and no_new_privs:
         tell("without CAP_SYS_ADMIN a guarded program gains no privileges: sudo and su inside it will refuse")
@@ -183,7 +184,7 @@ def _is_steered() -> bool:
         return False
 
 
-def _supervise(end: socket.socket, tally: Tally, order: Order, choice: Choice) -> None:
+def _supervise(end: socket.socket, tally: Tally, order: Order, make: Callable[[int], Steerer]) -> None:
     """The helper's whole life."""
     from tailbite.guards.program_keeper import detach, keep_listening
 
@@ -192,18 +193,20 @@ def _supervise(end: socket.socket, tally: Tally, order: Order, choice: Choice) -
     if not descriptors:
         return  # no filter, no listener
     (listener,) = descriptors
-    make = steerer_for(listener, order, choice)
     seccomp.wake_synchronously(listener)
     end.send(b"+")
     end.close()
-    keep_listening(listener, tally, make)
+    keep_listening(listener, tally, lambda: make(listener))
 
 
-def steerer_for(listener: int, order: Order, choice: Choice) -> Callable[[], Steerer]:
-    """Return what makes a worker's steerer; what it needs is imported now, once, and not in every worker."""
+def steerer_maker(order: Order, choice: Choice) -> Callable[[int], Steerer]:
+    """Return what makes a worker's steerer, given the listener.
+
+    It is called before anything is forked, so that all is loaded then: later, the folder or the rights may be others.
+    """
     from tailbite.guards.program_steer import Steerer
 
-    return lambda: Steerer(
+    return lambda listener: Steerer(
         seccomp.ABIS[os.uname().machine],
         listener,
         copies=choice.mechanism is Mechanism.STEER,

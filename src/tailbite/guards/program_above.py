@@ -22,7 +22,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, NoReturn
 
-from tailbite.guards.program import Order, Report, enter, execute, steerer_for
+from tailbite.guards.program import Order, Report, enter, execute, steerer_maker
 from tailbite.guards.program_keeper import answer_all, detach, serve
 from tailbite.guards.program_tally import Tally
 from tailbite.kernel import seccomp
@@ -146,6 +146,7 @@ def _supervise(
     news: socket.socket, front: int, mask: set[int | signal.Signals], tally: Tally, order: Order, choice: Choice
 ) -> None:
     """The supervisor's whole life."""
+    make = steerer_maker(order, choice)
     become_subreaper()
     ours, theirs = socket.socketpair()
     child = os.fork()
@@ -169,13 +170,12 @@ def _supervise(
         family.wait_without_guard(others)
         return
     (listener,) = descriptors
-    make = steerer_for(listener, order, choice)
     seccomp.wake_synchronously(listener)
     family.stand_by = lambda: _stand_by(listener, tally)
     family.start_stand_by()
     ours.send(b"+")
     ours.close()
-    steerer = make()
+    steerer = make(listener)
     while (ended := serve(listener, tally, steerer, others)) is not None:
         del others[ended]
 

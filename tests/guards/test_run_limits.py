@@ -1,0 +1,169 @@
+"""``tailbite run`` where the system allows less: the stated behaviour each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.guarded import NOBODY, PYTHON, RUN, guarded, run
+from support.limits import without
+from support.programs import client, counts
+from support.trap import PORT, Trap, leftovers, server_can_bind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.usefixtures("network"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="the emulated limits know x86_64's system calls"),
+]
+
+
+@pytest.mark.parametrize(
+    ("limits", "mechanism"),
+    [
+        (["pidfd_getfd"], "are held while it connects"),
+        (["IP_LOCAL_PORT_RANGE"], "are held while it connects"),
+        (["pidfd_getfd", "AF_INET6"], "are held while it connects"),
+        (["PIDFD_THREAD"], "are steered before each connect"),
+        (["WAIT_KILLABLE_RECV"], "are steered before each connect"),
+        (["SYNC_WAKE_UP"], "are steered before each connect"),
+    ],
+    ids=" ".join,
+)
+def test_with_less_the_program_still_never_reaches_itself(limits: list[str], mechanism: str) -> None:
+    """No pidfd_getfd (Docker), no IP_LOCAL_PORT_RANGE (before 6.3), and what else older kernels lack."""
+    Trap().set()
+    done = run([*without(*limits), *guarded(client(), "-v", "--require")])
+    assert mechanism in done.stderr
+    assert counts(done.stdout) == (0, 200), done.stderr
+    assert leftovers() == []
+    itself, _ = counts(run(client()).stdout)
+    assert itself > 0, "the control did not self-connect"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
+def test_a_server_starts_at_once_while_its_port_is_held_around_every_connect(host: str) -> None:
+    """Held, not steered, by a client that connects as fast as it can: 50 starts without SO_REUSEADDR, none fails."""
+    Trap().set()
+    command = [*without("pidfd_getfd"), *guarded(client(count=1_000_000), "--require")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"first\n"
+            assert sum(server_can_bind(host) for _ in range(50)) == 50
+        finally:
+            program.kill()
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("process_vm_readv", "reading another process's memory is forbidden here"),
+        ("NEW_LISTENER", "the kernel refuses the filter"),
+    ],
+)
+def test_what_cannot_be_guarded_runs_and_says_so_or_does_not_run_if_it_must_be_guarded(
+    limit: str, reason: str, tmp_path: Path
+) -> None:
+    stats = tmp_path / "stats.json"
+    done = run([*without(limit), *guarded(["echo", "out"])])
+    assert (done.returncode, done.stdout) == (0, "out\n")
+    assert done.stderr.startswith(f"tailbite: echo runs without a guard: {reason}")
+    assert done.stderr.count("\n") == 1
+
+    done = run([*without(limit), *guarded(["echo", "out"], "--stats-json", str(stats))])
+    assert (done.returncode, done.stdout) == (0, "out\n")
+    assert json.loads(stats.read_text())["guarded"] is False
+
+    done = run([*without(limit), *guarded(["echo", "out"], "--require")])
+    assert (done.returncode, done.stdout) == (4, "")
+    assert reason in done.stderr
+
+
+def test_another_listener_means_no_guard_and_says_so() -> None:
+    """EBUSY, and it is no tailbite that listens."""
+    listen = (
+        "import os, sys; from tailbite.kernel import seccomp; abi = seccomp.ABIS[os.uname().machine];"
+        "never = b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f';"
+        "os.set_inheritable(seccomp.install(abi, never)[0], True); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    import sys
+
+    done = run([sys.executable, "-c", listen, *guarded(["echo", "out"])])
+    assert (done.returncode, done.stdout) == (0, "out\n"), done.stderr
+    assert "another supervisor listens" in done.stderr
+    assert run([sys.executable, "-c", listen, *guarded(["echo", "out"], "--require")]).returncode == 4
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(os.geteuid() != 0, reason="compares root with somebody else")
+def test_sudo_works_under_a_guard_of_root_and_refuses_under_one_of_nobody(peer: Callable[[str], str]) -> None:
+    """Without CAP_SYS_ADMIN the kernel wants no_new_privs, which -v says."""
+    peer("sudo")
+    done = run(guarded(["sudo", "-n", "-u", "nobody", "id", "-un"]))
+    assert (done.returncode, done.stdout) == (0, "nobody\n"), done.stderr
+    done = run(guarded(["sudo", "-n", "id"], "-v", nobody=True))
+    assert done.returncode != 0
+    assert "sudo and su inside it will refuse" in done.stderr
+    assert "no new privileges" in done.stderr
+
+
+@pytest.mark.parametrize("nobody", [False, True], ids=["root", "nobody"])
+def test_a_network_namespace_the_program_makes_itself_is_guarded_too(nobody: bool) -> None:
+    """Its port range is another one, and is read by a child that goes there."""
+    inside = f'ip link set lo up; echo "{PORT} {PORT + 1}" > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"'
+    there = ["unshare", "-Urn", "sh", "-c", inside, "sh", *client()]
+    done = run(guarded(there, nobody=nobody))
+    assert counts(done.stdout) == (0, 200), done.stderr
+    itself, _ = counts(run([*(NOBODY if nobody and os.geteuid() == 0 else ()), *there]).stdout)
+    assert itself > 0, "the control did not self-connect"
+
+
+def test_a_pid_namespace_below_is_guarded_too() -> None:
+    Trap().set()
+    done = run(guarded(["unshare", "-Urpf", "--mount-proc", *client()]))
+    assert counts(done.stdout) == (0, 200), done.stderr
+
+
+def test_a_program_that_hides_its_memory_from_an_unprivileged_guard_is_told_of() -> None:
+    """PR_SET_DUMPABLE 0: such a process cannot be looked into, so it is not guarded, and -v says so."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    code = (
+        "import ctypes, socket; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0);"
+        f"print(socket.socket().connect_ex(('127.0.0.1', {PORT})))"
+    )
+    done = run(guarded([PYTHON, "-c", code], "-v", nobody=True))
+    assert done.stdout == "111\n"
+    assert "it cannot be looked into, not guarded" in done.stderr
+
+
+def test_the_supervisor_above_stays_an_ancestor_of_daemons() -> None:
+    """What Yama's scope 1 asks for: whoever looks is an ancestor of who is looked at, orphans included."""
+    Trap().set()
+    code = (
+        "import os, socket, sys\n"
+        "def ancestors(pid):\n"
+        "    while pid > 1:\n"
+        "        stat = open(f'/proc/{pid}/stat').read()\n"
+        "        pid = int(stat.rpartition(')')[2].split()[1])\n"
+        "        yield open(f'/proc/{pid}/comm').read().strip() if pid else ''\n"
+        "ready, go = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid(); os.close(go); os.read(ready, 1)\n"  # until the one in between is gone
+        "        above = 'tailbite-guard' in ancestors(os.getpid())\n"
+        "        print(above, socket.socket().connect_ex(('127.0.0.1', 32246)))\n"
+        "        sys.stdout.flush()\n"
+        "    os._exit(0)\n"
+        "os.wait(); os.close(ready); os.close(go)\n"
+        "sys.stdout.flush(); import time; time.sleep(0.5)\n"
+    )
+    done = run([*RUN, "--stats-json", os.devnull, "--", PYTHON, "-c", code])
+    assert done.stdout == "True 111\n", done.stderr

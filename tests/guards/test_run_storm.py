@@ -1,0 +1,185 @@
+"""kill -9 of the guard's helpers at any moment: no connect hangs, none is lost, none is unguarded.
+
+``TAILBITE_STORM=1000`` sets how many helpers are killed; a smaller number always is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+from pathlib import Path
+from time import sleep
+
+import pytest
+
+from support.guarded import PYTHON, guarded, wait_until
+from support.trap import PORT, Trap, leftovers
+from tailbite.core.ports import PortRange
+from tailbite.kernel.sysctl import write_ephemeral_range
+
+pytestmark = pytest.mark.usefixtures("network")
+
+KILLS = int(os.environ.get("TAILBITE_STORM", "150"))
+
+# Connects until a line comes on stdin, and prints what came of it, and how long the slowest took.
+RESTLESS = """
+import collections, errno, json, socket, sys, threading, time
+seen, slowest, done = collections.Counter(), 0.0, threading.Event()
+def work():
+    global slowest
+    while not done.is_set():
+        sock = socket.socket()
+        start = time.monotonic()
+        number = sock.connect_ex(("127.0.0.1", 32246))
+        slowest = max(slowest, time.monotonic() - start)
+        seen["itself" if number == 0 else errno.errorcode[number]] += 1
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+        sock.close()
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads: thread.start()
+print("up", flush=True)
+sys.stdin.readline()
+done.set()
+for thread in threads: thread.join(30)
+print(json.dumps([seen, slowest, sum(thread.is_alive() for thread in threads)]))
+"""
+
+
+def helpers() -> list[int]:
+    """Return the guard's processes that are alive in this thread's network namespace; others' are not ours."""
+    here = Path("/proc/thread-self/ns/net").stat().st_ino
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "comm").read_text() != "tailbite-guard\n":
+                continue
+            if (process / "ns/net").stat().st_ino == here and process.joinpath("stat").read_text().split()[2] != "Z":
+                found.append(int(process.name))
+        except OSError:
+            continue  # it ended while we looked
+    return sorted(found)
+
+
+def two_helpers() -> list[int]:
+    """Wait until both are there."""
+    wait_until(lambda: len(helpers()) == 2, "both helpers are there")
+    return helpers()
+
+
+def kill(helper: int) -> None:
+    """Kill one, and see it gone: the other is alone now, until it has made a new one."""
+    os.kill(helper, signal.SIGKILL)
+    wait_until(lambda: helper not in helpers(), "the one that was killed is gone")
+
+
+def test_helpers_killed_at_random_moments_are_replaced_and_nobody_notices() -> None:
+    """The worker answers, the monitor watches it; either takes over from the other, with the call in hand."""
+    write_ephemeral_range(PortRange(PORT, PORT + 3))  # P is one of four; two threads need two others
+    assert any(Trap().springs() for _ in range(50)), "the control did not self-connect"
+    pick = random.Random(5)
+    with subprocess.Popen(
+        guarded([PYTHON, "-c", RESTLESS]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        for _ in range(KILLS):
+            both = two_helpers()
+            sleep(pick.random() * 0.004)
+            kill(pick.choice(both))
+        output, _ = program.communicate("stop\n", timeout=60)
+    seen, slowest, hanging = json.loads(output)
+    assert set(seen) == {"ECONNREFUSED"}, "every connect was refused, none was lost, none went to itself"
+    assert seen["ECONNREFUSED"] > 10 * KILLS
+    assert slowest < 5
+    assert hanging == 0
+    assert leftovers() == []
+    assert any(Trap().springs() for _ in range(50)), "the control did not self-connect"
+
+
+def test_after_both_are_killed_in_one_instant_connects_fail_with_enosys_and_none_hangs() -> None:
+    with subprocess.Popen(
+        guarded([PYTHON, "-c", RESTLESS]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        both = two_helpers()
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for helper in both:
+                os.kill(helper, number)
+        sleep(0.2)
+        output, _ = program.communicate("stop\n", timeout=60)
+    assert "ENOSYS" in output
+    assert json.loads(output)[2] == 0, "no connect hangs"
+
+
+def test_the_helpers_end_with_the_last_process_they_guard() -> None:
+    """A daemon of the program keeps them; once it is gone they are."""
+    with subprocess.Popen(
+        guarded(["sh", "-c", "exec 3<&0; setsid sh -c 'echo up; read line <&3' & exit 0"]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None and program.stdin is not None
+        assert program.stdout.readline() == "up\n"
+        program.wait(30)
+        assert len(helpers()) == 2
+        program.stdin.close()
+        wait_until(lambda: not helpers(), "the helpers are gone")
+
+
+def test_holders_of_named_ports_killed_at_random_are_replaced() -> None:
+    Trap().set().control()
+    pick = random.Random(6)
+    with subprocess.Popen(
+        guarded(["sh", "-c", "echo up; read line"], "--port", "32246"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        for _ in range(20):
+            kill(pick.choice(two_helpers()))
+            Trap().control_fails()
+        program.communicate("stop\n", timeout=60)
+    wait_until(Trap().springs, "the port is let go when the program has ended")
+
+
+def test_above_the_program_goes_on_unguarded_when_its_supervisor_is_killed() -> None:
+    """Only an ancestor may look where it stays parent, so nobody can take its place: connects run, and none hangs."""
+    with subprocess.Popen(
+        guarded([PYTHON, "-c", RESTLESS], "--stats-json", "/dev/null"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        supervisor = min(two_helpers())
+        for _ in range(3):  # the one that stands by is replaced
+            kill(max(two_helpers()))
+        assert supervisor in two_helpers()
+        kill(supervisor)
+        sleep(0.2)
+        output, _ = program.communicate("stop\n", timeout=60)
+        assert program.returncode == 0
+    assert "ENOSYS" not in output
+    assert json.loads(output)[2] == 0, "no connect hangs"
+
+
+def test_above_the_program_dies_with_the_process_its_caller_knows() -> None:
+    with subprocess.Popen(
+        guarded(["sh", "-c", "echo $$; exec sleep 1000"], "--stats-json", "/dev/null"),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as front:
+        assert front.stdout is not None
+        program = int(front.stdout.readline())
+        assert program != front.pid
+        front.kill()
+    wait_until(lambda: not Path(f"/proc/{program}").exists(), "the program is gone")
+    wait_until(lambda: not helpers(), "the helpers are gone")
