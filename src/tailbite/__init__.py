@@ -21,8 +21,12 @@ from tailbite._version import __version__
 TYPE_CHECKING = False  # type checkers take this name for true; importing typing is half the time of Python's start
 if TYPE_CHECKING:
     from tailbite import aio as aio
+    from tailbite import events as events
+    from tailbite import hooks as hooks
+    from tailbite import testing as testing
     from tailbite import verify as verify
     from tailbite.connect.aio import open_connection
+    from tailbite.connect.connector import Connector
     from tailbite.connect.look import is_self_connected
     from tailbite.connect.loop_sync import connections
     from tailbite.connect.sighting import Saw, Sighting
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressesError",
     "Backoff",
+    "Connector",
     "Endpoint",
     "GaveUpError",
     "GuardedConnect",
@@ -67,11 +72,12 @@ __all__ = [
 _HOMES = {
     "AddressesError": "tailbite.errors",
     "Backoff": "tailbite.core.backoff",
+    "Connector": "tailbite.connect.connector",
     "Endpoint": "tailbite.core.address",
     "GaveUpError": "tailbite.errors",
     "GuardedConnect": "tailbite.guards.process",
-    "Policy": "tailbite.core.backoff",
     "NotReadyError": "tailbite.errors",
+    "Policy": "tailbite.core.backoff",
     "Saw": "tailbite.connect.sighting",
     "SelfConnectError": "tailbite.errors",
     "Sighting": "tailbite.connect.sighting",
@@ -86,7 +92,7 @@ _HOMES = {
     "wait": "tailbite.connect.waiting",
 }
 
-_MODULES = ("aio", "verify")
+_MODULES = ("aio", "anyio", "events", "hooks", "testing", "verify")
 
 
 def __getattr__(name: str) -> object:

@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Interrupted", "Waiter"]
+__all__ = ["READ", "WRITE", "Interrupted", "Waiter", "is_ready"]
 
 # poll(2) needs no descriptor of its own, and knows no limit of 1024; Windows has select() alone.
 _Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+def is_ready(sock: socket.socket) -> bool:
+    """Tell whether there is something to read now: bytes, the end, or an error.
+
+    Raises:
+        ValueError: the socket is closed.
+    """
+    with _Selector() as selector:
+        selector.register(sock, READ)
+        return bool(selector.select(0))
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error: the loop was closed

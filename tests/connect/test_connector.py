@@ -1,0 +1,100 @@
+"""``tailbite.Connector``: one connection, whenever it is asked for."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import tailbite
+from support.server import serving
+from support.trap import PORT
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+HERE = ("127.0.0.1", PORT)
+FAST = tailbite.Backoff(0.01, 0.05)
+
+pytestmark = pytest.mark.usefixtures("network")
+
+
+def echo(sock: socket.socket) -> None:
+    while data := sock.recv(100):
+        sock.sendall(data.upper())
+
+
+def test_the_same_socket_as_long_as_it_lives_then_another_one() -> None:
+    with tailbite.Connector(HERE, backoff=FAST, read_timeout=5) as connector:
+        with serving(echo):
+            first = connector.get()
+            first.sendall(b"one")
+            assert first.recv(100) == b"ONE"
+            assert connector.get() is first
+            assert connector.state.name == "CONNECTED"
+        with serving(echo):
+            second = connector.get()
+            assert second is not first
+            assert first.fileno() == -1
+            second.sendall(b"two")
+            assert second.recv(100) == b"TWO"
+            second.close()
+            assert connector.get().fileno() != -1
+    assert connector.state.name == "IDLE"
+    with pytest.raises(ConnectionAbortedError, match="closed"):
+        connector.get()
+
+
+def test_a_loss_that_the_caller_found_is_told() -> None:
+    seen: list[tailbite.events.Event] = []
+    with serving(echo), tailbite.Connector(HERE, backoff=FAST, hooks=seen.append) as connector:
+        first = connector.get()
+        connector.lost(TimeoutError("no answer"))
+        connector.lost()  # nothing to lose
+        assert connector.get() is not first
+    lost = [event for event in seen if isinstance(event, tailbite.events.Lost)]
+    assert [str(event.error) for event in lost] == ["no answer", "None"]
+
+
+def test_it_gives_up_as_the_loop_does() -> None:
+    with tailbite.Connector(HERE, backoff=FAST, max_attempts=2) as connector, pytest.raises(tailbite.GaveUpError):
+        connector.get()
+
+
+def test_close_ends_a_get_that_waits() -> None:
+    connector = tailbite.Connector(HERE, backoff=tailbite.Backoff(60, 60, draw=lambda: 1.0))
+    threading.Timer(0.2, connector.close).start()
+    start = time.monotonic()
+    with pytest.raises(ConnectionAbortedError):
+        connector.get()
+    assert time.monotonic() - start < 5
+
+
+def test_threads_get_the_same_connection() -> None:
+    got: list[socket.socket] = []
+    with serving(echo), tailbite.Connector(HERE) as connector:
+        threads = [threading.Thread(target=lambda: got.append(connector.get())) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+        assert len(got) == 8
+        assert len({id(sock) for sock in got}) == 1
+
+
+def test_tls(certificate: Path) -> None:
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_side.load_cert_chain(certificate)
+
+    def secure_echo(sock: socket.socket) -> None:
+        with server_side.wrap_socket(sock, server_side=True) as secure:
+            echo(secure)
+
+    context = ssl.create_default_context(cafile=str(certificate))
+    with serving(secure_echo), tailbite.Connector(("localhost", PORT), ssl=context, read_timeout=5) as connector:
+        connector.get().sendall(b"one")
+        assert connector.get().recv(100) == b"ONE"
