@@ -19,7 +19,7 @@ from support.trap import PORT, Trap
 from support.users import python_as_nobody
 from tailbite.cli.why import command
 from tailbite.core.ports import PortRange, PortSet
-from tailbite.host import pages
+from tailbite.host import pages, why
 from tailbite.kernel import namespace
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports, write_sysctl
@@ -276,9 +276,7 @@ def test_what_names_no_port_is_wrong_usage(place: str) -> None:
 
 
 def test_every_code_has_its_page_with_all_its_parts() -> None:
-    used = set(
-        re.findall(r"^(TB1\d\d) ", Path(sys.modules["tailbite.host.why"].__file__ or "").read_text(), re.MULTILINE)
-    )
+    used = set(re.findall(r"^(TB1\d\d) ", Path(why.__file__).read_text(), re.MULTILINE))
     assert used == {code for code in pages.codes() if code.startswith("TB1")}
     for code in used:
         text = pages.page(code)

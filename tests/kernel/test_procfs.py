@@ -33,6 +33,14 @@ def test_looking_for_nothing_reads_nothing(tmp_path: Path) -> None:
     assert procfs.socket_holders([0], tmp_path / "no-such-proc").by_inode == {}
 
 
+def test_on_a_host_with_very_many_descriptors_a_holder_is_enough(tmp_path: Path) -> None:
+    fake_process(tmp_path, 1, {f"fd/{number}": "socket:[77]" for number in range(50)})
+    fake_process(tmp_path, 2, {f"fd/{number}": "socket:[77]" for number in range(50)})
+    assert procfs.socket_holders([77], tmp_path, spare=1000).by_inode == {77: (1, 2)}
+    assert procfs.socket_holders([77], tmp_path, spare=20).by_inode == {77: (1,)}
+    assert procfs.socket_holders([77, 78], tmp_path, spare=20).by_inode == {77: (1, 2)}
+
+
 def fake_process(proc: Path, pid: int, links: dict[str, str]) -> Path:
     folder = proc / str(pid)
     (folder / "fd").mkdir(parents=True)

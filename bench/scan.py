@@ -1,0 +1,222 @@
+"""A host with very many sockets: tailbite's scan against ss, ss | awk, awk over /proc/net/tcp, and psutil.
+
+Makes the sockets in a private network namespace: real connections over loopback, both ends counted, whose server
+port lies *inside* the ephemeral range (the hard case for a filter by port), and a few self-connects among them: IPv4,
+IPv6, v4-mapped, below and above the range, ESTABLISHED and TIME-WAIT. All are timed in turn in one run.
+Promised: all found by tailbite, at most 0.35 of the wall time of ``ss -Htan | awk '$4==$5'`` for 500 000 sockets (the
+whole ``tailbite scan`` process against the whole pipeline), and memory that does not grow with their number.
+
+Run: ``python bench/scan.py [--sockets N] [--rounds N] [--pieces 1,8,64]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from paired import Ratio, compare, report
+
+from tailbite.kernel import sock_diag
+from tailbite.kernel.diag_filter import cuts
+from tailbite.kernel.namespace import die_with_parent, enter_private_network
+from tailbite.kernel.sock_diag import SockDiag, TcpState
+from tailbite.kernel.sysctl import read_ephemeral_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LIMIT = 0.35
+SERVER_PORT = 50051
+SELF: list[tuple[int, str, int, bool]] = [
+    (socket.AF_INET, "127.0.0.1", 80, False),
+    (socket.AF_INET, "127.0.0.1", 32768, False),
+    (socket.AF_INET, "127.0.0.1", 46884, False),
+    (socket.AF_INET, "127.0.0.1", 65535, True),
+    (socket.AF_INET6, "::1", 60999, False),
+    (socket.AF_INET6, "::1", 61000, True),
+    (socket.AF_INET6, "::ffff:127.0.0.2", 40001, False),
+    (socket.AF_INET6, "::ffff:127.0.0.3", 40002, True),
+]
+
+
+def connections(number: int) -> Iterator[int]:
+    """Keep this many connections open, two sockets each; children hold them, for a process may open so many only."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    each = min((most - 100) // 2, 20_000)
+    for child in range(-(-number // each)):
+        yield fork(f"127.1.{child}.1", min(each, number - child * each))
+
+
+def fork(host: str, number: int) -> int:
+    """Start a child that makes the connections to one address; return when they are there."""
+    done, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent()
+        try:
+            server = socket.create_server((host, SERVER_PORT), backlog=64)
+            held = [server]
+            for _ in range(number):
+                client = socket.create_connection(server.getsockname())
+                held += [client, server.accept()[0]]
+            os.write(tell, b"+")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(tell)
+    answer = os.read(done, 1)
+    os.close(done)
+    if answer != b"+":
+        sys.exit(f"could not make {number} connections to {host}")
+    return pid
+
+
+class Needles:
+    """The self-connects to be found. TIME-WAIT lasts 60 s, so those are made anew for each timing."""
+
+    def __init__(self) -> None:
+        self._held = [itself(family, host, port) for family, host, port, closed in SELF if not closed]
+
+    def renew(self) -> None:
+        """Have every needle in place."""
+        with SockDiag() as diag:
+            for left in diag.self_connects(read_ephemeral_range()).sockets:
+                if left.state is TcpState.TIME_WAIT:
+                    diag.destroy(left)
+        for family, host, port, closed in SELF:
+            if closed:
+                itself(family, host, port).close()
+
+
+def itself(family: int, host: str, port: int) -> socket.socket:
+    """Return a socket that is connected to itself."""
+    sock = socket.socket(family)
+    sock.bind((host, port))
+    sock.connect((host, port))
+    return sock
+
+
+def shell(command: str) -> Callable[[], int]:
+    """Return what runs a pipeline and counts the lines it prints."""
+
+    def run() -> int:
+        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+        return done.stdout.count(b"\n")
+
+    return run
+
+
+def scan_process() -> int:
+    """Run the whole command, as a person does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tailbite", "scan", "--netns", "self", "--json"], capture_output=True, check=False
+    )
+    return len(json.loads(done.stdout)["self_connects"])
+
+
+def scan_library() -> int:
+    """Look with the library alone."""
+    with SockDiag() as diag:
+        return len(diag.self_connects(read_ephemeral_range()).sockets)
+
+
+def psutil_loop() -> int:
+    """What a script with psutil does: all connections of the namespace, compared."""
+    code = "import psutil; print(sum(bool(c.raddr) and c.laddr == c.raddr for c in psutil.net_connections('tcp')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return int(done.stdout or -1)
+
+
+def timed(needles: Needles, look: Callable[[], int], *, all_of_them: bool = True) -> Callable[[], float]:
+    """Return what runs one look and gives its seconds; it must find every needle."""
+
+    def run() -> float:
+        needles.renew()
+        start = perf_counter()
+        found = look()
+        spent = perf_counter() - start
+        if all_of_them and found != len(SELF):
+            sys.exit(f"found {found} of {len(SELF)} self-connects")
+        return spent
+
+    return run
+
+
+def peak_kib(arguments: list[str]) -> int:
+    """Return the peak resident memory of a process and its end."""
+    done = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, _, usage = os.wait4(done.pid, 0)
+    done.returncode = 0
+    return usage.ru_maxrss
+
+
+def by_pieces(needles: Needles, pieces: list[int]) -> dict[int, float]:
+    """Time the library's look with other numbers of pieces of the ephemeral range; seconds, the best of 5."""
+    figures = {}
+    for number in pieces:
+        with mock.patch.object(sock_diag, "cuts", partial(cuts, pieces=number)):
+            figures[number] = round(min(timed(needles, scan_library)() for _ in range(5)), 4)
+    return figures
+
+
+def measure(needles: Needles, rounds: int) -> list[Ratio]:
+    """Time each against ss | awk, in turn."""
+    plain = timed(needles, shell("ss -Htan | awk '$4==$5'"))
+    awk = shell("awk '$2==$3' /proc/net/tcp /proc/net/tcp6")
+    others: list[tuple[str, Callable[[], float], int, float | None]] = [
+        ("tailbite scan, the whole process", timed(needles, scan_process), rounds, LIMIT),
+        ("the library alone", timed(needles, scan_library), rounds, None),
+        ("ss -Htan, not compared", timed(needles, shell("ss -Htan >/dev/null"), all_of_them=False), rounds, None),
+        ("awk over /proc/net/tcp and tcp6", timed(needles, awk), 3, None),
+    ]
+    figures = [compare(name, plain, other, blocks=blocks, limit=limit) for name, other, blocks, limit in others]
+    # psutil looks for the process of every socket, which takes long: once is enough; TIME-WAIT may end meanwhile.
+    one, other = plain(), timed(needles, psutil_loop, all_of_them=False)()
+    ratio = round(other / one, 2)
+    return [*figures, Ratio("psutil.net_connections (once)", one * 1e6, other * 1e6, ratio, ratio, ratio, None)]
+
+
+def main() -> None:
+    """Make the sockets, time everything in turn, and print a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sockets", type=int, default=500_000)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--pieces", default="", metavar="1,8,64", help="time only the library, with so many pieces")
+    wanted = parser.parse_args()
+    enter_private_network()
+    command = [sys.executable, "-m", "tailbite", "scan", "--netns", "self"]
+    needles = Needles()
+    small = peak_kib(command)
+    start = perf_counter()
+    with contextlib.ExitStack() as stack:
+        for pid in connections(wanted.sockets // 2):
+            stack.callback(os.waitpid, pid, 0)
+            stack.callback(os.kill, pid, signal.SIGKILL)
+        print(f"{wanted.sockets} sockets made in {perf_counter() - start:.0f} s", file=sys.stderr)
+        if wanted.pieces:
+            print(json.dumps(by_pieces(needles, [int(number) for number in wanted.pieces.split(",")])))
+            return
+        figures = measure(needles, wanted.rounds)
+        memory = {"few sockets": small, f"{wanted.sockets} sockets": peak_kib(command)}
+    report(
+        f"looking for self-connects among {wanted.sockets} sockets, against ss | awk",
+        figures,
+        sockets=wanted.sockets,
+        peak_kib=memory,
+    )
+
+
+if __name__ == "__main__":
+    main()
