@@ -88,6 +88,20 @@ def test_what_is_said_not_to_be_reached() -> None:
         assert int(result.stdout) > 0, call
 
 
+@pytest.mark.usefixtures("network")
+def test_sub_interpreters_are_reached() -> None:
+    """Audit hooks belong to one interpreter, but each runs ``sitecustomize``."""
+    source = (
+        "try:\n    import _interpreters as interpreters\n"
+        "except ImportError:\n    import _xxsubinterpreters as interpreters\n"
+        "run = getattr(interpreters, 'run_string', None) or interpreters.exec\n"
+        f"run(interpreters.create(), {DIRECTLY!r})"
+    )
+    Trap().set()
+    assert python(source, *RUN).stdout == "0\n"
+    assert int(python(f"import tailbite; tailbite.guard()\n{source}").stdout) > 0, "documented as not reached"
+
+
 def test_nothing_is_loaded_until_the_first_connect() -> None:
     loaded = "print(sorted(name for name in sys.modules if name.startswith('tailbite') or name == 'socket'))"
     source = f"import sys; {loaded}; import socket; s = socket.socket(); s.connect_ex(('127.0.0.1', 9)); {loaded}"

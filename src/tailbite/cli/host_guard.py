@@ -95,7 +95,7 @@ def remove(variant: str | None, dry_run: bool, quiet: bool) -> None:
         try:
             for line in unit.disable_commands():
                 unit.run(line)
-            for path in unit.remove():
+            for path in unit.remove(unit.UNIT_DIRECTORY):
                 if not quiet:
                     note(f"removed {path}")
             unit.run(("systemctl", "daemon-reload"))
@@ -213,7 +213,7 @@ def _run(commands: list[tuple[str, ...]]) -> None:
 
 def _keep(variant: str | None, quiet: bool) -> None:
     try:
-        written = unit.write(unit.units(variant))
+        written = unit.write(unit.units(variant), unit.UNIT_DIRECTORY)
         for line in unit.enable_commands():
             unit.run(line)
     except (OSError, FirewallError) as error:

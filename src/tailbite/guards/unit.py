@@ -6,14 +6,13 @@ nobody. So a timer installs the rule again every minute, which does nothing whil
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
+from tailbite._files import write_atomically
 from tailbite.errors import FirewallError
 
 __all__ = ["TIMER", "UNIT_DIRECTORY", "disable_commands", "enable_commands", "remove", "units", "write"]
@@ -71,7 +70,7 @@ def disable_commands() -> list[tuple[str, ...]]:
     return [("systemctl", "disable", "--now", TIMER)]
 
 
-def write(texts: dict[str, str], directory: Path = UNIT_DIRECTORY) -> list[Path]:
+def write(texts: dict[str, str], directory: Path) -> list[Path]:
     """Write the units that differ from what is there, each atomically; return their paths.
 
     Raises:
@@ -82,19 +81,12 @@ def write(texts: dict[str, str], directory: Path = UNIT_DIRECTORY) -> list[Path]
         path = directory / name
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=directory, prefix=f".{name}.", delete=False
-        ) as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(file.name).replace(path)
+        write_atomically(path, text)
         written.append(path)
     return written
 
 
-def remove(directory: Path = UNIT_DIRECTORY) -> list[Path]:
+def remove(directory: Path) -> list[Path]:
     """Delete the units that are there; return their paths.
 
     Raises:

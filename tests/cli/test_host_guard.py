@@ -1,0 +1,187 @@
+"""``tailbite host-guard`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from support.trap import Trap
+from tailbite.cli import host_guard
+from tailbite.guards import host, unit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from click.testing import Result
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture(params=["nft", "legacy"])
+def variant(request: pytest.FixtureRequest, network: None, peer: Callable[[str], str]) -> str:
+    peer(f"iptables-{request.param}")
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit, "UNIT_DIRECTORY", tmp_path)
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(host_guard.command, arguments)
+
+
+def test_install_status_remove(variant: str) -> None:
+    option = ("--variant", variant)
+    assert call("status", *option).exit_code == 1
+    for said in ("is in place now", "was in place already"):
+        result = call("install", *option)
+        assert (result.exit_code, result.stderr.count(said), result.stdout) == (0, 2, "")
+    Trap().set()
+    assert not any(Trap().springs() for _ in range(20))
+    status = call("status", *option)
+    assert status.exit_code == 0
+    assert status.stdout.count("in place") == 2
+    assert max(map(len, status.output.splitlines())) <= 80
+    for said in ("is removed", "there was no rule"):
+        result = call("remove", *option)
+        assert (result.exit_code, result.stderr.count(said)) == (0, 2)
+    Trap().control()
+    assert call("install", "--quiet", *option).output == ""
+
+
+def test_status_as_json_has_the_counters(variant: str) -> None:
+    call("install", "--variant", variant)
+    Trap().set()
+    for _ in range(50):
+        Trap().springs()
+    result = call("status", "--json", "--variant", variant)
+    told = json.loads(result.stdout)
+    assert told["schema"] == "tailbite.host-guard/1"
+    assert (told["is_installed"], told["systemd_timer"], result.exit_code) == (True, False, 0)
+    v4, v6 = told["firewalls"]
+    assert (v4["ip_version"], v6["ip_version"]) == (4, 6)
+    assert v4["variant"] == v6["variant"] == {"nft": "nf_tables", "legacy": "legacy"}[variant]
+    assert v4["refused_packets"] >= 1
+    assert v6["refused_packets"] == 0
+    assert v4["positions"] == [1]
+
+
+def test_the_commands_of_a_dry_run_are_the_very_ones(variant: str) -> None:
+    """Copied into a shell they put the rule in place, and take it away."""
+    for action, after in (("install", 0), ("remove", 1)):
+        result = call(action, "--dry-run", "--variant", variant)
+        assert result.exit_code == 0
+        assert call("status", "--variant", variant).exit_code == 1 - after
+        subprocess.run(["sh", "-ec", result.stdout], check=True)
+        assert call("status", "--variant", variant).exit_code == after
+    assert call("remove", "--dry-run", "--variant", variant).stdout == ""
+
+
+def test_what_a_reload_of_the_whole_table_takes_away_comes_back(variant: str, peer: Callable[[str], str]) -> None:
+    """``iptables-restore`` of somebody else's rules, and ``nft flush ruleset``, which legacy rules survive."""
+    call("install", "--variant", variant)
+    theirs = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i lo -j ACCEPT\nCOMMIT\n"
+    subprocess.run([peer(f"iptables-{variant}-restore")], input=theirs, text=True, check=True)
+    assert call("status", "--variant", variant).exit_code == 1
+    assert call("install", "--variant", variant).exit_code == 0
+    assert call("status", "--variant", variant).exit_code == 0
+    subprocess.run([peer("nft"), "flush", "ruleset"], check=True)
+    assert call("status", "--variant", variant).exit_code == {"nft": 1, "legacy": 0}[variant]
+    assert call("install", "--variant", variant).exit_code == 0
+    assert call("status", "--variant", variant).exit_code == 0
+
+
+def test_kept_by_systemd_until_removed(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a systemctl that only writes down what it is asked."""
+    log = tmp_path / "asked"
+    (tmp_path / "bin").mkdir()
+    systemctl = tmp_path / "bin" / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    option = ("--variant", variant)
+
+    dry = call("install", "--systemd", "--dry-run", *option).stdout
+    assert f"# {tmp_path / unit.TIMER}" in dry
+    assert "systemctl enable --now tailbite-host-guard.timer" in dry
+    assert not log.exists()
+
+    result = call("install", "--systemd", *option)
+    assert result.exit_code == 0, result.output
+    assert log.read_text().splitlines() == ["daemon-reload", f"enable --now {unit.TIMER}"]
+    assert f"--variant {variant}" in (tmp_path / unit.SERVICE).read_text()
+    assert f"a systemd timer keeps it ({unit.TIMER})" in call("status", *option).stderr
+
+    log.unlink()
+    assert shlex.split(call("remove", "--dry-run", *option).stdout.splitlines()[0])[:2] == ["systemctl", "disable"]
+    assert call("remove", *option).exit_code == 0
+    assert log.read_text().splitlines() == [f"disable --now {unit.TIMER}", "daemon-reload"]
+    assert not (tmp_path / unit.TIMER).exists()
+    assert call("status", *option).exit_code == 1
+
+
+def test_systemd_that_is_not_there_is_said_and_the_rule_stays(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit, "enable_commands", lambda: [("/nowhere/systemctl",)])
+    result = call("install", "--systemd", "--variant", variant)
+    assert result.exit_code == 4
+    assert "the rule is in place, but systemd does not keep it" in result.output
+
+
+def test_somebody_elses_rule_in_front_is_shown(network: None, peer: Callable[[str], str]) -> None:
+    peer("iptables")
+    call("install")
+    host.run(host.find_firewall(4).command("-I", "INPUT", "1", "-j", "ACCEPT"))
+    result = call("status")
+    assert result.exit_code == 1
+    assert "behind a rule that may decide first: -j ACCEPT" in " ".join(result.stdout.split())
+
+
+def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run tailbite without a privilege; the interpreter must be one that everybody may read."""
+    return subprocess.run(
+        [
+            *(
+                "setpriv",
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "--inh-caps=-all",
+                "--bounding-set=-all",
+            ),
+            *(sys.executable, "-m", "tailbite", "host-guard", *arguments),
+        ],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to drop privileges")
+def test_without_privileges_it_says_what_it_needs_and_still_shows_the_commands(variant: str) -> None:
+    if "Permission denied" in as_nobody("--help").stderr:
+        pytest.skip("this interpreter is not readable for everybody")
+    for action in ("install", "status", "remove"):
+        result = as_nobody(action, "--variant", variant)
+        assert result.returncode == 4, result.stderr
+        assert "needs root (CAP_NET_ADMIN)" in result.stderr
+        assert "Traceback" not in result.stderr
+    dry = as_nobody("install", "--dry-run", "--variant", variant)
+    assert dry.returncode == 0
+    assert dry.stdout.count("TAILBITE") == 6
+    assert "cannot be read" in dry.stderr
+
+
+def test_without_iptables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_SEARCH", "/nowhere")
+    result = call("status")
+    assert result.exit_code == 4
+    assert "iptables is not installed (Debian and Ubuntu: apt install iptables)" in result.output
