@@ -240,7 +240,7 @@ def test_a_terminal_shows_each_target_while_it_waits_and_colour_is_gone_in_a_pip
 
 
 _AS_NOBODY = """
-import os, sys
+import ipaddress, os, sys
 import tailbite.cli.group, tailbite.cli.wait, tailbite.cli.waiting, tailbite.verify  # unreadable afterwards, perhaps
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(tailbite.cli.group.tailbite(["wait", *sys.argv[1:]]))

@@ -79,7 +79,7 @@ def _look_up(target: Target, until: float, waiter: Waiter) -> list[AddrInfo]:
     threading.Thread(target=ask, name=f"tailbite resolves {target.host}", daemon=True).start()
     while not answer:
         if monotonic() >= until:
-            raise TimeoutError(f"the name {target.host} was not resolved in time")
+            raise socket.gaierror(socket.EAI_AGAIN, f"the name {target.host} was not resolved in time")
         waiter.wait(until)
     if isinstance(answer[0], Exception):
         raise answer[0]

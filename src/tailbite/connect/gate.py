@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,11 @@ from tailbite.errors import NotReadyError
 from tailbite.kernel.sockopt import abort
 
 if TYPE_CHECKING:
+    import socket
+
     from tailbite.connect.verifying import Verifier
 
-__all__ = ["Gate", "hang_up", "next_sighting"]
+__all__ = ["Gate", "hang_up", "needs_reset", "next_sighting"]
 
 _LAST = 0.05
 """Seconds the last attempt has."""
@@ -87,12 +88,17 @@ def next_sighting(before: Sighting, saw: Saw, detail: str, seconds: float, *, hu
     return replace(before, saw=saw, detail=detail, attempts=before.attempts + 1, seconds=seconds)
 
 
-def hang_up(sock: socket.socket, ports: frozenset[int]) -> None:
-    """Close a connection; with a reset if its port here is one that a server is about to use.
+def needs_reset(name: Any, ports: frozenset[int]) -> bool:
+    """Tell whether a connection from the socket address ``name`` must end with a reset.
 
-    TIME-WAIT on that port would keep the server from starting (see ``Gate.ports``).
+    TIME-WAIT on a port that a server is about to use would keep it from starting (see ``Gate.ports``).
     """
-    if ports and sock.family != socket.AF_UNIX and sock.getsockname()[1] in ports:
+    return isinstance(name, tuple) and name[1] in ports
+
+
+def hang_up(sock: socket.socket, ports: frozenset[int]) -> None:
+    """Close a connection; with a reset if it must be."""
+    if needs_reset(sock.getsockname(), ports):
         abort(sock)
     else:
         sock.close()

@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from enum import Enum
 
-from tailbite.errors import SelfConnectError, VerifyError
+from tailbite.errors import AddressesError, SelfConnectError, VerifyError
 
 __all__ = ["Saw", "Sighting", "judge"]
 
@@ -64,6 +64,7 @@ _REASONS = {
     "protocol": Saw.WRONG_PROTOCOL,
     "not ready": Saw.NOT_READY,
 }
+_ORDER = tuple(Saw)
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 
 
@@ -72,6 +73,9 @@ def judge(error: Exception) -> tuple[Saw, str]:
     if isinstance(error, VerifyError):
         # "it said nothing" is what "accepted but silent" says already.
         return _REASONS[error.reason], error.detail if error.received or error.reason == "not ready" else ""
+    if isinstance(error, AddressesError):
+        # Of a name with several addresses the one that got furthest tells most.
+        return max(map(judge, error.errors), key=lambda seen: _ORDER.index(seen[0]))
     if isinstance(error, SelfConnectError):
         return Saw.ITSELF, "nobody listens there"
     if isinstance(error, socket.gaierror):

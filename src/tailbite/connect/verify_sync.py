@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ class _Line:
             waited = False
             while True:
                 data = self._sock.recv(before + most, socket.MSG_PEEK)  # BlockingIOError: nothing at all yet
-                if len(data) > before or not data or (waited and can_wait):
+                if len(data) > before or not data or (waited and can_wait) or (not can_wait and _is_over(self._sock)):
                     self._seen = len(data)
                     return bytes(data[before:])
                 if can_wait:
@@ -119,6 +120,13 @@ class _Line:
             return
         while consumed:
             consumed -= len(self._sock.recv(consumed))
+
+
+def _is_over(sock: socket.socket) -> bool:
+    """Tell whether the peer has closed its half, though there are bytes left to read (poll(2), POLLRDHUP)."""
+    poll = select.poll()
+    poll.register(sock, getattr(select, "POLLRDHUP", select.POLLHUP))
+    return bool(poll.poll(0))
 
 
 def _give_back_to_tls(sock: ssl.SSLSocket, unread: bytes) -> None:

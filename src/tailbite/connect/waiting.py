@@ -8,15 +8,16 @@ on the server's port, keeps the very server from starting that they were waiting
 from __future__ import annotations
 
 import queue
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tailbite.connect.believe import believe
+from tailbite.connect.dial_sync import dial
 from tailbite.connect.gate import Gate, hang_up, next_sighting
+from tailbite.connect.options import Options
 from tailbite.connect.sighting import Saw, Sighting, judge
-from tailbite.connect.sync import create_connection
+from tailbite.connect.verify_sync import verify as verify_socket
+from tailbite.connect.wait_sync import Interrupted, Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,8 @@ __all__ = ["wait"]
 
 _GRACE = 0.25
 """Seconds after the end for those who are about to say what they saw last."""
+
+_OPTIONS = Options()
 
 
 def wait(
@@ -65,16 +68,13 @@ def _watch(gate: Gate, on_sighting: Callable[[Sighting], object] | None) -> list
     start = time.monotonic()
     end = None if gate.timeout is None else start + gate.timeout
     reports: queue.SimpleQueue[tuple[int, Sighting | BaseException | None]] = queue.SimpleQueue()
-    stop = threading.Event()
-    # Daemons, one for each target: nothing but the end of the process ends a resolver that hangs in getaddrinfo(3).
-    for number, wanted in enumerate(gate.wanted):
-        threading.Thread(
-            target=_watch_one, args=(gate, number, wanted, start, end, stop, reports), daemon=True
-        ).start()
     seen = [Sighting(str(wanted)) for wanted in gate.wanted]
+    waiters = [Waiter() for _ in seen]
     watching = len(seen)
-    last = None if end is None else end + (_GRACE if gate.timeout else gate.patience * 3 + _GRACE)
+    last = None if end is None else end + (_GRACE if gate.timeout else gate.patience + _GRACE)
     try:
+        for number, waiter in enumerate(waiters):
+            threading.Thread(target=_watch_one, args=(gate, number, start, end, waiter, reports), daemon=True).start()
         while watching:
             try:
                 number, report = reports.get(timeout=None if last is None else max(last - time.monotonic(), 0))
@@ -89,54 +89,55 @@ def _watch(gate: Gate, on_sighting: Callable[[Sighting], object] | None) -> list
                 if on_sighting is not None:
                     on_sighting(report)
     finally:
-        stop.set()
+        for waiter in waiters:
+            waiter.interrupt()
     return seen
 
 
 def _watch_one(
     gate: Gate,
     number: int,
-    wanted: Wanted,
     start: float,
     end: float | None,
-    stop: threading.Event,
+    waiter: Waiter,
     reports: queue.SimpleQueue[tuple[int, Sighting | BaseException | None]],
 ) -> None:
+    wanted = gate.wanted[number]
     sighting = Sighting(str(wanted))
     try:
-        while not stop.is_set():
-            limit = gate.limit(None if end is None else end - time.monotonic())
-            saw, detail = _look(gate, wanted, limit)
-            now = time.monotonic()
-            sighting = next_sighting(sighting, saw, detail, round(now - start, 3), hurried=limit < gate.patience)
-            reports.put((number, sighting))
-            pause = gate.pause(None if end is None else end - now)
-            if sighting.ready or pause is None:
-                break
-            stop.wait(pause)
+        with waiter.armed():
+            while True:
+                limit = gate.limit(None if end is None else end - time.monotonic())
+                saw, detail = _look(gate, wanted, limit, waiter)
+                now = time.monotonic()
+                sighting = next_sighting(sighting, saw, detail, round(now - start, 3), hurried=limit < gate.patience)
+                reports.put((number, sighting))
+                pause = gate.pause(None if end is None else end - now)
+                if sighting.ready or pause is None:
+                    break
+                _sleep(pause, waiter)
+    except Interrupted:
+        pass
     except BaseException as error:  # a verifier of the user's with a bug in it: his thread shall hear of it
         reports.put((number, error))
     reports.put((number, None))
 
 
-def _look(gate: Gate, wanted: Wanted, seconds: float) -> tuple[Saw, str]:
+def _sleep(seconds: float, waiter: Waiter) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        waiter.wait(until)
+
+
+def _look(gate: Gate, wanted: Wanted, seconds: float, waiter: Waiter) -> tuple[Saw, str]:
     """Try once."""
-    target, verifier = wanted.target, wanted.verifier
-    deadline = time.monotonic() + seconds
+    until = time.monotonic() + seconds
     try:
-        if target.is_unix:
-            sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(seconds)
-            try:
-                sock.connect(target.host)
-            except BaseException:
-                sock.close()
-                raise
-        else:
-            sock = create_connection((target.host, target.port), seconds)
+        sock = dial(wanted.target, _OPTIONS, seconds, waiter)
         try:
-            if verifier is not None:
-                believe(sock, verifier, target, min(max(deadline - time.monotonic(), 0.01), verifier.timeout))
+            if wanted.verifier is not None:
+                left = max(until - time.monotonic(), 0.01)
+                verify_socket(sock, wanted.verifier, wanted.target, min(left, wanted.verifier.timeout), waiter)
         finally:
             hang_up(sock, gate.ports)
     except (OSError, UnicodeError) as error:

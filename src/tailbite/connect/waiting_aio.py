@@ -6,10 +6,12 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any
 
-from tailbite.connect.aio import connect_socket
-from tailbite.connect.believe_aio import believe
-from tailbite.connect.gate import Gate, hang_up, next_sighting
+from tailbite.connect.dial_aio import dial
+from tailbite.connect.dial_aio import verify as verify_line
+from tailbite.connect.gate import Gate, needs_reset, next_sighting
+from tailbite.connect.options import Options
 from tailbite.connect.sighting import Saw, Sighting, judge
+from tailbite.kernel.sockopt import RESET_ON_CLOSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["wait"]
 
 _MOMENT = 0.02
+_OPTIONS = Options()
 
 
 async def wait(
@@ -76,26 +79,20 @@ async def _watch(
 
 async def _look(gate: Gate, wanted: Wanted, seconds: float) -> tuple[Saw, str]:
     """Try once."""
-    target, verifier = wanted.target, wanted.verifier
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    until = loop.time() + seconds
     try:
-        async with asyncio.timeout(seconds):
-            if target.is_unix:
-                sock = socket.socket(socket.AF_UNIX)
-                sock.setblocking(False)
-                try:
-                    await loop.sock_connect(sock, target.host)
-                except BaseException:
-                    sock.close()
-                    raise
-            else:
-                sock = await connect_socket(target.host, target.port)
+        line = await dial(wanted.target, _OPTIONS, seconds)
         try:
-            if verifier is not None:
-                await believe(sock, verifier, target, min(max(deadline - loop.time(), 0.01), verifier.timeout))
+            if wanted.verifier is not None:
+                left = max(until - loop.time(), 0.01)
+                await verify_line(line, wanted.verifier, wanted.target, min(left, wanted.verifier.timeout))
         finally:
-            hang_up(sock, gate.ports)
+            if needs_reset(line.transport.get_extra_info("sockname"), gate.ports):
+                sock = line.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            line.transport.abort()
+            await asyncio.sleep(0)  # the transport closes its socket in the loop's next round
     except (OSError, UnicodeError) as error:
         return judge(error)
     return Saw.READY, ""

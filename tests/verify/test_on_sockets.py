@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
@@ -12,33 +11,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tailbite import verify
-from tailbite.connect import believe, believe_aio
 from tailbite.connect.target import Target
+from tailbite.connect.verify_sync import verify as verify_socket
+from tailbite.connect.wait_sync import Waiter
 from tailbite.errors import VerifyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Shell = Callable[[socket.socket, verify.Verifier, float | None], None]
+    from collections.abc import Iterator
 
 HERE = Target("db", 4000)
 
 
-def blocking(sock: socket.socket, verifier: verify.Verifier, timeout: float | None) -> None:
-    sock.settimeout(77)
-    believe.believe(sock, verifier, HERE, timeout)
-    assert sock.gettimeout() == 77
-
-
-def in_asyncio(sock: socket.socket, verifier: verify.Verifier, timeout: float | None) -> None:
+def shell(sock: socket.socket, verifier: verify.Verifier, timeout: float) -> None:
+    """The blocking shell's way of carrying out a conversation."""
     sock.setblocking(False)
-    asyncio.run(believe_aio.believe(sock, verifier, HERE, timeout))
-    sock.settimeout(77)
-
-
-@pytest.fixture(params=[blocking, in_asyncio], ids=["blocking", "asyncio"])
-def shell(request: pytest.FixtureRequest) -> Shell:
-    return request.param  # type: ignore[no-any-return]
+    waiter = Waiter()
+    with waiter.armed():
+        verify_socket(sock, verifier, HERE, timeout, waiter)
+    sock.settimeout(60)
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -72,18 +62,18 @@ def saying(server: socket.socket, *chunks: bytes, pause: float = 0.03) -> Iterat
         thread.join()
 
 
-def test_a_greeting_in_pieces_is_left_for_the_caller(shell: Shell, ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_greeting_in_pieces_is_left_for_the_caller(ends: tuple[socket.socket, socket.socket]) -> None:
     client, server = ends
     with saying(server, b"SS", b"H-2.0-Op", b"enSSH_9\r", b"\n\0\0\1"):
-        shell(client, verify.ssh, None)
+        shell(client, verify.ssh, 30)
     server.shutdown(socket.SHUT_WR)
     assert b"".join(iter(lambda: client.recv(7), b"")) == b"SSH-2.0-OpenSSH_9\r\n\0\0\1"
 
 
-def test_an_answer_is_taken_and_what_follows_is_left(shell: Shell, ends: tuple[socket.socket, socket.socket]) -> None:
+def test_an_answer_is_taken_and_what_follows_is_left(ends: tuple[socket.socket, socket.socket]) -> None:
     client, server = ends
     with saying(server, b"+P", b"ONG\r\n+next\r\n"):
-        shell(client, verify.redis, None)
+        shell(client, verify.redis, 30)
     assert server.recv(100) == b"*1\r\n$4\r\nPING\r\n"
     assert client.recv(100) == b"+next\r\n"
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
@@ -91,7 +81,7 @@ def test_an_answer_is_taken_and_what_follows_is_left(shell: Shell, ends: tuple[s
 
 @pytest.mark.parametrize("said", [b"", b"SSH-2"], ids=["nothing", "half"])
 def test_a_silent_peer_is_refused_in_time_without_burning_it(
-    shell: Shell, ends: tuple[socket.socket, socket.socket], said: bytes
+    ends: tuple[socket.socket, socket.socket], said: bytes
 ) -> None:
     client, server = ends
     server.sendall(said)
@@ -105,9 +95,7 @@ def test_a_silent_peer_is_refused_in_time_without_burning_it(
 
 
 @pytest.mark.parametrize("said", [b"", b"SSH-2"], ids=["nothing", "half"])
-def test_a_peer_that_closes_is_noticed_at_once(
-    shell: Shell, ends: tuple[socket.socket, socket.socket], said: bytes
-) -> None:
+def test_a_peer_that_closes_is_noticed_at_once(ends: tuple[socket.socket, socket.socket], said: bytes) -> None:
     client, server = ends
     server.sendall(said)
     server.close()
@@ -118,7 +106,7 @@ def test_a_peer_that_closes_is_noticed_at_once(
     assert time.monotonic() - start < 10
 
 
-def test_a_reset_is_a_refusal_too(shell: Shell, ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_reset_is_a_refusal_too(ends: tuple[socket.socket, socket.socket]) -> None:
     client, server = ends
     client.sendall(b"unread, so closing resets")
     server.close()
@@ -127,8 +115,8 @@ def test_a_reset_is_a_refusal_too(shell: Shell, ends: tuple[socket.socket, socke
     assert refused.value.reason == "closed"
 
 
-def test_a_spent_connection_is_simply_read(shell: Shell, ends: tuple[socket.socket, socket.socket]) -> None:
+def test_a_spent_connection_is_simply_read(ends: tuple[socket.socket, socket.socket]) -> None:
     client, server = ends
     with saying(server, b"HTTP/1.1 2", b"04 No Content\r\n\r\n"):
-        shell(client, verify.http("/health", 204), None)
+        shell(client, verify.http("/health", 204), 30)
     assert server.recv(1000).startswith(b"GET /health HTTP/1.1\r\nHost: db:4000\r\n")
