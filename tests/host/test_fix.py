@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -148,6 +149,46 @@ def test_what_is_shown_is_what_a_person_can_type(root: Path, peer: Callable[[str
     assert (read_reserved_ports(), read_ephemeral_range()) == ours
     apply(root, at_boot(read_tree(root), OURS, PortRange(40000, 60999)))
     assert texts(by_hand) == texts(root)
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("count", [10, 2000])
+def test_the_command_that_is_shown_sets_a_list_of_any_length(count: int) -> None:
+    """sysctl(8) sets only the first page of a list, so another command is shown for a longer one."""
+    ports = PortSet.of(range(10001, 10001 + 2 * count, 2))
+    (change,) = running(take(namespaces.own()), ports, None)
+    subprocess.run(change.command(), shell=True, check=True, capture_output=True)
+    assert read_reserved_ports() == ports
+
+
+@pytest.mark.usefixtures("network")
+def test_a_link_does_not_lead_out_of_the_root(root: Path, tmp_path: Path) -> None:
+    """In an image /etc/sysctl.d may be a link to /opt/settings: the image's, not ours."""
+    outside, inside = tmp_path / "settings", root / f"{tmp_path}/settings".lstrip("/")
+    outside.mkdir()
+    shutil.rmtree(root / "etc/sysctl.d")
+    inside.mkdir(parents=True)
+    (root / "etc/sysctl.d").symlink_to(outside)
+    apply(root, at_boot(read_tree(root), OURS, None))
+    assert list(outside.iterdir()) == []
+    assert [file.name for file in inside.iterdir()] == ["60-tailbite.conf"]
+    assert undo(root) == [""]
+    assert list(inside.iterdir()) == []
+
+
+@pytest.mark.usefixtures("network")
+def test_a_refusal_before_anything_was_done_leaves_nothing_to_take_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/etc/sysctl.d")
+
+    changes = changes_for(root)
+    monkeypatch.setattr("tailbite.host.carry_out._write", refuse)
+    with pytest.raises(PermissionError):
+        apply(root, changes)
+    assert Journal(root).entries() == []
 
 
 @pytest.mark.usefixtures("network")

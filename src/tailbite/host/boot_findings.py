@@ -8,7 +8,7 @@ from tailbite.core.ports import PortSet
 from tailbite.host.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.patient import fix_command
 from tailbite.host.sysctl_text import assignments, value_at_boot
-from tailbite.host.sysctl_value import EPHEMERAL, RESERVED
+from tailbite.host.sysctl_value import EPHEMERAL, PAGE, RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,12 @@ __all__ = ["boot_findings"]
 
 def boot_findings(patient: Patient, tree: Tree) -> list[Finding]:
     """Return what is wrong with the sysctl.d files of this host; for the host's own namespace."""
-    return [*_lost_at_boot(patient, tree), *_in_vain(patient, tree), *_refused(patient, tree)]
+    return [
+        *_lost_at_boot(patient, tree),
+        *_in_vain(patient, tree),
+        *_refused(patient, tree),
+        *_too_long(patient, tree),
+    ]
 
 
 def _lost_at_boot(patient: Patient, tree: Tree) -> Iterator[Finding]:
@@ -89,6 +94,22 @@ def _refused(patient: Patient, tree: Tree) -> Iterator[Finding]:
                     "Blanks within the value and comments behind it are errors. If it is the last line about this "
                     "setting, systemd sets none of the earlier ones either.",
                     (Remedy(f"correct the line in {file.path}"),),
+                    patient.seen.namespace,
+                )
+
+
+def _too_long(patient: Patient, tree: Tree) -> Iterator[Finding]:
+    for file in _files(tree.orders):
+        for item in assignments(file, RESERVED.key):
+            if item.value is not None and len(item.value) >= PAGE and RESERVED.parse(item.value) is not None:
+                yield Finding(
+                    "TB206",
+                    Severity.NOTICE,
+                    Confidence.LIKELY,
+                    f"Of line {item.line + 1} of {file.path} `sysctl --system` sets the beginning only: it is longer "
+                    f"than {PAGE} bytes.",
+                    "The kernel takes a page per write. systemd-sysctl writes the rest as well; sysctl does not.",
+                    (Remedy("reserve ranges instead of single ports"),),
                     patient.seen.namespace,
                 )
 

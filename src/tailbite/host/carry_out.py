@@ -19,7 +19,7 @@ from tailbite.host.change import Change, Destroy, FileChange, SettingChange
 from tailbite.host.journal import Entry, Journal, Step, boot_id
 from tailbite.host.scan import kill
 from tailbite.host.snapshot import inside
-from tailbite.host.sysctl_tree import ENCODING
+from tailbite.host.sysctl_tree import ENCODING, below, resolve
 from tailbite.host.sysctl_value import RESERVED
 from tailbite.kernel.sockopt import netns_cookie
 from tailbite.kernel.sysctl import read_reserved_ports, read_sysctl, write_reserved_ports, write_sysctl
@@ -64,8 +64,14 @@ def carry_out(changes: Sequence[Change], journal: Journal, root: Path) -> Iterat
                 raise ChangedMeanwhile(f"{change.path} has been changed meanwhile; run the command again")
         if steps:
             journal.push(Entry(time.time(), boot_id(), steps))
-        for change in changes:
-            yield Done(change, _make(change, root))
+        for number, change in enumerate(changes):
+            try:
+                note = _make(change, root)
+            except OSError:
+                if steps and not number:
+                    journal.pop()  # nothing was done, so there is nothing to take back
+                raise
+            yield Done(change, note)
 
 
 def take_back(journal: Journal, root: Path, *, dry: bool = False) -> Iterator[Done]:
@@ -180,13 +186,13 @@ def _set(key: str, value: str) -> None:
 
 def _read(root: Path, path: str) -> str | None:
     try:
-        return (root / path.lstrip("/")).read_bytes().decode(**ENCODING)
+        return below(root, resolve(root, path)).read_bytes().decode(**ENCODING)
     except FileNotFoundError:
         return None
 
 
 def _write(root: Path, path: str, text: str | None) -> None:
-    file = root / path.lstrip("/")
+    file = below(root, resolve(root, path))  # /etc/sysctl.d itself may be a link, and not out of the root
     if text is None:
         remove(file)
     else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
 from tailbite.host.sysctl_text import edited, value_in, without
-from tailbite.host.sysctl_value import EPHEMERAL, RESERVED, reserved_value
+from tailbite.host.sysctl_value import EPHEMERAL, PAGE, RESERVED, reserved_value
 
 if TYPE_CHECKING:
     from tailbite.host.scan import Sighting
@@ -99,7 +99,11 @@ class SettingChange:
 
     def command(self) -> str:
         """Return what to type."""
-        return in_namespace(self.namespace, f"sysctl -w {shlex.quote(f'{self.key}={self.after}')}")
+        if len(self.after) < PAGE:
+            return in_namespace(self.namespace, f"sysctl -w {shlex.quote(f'{self.key}={self.after}')}")
+        # The kernel takes a page per write(2); sysctl(8) leaves it at one, and a shell writes on.
+        write = f"printf '%s\\n' {shlex.quote(self.after)} > /proc/sys/{self.key.replace('.', '/')}"
+        return in_namespace(self.namespace, f"sh -c {shlex.quote(write)}")
 
 
 @dataclass(frozen=True, slots=True)

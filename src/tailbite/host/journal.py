@@ -17,6 +17,7 @@ from tailbite.core.ports import PortSet
 from tailbite.host.atomic import replace_file
 from tailbite.host.change import FileChange, SettingChange
 from tailbite.host.snapshot import Namespace, NamespaceKind
+from tailbite.host.sysctl_tree import below, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +121,7 @@ def boot_id() -> str:
 
 def _home(root: Path | None) -> Path:
     if root is not None:
-        return root / "var/lib/tailbite"
+        return below(root, resolve(root, "/var/lib/tailbite"))
     # In a user namespace one is root, and may not write there all the same.
     if os.geteuid() == 0 and os.access("/var/lib", os.W_OK):
         return Path("/var/lib/tailbite")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tailbite.host.snapshot import Namespace
 
-__all__ = ["DIRECTORIES", "ENCODING", "HOST", "Tree", "is_the_hosts", "read_tree", "resolve"]
+__all__ = ["DIRECTORIES", "ENCODING", "HOST", "Tree", "below", "is_the_hosts", "read_tree", "resolve"]
 
 DIRECTORIES = (
     "/etc/sysctl.d",
@@ -83,7 +83,7 @@ def is_the_hosts(namespace: Namespace) -> bool:
 
 def _names(root: Path, directory: str, blind: list[Blind]) -> Iterator[str]:
     try:
-        entries = [entry.name for entry in _below(root, resolve(root, directory)).iterdir()]
+        entries = [entry.name for entry in below(root, resolve(root, directory)).iterdir()]
     except FileNotFoundError:
         return
     except OSError as error:
@@ -96,7 +96,7 @@ def _read(root: Path, path: str, blind: list[Blind]) -> ConfigFile | None:
     """Return a file, empty if it is a link to /dev/null (which masks those of its name), None if there is none."""
     try:
         target = resolve(root, path)
-        file = _below(root, target)
+        file = below(root, target)
         if target == "/dev/null":
             return ConfigFile(path, target, "")
         if not stat.S_ISREG(file.stat().st_mode):
@@ -126,7 +126,7 @@ def resolve(root: Path, path: str) -> str:
             del done[-1:]
             continue
         try:
-            link = str(_below(root, "/".join((*done, part))).readlink())
+            link = str(below(root, "/".join((*done, part))).readlink())
         except FileNotFoundError:
             link = None
         except OSError as error:
@@ -145,5 +145,6 @@ def resolve(root: Path, path: str) -> str:
     return "/" + "/".join(done)
 
 
-def _below(root: Path, path: str) -> Path:
+def below(root: Path, path: str) -> Path:
+    """Return where ``path``, without links, lies from the outside."""
     return root / path.lstrip("/")

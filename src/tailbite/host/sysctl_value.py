@@ -16,12 +16,16 @@ from tailbite.core.ports import HIGHEST_PORT, PortRange, PortSet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EPHEMERAL", "LOWEST_EPHEMERAL", "RESERVED", "Setting", "range_value", "reserved_value"]
+__all__ = ["EPHEMERAL", "LOWEST_EPHEMERAL", "PAGE", "RESERVED", "Setting", "range_value", "reserved_value"]
 
 T = TypeVar("T")
 
 LOWEST_EPHEMERAL: Final = 1024
 """The kernel refuses a range that begins below ``ip_unprivileged_port_start``, which is this unless changed."""
+
+PAGE: Final = 4096
+"""Bytes of a list, with the end of the line, that the kernel takes in one write(2) (proc_do_large_bitmap): a page,
+which is larger on some machines. sysctl(8) of procps writes once, so of a longer list it sets the beginning only."""
 
 _NUMBER = "0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*"
 _LIST = re.compile(rf"(?:(?:{_NUMBER})(?:-(?:{_NUMBER}))?,)*(?:(?:{_NUMBER})(?:-(?:{_NUMBER}))?)?")
