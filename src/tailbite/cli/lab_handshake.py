@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tailbite._files import write_atomically
 from tailbite.cli import exit as status
 from tailbite.cli.lab import (
     FIGURE,
@@ -24,7 +25,7 @@ from tailbite.cli.output import Unsupported, emit_json, note
 from tailbite.kernel.packets import pcap_header, pcap_record
 from tailbite.lab.handshake import NoSelfConnect, Scene, capture_scenes, from_record, to_record
 from tailbite.lab.ladder import as_mermaid, as_text
-from tailbite.lab.record import NotARecord, write_atomically
+from tailbite.lab.record import NotARecord
 
 if TYPE_CHECKING:
     from pathlib import Path
