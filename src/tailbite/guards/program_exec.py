@@ -45,13 +45,14 @@ def become(command: Sequence[str], environment: Mapping[bytes, bytes]) -> OSErro
         signal.signal(number, signal.SIG_DFL)
     arguments = [os.fsencode(argument) for argument in command]
     failure: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-    for path in _candidates(arguments[0], environment):
+    candidates = _candidates(arguments[0], environment)
+    for path in candidates:
         try:
             os.execve(path, arguments, environment)
         except OSError as error:
             if error.errno == errno.ENOEXEC:  # a script without #! is one for the shell
                 os.execve(b"/bin/sh", [b"/bin/sh", path, *arguments[1:]], environment)
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            if len(candidates) == 1 or error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 failure = error
                 if error.errno != errno.EACCES:
                     break
@@ -59,7 +60,9 @@ def become(command: Sequence[str], environment: Mapping[bytes, bytes]) -> OSErro
 
 
 def _candidates(program: bytes, environment: Mapping[bytes, bytes]) -> list[bytes]:
-    if b"/" in program or not program:
+    if not program:
+        return []
+    if b"/" in program:
         return [program]
     folders = environment.get(b"PATH", os.fsencode(os.defpath)).split(b":")
     return [os.path.join(folder or b".", program) for folder in folders]  # noqa: PTH118 - bytes
@@ -67,4 +70,4 @@ def _candidates(program: bytes, environment: Mapping[bytes, bytes]) -> list[byte
 
 def status_of(failure: OSError) -> int:
     """Return the exit status that says why a program could not be started."""
-    return NOT_FOUND if failure.errno in (errno.ENOENT, errno.ENOTDIR) else CANNOT_EXECUTE
+    return NOT_FOUND if failure.errno == errno.ENOENT else CANNOT_EXECUTE

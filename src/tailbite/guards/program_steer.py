@@ -12,10 +12,9 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass
 from random import random
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tailbite.core.plan import HostFacts, Means, Plan, plan
 from tailbite.core.ports import PortRange
@@ -42,14 +41,17 @@ FOREIGN_FRESH_FOR: Final = 1.0
 """The same for a namespace the program made itself: to read it takes a process of its own."""
 
 _LOWEST_PORT = 1024
-_TCP = (socket.IPPROTO_TCP, 262)  # and IPPROTO_MPTCP, Linux 5.6
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_TCP = (6, 262)  # IPPROTO_TCP; IPPROTO_MPTCP, Linux 5.6
+# Plain numbers: an enum's equality would cost more than the rest of the look.
+_AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
+_SOL_SOCKET, _SO_PROTOCOL = int(socket.SOL_SOCKET), int(socket.SO_PROTOCOL)
+_HEAD = struct.Struct("=HBB")  # family, and the port in network byte order
 _ADDRESS_LENGTH = 28  # sizeof(struct sockaddr_in6)
 _MOST = 256
+_UNSET = (0, 0), (0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """Where a call goes: what its ``struct sockaddr_in`` or ``sockaddr_in6`` says."""
 
     family: int
@@ -65,11 +67,11 @@ def read_destination(sockaddr: bytes) -> Destination | None:
     """Read a sockaddr; None if it is neither IPv4 nor IPv6, or cut short."""
     if len(sockaddr) < seccomp.SHORTEST_ADDRESS:
         return None
-    family, port = struct.unpack_from("=H", sockaddr)[0], int.from_bytes(sockaddr[2:4], "big")
-    if family == socket.AF_INET:
-        return Destination(family, sockaddr[4:8], port)
-    if family == socket.AF_INET6 and len(sockaddr) >= 24:
-        return Destination(family, sockaddr[8:24], port)
+    family, high, low = _HEAD.unpack_from(sockaddr)
+    if family == _AF_INET:
+        return Destination(family, sockaddr[4:8], high << 8 | low)
+    if family == _AF_INET6 and len(sockaddr) >= 24:
+        return Destination(family, sockaddr[8:24], high << 8 | low)
     return None
 
 
@@ -158,8 +160,8 @@ class Steerer:
             return Outcome.PASSED  # no such descriptor: the call will say so
         sock = None
         try:
-            # Family, type and protocol are given so that Python does not ask; the protocol is asked for below.
-            sock = socket.socket(to.family, socket.SOCK_STREAM, 0, fileno=copy)
+            # The type below socket.socket, all three properties given: so Python neither wraps nor asks.
+            sock = socket.SocketType(to.family, socket.SOCK_STREAM, 0, fileno=copy)
             return self._steer(call, to, sock, own)
         except OSError:
             return Outcome.PASSED  # no socket: the call will say so
@@ -187,8 +189,8 @@ class Steerer:
         except OSError:
             return None
 
-    def _steer(self, call: Call, to: Destination, sock: socket.socket, own: _Namespace) -> Outcome:
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) not in _TCP:
+    def _steer(self, call: Call, to: Destination, sock: Any, own: _Namespace) -> Outcome:
+        if sock.getsockopt(_SOL_SOCKET, _SO_PROTOCOL) not in _TCP:
             return Outcome.PASSED
         if not seccomp.is_waiting(self._listener, call.id):
             return Outcome.PASSED  # the caller is gone: what was copied may be somebody else's
@@ -218,7 +220,7 @@ class Steerer:
             self._tell(f"{_who(call.tid)} connects to {to}: {_describe(outcome, side)}")
         return outcome
 
-    def _respect_own_range(self, sock: socket.socket, namespace: _Namespace, port: int) -> Plan:
+    def _respect_own_range(self, sock: Any, namespace: _Namespace, port: int) -> Plan:
         """Plan within the range the program itself gave its socket, if it did; never mistake ours for it."""
         current = local_port_range(sock)
         if current == (0, 0) or namespace.ephemeral is None:
@@ -231,12 +233,13 @@ class Steerer:
         ports = effective_range(namespace.ephemeral, current)
         return Plan(Means.NOTHING) if ports is None else plan(port, 0, HostFacts(ports, True))
 
-    def _remember(self, sock: socket.socket, side: PortRange) -> None:
+    def _remember(self, sock: Any, side: PortRange) -> None:
         cookie = socket_cookie(sock)
-        _, theirs = self._set.pop(cookie, (None, (0, 0)))
-        if len(self._set) >= _MOST:
-            del self._set[next(iter(self._set))]
-        self._set[cookie] = ((side.low, side.high), theirs)
+        known = self._set
+        _, theirs = known.pop(cookie, _UNSET)
+        if len(known) >= _MOST:
+            del known[next(iter(known))]
+        known[cookie] = ((side.low, side.high), theirs)
 
     def _hold(self, call: Call, to: Destination) -> Outcome:
         self._holds.keep(to.port)
@@ -272,7 +275,7 @@ class Steerer:
         return known
 
 
-def _cookie(sock: socket.socket) -> bytes:
+def _cookie(sock: Any) -> bytes:
     try:
         return netns_cookie(sock)
     except OSError:
@@ -309,7 +312,7 @@ def _read_range_of(tid: int) -> PortRange | None:
         return None
 
 
-def _bind_again(sock: socket.socket, name: tuple[Any, ...]) -> Outcome:
+def _bind_again(sock: Any, name: tuple[Any, ...]) -> Outcome:
     """Have a client that binds first bound once more, within the range it has now."""
     try:
         sock.bind((name[0], 0, *name[2:]))

@@ -12,7 +12,7 @@ import os
 import struct
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from ctypes import Array, c_char
@@ -114,9 +114,8 @@ def call_filter(abi: Abi) -> bytes:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A system call that waits for an answer.
+class Call(NamedTuple):
+    """A system call that waits for an answer; a tuple, because one is made for every connect of a program.
 
     Attributes:
         id: names this call to the kernel.
@@ -148,10 +147,10 @@ def parse_call(notification: bytes | memoryview, abi: Abi) -> Call:
     Raises:
         struct.error: it is too short.
     """
-    call_id, tid, _, number, _, _, *arguments = _NOTIFICATION.unpack_from(notification)
-    at, length = (4, 5) if number == abi.sendto else (1, 2)
+    call_id, tid, _, number, _, _, socket, one, two, _, four, five = _NOTIFICATION.unpack_from(notification)
+    address, length = (four, five) if number == abi.sendto else (one, two)
     # The kernel takes both as an int, so that is what counts; the upper half of the register is anything.
-    return Call(call_id, tid, number, arguments[0] & 0xFFFFFFFF, arguments[at], arguments[length] & 0xFFFFFFFF)
+    return Call(call_id, tid, number, socket & 0xFFFFFFFF, address, length & 0xFFFFFFFF)
 
 
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_GET_ACTION_AVAIL, _SECCOMP_GET_NOTIF_SIZES = 1, 2, 3
