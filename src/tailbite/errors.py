@@ -170,6 +170,8 @@ class AddressesError(TailbiteError, ConnectionError):
         self.errors = errors
 
     def __str__(self) -> str:
+        if not self.errors:
+            return f"{self.target} has no address"
         return f"no address of {self.target} could be reached: {'; '.join(map(str, self.errors))}"
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -46,6 +46,7 @@ UNSUPPORTED = numbered(errno.EAFNOSUPPORT)
         (UNSUPPORTED, False),
         (SourcePortError(HERE, HERE), False),
         (TypeError("a mistake"), False),
+        (AddressesError("db:1", ()), True),
         (AddressesError("db:1", (UNSUPPORTED, REFUSED)), True),
         (AddressesError("db:1", (UNSUPPORTED, UNSUPPORTED)), False),
     ],

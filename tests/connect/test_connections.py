@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -119,8 +121,81 @@ def test_other_errors_propagate(shell: Shell) -> None:
             async with connection:
                 raise FileNotFoundError("the user's own")
 
-    with serving(greet), pytest.raises(FileNotFoundError, match="the user's own"):
+    with serving(greet), pytest.raises(FileNotFoundError, match="the user's own") as raised:
         shell.run(scenario)
+    assert raised.traceback[-1].name == "scenario"  # the traceback is what the user needs to find it
+
+
+def test_a_fatal_error_keeps_its_traceback(shell: Shell) -> None:
+    async def scenario() -> None:
+        async for _ in shell.connections(HERE, retry=lambda error: False):
+            raise AssertionError
+
+    with pytest.raises(ConnectionRefusedError) as raised:
+        shell.run(scenario)
+    assert any("dial" in entry.path.name or "aio" in entry.path.name for entry in raised.traceback)  # type: ignore[union-attr]
+
+
+def test_an_error_the_classifier_raises_ends_the_loop(shell: Shell) -> None:
+    def decide(error: BaseException) -> bool:
+        raise LookupError("replaced") from error
+
+    async def scenario() -> None:
+        async for _ in shell.connections(HERE, retry=decide):
+            raise AssertionError
+
+    with pytest.raises(LookupError, match="replaced"):
+        shell.run(scenario)
+
+
+def test_what_is_remembered_keeps_no_frames_alive(shell: Shell) -> None:
+    async def scenario() -> None:
+        async for _ in shell.connections(HERE, backoff=FAST, max_attempts=3):
+            raise AssertionError
+
+    with pytest.raises(tailbite.GaveUpError) as gave_up:
+        shell.run(scenario)
+    for attempt in gave_up.value.attempts[:-1]:
+        assert attempt.error is not None
+        assert attempt.error.__traceback__ is None
+
+
+def test_a_name_without_addresses_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+    monkeypatch.setattr("trio.socket.getaddrinfo", lambda *a, **k: answer([]))
+
+    async def scenario() -> None:
+        async for _ in shell.connections(("none.example", PORT), max_attempts=1):
+            raise AssertionError
+
+    with pytest.raises(tailbite.GaveUpError, match=r"has no address|empty list"):
+        shell.run(scenario)
+
+
+def test_a_loop_lives_through_a_lack_of_descriptors() -> None:
+    """In a process that has none left, the blocking loop goes on when there are some again."""
+    program = f"""
+import os, resource, threading, time, tailbite
+connections, some = tailbite.connections, tailbite.Backoff(0.05, 0.05)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True: held.append(os.dup(0))
+except OSError: pass
+def free():
+    time.sleep(0.5)
+    while held: os.close(held.pop())
+threading.Thread(target=free).start()
+seen = []
+for connection in connections(("127.0.0.1", {PORT}), backoff=some, hooks=seen.append):
+    with connection as sock:
+        assert sock.recv(10) == b"hello\\n"
+    break
+assert any("Too many open files" in str(getattr(event, "error", "")) for event in seen), seen
+"""
+    with serving(greet):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_group_of_lost_connections_is_a_lost_connection(shell: Shell) -> None:

@@ -74,7 +74,7 @@ def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> 
 def is_transient(error: BaseException) -> bool:
     """Tell whether an error met while connecting may be over at the next attempt (the default)."""
     if isinstance(error, AddressesError):
-        return any(is_transient(inner) for inner in error.errors)
+        return not error.errors or any(is_transient(inner) for inner in error.errors)
     if not isinstance(error, OSError) or _is_refused_certificate(error):
         return False
     if isinstance(error, socket.gaierror):

@@ -96,6 +96,9 @@ class Loop:
         **settings: Unpack[LoopSettings],
     ) -> None:
         given: dict[str, Any] = dict(settings)
+        for name in given:
+            if name not in LoopSettings.__annotations__:
+                raise TypeError(f"there is no setting {name!r}; there are {', '.join(LoopSettings.__annotations__)}")
         backoff, most, deadline = (given.pop(name, None) for name in ("backoff", "max_attempts", "deadline"))
         later = rehearsal.limit(Policy(backoff or Backoff(), most, deadline))
         first = given.pop("first", None)
@@ -160,7 +163,7 @@ class Loop:
             transient = self._is_transient(error)
         except Exception as replaced:
             return Failed(self._clock(), replaced, False)
-        return Failed(self._clock(), error, transient)
+        return Failed(self._clock(), _light(error) if transient else error, transient)
 
     def left(self, error: BaseException | None) -> bool:
         """Take note that the user's block was left.
@@ -169,7 +172,10 @@ class Loop:
             True if the error means that the connection was lost, so that the loop goes on.
         """
         try:
-            return isinstance(error, Exception) and self._is_lost(error)
+            lost = isinstance(error, Exception) and self._is_lost(error)
+            if lost and error is not None:
+                _light(error)
+            return lost
         finally:
             for effect in self.machine.feed(Left(self._clock(), error)):
                 if isinstance(effect, Emit):
@@ -188,3 +194,12 @@ class Loop:
             except Exception:
                 # A broken hook must not take the connection down with it.
                 _log.exception("the hook %r failed on %s", hook, type(event).__name__)
+
+
+def _light(error: BaseException) -> BaseException:
+    """Take the tracebacks from an error that is remembered and not raised: they keep frames alive, and sockets."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error

@@ -183,8 +183,6 @@ class Machine:
         self.number = 0
 
     def _remember(self, now: float, error: BaseException | None) -> None:
-        if error is not None:
-            error = error.with_traceback(None)  # it would keep the frames of every attempt alive
         self._failures.append(events.FailedAttempt(self.number, now, now - self._began, error))
         self._draw(now)
 

@@ -48,6 +48,8 @@ def interleaved(infos: Sequence[AddrInfo], first_family_count: int = 1) -> list[
     families: dict[int, list[AddrInfo]] = {}
     for info in infos:
         families.setdefault(info[0], []).append(info)
+    if not families:
+        return []
     first, *others = families.values()
     ahead = max(first_family_count - 1, 0)
     turns = itertools.zip_longest(first[ahead:], *others)

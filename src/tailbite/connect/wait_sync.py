@@ -16,6 +16,8 @@ __all__ = ["READ", "WRITE", "Interrupted", "Waiter", "is_ready"]
 # poll(2) needs no descriptor of its own, and knows no limit of 1024; Windows has select() alone.
 _Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_LOOK_UP = 0.1
+"""Seconds between two looks at what a bell would have rung for."""
 
 
 def is_ready(sock: socket.socket) -> bool:
@@ -47,7 +49,12 @@ class Waiter:
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
         """Make waiting possible for a while, in one thread."""
-        ear, bell = socket.socketpair()
+        try:
+            ear, bell = socket.socketpair()
+        except OSError:
+            # No descriptors left: a loop that reconnects for ever lives through that too, and looks up more often.
+            yield
+            return
         with ear, bell:
             ear.setblocking(False)
             bell.setblocking(False)
@@ -70,14 +77,16 @@ class Waiter:
                 bell.send(b"!")
 
     def wait(self, until: float, sockets: Mapping[socket.socket, int] | None = None) -> list[socket.socket]:
-        """Return the sockets that are ready; none if ``until`` (:func:`time.monotonic`) has come, or on a ring.
+        """Return the sockets that are ready; none if ``until`` (:func:`time.monotonic`) has come, or earlier.
 
         Raises:
             Interrupted: somebody called :meth:`interrupt`.
         """
-        assert self._ear is not None, "only inside armed()"
         with _Selector() as selector:
-            selector.register(self._ear, READ)
+            if self._ear is not None:
+                selector.register(self._ear, READ)
+            else:
+                until = min(until, monotonic() + _LOOK_UP)
             for sock, what in (sockets or {}).items():
                 selector.register(sock, what)
             if self.is_interrupted:
@@ -85,7 +94,7 @@ class Waiter:
             ready = [key.fileobj for key, _ in selector.select(max(0.0, until - monotonic()))]
         if self.is_interrupted:
             raise Interrupted
-        if self._ear in ready:
+        if self._ear in ready and self._ear is not None:
             with contextlib.suppress(BlockingIOError):
                 self._ear.recv(4096)
         return [sock for sock in sockets or {} if sock in ready]
