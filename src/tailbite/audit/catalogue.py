@@ -100,7 +100,7 @@ def load(wanted: Sequence[str]) -> list[Entry]:
             own = own if own is not None else _read_folder(HOME)
             found = [e for e in own if word in ("all", e.name, *e.groups)]
             if not found:
-                raise CatalogueError(str(HOME), None, _unknown(word, own))
+                raise CatalogueError("catalogue", None, _unknown(word, own))
         for entry in found:
             other = entries.setdefault(entry.name, entry)
             if other.source != entry.source:
@@ -111,8 +111,8 @@ def load(wanted: Sequence[str]) -> list[Entry]:
 def _unknown(word: str, entries: Sequence[Entry]) -> str:
     groups = sorted({group for entry in entries for group in entry.groups})
     near = difflib.get_close_matches(word, [*groups, *(entry.name for entry in entries)], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{word!r} is neither a client nor a group{hint} The groups are {', '.join(groups)}"
+    hint = f"; did you mean {near[0]!r}?" if near else f"; the groups are {', '.join(groups)}"
+    return f"{word!r} is neither a client nor a group{hint}"
 
 
 def _read_path(path: Path) -> list[Entry]:

@@ -136,6 +136,9 @@ def command(
     """
     if listing:
         return _list(_entries(wanted or ("all",)), as_json)
+    for file in (junit, html):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise click.UsageError(f"cannot write {file}: there is no folder {file.parent}")
     clients = _clients(program, wanted, success, failure, stdin)
     limits = _limits(quick, recovery, server, patience, timeout)
     required = Word(require or Word.IMMUNE.value)
