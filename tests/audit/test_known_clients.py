@@ -44,6 +44,7 @@ MEASURED = {
     "python-socket": (Word.HOLDS, "yes"),
     "python-asyncio": (Word.HOLDS, "yes"),
     "haproxy-check": (Word.ABORTS, "yes"),
+    "haproxy-tcp": (Word.BLOCKS, "yes"),
     "tailbite": (Word.IMMUNE, "no"),
 }
 
