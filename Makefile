@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test setup dev lint bench man clean
+.PHONY: demo test setup dev lint bench man clean peers matrix
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -55,5 +55,14 @@ $(VENV)/.dev: $(VENV)/.all
 man: dev
 	$(BIN)/python tools/generate.py
 
+# The real clients that the catalogue knows: Debian's with apt-get (as root), PyPI's and npm's below .peers/.
+peers: dev
+	$(BIN)/python tools/peers.py .peers
+
+# docs/matrix.md and docs/matrix.json: every client of the catalogue that is installed, audited on this kernel.
+# It goes on where it was interrupted.
+matrix: dev
+	TAILBITE_PEERS=$(CURDIR)/.peers $(BIN)/python tools/matrix.py
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .peers .matrix.jsonl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -72,6 +72,8 @@ def run_audit(
             hold=own.get("hold", limits.hold),
             total=own.get("total", limits.total),
         )
+    if client.prepare:
+        _prepare(client, scratch)
     seen: list[Observation] = []
     while (
         where := trap.next_phase(seen, quick=limits.quick, has_ipv6=Path("/proc/net/if_inet6").exists())
