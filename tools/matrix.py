@@ -70,18 +70,25 @@ def page(entries: list[Entry], verdicts: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Who connects to itself",
         "",
-        ("Each client of the catalogue at its defaults, in a namespace where a plain client is certain to connect to itself. "
-        "`make peers` installs them on Debian, `make matrix` measures anew and writes this page and `matrix.json`."),
+        (
+            "Each client of the catalogue at its defaults, in a namespace where a plain client is certain to connect "
+            "to itself. `make peers` installs them on Debian, `make matrix` measures anew and writes "
+            "this page and `matrix.json`."
+        ),
         "",
-        (f"Measured on Linux {platform.release().split('-')[0]}, Python {platform.python_version()}, "
-        f"{max(data['date'] for _, data in rows)}."),
+        (
+            f"Measured on Linux {platform.release().split('-')[0]}, Python {platform.python_version()}, "
+            f"{max(data['date'] for _, data in rows)}."
+        ),
         "",
         "| verdict | clients | what it means |",
         "|---|---|---|",
         *(f"| **{word}** | {counts[word]} | {WORDS[word]} |" for word in WORDS if counts[word]),
         "",
-        ("*Believed* tells whether the client took itself for the server; *held* is the longest time it stayed connected to "
-        "itself while it was watched."),
+        (
+            "*Believed* tells whether the client took itself for the server; *held* is the longest time it stayed "
+            "connected to itself while it was watched."
+        ),
         "",
     ]
     for group in sorted({entry.groups[0] for entry, _ in rows}):

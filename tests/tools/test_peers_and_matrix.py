@@ -52,8 +52,13 @@ def test_packages_are_named_once_per_registry() -> None:
 def test_the_page_is_made_of_the_verdicts_alone() -> None:
     matrix = tool("matrix")
     verdict = {
-        "client": "psql", "version": "15.1", "verdict": "blocks", "believed": "no", "longest_hold": 0.0014,
-        "left": "time-wait", "date": "2026-01-02",
+        "client": "psql",
+        "version": "15.1",
+        "verdict": "blocks",
+        "believed": "no",
+        "longest_hold": 0.0014,
+        "left": "time-wait",
+        "date": "2026-01-02",
     }
     page = matrix.page(load(["all"]), {"psql": verdict})
     assert "| psql (libpq) | 15.1 | **blocks** | no | 0.001 s | time-wait |" in page
