@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import tailbite
+from support.trap import PORT
 from tailbite import verify
 from tailbite.connect.target import Target
 from tailbite.connect.verify_sync import verify as verify_socket
 from tailbite.connect.wait_sync import Waiter
 from tailbite.errors import VerifyError
+from tailbite.kernel.sockopt import abort
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,3 +123,32 @@ def test_a_spent_connection_is_simply_read(ends: tuple[socket.socket, socket.soc
     with saying(server, b"HTTP/1.1 2", b"04 No Content\r\n\r\n"):
         shell(client, verify.http("/health", 204), 30)
     assert server.recv(1000).startswith(b"GET /health HTTP/1.1\r\nHost: db:4000\r\n")
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    ("verifier", "reason"),
+    [
+        (verify.postgres, "echo"),
+        (verify.redis, "echo"),
+        (verify.http("/"), "echo"),
+        (verify.tls, "echo"),
+        (verify.tls(verify.redis), "echo"),
+        (verify.send_expect(b"hello", b"world"), "echo"),
+        (verify.mysql, "silent"),
+        (verify.ssh, "silent"),
+        (verify.smtp, "silent"),
+        (verify.banner(b"hello"), "silent"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_no_verifier_believes_a_real_self_connect(verifier: verify.Verifier, reason: str) -> None:
+    """A plain socket that is connected to itself, which tailbite would never have made."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", PORT))
+        sock.connect(("127.0.0.1", PORT))
+        assert tailbite.is_self_connected(sock)
+        with pytest.raises(VerifyError) as refused:
+            shell(sock, verifier, 0.3)
+        assert refused.value.reason == reason
+        abort(sock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 import tailbite
@@ -200,6 +202,35 @@ def test_what_was_read_to_verify_is_still_there_for_the_caller() -> None:
         with connected(server, verify.postgres) as sock:
             sock.sendall(b"\0\0\0\x08\x04\xd2\x16\x2f")  # SSLRequest: a fresh connection is asked for one
             assert sock.recv(10) == (b"S" if "tls" in server else b"N")
+
+
+def test_in_asyncio_and_trio_nothing_is_swallowed_either() -> None:
+    import tailbite.anyio
+
+    async def with_asyncio() -> None:
+        async for connection in tailbite.aio.connections((HOST, PORTS["sshd"]), verify=verify.ssh):
+            async with connection as (reader, _):
+                assert (await reader.readline()).startswith(b"SSH-2.0-OpenSSH_")
+                break
+        async for connection in tailbite.aio.connections((HOST, PORTS["redis"]), verify=verify.redis):
+            async with connection as (reader, writer):
+                writer.write(b"ECHO after\r\n")
+                assert await reader.readexactly(11) == b"$5\r\nafter\r\n"
+                break
+
+    async def with_trio() -> None:
+        async for connection in tailbite.anyio.connections((HOST, PORTS["smtp"]), verify=verify.smtp):
+            async with connection as stream:
+                assert (await stream.receive()).startswith(b"220 ")
+                break
+        async for connection in tailbite.anyio.connections((HOST, PORTS["nginx"]), verify=verify.http("/")):
+            async with connection as stream:
+                await stream.send(b"GET / HTTP/1.0\r\n\r\n")
+                assert (await stream.receive()).startswith(b"HTTP/1.1 200 OK")
+                break
+
+    asyncio.run(with_asyncio())
+    anyio.run(with_trio, backend="trio")
 
 
 # The right server, but not now

@@ -227,6 +227,14 @@ def test_a_bug_in_a_users_verifier_is_raised_and_not_waited_out(wait: Waits) -> 
 
 
 @pytest.mark.usefixtures("network")
+def test_the_same_target_twice_is_one_and_any_verifier_will_do(wait: Waits) -> None:
+    answer = b"HTTP/1.1 204 No Content\r\n\r\n"
+    with serving(lambda sock: sock.sendall(answer)) as server:
+        unhashable = verify.http("/", {200, 204})
+        assert len(wait(port_of(server), port_of(server), verify=unhashable)) == 1
+
+
+@pytest.mark.usefixtures("network")
 def test_a_cancelled_wait_ends_at_once() -> None:
     async def main() -> None:
         with serving(lambda _: None) as server:

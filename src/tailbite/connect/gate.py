@@ -53,7 +53,11 @@ class Gate:
             raise ValueError(f"interval must be more than 0 seconds, not {interval}")
         if not patience > 0:
             raise ValueError(f"patience must be more than 0 seconds, not {patience}")
-        return cls(tuple(dict.fromkeys(Wanted.of(target, verify) for target in targets)), timeout, interval, patience)
+        wanted: list[Wanted] = []
+        for target in targets:
+            if (one := Wanted.of(target, verify)) not in wanted:
+                wanted.append(one)
+        return cls(tuple(wanted), timeout, interval, patience)
 
     @property
     def ports(self) -> frozenset[int]:
