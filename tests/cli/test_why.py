@@ -21,6 +21,7 @@ from tailbite.cli.why import command
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.host import pages, why
 from tailbite.kernel import namespace
+from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports, write_sysctl
 
@@ -145,6 +146,17 @@ def test_a_port_that_is_only_bound_names_its_holder() -> None:
         (finding,) = ask(7000)["findings"]
     assert finding["code"] == "TB105"
     assert f"(pid {os.getpid()}) has bound 127.0.0.1:7000" in finding["what"]
+
+
+def test_a_self_connect_that_was_destroyed_leaves_its_owner_with_a_bound_port() -> None:
+    """The kernel lists such a socket with its old destination, which is itself; it is not connected any more."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 7000))
+        sock.connect(("127.0.0.1", 7000))
+        assert codes(7000) == ["TB101"]
+        with SockDiag() as diag:
+            diag.destroy(diag.listing(local_port=7000).sockets[0])
+        assert codes(7000) == ["TB105"]
 
 
 def test_a_server_is_fine() -> None:

@@ -110,8 +110,9 @@ class TcpSocket:
 
     @property
     def is_self_connected(self) -> bool:
-        """True if this socket is connected to itself."""
-        return self.endpoints.remote.port != 0 and self.endpoints.is_self
+        """True if this socket is connected to itself, or about to be, or was until a moment ago (TIME-WAIT)."""
+        # A self-connect that was destroyed while its owner had bound the port is listed with its old destination.
+        return self.state in CONNECTION_STATES and self.endpoints.remote.port != 0 and self.endpoints.is_self
 
 
 def encode_request(
