@@ -75,7 +75,7 @@ def command(services: tuple[Service, ...], wanted: str, root: Path, as_document:
         for part in report(seen):
             out.print(part)
         if any(one.code in _FIXABLE for one in seen.findings):
-            note("`tailbite fix` shows what would be changed for all of these at once")
+            note("`tailbite fix`, with the same --ports and --netns, shows what would be changed for all of these")
     for item in seen.blind:
         note(f"could not see {item}")
     if any(one.severity in (Severity.CRITICAL, Severity.WARNING) for one in seen.findings):

@@ -92,7 +92,8 @@ def _reason(error: Exception, path: object) -> str:
     if isinstance(error, BlockingIOError):
         return f"another `tailbite fix` is at work (it holds the lock beside {path})"
     if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES):
-        return f"not permitted: {_what(error)}; run it as root"
+        files = ", or leave the files out with --no-files" if _what(error).startswith("/etc/") else ""
+        return f"not permitted: {_what(error)}; run it as root{files}"
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return f"this file system is read-only: {_what(error)}; in a container, set it where the container is started"
     return str(error)

@@ -29,7 +29,11 @@ def replace_file(file: Path, data: bytes, *, mode: int = 0o644) -> None:
         OSError: not permitted, the disk is full, ...: then the old file is as it was.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
+    except OSError as error:
+        error.filename = str(file)  # which is what the user knows
+        raise
     try:
         with os.fdopen(descriptor, "wb") as new:
             new.write(data)
