@@ -28,6 +28,13 @@ def test_help_names_every_command_within_80_columns(flag: str) -> None:
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
+@pytest.mark.parametrize("group", [(), ("host-guard",)])
+def test_a_group_without_a_command_shows_its_help(group: tuple[str, ...]) -> None:
+    done = run(*group)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == run(*group, "--help").stdout
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str) -> None:
     done = run(name, "--help")

@@ -180,6 +180,16 @@ def test_without_privileges_it_says_what_it_needs_and_still_shows_the_commands(v
     assert "cannot be read" in dry.stderr
 
 
+def test_in_a_namespace_of_ones_own(variant: str, peer: Callable[[str], str]) -> None:
+    """With no capability outside of it: in a user and a network namespace of its own."""
+    tailbite = f"{shlex.quote(sys.executable)} -m tailbite host-guard"
+    steps = [f"{tailbite} {action} --variant {variant}" for action in ("install", "status", "remove")]
+    result = subprocess.run([peer("unshare"), "-Urn", "sh", "-ec", "\n".join(steps)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("in place") == 2
+    assert result.stderr.count("is removed") == 2
+
+
 def test_without_iptables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_SEARCH", "/nowhere")
     result = call("status")

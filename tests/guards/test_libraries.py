@@ -115,3 +115,13 @@ def test_what_connects_in_c_is_not_reached_by_the_guard_but_by_run(library: Libr
     assert steered.total >= TIMES // 2, steered.output
     assert steered.to_itself == 0, steered.output
     assert steered.is_clean
+
+
+def test_on_uvloops_loop_tailbites_own_connect_is_safe() -> None:
+    """uvloop connects in C, but takes a socket that is connected already."""
+    ours = libraries.Library(
+        "uvloop", "uvloop", "import tailbite, uvloop", "uvloop.run(tailbite.open_connection(HOST, PORT))"
+    )
+    need(ours)
+    dials = dial(ours, "plain")
+    assert (dials.total, dials.to_itself, dials.is_clean) == (TIMES, 0, True), dials.output

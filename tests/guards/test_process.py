@@ -334,6 +334,10 @@ def test_sockets_that_are_not_tcp_and_calls_that_are_wrong_stay_as_they_are() ->
             datagram.connect(("127.0.0.1", PORT))
         with socket.socket(socket.AF_UNIX) as unix, pytest.raises(FileNotFoundError):
             unix.connect("/nowhere/at/all")
+        address: object
+        for address in ("x", b"x", "/xy", b"/xy", ("can0",), ("can0", [])):
+            with socket.socket(socket.AF_UNIX) as unix:
+                assert steering.prepare(unix, address) is None
         closed = socket.socket()
         closed.close()
         with pytest.raises(OSError) as bad:

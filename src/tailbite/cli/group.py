@@ -28,6 +28,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
+# Since click 8.2 a group that is called without a command raises its help.
+_NO_ARGUMENTS: Final[type[click.UsageError] | tuple[()]] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called.
 
@@ -59,6 +63,9 @@ class LazyGroup(click.Group):
         except click.Abort:
             sys.exit(status.INTERRUPTED)
         except click.UsageError as error:
+            if isinstance(error, _NO_ARGUMENTS):
+                error.show()
+                sys.exit(status.USAGE)
             path = error.ctx.command_path if error.ctx is not None else "tailbite"
             click.echo(f"{path}: {error.format_message()} (see '{path} --help')", err=True)
             sys.exit(status.USAGE)

@@ -64,7 +64,7 @@ def install(variant: str | None, dry_run: bool, systemd: bool, quiet: bool) -> N
             for name, text in unit.units(variant).items():
                 click.echo(f"\n# {unit.UNIT_DIRECTORY / name}\n{text}", nl=False)
             click.echo()
-            _print(unit.enable_commands(), is_firewall=False)
+            _print(unit.enable_commands())
         return
     for firewall, lines in changes:
         _run(lines)
@@ -80,15 +80,13 @@ def install(variant: str | None, dry_run: bool, systemd: bool, quiet: bool) -> N
 @_dry_run
 @_quiet
 def remove(variant: str | None, dry_run: bool, quiet: bool) -> None:
-    """Take the rule away again, and the systemd units if there are any."""
+    """Take the rule away, and the systemd units."""
     has_units = any((unit.UNIT_DIRECTORY / name).exists() for name in unit.units())
     changes = _changes(variant, host.remove_commands, dry_run)
     if dry_run:
         if has_units:
             paths = [str(unit.UNIT_DIRECTORY / name) for name in unit.units()]
-            _print(
-                [*unit.disable_commands(), ("rm", "-f", *paths), ("systemctl", "daemon-reload")], is_firewall=False
-            )
+            _print([*unit.disable_commands(), ("rm", "-f", *paths), ("systemctl", "daemon-reload")])
         _print([line for _, lines in changes for line in lines])
         return
     if has_units:  # first, or the timer puts the rule back
@@ -112,7 +110,9 @@ def remove(variant: str | None, dry_run: bool, quiet: bool) -> None:
 @_variant
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def show_status(variant: str | None, as_json: bool) -> None:
-    """Show whether the rule is in place, and how many self-connects it refused.
+    """Show if the rule is in place, and what it refused.
+
+    The number is that of the SYNs refused since the rule was made: self-connects that did not happen.
 
     Exit status: 0 in place for every IP version this host has, 1 not.
     """
@@ -224,9 +224,11 @@ def _keep(variant: str | None, quiet: bool) -> None:
         note(f"{unit.TIMER} keeps the rule in place")
 
 
-def _print(commands: list[tuple[str, ...]], *, is_firewall: bool = True) -> None:
-    before = [f"{name}={value}" for name, value in host.environment().items()] if is_firewall else []
+def _print(commands: list[tuple[str, ...]]) -> None:
     for line in commands:
+        # nf_tables has no lock.
+        is_legacy = Path(line[0]).resolve().name.startswith("xtables-legacy")
+        before = [f"{name}={value}" for name, value in host.environment().items()] if is_legacy else []
         click.echo(shlex.join([*before, *line]))
     if not commands:
         note("nothing to do")

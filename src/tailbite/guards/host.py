@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from tailbite.errors import FirewallError
@@ -212,13 +213,14 @@ def remove_commands(state: FirewallState, firewall: Firewall) -> list[tuple[str,
 def environment() -> dict[str, str]:
     """Return what the commands need in their environment besides what is there.
 
-    The legacy variant locks a file that only root can open; in a namespace of one's own another will do.
+    The legacy variant locks a file that only root can open; in a network namespace of one's own another will do,
+    named after the namespace.
     """
-    if os.access(_LOCK if os.path.exists(_LOCK) else os.path.dirname(_LOCK), os.W_OK):  # noqa: PTH110, PTH120
+    lock = Path(_LOCK)
+    if "XTABLES_LOCKFILE" in os.environ or os.access(lock if lock.exists() else lock.parent, os.W_OK):
         return {}
-    if "XTABLES_LOCKFILE" in os.environ:
-        return {}
-    return {"XTABLES_LOCKFILE": f"{tempfile.gettempdir()}/xtables-{os.getuid()}.lock"}
+    namespace = Path("/proc/thread-self/ns/net").stat().st_ino
+    return {"XTABLES_LOCKFILE": f"{tempfile.gettempdir()}/xtables-{namespace}.lock"}
 
 
 def run(command: tuple[str, ...]) -> str:

@@ -119,9 +119,10 @@ def prepare(sock: Any, address: Any) -> _Done | None:
     Raises:
         OSError: EADDRNOTAVAIL, as connect(2) says when no source port is left.
     """
-    if not isinstance(address, tuple):
-        return None  # a Unix socket
-    known = _short_cuts.get((get_ident(), address[1]))
+    try:
+        known = _short_cuts.get((get_ident(), address[1]))
+    except (IndexError, TypeError):
+        return None  # the path of a Unix socket, or the name of a CAN interface
     if known is not None and monotonic() < known.until:
         if known.lower is None:
             return None
