@@ -112,7 +112,8 @@ def _fate(observation: Observation, hit: SelfConnect) -> Word:
 
 
 def _why(word: Word, observation: Observation, hit: SelfConnect) -> str:
-    lasted = f"{hit.lasted(observation.duration):.1f} s"
+    seconds = hit.lasted(observation.duration)
+    lasted = f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
     if word is Word.HOLDS and hit.ending is Ending.OPEN:
         return f"it stayed connected to itself as long as it was watched ({lasted}): no server could start"
     if word is Word.HOLDS:

@@ -327,9 +327,8 @@ def _held(verdict: Verdict) -> str:
     if verdict.longest_hold is None:
         return "-"
     more = ">" if verdict.left is Left.ESTABLISHED else ""
-    return (
-        f"{more}{verdict.longest_hold:.3f} s" if verdict.longest_hold < 1 else f"{more}{verdict.longest_hold:.1f} s"
-    )
+    hold = verdict.longest_hold
+    return f"{more}{hold:.1f} s" if hold >= 1 else f"{more}{hold * 1000:.1f} ms"
 
 
 def _down(verdict: Verdict) -> str:

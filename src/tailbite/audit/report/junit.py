@@ -29,8 +29,8 @@ def junit(verdicts: Sequence[Verdict], required: Word) -> str:
         case = ET.SubElement(
             suite,
             "testcase",
-            classname="tailbite.audit" + "".join(f".{group}" for group in verdict.groups[:1]),
-            name=verdict.client,
+            classname=_printable("tailbite.audit" + "".join(f".{group}" for group in verdict.groups[:1])),
+            name=_printable(verdict.client),
             time=f"{sum(seen.duration for seen in verdict.observations):.3f}",
         )
         message = f"{verdict.verdict.value}: {verdict.reason}"

@@ -73,18 +73,14 @@ def _badge(word: Word) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f} s" if value < 1 else f"{value:.1f} s"
+    return "–" if value is None else f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
 
 
 def _row(position: int, verdict: Verdict) -> str:
     open_ended = "&gt; " if verdict.left is Left.ESTABLISHED else ""
-    down = (
-        _seconds(verdict.server_down)
-        if verdict.server_down is not None
-        else f"{_seconds(verdict.server_down_plain)} / {_seconds(verdict.server_down_reuse)}"
-    )
+    down = _down(verdict)
     return (
-        f'<tr><td><a href="#client-{position}">{escape(verdict.client)}</a> {escape(verdict.version)}</td>'
+        f'<tr><td><a href="#client-{position}">{_text(verdict.client)}</a> {_text(verdict.version)}</td>'
         f"<td>{_badge(verdict.verdict)}</td><td>{verdict.believed.value}</td>"
         f'<td class="number">{verdict.self_connects}</td>'
         f'<td class="number">{open_ended}{_seconds(verdict.longest_hold)}</td>'
@@ -93,18 +89,31 @@ def _row(position: int, verdict: Verdict) -> str:
     )
 
 
+def _down(verdict: Verdict) -> str:
+    recovery = next((seen.recovery for seen in verdict.observations if seen.recovery), None)
+    if recovery is None:
+        return "–"
+    never = f"&gt; {recovery.gave_up_after:.0f} s"
+    if recovery.real_server:
+        return never if verdict.server_down is None else _seconds(verdict.server_down)
+    return " / ".join(
+        never if value is None else _seconds(value)
+        for value in (verdict.server_down_plain, verdict.server_down_reuse)
+    )
+
+
 def _client(position: int, verdict: Verdict) -> str:
     phases = "".join(map(_phase, verdict.observations))
     return (
-        f'<section id="client-{position}"><h2>{escape(verdict.client)} {_badge(verdict.verdict)}</h2>'
-        f"<p>{escape(verdict.reason)}.</p><pre>{_text(shlex.join(verdict.command))}</pre>{phases}</section>"
+        f'<section id="client-{position}"><h2>{_text(verdict.client)} {_badge(verdict.verdict)}</h2>'
+        f"<p>{_text(verdict.reason)}.</p><pre>{_text(shlex.join(verdict.command))}</pre>{phases}</section>"
     )
 
 
 def _phase(seen: Observation) -> str:
     said = seen.output.text
     output = f"<details><summary>output, {seen.output.total} bytes</summary><pre>{_text(said[:8000])}</pre></details>"
-    trouble = f"<p>{escape(seen.trouble)}</p>" if seen.trouble else ""
+    trouble = f"<p>{_text(seen.trouble)}</p>" if seen.trouble else ""
     hits = "once" if len(seen.self_connects) == 1 else f"{len(seen.self_connects)} times"
     return (
         f"<h3>{escape(seen.phase.name)}</h3><p>Port {seen.phase.port}, ephemeral ports {seen.phase.ephemeral}; "

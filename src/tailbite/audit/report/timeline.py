@@ -61,7 +61,9 @@ class _Picture:
         top = self._rows * _ROW + 4
         for part in range(5):
             at = seconds * part / 4
-            self._parts.append(f'<text x="{self.x(at)}" y="{top + 12}" text-anchor="middle">{at:.3g} s</text>')
+            label = f"{at:.3g} s" if seconds >= 1 else f"{at * 1000:.3g} ms"
+            anchor = "end" if part == 4 else "middle"
+            self._parts.append(f'<text x="{self.x(at)}" y="{top + 12}" text-anchor="{anchor}">{label}</text>')
         self._rows += 1
 
     def svg(self, label: str) -> str:

@@ -1,0 +1,146 @@
+"""Catalogue files: all of ours are right, and what is wrong with another is told by file, key and reason."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailbite.audit.catalogue import HOME, CatalogueError, Entry, load, parse
+from tailbite.audit.records import Stdin
+
+GOOD = """
+name = "mine"
+groups = ["own"]
+command = ["mine", "{host}", "{port}"]
+install = "apt: mine"
+
+[installed]
+programs = ["mine"]
+"""
+FILE = Path("mine.toml")
+
+
+def test_every_file_of_the_package_is_right_and_has_its_clients_name() -> None:
+    files = sorted(HOME.glob("*.toml"))
+    entries = load(["all"])
+    assert len(entries) == len(files) >= 26
+    assert {entry.source.stem for entry in entries} == {entry.name for entry in entries}
+
+
+def test_a_group_a_name_and_a_file_are_found_and_doubles_are_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(GOOD)
+    names = [entry.name for entry in load(["redis", "redis-cli", str(tmp_path / "mine.toml"), str(tmp_path)])]
+    assert "mine" in names
+    assert names.count("redis-cli") == 1
+    assert {"redis-cli", "redis-py"} <= set(names)
+
+
+def test_a_name_twice_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text(GOOD.replace('"mine"\ngroups', '"telnet"\ngroups'))
+    with pytest.raises(CatalogueError, match=r"name: 'telnet' is also the name in .*telnet\.toml"):
+        load(["telnet", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "reason"),
+    [
+        ('name = "mine"', 'name = "My Client"', "name", "'My Client' must be lower-case letters"),
+        ('name = "mine"', "name = 7", "name", "it must be text"),
+        ('name = "mine"', "", "name", "it is missing"),
+        ('groups = ["own"]', 'groups = ["all"]', "groups", "'all' is every client"),
+        ('groups = ["own"]', 'groups = "own"', "groups", "it must be a list of texts"),
+        ('"{port}"]', "]", "command", "{port} stands nowhere"),
+        ('"{port}"]', '"{port}\\u0000"]', "command", "it contains a NUL character"),
+        ("install =", "stdin = 'loud'\ninstall =", "stdin", "'loud' must be one of silent, empty"),
+        ("install =", "sucess = 'x'\ninstall =", "sucess", "it is not known; did you mean 'success'?"),
+        ("install =", "success = '('\ninstall =", "success", "it is no regular expression"),
+        ('programs = ["mine"]', "", "installed.programs", "say what is needed"),
+        ('programs = ["mine"]', 'program = "mine"', "installed.programs", "say what is needed"),
+        ("[installed]", "[limits]\ndial = -1\n[installed]", "limits.dial", "it must be a number of seconds"),
+        ("[installed]", "[limits]\nwach = 1\n[installed]", "limits.wach", "did you mean 'watch'?"),
+        ("[installed]", "[driver]\nevery = 1\n[installed]", "driver.command", "it is missing"),
+        ("[installed]", "[files]\n'../x' = 'y'\n[installed]", "files.../x", "it must lie in the scratch folder"),
+        ("[installed]", "[files]\n'/x' = 'y'\n[installed]", "files./x", "it must lie in the scratch folder"),
+        ("[installed]", "[environment]\nX = 1\n[installed]", "environment", "it must be a table of texts"),
+        ("[installed]\n", "", "installed", "this table is missing"),
+    ],
+)
+def test_an_error_names_file_key_and_reason(old: str, new: str, key: str, reason: str) -> None:
+    text = GOOD.replace(old, new)
+    assert text != GOOD
+    with pytest.raises(CatalogueError) as caught:
+        parse(text, FILE)
+    assert (caught.value.file, caught.value.key) == ("mine.toml", key)
+    assert reason in caught.value.reason
+    assert str(caught.value).startswith(f"mine.toml: {key}: ")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_what_is_no_toml_or_not_there_is_an_error_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match="it is no TOML"):
+        parse("name = ", FILE)
+    with pytest.raises(CatalogueError, match="No such file"):
+        load([str(tmp_path / "none.toml")])
+    with pytest.raises(CatalogueError, match=r"there is no \*\.toml file"):
+        load([str(tmp_path)])
+    (tmp_path / "bytes.toml").write_bytes(b"\xff")
+    with pytest.raises(CatalogueError, match="it is not UTF-8"):
+        load([str(tmp_path)])
+    with pytest.raises(CatalogueError, match="did you mean 'postgres'"):
+        load(["postgre"])
+
+
+values = st.recursive(
+    st.booleans() | st.integers(-5, 5) | st.sampled_from(["x", "{port}", "(", "silent", "../x", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["command", "every", "x"]), inner),
+    max_leaves=5,
+)
+KEYS = ["name", "groups", "command", "install", "installed", "files", "driver", "limits", "stdin", "success"]
+
+
+def toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{key}" = {toml(item)}' for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return str(value).lower() if isinstance(value, bool | int) else f"'{value}'"
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), values))
+def test_any_toml_is_an_entry_or_a_catalogue_error(changed: dict[str, object]) -> None:
+    table = {**tomllib.loads(GOOD), **changed}
+    text = "\n".join(f"{key} = {toml(value)}" for key, value in table.items())
+    try:
+        entry = parse(text, FILE)
+    except CatalogueError as error:
+        assert "\n" not in error.reason.replace("it is no TOML: ", "") or error.key is None
+    else:
+        assert isinstance(entry, Entry)
+
+
+def test_a_client_of_python_itself_is_found_with_this_interpreter() -> None:
+    (entry,) = load(["python-socket"])
+    client = entry.find()
+    assert client is not None
+    assert client.command[0] == sys.executable
+    assert client.version == ".".join(map(str, sys.version_info[:3]))
+    assert client.stdin is Stdin.SILENT
+    assert client.in_scratch
+
+
+def test_a_client_that_is_not_installed_is_not_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert parse(GOOD, FILE).find() is None
+    for line in ("python = 'no-such-thing'", "node = 'no-such-thing'", "files = ['/no/such/file', '{peers}/x']"):
+        assert parse(GOOD.replace('programs = ["mine"]', line), FILE).find() is None
+    (tmp_path / "x").touch()
+    monkeypatch.setenv("TAILBITE_PEERS", str(tmp_path))
+    text = GOOD.replace('programs = ["mine"]', "files = ['/no/such/file', '{peers}/x']").replace("{host}", "{file}")
+    client = parse(text, FILE).find()
+    assert client is not None
+    assert client.command[1] == str(tmp_path / "x")
