@@ -182,6 +182,18 @@ def test_a_signal_from_outside_reaches_the_program(number: signal.Signals, optio
 LONG = """perl -e '$|=1; $SIG{CONT}=sub{print "continued\\n"}; print "started\\n"; sleep 9 while 1'"""
 
 
+def test_stopping_and_continuing_the_process_its_caller_knows_stops_and_continues_the_program() -> None:
+    code = "import os, signal; print('up', flush=True); os.kill(os.getpid(), signal.SIGSTOP); print('on', flush=True)"
+    for options in ((), ABOVE):
+        with subprocess.Popen(guarded(_python(code), *options), stdout=subprocess.PIPE, text=True) as program:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "up\n"
+            assert os.WIFSTOPPED(os.waitpid(program.pid, os.WUNTRACED)[1])
+            program.send_signal(signal.SIGCONT)
+            assert program.stdout.read() == "on\n"
+        assert program.returncode == 0
+
+
 class Terminal:
     """An interactive shell on a terminal of its own."""
 

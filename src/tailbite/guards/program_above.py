@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tailbite.guards.program import Order, Report, enter, execute, steerer_maker
@@ -82,8 +83,13 @@ class _Front:
             number = info.si_signo
             if number == signal.SIGCHLD or not self._program:
                 continue
-            # What a terminal sends reaches the program by itself; SIGCONT may come to us alone.
-            if info.si_code in (_SI_USER, _SI_QUEUE, _SI_TKILL) or number == signal.SIGCONT:
+            # What a terminal sends reaches the program by itself. So does a shell's SIGCONT, which goes to the whole
+            # job; one that went to us alone leaves the program stopped.
+            if number == signal.SIGCONT:
+                is_meant = _is_stopped(self._program)
+            else:
+                is_meant = info.si_code in (_SI_USER, _SI_QUEUE, _SI_TKILL)
+            if is_meant:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._program, number)
 
@@ -125,6 +131,13 @@ class _Front:
             signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
         else:
             os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] == b"T"
+    except OSError:
+        return False
 
 
 def mirror(status: int | None) -> int:

@@ -23,7 +23,7 @@ from tailbite.guards.program_tally import Outcome
 from tailbite.kernel import seccomp
 from tailbite.kernel.namespace import CLONE_NEWNET, CLONE_NEWUSER, setns
 from tailbite.kernel.process import MemoryReader, copy_descriptor, open_thread
-from tailbite.kernel.sockopt import local_port_range, netns_cookie, set_local_port_range, socket_cookie
+from tailbite.kernel.sockopt import local_port_range, netns_cookie, set_local_port_range
 from tailbite.kernel.sysctl import read_ephemeral_range
 from tailbite.kernel.unbind import give_back_drawn_port
 
@@ -40,6 +40,9 @@ FRESH_FOR: Final = 0.01
 FOREIGN_FRESH_FOR: Final = 1.0
 """The same for a namespace the program made itself: to read it takes a process of its own."""
 
+HOME_FOR: Final = 0.1
+"""Seconds for which a thread is believed to be in our namespace still, so a port outside our range needs no look."""
+
 _LOWEST_PORT = 1024
 _TCP = (6, 262)  # IPPROTO_TCP; IPPROTO_MPTCP, Linux 5.6
 # Plain numbers: an enum's equality would cost more than the rest of the look.
@@ -48,7 +51,7 @@ _SOL_SOCKET, _SO_PROTOCOL = int(socket.SOL_SOCKET), int(socket.SO_PROTOCOL)
 _HEAD = struct.Struct("=HBB")  # family, and the port in network byte order
 _ADDRESS_LENGTH = 28  # sizeof(struct sockaddr_in6)
 _MOST = 256
-_UNSET = (0, 0), (0, 0)
+_UNSET = 0, 0
 
 
 class Destination(NamedTuple):
@@ -124,11 +127,13 @@ class Steerer:
         self._memory = MemoryReader(_ADDRESS_LENGTH)
         self._threads: dict[int, int] = {}
         self._holds = Holds()
-        self._set: dict[bytes, tuple[tuple[int, int], tuple[int, int]]] = {}
+        self._given: dict[tuple[int, int], tuple[int, int]] = {}
         self._foreign: dict[bytes, _Namespace] = {}
+        self._at_home: dict[int, float] = {}
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
             self._home = _cookie(sock)
         self._own = _Namespace(None, 0.0)
+        self._now = 0.0
 
     def tick(self) -> float | None:
         """Let go of what was held long enough; return the seconds until this is due again."""
@@ -152,6 +157,9 @@ class Steerer:
             return self._hold(call, to) if is_in_range else Outcome.PASSED
         if not is_in_range and to.port < _LOWEST_PORT:
             return Outcome.PASSED
+        is_at_home = self._at_home.get(call.tid, 0.0) > self._now
+        if is_at_home and not is_in_range:
+            return Outcome.PASSED
         try:
             copy = self._copy(call)
         except OSError:
@@ -162,7 +170,7 @@ class Steerer:
         try:
             # The type below socket.socket, all three properties given: so Python neither wraps nor asks.
             sock = socket.SocketType(to.family, socket.SOCK_STREAM, 0, fileno=copy)
-            return self._steer(call, to, sock, own)
+            return self._steer(call, to, sock, own if is_at_home else self._namespace_of(call, sock))
         except OSError:
             return Outcome.PASSED  # no socket: the call will say so
         finally:
@@ -179,9 +187,14 @@ class Steerer:
                 if isinstance(error, PermissionError):
                     raise
                 return None
+        pidfd = open_thread(call.tid)
+        # A pidfd names one thread for good; that it is the caller's is sure only if that still waits now.
+        if not seccomp.is_waiting(self._listener, call.id):
+            os.close(pidfd)
+            return None
         if len(self._threads) >= _MOST:
             os.close(self._threads.pop(next(iter(self._threads))))
-        pidfd = self._threads[call.tid] = open_thread(call.tid)
+        self._threads[call.tid] = pidfd
         try:
             return copy_descriptor(pidfd, call.descriptor)
         except (PermissionError, ProcessLookupError):
@@ -189,18 +202,12 @@ class Steerer:
         except OSError:
             return None
 
-    def _steer(self, call: Call, to: Destination, sock: Any, own: _Namespace) -> Outcome:
+    def _steer(self, call: Call, to: Destination, sock: Any, namespace: _Namespace | None) -> Outcome:
         if sock.getsockopt(_SOL_SOCKET, _SO_PROTOCOL) not in _TCP:
             return Outcome.PASSED
-        if not seccomp.is_waiting(self._listener, call.id):
-            return Outcome.PASSED  # the caller is gone: what was copied may be somebody else's
-        home = _cookie(sock)
-        namespace = own
-        if home != self._home:
-            namespace = self._foreign_namespace(home, call.tid)
-            if namespace.ephemeral is None:
-                return self._unseen(call, to)
-        chosen = self._respect_own_range(sock, namespace, to.port)
+        if namespace is None:
+            return self._unseen(call, to)
+        chosen, theirs = self._respect_own_range(sock, namespace, to.port)
         if chosen.means is Means.NOTHING:
             return Outcome.PASSED
         if chosen.means is not Means.STEER:
@@ -213,33 +220,42 @@ class Steerer:
             # connect, which getsockname(2) shows until the next one.
             give_back_drawn_port(sock)
         set_local_port_range(sock, side)
-        self._remember(sock, side)
+        self._remember(side, theirs)
         if name[1] == to.port:
             outcome = _bind_again(sock, name)
         if self._tell is not None:
             self._tell(f"{_who(call.tid)} connects to {to}: {_describe(outcome, side)}")
         return outcome
 
-    def _respect_own_range(self, sock: Any, namespace: _Namespace, port: int) -> Plan:
-        """Plan within the range the program itself gave its socket, if it did; never mistake ours for it."""
-        current = local_port_range(sock)
-        if current == (0, 0) or namespace.ephemeral is None:
-            return namespace.plan(port)
-        ours, theirs = self._set.get(socket_cookie(sock), ((0, 0), current))
-        if current == ours:
-            current = theirs
-        if current == (0, 0):
-            return namespace.plan(port)
-        ports = effective_range(namespace.ephemeral, current)
-        return Plan(Means.NOTHING) if ports is None else plan(port, 0, HostFacts(ports, True))
+    def _namespace_of(self, call: Call, sock: Any) -> _Namespace | None:
+        """Return what is known of the socket's namespace, None if it is another one that cannot be looked into."""
+        cookie = _cookie(sock)
+        if cookie != self._home:
+            found = self._foreign_namespace(cookie, call.tid)
+            return None if found.ephemeral is None else found
+        if len(self._at_home) >= _MOST:
+            self._at_home.clear()
+        self._at_home[call.tid] = self._now + HOME_FOR
+        return self._own
 
-    def _remember(self, sock: Any, side: PortRange) -> None:
-        cookie = socket_cookie(sock)
-        known = self._set
-        _, theirs = known.pop(cookie, _UNSET)
-        if len(known) >= _MOST:
-            del known[next(iter(known))]
-        known[cookie] = ((side.low, side.high), theirs)
+    def _respect_own_range(self, sock: Any, namespace: _Namespace, port: int) -> tuple[Plan, tuple[int, int]]:
+        """Plan within the range the program itself gave its socket; return that as well, (0, 0) if it gave none.
+
+        A socket that is connected again has the range we gave it. That is known by its bounds, which no program
+        would choose: one of them lies next to a port that was connected to.
+        """
+        theirs = local_port_range(sock)
+        if theirs != _UNSET:
+            theirs = self._given.get(theirs, theirs)
+        if theirs == _UNSET or namespace.ephemeral is None:
+            return namespace.plan(port), _UNSET
+        ports = effective_range(namespace.ephemeral, theirs)
+        return Plan(Means.NOTHING) if ports is None else plan(port, 0, HostFacts(ports, True)), theirs
+
+    def _remember(self, side: PortRange, theirs: tuple[int, int]) -> None:
+        if len(self._given) >= _MOST:
+            del self._given[next(iter(self._given))]
+        self._given[side.low, side.high] = theirs
 
     def _hold(self, call: Call, to: Destination) -> Outcome:
         self._holds.keep(to.port)
@@ -253,7 +269,7 @@ class Steerer:
         return Outcome.UNSEEN
 
     def _own_namespace(self) -> _Namespace:
-        now = monotonic()
+        now = self._now = monotonic()
         if self._own.until < now:
             try:
                 ephemeral: PortRange | None = read_ephemeral_range()
@@ -266,7 +282,7 @@ class Steerer:
         return self._own
 
     def _foreign_namespace(self, cookie: bytes, tid: int) -> _Namespace:
-        now = monotonic()
+        now = self._now
         known = self._foreign.get(cookie)
         if known is None or known.until < now:
             if len(self._foreign) >= _MOST:

@@ -59,10 +59,6 @@ class Tally:
     def is_guarded(self, value: bool) -> None:
         self._guarded.value = value
 
-    def call_id(self) -> int:
-        """Return the id of the call in hand, or of the last one; 0 if there was none."""
-        return int.from_bytes(self.call.raw[:8], "little")
-
     def count(self, outcome: Outcome) -> None:
         """Add one."""
         self._counts[outcome] += 1

@@ -21,13 +21,14 @@ __all__ = [
     "has_capability",
     "name_process",
     "open_thread",
+    "signal_when_parent_ends",
     "yama_scope",
 ]
 
 # The same on every architecture since Linux 5.1 unified the numbers (include/uapi/asm-generic/unistd.h).
 _PIDFD_OPEN, _PIDFD_GETFD = 434, 438
 _PIDFD_THREAD = os.O_EXCL  # Linux 6.9
-_PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 CAP_SYS_PTRACE: Final = 19
 CAP_SYS_ADMIN: Final = 21
 
@@ -35,6 +36,11 @@ CAP_SYS_ADMIN: Final = 21
 @cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
+
+
+@cache
+def _syscall() -> ctypes._NamedFuncPointer:
+    return _libc().syscall
 
 
 def _error(call: str) -> OSError:
@@ -70,7 +76,7 @@ def copy_descriptor(pidfd: int, descriptor: int) -> int:
     Raises:
         OSError: EBADF, it has no such descriptor; ESRCH, it is gone; EPERM, it is not ours to look into.
     """
-    copy = _libc().syscall(_PIDFD_GETFD, pidfd, descriptor, 0)
+    copy = _syscall()(_PIDFD_GETFD, pidfd, descriptor, 0)
     if copy < 0:
         raise _error("pidfd_getfd")
     return int(copy)
@@ -160,6 +166,11 @@ def yama_scope() -> int:
 def become_subreaper() -> bool:
     """Have orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER); True if that worked."""
     return bool(_libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def signal_when_parent_ends(number: int) -> None:
+    """Have the kernel send this process a signal when its parent ends (PR_SET_PDEATHSIG); 0 takes that back."""
+    _libc().prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def name_process(name: str) -> None:

@@ -20,15 +20,11 @@ __all__ = [
     "netns_cookie",
     "pack_port_range",
     "set_local_port_range",
-    "socket_cookie",
     "supports_local_port_range",
 ]
 
 IP_LOCAL_PORT_RANGE = 51
 """Linux 6.3, include/uapi/linux/in.h. Level IPPROTO_IP for AF_INET6 and MPTCP sockets as well."""
-
-SO_COOKIE = 57
-"""Linux 4.6, include/uapi/asm-generic/socket.h."""
 
 SO_NETNS_COOKIE = 71
 """Linux 5.14, include/uapi/asm-generic/socket.h (a few architectures have another number and fail the probe)."""
@@ -97,15 +93,6 @@ def netns_cookie(sock: socket.socket) -> bytes:
         OSError: ENOPROTOOPT before Linux 5.14 and elsewhere.
     """
     return sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
-
-
-def socket_cookie(sock: socket.socket) -> bytes:
-    """Return the 8 bytes that name this socket, and no other, for as long as the machine is up.
-
-    Raises:
-        OSError: ENOPROTOOPT before Linux 4.6 and elsewhere.
-    """
-    return sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
 
 
 def abort(sock: socket.socket) -> None:
