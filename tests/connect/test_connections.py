@@ -110,7 +110,8 @@ def test_a_lost_connection_is_followed_by_the_next_one(shell: Shell) -> None:
 
     with serving(greet):
         assert shell.run(scenario) == [b"hello\n"] * 3
-    assert names(seen) == ["Attempting", "Connected", "Lost", "Waiting"] * 2 + ["Attempting", "Connected", "Lost"]
+    told = [name for name in names(seen) if name != "Waiting"]  # the wait may be over before it begins
+    assert told == ["Attempting", "Connected", "Lost"] * 3
     lost = [event.error for event in seen if isinstance(event, events.Lost)]
     assert [type(error).__name__ for error in lost] == ["NoneType", "ConnectionResetError", "NoneType"]
 
