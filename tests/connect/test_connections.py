@@ -548,6 +548,56 @@ async def answer(value: Any) -> Any:
     return value
 
 
+def test_an_address_that_does_not_answer_is_passed_by(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Happy eyeballs: a black hole first, the server second, which is asked after the delay, not after the first."""
+    for command in (
+        "link add v0 type veth peer name v1",
+        "addr add 10.92.0.1/24 dev v0",
+        "link set v0 up",
+        "link set v1 up",
+        "neigh add 10.92.0.2 lladdr 02:00:00:00:00:02 dev v0",
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+    two = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, PORT)) for host in ("10.92.0.2", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: two)
+    monkeypatch.setattr("trio.socket.getaddrinfo", lambda *_, **__: answer(two))
+
+    async def scenario() -> Any:
+        async for connection in shell.connections(("two.example", PORT), happy_eyeballs_delay=0.05):
+            async with connection as stream:
+                return await stream.receive()
+        return b""
+
+    start = time.monotonic()
+    with serving(greet):
+        assert shell.run(scenario) == b"hello\n"
+    assert time.monotonic() - start < 5
+
+
+def test_a_self_connect_that_was_asked_for_is_found_reset_and_told(shell: Shell) -> None:
+    """With the destination's port as source port it is certain; the loop sees it as nobody there, and goes on."""
+    seen: list[events.Event] = []
+
+    async def scenario() -> None:
+        async for _ in shell.connections(
+            HERE, source_address=HERE, allow_same_port=True, backoff=FAST, max_attempts=20, hooks=seen.append
+        ):
+            raise AssertionError("it was believed")
+
+    with pytest.raises(tailbite.GaveUpError):
+        shell.run(scenario)
+    assert "SelfConnected" in names(seen)
+    assert leftovers() == []
+    assert server_can_bind()
+    with pytest.raises(tailbite.SourcePortError):
+        shell.run(lambda: refused(shell))
+
+
+async def refused(shell: Shell) -> None:
+    async for _ in shell.connections(HERE, source_address=HERE):
+        raise AssertionError
+
+
 def test_options_reach_the_socket(shell: Shell) -> None:
     async def scenario() -> dict[str, int]:
         async for connection in shell.connections(HERE, keepalive=60, user_timeout=2.5):

@@ -53,6 +53,7 @@ async def _connect(target: Target, options: Options) -> socket.socket:
             target.host,
             target.port,
             local_addr=options.source_address,
+            allow_same_port=options.allow_same_port,
             happy_eyeballs_delay=options.happy_eyeballs_delay,
             all_errors=True,
         )

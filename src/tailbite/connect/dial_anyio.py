@@ -69,6 +69,7 @@ async def _race(target: Target, options: Options) -> socket.socket:
         infos = interleaved([(int(info[0]), int(info[1]), *info[2:]) for info in found])
     winners: list[socket.socket] = []
     errors: list[OSError] = []
+    mistakes: list[Exception] = []  # what retrying cannot help; a task group would wrap it
 
     async def run(info: AddrInfo, failed: anyio.Event) -> None:
         try:
@@ -76,6 +77,9 @@ async def _race(target: Target, options: Options) -> socket.socket:
         except OSError as error:
             errors.append(error)
             failed.set()
+        except Exception as error:
+            mistakes.append(error)
+            runners.cancel_scope.cancel()
         else:
             runners.cancel_scope.cancel()
 
@@ -92,12 +96,15 @@ async def _race(target: Target, options: Options) -> socket.socket:
             sock.close()
     if winner is not None:
         return winner
+    if mistakes:
+        raise mistakes[0]
     raise errors[0] if len(errors) == 1 else AddressesError(str(target), tuple(errors))
 
 
 async def _connect(info: AddrInfo, options: Options) -> socket.socket:
     family, kind, proto, _, destination = info
-    attempt = Attempt(family, kind, proto, destination, options.source_address)
+    source, same = options.source_address, options.allow_same_port
+    attempt = Attempt(family, kind, proto, destination, source, allow_same_port=same)
     sock = attempt.sock
     try:
         sock.setblocking(False)

@@ -121,21 +121,24 @@ def _start(
     info: AddrInfo, options: Options, runners: dict[socket.socket, tuple[Attempt, Any]]
 ) -> socket.socket | None:
     family, kind, proto, _, destination = info
-    attempt = Attempt(family, kind, proto, destination, options.source_address)
+    source, same = options.source_address, options.allow_same_port
+    attempt = Attempt(family, kind, proto, destination, source, allow_same_port=same)
     sock = attempt.sock
     try:
         sock.setblocking(False)
         while True:
             try:
-                if connected_at_once(sock, destination) or (not _LINUX and _begin(sock, destination)):
-                    return attempt.finish()
-                runners[sock] = attempt, destination
-                return None
+                is_connected = connected_at_once(sock, destination) or (not _LINUX and _begin(sock, destination))
+                break
             except OSError as error:
                 attempt.failed(_named(error.errno or 0, destination))
     except BaseException:
         attempt.drop()
         raise
+    if is_connected:
+        return attempt.finish()
+    runners[sock] = attempt, destination
+    return None
 
 
 def _begin(sock: socket.socket, destination: Any) -> bool:

@@ -52,6 +52,7 @@ class LoopSettings(TypedDict, total=False):
         ssl: True or an ``ssl.SSLContext`` for TLS.
         server_hostname: the name the certificate must be for (the host).
         source_address: host and port to bind to first.
+        allow_same_port: accept a ``source_address`` with the destination's port, for servers on other hosts.
         happy_eyeballs_delay: seconds before the next address of a name is tried beside the one under way (0.25).
         keepalive: seconds within which a peer that has vanished is noticed, without anything being sent (off).
         user_timeout: seconds for which data may stay unacknowledged before the connection ends (the kernel's).
@@ -70,6 +71,7 @@ class LoopSettings(TypedDict, total=False):
     ssl: ssl.SSLContext | bool | None
     server_hostname: str | None
     source_address: tuple[str, int] | None
+    allow_same_port: bool
     happy_eyeballs_delay: float
     keepalive: float | None
     user_timeout: float | None

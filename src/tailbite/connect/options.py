@@ -26,6 +26,8 @@ class Options:
         ssl: a context for TLS; None for none.
         server_hostname: the name the certificate must be for; None takes the host.
         source_address: host and port to bind to first.
+        allow_same_port: accept a ``source_address`` with the destination's port, for servers on other hosts that want
+            it; a self-connect is then found after the connect, and reset.
         happy_eyeballs_delay: seconds before the next address of a name is tried beside the one under way.
         keepalive: a peer that has vanished while nothing is sent is noticed within this many seconds (SO_KEEPALIVE;
             at least 2); None leaves keepalive off.
@@ -40,6 +42,7 @@ class Options:
     ssl: ssl.SSLContext | None = None
     server_hostname: str | None = None
     source_address: tuple[str, int] | None = None
+    allow_same_port: bool = False
     happy_eyeballs_delay: float = HAPPY_EYEBALLS_DELAY
     keepalive: float | None = None
     user_timeout: float | None = None
