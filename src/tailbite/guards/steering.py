@@ -30,6 +30,7 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 from random import random
 from threading import get_ident
 from time import monotonic
@@ -58,6 +59,7 @@ _INET, _INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 _STREAM = int(socket.SOCK_STREAM)
 _IP = int(socket.IPPROTO_IP)
 _STEER = Means.STEER
+_IP_BIND_ADDRESS_NO_PORT = 24  # Linux 4.2, include/uapi/linux/in.h
 _IN_USE = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 _TRIES = 8
 _FEW = 64
@@ -225,7 +227,7 @@ def _bind(sock: Any, port: int) -> _Done:
         name = _getsockname(sock)
         if name[1] == port:
             give_back_drawn_port(sock)
-        with _held(sock, port):
+        with _held(sock, port), _drawn_at_bind(sock):
             try:
                 # A port that is neither 0 nor P: bound for good (EINVAL), or what is left of a refused connect,
                 # and so is the address then.
@@ -245,6 +247,19 @@ def _bind_anew(sock: Any, *, anywhere: bool = False) -> None:
     if anywhere:
         host = "" if _family_of(sock) == _INET else "::"
     _Socket.bind(sock, (host, 0, *rest))
+
+
+@contextlib.contextmanager
+def _drawn_at_bind(sock: Any) -> Iterator[None]:
+    """Have bind(2) draw a port, also for a program that asked for it to be drawn by connect(2) only (ip(7))."""
+    if not sys.platform.startswith("linux") or not _getsockopt(sock, _IP, _IP_BIND_ADDRESS_NO_PORT):
+        yield
+        return
+    _setsockopt(sock, _IP, _IP_BIND_ADDRESS_NO_PORT, 0)
+    try:
+        yield
+    finally:
+        _setsockopt(sock, _IP, _IP_BIND_ADDRESS_NO_PORT, 1)
 
 
 @contextlib.contextmanager
