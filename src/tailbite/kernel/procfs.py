@@ -35,7 +35,7 @@ __all__ = [
 
 PROC = Path("/proc")
 
-SPARE_DESCRIPTORS = 20_000
+SPARE_DESCRIPTORS = 10_000
 
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})
 _CLOSED = frozenset({errno.EACCES, errno.EPERM})

@@ -1,0 +1,142 @@
+"""The same self-connect as netstat, ss, lsof, psutil and tailbite show it: writes docs/seen.md.
+
+Makes three things in a private network namespace: a client that is connected to itself, the TIME-WAIT that another
+one left, and a port that is only bound. Then runs each program and looks for them in what it prints.
+Run: ``python tools/seen.py`` (Debian: net-tools, iproute2, lsof); ``--check`` says whether the page is up to date.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailbite.kernel.namespace import enter_private_network
+
+PAGE = Path(__file__).parents[1] / "docs/seen.md"
+HELD, LEFT, BOUND = 32246, 32248, 32250
+PSUTIL = "import psutil\nfor c in psutil.net_connections('tcp'): print(c.laddr, c.raddr, c.status, c.pid)"
+
+INTRODUCTION = f"""\
+A client is connected to itself on 127.0.0.1:{HELD}; another was on {LEFT}, closed, and left TIME-WAIT; port {BOUND}
+is bound and nobody listens. `python tools/seen.py` makes these, runs the programs, and writes this page."""
+REMARK = """\
+`netstat` and `ss` show the line among all others and leave it to you to see that both ends are the same; neither can
+be asked for it (`ss` has no filter that compares two ports). `lsof` knows sockets by their processes, and TIME-WAIT
+has none. A port that is only bound shows in none of them (newer `ss` has an option for it)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One program's view.
+
+    Attributes:
+        name: what it is called.
+        shown: the command as people type it.
+        arguments: the command as it is run.
+        text: what it printed.
+    """
+
+    name: str
+    shown: str
+    arguments: tuple[str, ...]
+    text: str = ""
+
+    def look(self) -> View:
+        """Run it."""
+        done = subprocess.run(self.arguments, capture_output=True, text=True, check=False)
+        return View(self.name, self.shown, self.arguments, done.stdout)
+
+    def lines(self, port: int) -> list[str]:
+        """Return the lines that have a port."""
+        return [line.rstrip() for line in self.text.splitlines() if re.search(rf"\b{port}\b", line)]
+
+
+def views() -> list[View]:
+    """Return the programs; tailbite last."""
+    tailbite = (sys.executable, "-m", "tailbite")
+    return [
+        View("netstat", "netstat -tanp", ("netstat", "-tanp")),
+        View("ss", "ss -tanp", ("ss", "-tanp")),
+        View("lsof", "lsof -nP -iTCP", ("lsof", "-nP", "-iTCP")),
+        View("psutil", "psutil.net_connections('tcp')", (sys.executable, "-c", PSUTIL)),
+        View("tailbite scan", "tailbite scan", (*tailbite, "scan", "--netns", "self")),
+        View("tailbite why", f"tailbite why {HELD}", (*tailbite, "why", str(HELD), "--netns", "self")),
+    ]
+
+
+def scene() -> list[socket.socket]:
+    """Make what is to be seen."""
+    made = []
+    for port in (HELD, LEFT, BOUND):
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", port))
+        if port != BOUND:
+            sock.connect(("127.0.0.1", port))
+        made.append(sock)
+    made.pop(1).close()
+    return made
+
+
+def table(seen: list[View], why: dict[int, str]) -> list[str]:
+    """Return the table in Markdown."""
+    titles = ("", "self-connect", "TIME-WAIT of one", "only bound", "names the process", "says what it is")
+    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for view in seen:
+        own = view.name.startswith("tailbite")
+        lines = [view.lines(port) for port in (HELD, LEFT, BOUND)]
+        if view.name == "tailbite why":
+            lines = [[line] if line else [] for line in why.values()]
+        process = any(str(os.getpid()) in line for line in (*lines[0], *(view.text.splitlines() if own else ())))
+        says = bool(re.search("connected to itself", view.text, re.IGNORECASE))
+        marks = ["yes" if found else "no" for found in (*lines, process, says)]
+        rows.append(f"| `{view.shown}` | {' | '.join(marks)} |")
+    return rows
+
+
+def page(seen: list[View]) -> str:
+    """Return the page; the pid differs in each run, so it is always written as 812."""
+    command = (sys.executable, "-m", "tailbite", "why", "--netns", "self")
+    codes = {port: f"tailbite why {port}" for port in (HELD, LEFT, BOUND)}
+    said = {port: View("", "", (*command, str(port))).look().text.partition("\n")[0] for port in codes}
+    text = [
+        "# The same self-connect, seen by five programs",
+        "",
+        INTRODUCTION,
+        "",
+        *table(seen, said),
+        "",
+        REMARK,
+    ]
+    for view in seen:
+        lines = view.lines(HELD) if view.name != "tailbite why" else view.text.splitlines()[:7]
+        text += ["", f"## {view.name}", "", f"    $ {view.shown}", *(f"    {line}".rstrip() for line in lines)]
+    text += ["", "## tailbite why, the other two", ""]
+    text += [f"    $ {codes[port]}\n    {said[port]}" for port in (LEFT, BOUND)]
+    return re.sub(rf"\b{os.getpid()}\b", "812", "\n".join(text)) + "\n"
+
+
+def main() -> int:
+    """Write or check the page."""
+    missing = [name for name in ("netstat", "ss", "lsof") if shutil.which(name) is None]
+    if missing:
+        print(f"missing: {', '.join(missing)}", file=sys.stderr)
+        return 4
+    enter_private_network()
+    kept = scene()
+    text = page([view.look() for view in views()])
+    for sock in kept:
+        sock.close()
+    if "--check" in sys.argv:  # the table: what stands below it differs a little from version to version
+        return int(text.split("\n## ")[0] != PAGE.read_text(encoding="utf-8").split("\n## ")[0])
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
