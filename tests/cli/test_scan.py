@@ -230,4 +230,39 @@ def test_the_name_of_a_process_cannot_move_the_cursor(tmp_path: Path) -> None:
     result = run("--netns", "self")
     child.communicate(b"\n", timeout=20)
     assert "\x1b" not in result.stdout
-    assert "evil?[31m[bold" in result.stdout.replace("\n", "")
+    assert "evil?[31m[bold" in result.stdout.replace("\\n", "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody without root")
+def test_without_root_one_sees_and_kills_in_namespaces_of_ones_own() -> None:
+    """What `unshare -Urn` and rootless containers make belongs to the user; root's own stays closed."""
+    code = """
+import os, subprocess, sys
+from tailbite.kernel.namespace import enter_private_network
+reading, writing = os.pipe()
+child = os.fork()
+if child == 0:
+    enter_private_network()
+    import socket
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 7000)); sock.connect(("127.0.0.1", 7000)); sock.sendall(b"hello")
+    os.write(writing, b"+")
+    sock.recv(5)
+    try: sock.recv(1)
+    except ConnectionAbortedError: os._exit(7)
+    os._exit(1)
+os.read(reading, 1)
+scan = [sys.executable, "-m", "tailbite", "scan", "--netns", str(child), "--json"]
+print(subprocess.run(scan, capture_output=True, text=True).stdout.replace("\\n", ""))
+why = [sys.executable, "-m", "tailbite", "why", "7000", "--netns", str(child), "--json"]
+print(subprocess.run(why, capture_output=True, text=True).stdout.replace("\\n", ""))
+subprocess.run([*scan, "--kill"], stdout=subprocess.DEVNULL)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(python_as_nobody("-c", code), capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    seen, reason, told = done.stdout.splitlines()
+    (one,) = json.loads(seen)["self_connects"]
+    assert (one["endpoint"], one["bytes_echoed"]) == ("127.0.0.1:7000", 5)
+    assert [finding["code"] for finding in json.loads(reason)["findings"]] == ["TB101"]
+    assert told == "7"

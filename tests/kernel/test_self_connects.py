@@ -123,6 +123,7 @@ def test_a_client_that_bound_its_port_keeps_it_after_its_connection_was_destroye
             sock.recv(1)
         (left,) = diag.listing(local_port=3000).sockets
         assert left.state is TcpState.BOUND_INACTIVE
+        assert not left.is_self_connected
         assert not server_can_bind(port=3000)
     assert server_can_bind(port=3000)
 

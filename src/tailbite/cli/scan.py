@@ -54,8 +54,8 @@ def command(
     in every other one on the host: containers have their own. Shows who holds the socket, how many of its own bytes
     it got back, and for how long it has been idle.
 
-    Sees every user's sockets of its own namespace without root. Other users' processes and namespaces need root;
-    what could not be seen is said on stderr.
+    Sees every user's sockets of its own namespace without root, and the namespaces that the user made (`unshare -Ur`,
+    rootless containers). Other users' processes and namespaces need root; what could not be seen is said on stderr.
 
     Exit status: 0 nothing found, 1 something found, 3 nothing found but not everything could be seen.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -106,7 +107,7 @@ def _explain(code: str) -> int:
 def _look(host: str | None, port: int, wanted: str) -> tuple[tuple[Finding, ...], tuple[Blind, ...]]:
     from tailbite.host import namespaces
     from tailbite.host.port import is_own_address, look_at
-    from tailbite.host.snapshot import inside
+    from tailbite.host.visit import visit
     from tailbite.host.why import not_of_this_host, why
 
     try:
@@ -118,9 +119,8 @@ def _look(host: str | None, port: int, wanted: str) -> tuple[tuple[Finding, ...]
     here, others = looks[0], looks[1:]
     if host is not None and not ipaddress.ip_address(host).is_unspecified:
         try:
-            with inside(places[0]):
-                if not is_own_address(host):
-                    return (not_of_this_host(here, host),), blind
+            if not visit(places[0], partial(is_own_address, host)):
+                return (not_of_this_host(here, host),), blind
         except OSError:
             pass  # not known, then: what the sockets say holds all the same
     return why(here, others, host), tuple(dict.fromkeys(blind))

@@ -15,9 +15,11 @@ import errno
 import os
 import socket
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tailbite.host.snapshot import Blind, Look, inside
+from tailbite.host.snapshot import Blind, Look
+from tailbite.host.visit import visit
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
 
@@ -103,8 +105,7 @@ def look_at(port: int, namespaces: Iterable[Namespace]) -> tuple[PortLook, ...]:
 
 def _look(port: int, namespace: Namespace) -> PortLook:
     try:
-        with inside(namespace):
-            return _look_here(port, namespace)
+        return visit(namespace, partial(_look_here, port, namespace))
     except OSError as error:
         blind = Blind.of(str(namespace), error)
         return PortLook(namespace, port, (), frozenset(), None, None, 1024, False, False, (blind,))

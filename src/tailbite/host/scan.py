@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tailbite.errors import NetlinkError
-from tailbite.host.snapshot import Blind, Look, inside
+from tailbite.host.snapshot import Blind, Look
+from tailbite.host.visit import visit
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import read_ephemeral_range
 
@@ -87,8 +88,7 @@ def scan(namespaces: Iterable[Namespace], blind: Iterable[Blind] = ()) -> Scan:
     places = []
     for namespace in namespaces:
         try:
-            with inside(namespace):
-                found, not_found = _look(namespace)
+            found, not_found = visit(namespace, partial(_look, namespace))
         except OSError as error:
             unseen.append(Blind.of(str(namespace), error))
             continue
@@ -134,13 +134,18 @@ def _kill(sighting: Sighting) -> Kill:
     target = sighting.socket
     what = f"{target.endpoints.local} in {sighting.namespace}"
     try:
-        with inside(sighting.namespace), SockDiag() as diag:
-            try:
-                diag.destroy(target)
-            except NetlinkError as error:
-                if error.errno != errno.ENOENT:  # then it is gone, which is what was wanted
-                    raise
-            left = diag.listing(local_port=target.endpoints.local.port).sockets
-            return Kill(sighting, None, any(one.inode and one.inode == target.inode for one in left))
+        return Kill(sighting, None, visit(sighting.namespace, partial(_destroy, target)))
     except OSError as error:
         return Kill(sighting, Blind.of(what, error))
+
+
+def _destroy(target: TcpSocket) -> bool:
+    """Destroy a socket of the calling thread's namespace; tell whether its owner has the port bound all the same."""
+    with SockDiag() as diag:
+        try:
+            diag.destroy(target)
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:  # then it is gone, which is what was wanted
+                raise
+        left = diag.listing(local_port=target.endpoints.local.port).sockets
+    return any(one.inode and one.inode == target.inode for one in left)

@@ -13,6 +13,7 @@ import os
 import time
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tailbite.kernel.namespace import entered
@@ -214,9 +215,10 @@ def inside(namespace: Namespace) -> Iterator[None]:
 
 def take(namespace: Namespace) -> Snapshot:
     """Look at one namespace. Never raises for what the kernel refuses: that becomes ``blind``."""
+    from tailbite.host.visit import visit  # which knows the records of this module
+
     try:
-        with inside(namespace):
-            return _take_here(namespace)
+        return visit(namespace, partial(_take_here, namespace))
     except OSError as error:
         blind = Blind.of(str(namespace), error)
         return Snapshot(namespace, time.time(), None, None, (), (), (), (), (blind,))
