@@ -39,6 +39,7 @@ _WIDTH = 32
 _DEAD = 40016
 _HURRY = 0.002
 _LONGEST_OUTAGE = 20.0
+_LONGEST_DIAL = 1.0
 _START_EVERY = 0.02
 _GLANCE = 0.05
 
@@ -246,6 +247,7 @@ class _Clients:
         self._evictions = 0
         self._budget = 0
         self._self_connects = 0
+        self._dialling = 0
         self.attempts = 0
         self._threads = [threading.Thread(target=self._be, daemon=True) for _ in range(settings.clients)]
 
@@ -270,8 +272,15 @@ class _Clients:
         self._raging.clear()
 
     def calm_down(self) -> None:
-        """Dial at the usual pace from now on."""
+        """Dial at the usual pace from now on; returns when the hurried dials have ended.
+
+        A client that resets a self-connect, or binds and looks, has the port for some microseconds. In a range of a
+        few ports somebody always does just then; on the default range that is next to impossible.
+        """
         self._raging.clear()
+        deadline = time.monotonic() + _LONGEST_DIAL
+        while self._dialling and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def evict(self) -> None:
         """Kill the clients that are connected to themselves; new ones take their place."""
@@ -297,6 +306,8 @@ class _Clients:
 
     def _dial(self) -> socket.socket | None:
         sock = None
+        with self._lock:
+            self._dialling += 1
         try:
             sock = self._strategy.dial(self._port, self._notice)
         except OSError:
@@ -304,6 +315,7 @@ class _Clients:
         if sock is not None and is_to_itself(sock):
             self._notice()
         with self._lock:
+            self._dialling -= 1
             self.attempts += 1
             if self.attempts >= self._budget:
                 self._enough.set()
