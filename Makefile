@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test setup dev lint bench man clean peers matrix
+.PHONY: demo test setup dev lint bench figures measure man clean peers matrix
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -25,7 +25,24 @@ lint: dev
 	$(BIN)/lint-imports
 
 bench: dev
-	for b in bench/*.py; do $(BIN)/python $$b || exit 1; done
+	$(BIN)/python bench/every.py
+
+# Every picture of README and docs, drawn from the data that is kept in docs/data. `make measure` measures that anew.
+FIGURES := docs/figures
+
+figures: setup
+	$(BIN)/tailbite lab loop --from docs/data/loop-default.jsonl.gz --figure $(FIGURES)/loop-default
+	$(BIN)/tailbite lab loop --from docs/data/loop-story.jsonl.gz --figure $(FIGURES)/loop-story
+	$(BIN)/tailbite lab odds --port 32774 --range 32768-60999 --every 1s --figure $(FIGURES)/odds
+	$(BIN)/tailbite lab odds --port 32246 --range 9000-65500 --every 1s --figure $(FIGURES)/odds-story
+	$(BIN)/tailbite lab handshake --from docs/data/handshake.jsonl --figure $(FIGURES)/handshake
+	$(BIN)/tailbite lab cures --from docs/data/cures.jsonl --figure $(FIGURES)/cures
+
+measure: setup
+	$(BIN)/tailbite lab loop --port 32774 --hits 1500 --data docs/data/loop-default.jsonl.gz
+	$(BIN)/tailbite lab loop --port 32246 --range 9000-65500 --hits 700 --data docs/data/loop-story.jsonl.gz
+	$(BIN)/tailbite lab handshake --data docs/data/handshake.jsonl
+	$(BIN)/tailbite lab cures --full --restarts 3 --data docs/data/cures.jsonl
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

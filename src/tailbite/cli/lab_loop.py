@@ -200,7 +200,7 @@ def _show(settings: LoopSettings, tallies: list[Tally], seen: Fit | None, agrees
     table.add_row("even source ports", f"{even:,}", "")
     table.add_row("odd source ports", f"{odd:,}", "")
     if seen is not None:
-        table.add_row("attempts from hit to hit, mean", f"{seen.mean:,.0f}", f"{seen.model_mean:,.0f}")
+        table.add_row("attempts from hit to hit, mean", _attempts(seen.mean), _attempts(seen.model_mean))
         table.add_row("  that is", f"{seen.deviation:+.1%}", f"± {seen.error / seen.model_mean:.1%}")
         if seen.lap_chance is not None and seen.model_lap_chance is not None:
             table.add_row(
@@ -215,6 +215,10 @@ def _show(settings: LoopSettings, tallies: list[Tally], seen: Fit | None, agrees
     note(_sentence(settings, model, hits, agrees))
 
 
+def _attempts(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"
+
+
 def _show_strides(tallies: list[Tally], settings: LoopSettings) -> None:
     screen = console()
     total = sum(tally.strides.total() for tally in tallies)
@@ -224,7 +228,7 @@ def _show_strides(tallies: list[Tally], settings: LoopSettings) -> None:
     screen.print("\nhow far the source port moved on")
     for stride in shown:
         share = sum(tally.strides[stride] for tally in tallies) / total
-        screen.print(f"  {stride:>3} {'#' * round(share * 200):<30} {share:.1%}")
+        screen.print(f"  {stride:>3} {'#' * round(share * 100):<50} {share:.1%}")
 
 
 def _sentence(settings: LoopSettings, model: Odds, hits: int, agrees: bool) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import time
 from array import array
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ __all__ = ["run_program_loop"]
 
 _TELNET = "telnet {host} {port}"
 _MOST_SECONDS = 10.0
+_GLANCE = 0.002
 
 
 def run_program_loop(settings: LoopSettings, client: str, progress: Callable[[int, int], None]) -> Tally:
@@ -49,8 +51,7 @@ def run_program_loop(settings: LoopSettings, client: str, progress: Callable[[in
     since = 0
     with Capture() as capture:
         while len(tally.hits) < settings.hits and tally.attempts < settings.attempts:
-            _run(command)
-            syns, is_hit = _look(capture, settings.port)
+            syns, is_hit = _run(command, capture, settings.port)
             if not syns:
                 raise WorkerFailed(f"'{shlex.join(command)}' did not connect to port {settings.port}")
             tally.count(array("i", syns), before, settings.ephemeral)
@@ -64,35 +65,29 @@ def run_program_loop(settings: LoopSettings, client: str, progress: Callable[[in
     return tally
 
 
-def _run(command: list[str]) -> None:
-    try:
-        subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_MOST_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        pass  # a program that stays connected to itself has been killed now; what it did is on the wire
+def _run(command: list[str], capture: Capture, port: int) -> tuple[list[int], bool]:
+    """Run the program once; return the source ports of its SYNs, and whether it connected to itself.
 
-
-def _look(capture: Capture, port: int) -> tuple[list[int], bool]:
-    """Return the source ports of the SYNs to ``port``, and whether one of them connected to itself."""
-    syns, is_hit = [], False
-    for segment in capture.segments():
-        if segment.destination.port != port or TcpFlags.SYN not in segment.flags:
-            continue
-        if TcpFlags.ACK not in segment.flags:
-            syns.append(segment.source.port)
-        elif segment.is_to_itself:
-            is_hit = True
-    return syns, is_hit
+    A program that is connected to itself is killed: telnet would negotiate options with itself forever.
+    """
+    deadline = time.monotonic() + _MOST_SECONDS
+    nothing = subprocess.DEVNULL
+    with SockDiag() as diag, subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing) as process:
+        try:
+            while process.poll() is None and time.monotonic() < deadline:
+                if any(found.is_self_connected for found in list(diag.dump())):
+                    break
+                time.sleep(_GLANCE)
+        finally:
+            process.kill()
+    # Only now, for a program that talks to itself sends faster than packets can be read here.
+    segments = [each for each in capture.segments() if each.destination.port == port and TcpFlags.SYN in each.flags]
+    syns = [each.source.port for each in segments if TcpFlags.ACK not in each.flags]
+    return syns, any(each.is_to_itself for each in segments if TcpFlags.ACK in each.flags)
 
 
 def _clear(port: int) -> None:
     with SockDiag() as diag:
-        for sock in diag.dump():
+        for sock in list(diag.dump()):
             if sock.endpoints.local.port == port and sock.is_self_connected:
                 diag.destroy(sock)
