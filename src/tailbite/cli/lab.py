@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -70,6 +71,8 @@ def need_folder(path: Path) -> None:
     """Fail before anything is measured if the file could not be written afterwards."""
     if not path.parent.is_dir():
         raise click.UsageError(f"there is no folder {path.parent} to write {path.name} to")
+    if not os.access(path.parent, os.W_OK):
+        raise click.UsageError(f"you may not write {path.name} to {path.parent}")
 
 
 def private_network(purpose: str) -> None:

@@ -20,7 +20,7 @@ from tailbite.cli.lab import (
     saved,
     stored,
 )
-from tailbite.cli.output import console, emit_json, note
+from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.cli.params import RANGE, WHOLE
 from tailbite.lab.fit import Fit, expected, fit
 from tailbite.lab.loop import LoopSettings, Tally, WorkerFailed, from_record, run_loop, to_record
@@ -147,6 +147,8 @@ def _measure(settings: LoopSettings, client: str | None, *, quiet: bool) -> list
             from tailbite.lab.program_loop import run_program_loop
 
             return [run_program_loop(settings, client, progress)]
+        except FileNotFoundError as error:
+            raise Unsupported(str(error)) from error
         except WorkerFailed as error:
             raise click.ClickException(str(error)) from error
 

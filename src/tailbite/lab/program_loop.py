@@ -38,13 +38,14 @@ def run_program_loop(settings: LoopSettings, client: str, progress: Callable[[in
         progress: is called with the self-connects and the attempts so far.
 
     Raises:
-        WorkerFailed: there is no such program, or it does not connect.
+        FileNotFoundError: there is no such program.
+        WorkerFailed: it does not connect.
     """
     host = "::1" if settings.ipv6 else "127.0.0.1"
     words = shlex.split(_TELNET if client == "telnet" else client)
     command = [word.replace("{host}", host).replace("{port}", str(settings.port)) for word in words]
     if not command or shutil.which(command[0]) is None:
-        raise WorkerFailed(f"the program {command[0] if command else client!r} is not installed")
+        raise FileNotFoundError(f"the program {command[0] if command else client} is not installed")
     write_ephemeral_range(settings.ephemeral)
     tally = Tally(0, host)
     before: int | None = None
