@@ -77,17 +77,17 @@ def cost(strategy: Strategy, *, blocks: int) -> Cost:
 
 
 def _block(strategy: Strategy, server: socket.socket) -> float:
-    """Return the seconds of one connect; accepting and closing happen outside the measured time."""
-    dial, spent = strategy.dial, 0.0
+    """Return the median seconds of one connect; accepting and closing happen outside the measured time."""
+    dial, spent = strategy.dial, []
     for _ in range(_BLOCK):
         began = perf_counter()
         client = dial(_PORT, _nothing)
-        spent += perf_counter() - began
+        spent.append(perf_counter() - began)
         accepted = server.accept()[0]
         if client is not None:
             abort(client)
         accepted.close()
-    return spent / _BLOCK
+    return statistics.median(spent)
 
 
 def _nothing() -> None: ...

@@ -2,7 +2,7 @@
 
 Go's net.Dial looks for self-connects itself (and closes them, see docs/lab.md); Node does not. Each side of a pair is
 a process of its own that dials a listener of its own, and they take turns block by block. What is not installed is
-left out, and said. Run: ``python bench/peers.py``
+left out, and said. Run: ``python bench/languages.py``
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tailbite.kernel.sockopt import abort
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HERE = Path(__file__).parent / "peers"
+HERE = Path(__file__).parent / "dialers"
 PORT = 46884
 BLOCK = 200
 OURS = (sys.executable, __file__)
