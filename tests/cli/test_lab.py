@@ -171,8 +171,11 @@ def test_the_stored_cures_show_what_the_readme_says() -> None:
     assert by_name["naive"]["down"] is None
     assert by_name["naive"]["failed"] == by_name["naive"]["restarts"]
     for name in ("compare and close", "as Go"):
-        assert 55 < by_name[name]["down"] < 75
-        assert not any(one["helped"] for one in answer["rounds"] if one["strategy"] == name), "really measured"
+        rounds = [one for one in answer["rounds"] if one["strategy"] == name]
+        assert not any(one["helped"] for one in rounds), "really waited out"
+        # A minute, or more where somebody connected to itself anew over the TIME-WAIT.
+        assert all(one["down"] > 55 for one in rounds)
+        assert min(one["down"] for one in rounds) < 65
     for name in ("port range", "bind and look", "reserved port", "host guard"):
         assert (by_name[name]["failed"], by_name[name]["self_connects"]) == (0, 0)
 
