@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shlex
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support.trap import PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,11 +41,33 @@ def commands() -> list[tuple[str, int]]:
     return found
 
 
+@contextlib.contextmanager
+def echo_server() -> Iterator[None]:
+    """Answer the first bytes of each client with themselves."""
+
+    class Echo(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(self.request.recv(100))
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+        daemon_threads = True
+
+    with Server(("127.0.0.1", PORT), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("code", blocks("python"))
 def test_its_python_runs_against_a_server(code: str) -> None:
     scope: dict[str, object] = {}
-    with socket.create_server(("127.0.0.1", PORT)), socket.create_connection(("127.0.0.1", PORT)) as sock:
+    with echo_server(), socket.create_connection(("127.0.0.1", PORT)) as sock:
         scope["sock"] = sock
         exec(compile(code, "README.md", "exec"), scope)
         if "main" in scope:

@@ -15,16 +15,16 @@ __all__ = ["LazyGroup", "tailbite"]
 
 # name -> (module, one line for --help). The line stands here so that --help loads no command.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "run": ("tailbite.cli.run", "Run any program so that it cannot connect to itself."),
-    "scan": ("tailbite.cli.scan", "Find every TCP socket that is connected to itself."),
-    "wait": ("tailbite.cli.wait", "Wait until servers are really there, then run a command."),
-    "why": ("tailbite.cli.why", "Say why a port is in use, refused, or free, and what to do."),
     "demo": ("tailbite.cli.demo", "Show the effect and its cure on this kernel, in a private network."),
-    "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
-    "lab": ("tailbite.cli.lab", "Measure why, how often, and which cure; draw it."),
+    "run": ("tailbite.cli.run", "Run any program so that it cannot connect to itself."),
+    "wait": ("tailbite.cli.wait", "Wait until servers are really there, then run a command."),
+    "scan": ("tailbite.cli.scan", "Find every TCP socket that is connected to itself."),
+    "why": ("tailbite.cli.why", "Say why a port is in use, refused, or free, and what to do."),
     "doctor": ("tailbite.cli.doctor", "Tell whether this host is at risk, and what helps."),
     "fix": ("tailbite.cli.fix", "Show, carry out and take back the remedies: reserve ports, move the range, kill."),
     "host-guard": ("tailbite.cli.host_guard", "Refuse every self-connect of this host, by a firewall rule."),
+    "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
+    "lab": ("tailbite.cli.lab", "Measure why, how often, and which cure; draw it."),
 }
 
 
