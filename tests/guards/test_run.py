@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 from typing import TYPE_CHECKING
@@ -124,3 +125,18 @@ def test_a_live_server_is_reached_and_sees_the_end_of_the_connection() -> None:
             peer.close()
             program.communicate(b"\n", timeout=30)
             assert program.returncode == 0
+
+
+def test_a_port_that_is_never_drawn_needs_no_guard() -> None:
+    """Nobody may hold a privileged port without privilege, and nobody need to."""
+    done = run(guarded(["true"], "-v", "--require", "--port", "80", "--port", str(PORT), nobody=True))
+    assert done.returncode == 0, done.stderr
+    if os.geteuid() == 0:
+        assert "port 80 needs no guard: source ports are not drawn from there\n" in done.stderr
+    assert f"port {PORT} is held as long as true runs\n" in done.stderr
+
+
+def test_what_cannot_be_written_is_said_before_anything_runs(tmp_path: Path) -> None:
+    done = run(guarded(["echo", "out"], "--stats-json", str(tmp_path / "missing" / "file")))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1

@@ -75,6 +75,7 @@ def kill(helper: int) -> None:
     wait_until(lambda: helper not in helpers(), "the one that was killed is gone")
 
 
+@pytest.mark.timeout(900)
 def test_helpers_killed_at_random_moments_are_replaced_and_nobody_notices() -> None:
     """The worker answers, the monitor watches it; either takes over from the other, with the call in hand."""
     write_ephemeral_range(PortRange(PORT, PORT + 3))  # P is one of four; two threads need two others

@@ -57,7 +57,7 @@ def command(
     The program keeps its process id, terminal, signals and exit status. Its threads, children and daemons are
     guarded like itself. No root is needed: every connect(2) to a port of the ephemeral range is looked at before it
     runs, and its source port is drawn from the rest of the range (Linux 6.3; before that, the port is held for the
-    moment). What cannot be seen that way: io_uring, 32-bit programs; for those, name the ports with --port.
+    moment). What cannot be seen that way: io_uring and 32-bit programs; for those, name the ports with --port.
 
     \b
     Examples:

@@ -223,10 +223,14 @@ def _try_named_ports(order: Order, choice: Choice) -> bool:
         try:
             held[port] = hold(port)
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                if _may_be_drawn(port):
+                    unguarded(order, f"port {port} cannot be held ({error.strerror})")
+                    return False
+                if order.is_verbose:
+                    tell(f"port {port} needs no guard: source ports are not drawn from there")
+                continue
             held[port] = None
-            if error.errno != errno.EADDRINUSE and _may_be_drawn(port):
-                unguarded(order, f"port {port} cannot be held ({error.strerror})")
-                return False
         if order.is_verbose:
             tell(f"port {port} is held as long as {order.command[0]} runs")
     program = os.pidfd_open(os.getpid())
