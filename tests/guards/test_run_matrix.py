@@ -329,3 +329,27 @@ def test_a_real_program_never_reaches_itself_and_finds_the_server_that_comes(
         Trap(client.binds_first).set()
         with started(client, tmp_path / "control", compiled, ()):
             assert Wire(capture).until(lambda seen: seen.to_itself > 0, "the control reached itself").to_itself > 0
+
+
+@pytest.mark.parametrize("mode", ["uring", "int80"])
+@pytest.mark.usefixtures("network")
+def test_named_ports_are_held_for_what_a_filter_cannot_see(
+    mode: str, tmp_path: Path, peer: Callable[[str], str], compiled: Callable[[str], list[str]]
+) -> None:
+    """io_uring and 32-bit calls never reach themselves under --port; without it, as the page says, they do."""
+    peer("cc")
+    client = Client(("cc",), f"{{C}} {mode} {{P}}", once=False, source="client.c")
+    probe = subprocess.Popen([*compiled("client.c"), mode, "1"])
+    try:
+        if probe.wait(0.5) == 77:
+            pytest.skip(f"{mode} is switched off here")
+    except subprocess.TimeoutExpired:
+        probe.kill()
+        probe.wait()
+    for number, (options, springs) in enumerate(((("--port", str(PORT)), False), ((), True))):
+        with fresh_network(), Capture() as capture:
+            Trap().set()
+            with started(client, tmp_path / str(number), compiled, (*RUN, "--require", *options, "--")):
+                wire = Wire(capture)
+                wire.until(lambda seen: seen.attempts >= ATTEMPTS or seen.to_itself > 0, "it had tried often enough")
+        assert (wire.seen.to_itself > 0) == springs
