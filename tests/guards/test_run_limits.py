@@ -167,3 +167,29 @@ def test_the_supervisor_above_stays_an_ancestor_of_daemons() -> None:
     )
     done = run([*RUN, "--stats-json", os.devnull, "--", PYTHON, "-c", code])
     assert done.stdout == "True 111\n", done.stderr
+
+
+def test_few_descriptors_are_enough_for_many_processes(tmp_path: Path) -> None:
+    """The guard lives under the program's limits."""
+    Trap().set()
+    stats = tmp_path / "stats.json"
+    line = f"i=0; while [ $i -lt 60 ]; do bash -c 'exec 3<>/dev/tcp/127.0.0.1/{PORT}' 2>/dev/null; i=$((i+1)); done"
+    done = run(
+        ["sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *guarded(["sh", "-c", line], "--stats-json", str(stats))]
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(stats.read_text())["connects"]
+    assert (found["steered"], found["unseen"]) == (60, 0)
+
+
+def test_without_a_process_to_spare_the_program_runs_unguarded_and_says_so() -> None:
+    """RLIMIT_NPROC; the filter must not be on before it is sure that somebody will answer."""
+    limited = ["bash", "-c", 'ulimit -u 1; exec "$@"', "bash"]
+    for options in ((), ("--stats-json", "/dev/null"), ("--port", str(PORT))):
+        command = guarded([PYTHON, "-c", "print('out')"], *options, nobody=True)
+        at = command.index("env") if "env" in command else 0
+        done = run([*command[:at], *limited, *command[at:]])
+        if os.geteuid() == 0:
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == "out\n"
+            assert "runs without a guard: no process can be started" in done.stderr

@@ -11,6 +11,7 @@ With Yama's scope 1, or to report when the program has ended, the supervisor is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -105,7 +106,13 @@ def run(order: Order, choice: Choice, before_exec: Callable[[bool], None] | None
         from tailbite.guards.program_tally import Tally
 
         tally, make = Tally(), steerer_maker(order, choice)
-        is_guarded = enter(order, spawn_beside(lambda end: _supervise(end, tally, order, make)))
+        try:
+            helper = spawn_beside(lambda end: _supervise(end, tally, order, make))
+        except OSError as error:
+            unguarded(order, f"no process can be started for its guard ({error.strerror})")
+            is_guarded = False
+        else:
+            is_guarded = enter(order, helper)
     else:
         is_guarded = _try_named_ports(order, choice)
     if before_exec is not None:
@@ -141,6 +148,10 @@ def enter(order: Order, helper: socket.socket) -> bool:
     """Put this process under the filter and hand its listener to the helper; tell whether it is guarded now."""
     abi = seccomp.ABIS[os.uname().machine]
     with helper:
+        if not _hears(helper):
+            # The limit of processes, most likely. Once the filter is on there is no way back, so it is asked before.
+            unguarded(order, "no process can be started for its guard")
+            return False
         try:
             listener, no_new_privs = seccomp.install(abi, seccomp.call_filter(abi))
         except OSError as error:
@@ -153,11 +164,9 @@ def enter(order: Order, helper: socket.socket) -> bool:
             else:
                 unguarded(order, "another supervisor listens to its system calls already, and there can be only one")
             return False
-        try:
+        with contextlib.suppress(OSError):
             socket.send_fds(helper, [b"L"], [listener])
-            is_up = helper.recv(1) == b"+"
-        except OSError:
-            is_up = False
+        is_up = _hears(helper)
         os.close(listener)
     if not is_up:
         # The filter cannot be taken off, and without a listener every connect fails: better not to start at all.
@@ -166,6 +175,13 @@ def enter(order: Order, helper: socket.socket) -> bool:
     if order.is_verbose and no_new_privs:
         tell("without CAP_SYS_ADMIN a guarded program gains no privileges: sudo and su inside it will refuse")
     return True
+
+
+def _hears(helper: socket.socket) -> bool:
+    try:
+        return helper.recv(1) == b"+"
+    except OSError:
+        return False
 
 
 def _is_steered() -> bool:
@@ -189,6 +205,7 @@ def _supervise(end: socket.socket, tally: Tally, order: Order, make: Callable[[i
     from tailbite.guards.program_keeper import detach, keep_listening
 
     detach(end.fileno(), *((2,) if order.is_verbose else ()))
+    end.send(b"+")
     _, descriptors, _, _ = socket.recv_fds(end, 1, 1)
     if not descriptors:
         return  # no filter, no listener
@@ -236,14 +253,17 @@ def _try_named_ports(order: Order, choice: Choice) -> bool:
     program = os.pidfd_open(os.getpid())
     from tailbite.guards.program_keeper import spawn_beside
 
-    with spawn_beside(lambda end: _keep_holding(end, held, program)) as helper:
-        is_up = helper.recv(1) == b"+"
+    try:
+        with spawn_beside(lambda end: _keep_holding(end, held, program)) as helper:
+            is_up = helper.recv(1) == b"+"
+    except OSError:
+        is_up = False
     for sock in held.values():
         if sock is not None:
             sock.close()
     os.close(program)
     if not is_up:
-        unguarded(order, "the process that holds its ports was killed")
+        unguarded(order, "no process can be started that holds its ports")
     return is_up
 
 

@@ -23,7 +23,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tailbite.guards.program import Order, Report, enter, execute, steerer_maker
+from tailbite.guards.program import Order, Report, enter, execute, steerer_maker, unguarded
 from tailbite.guards.program_keeper import answer_all, detach, serve
 from tailbite.guards.program_tally import Tally
 from tailbite.kernel import seccomp
@@ -49,7 +49,12 @@ def run_above(order: Order, choice: Choice) -> Report:
     become_subreaper()
     ours, theirs = socket.socketpair()
     front = os.getpid()
-    supervisor = os.fork()
+    try:
+        supervisor = os.fork()
+    except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        unguarded(order, f"no process can be started for its guard ({error.strerror})")
+        execute(order)
     if supervisor == 0:
         ours.close()
         try:
@@ -174,6 +179,7 @@ def _supervise(
     family = _Family(child, front, news)
     family.tell(_STARTED)
     try:
+        ours.send(b"+")
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     except OSError:
         descriptors = []

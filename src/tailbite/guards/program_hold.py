@@ -21,7 +21,7 @@ __all__ = ["HOLD_FOR", "Holds", "hold"]
 HOLD_FOR: Final = 0.05
 """Seconds a port is held around one connect: the caller runs again within microseconds, unless the CPUs are busy."""
 
-_MOST = 256
+_MOST = 64
 _IP_FREEBIND = 15  # ip(7); works on AF_INET6 sockets as well
 _NOWHERE = ("100::1", socket.AF_INET6), ("192.0.2.1", socket.AF_INET)  # RFC 6666; RFC 5737 where IPv6 is off
 

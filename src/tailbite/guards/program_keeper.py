@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -51,9 +52,17 @@ def spawn_beside(work: Callable[[socket.socket], None]) -> socket.socket:
     """Run ``work`` in a process that is no child of this one; return our end of a socket pair, it gets the other.
 
     The program must not find a child it did not start when it waits for any, so the helper is forked twice.
+
+    Raises:
+        OSError: EAGAIN, the limit of processes is reached.
     """
     ours, theirs = socket.socketpair()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
     if child == 0:
         try:
             if os.fork() == 0:
@@ -77,6 +86,9 @@ def detach(*kept: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    with contextlib.suppress(OSError, ValueError):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.chdir("/")
     name_process("tailbite-guard")
     null = os.open(os.devnull, os.O_RDWR)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import socket
 import struct
 from random import random
@@ -126,6 +127,8 @@ class Steerer:
         self._tell = tell
         self._memory = MemoryReader(_ADDRESS_LENGTH)
         self._threads: dict[int, int] = {}
+        # The program's limit of descriptors is ours as well, and may be a small one.
+        self._most_threads = min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._holds = Holds()
         self._given: dict[tuple[int, int], tuple[int, int]] = {}
         self._foreign: dict[bytes, _Namespace] = {}
@@ -192,7 +195,7 @@ class Steerer:
         if not seccomp.is_waiting(self._listener, call.id):
             os.close(pidfd)
             return None
-        if len(self._threads) >= _MOST:
+        if len(self._threads) >= self._most_threads:
             os.close(self._threads.pop(next(iter(self._threads))))
         self._threads[call.tid] = pidfd
         try:
