@@ -390,6 +390,33 @@ def test_tls_with_a_verifier_and_the_right_name(shell: Shell, certificate: Path)
             shell.run(wrong_name)
 
 
+def test_an_ssl_socket_hands_out_the_callers_bytes_first_however_it_is_read(certificate: Path) -> None:
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_side.load_cert_chain(certificate)
+    client_side = ssl.create_default_context(cafile=str(certificate))
+
+    def talk(sock: socket.socket) -> None:
+        with server_side.wrap_socket(sock, server_side=True) as secure:
+            secure.sendall(b"hello\n")
+            secure.recv(100)
+            secure.sendall(b"one\ntwo\n")
+
+    verifier = Greeted(timeout=5)
+    with serving(talk):
+        for connection in tailbite.connections(("localhost", PORT), ssl=client_side, verify=verifier, read_timeout=5):
+            with connection as sock:
+                assert isinstance(sock, ssl.SSLSocket)
+                assert sock.pending() == 6
+                assert sock.recv(2) == b"he"
+                buffer = bytearray(2)
+                assert sock.recv_into(buffer) == 2
+                assert buffer == b"ll"
+                sock.sendall(b"more")
+                with sock.makefile("rb") as lines:
+                    assert [next(lines) for _ in range(3)] == [b"o\n", b"one\n", b"two\n"]
+            break
+
+
 def test_a_tls_handshake_that_hangs_ends_in_time(shell: Shell, certificate: Path) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
 
