@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from audit.leftovers import nothing_left
 from conftest import CI
 from tailbite.audit.catalogue import load
-from tailbite.audit.records import Limits, Verdict, Word
+from tailbite.audit.records import Client, Limits, Verdict, Word
 from tailbite.audit.report.data import verdict_as_data
 from tailbite.audit.warden import audit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 QUICK = Limits(dial=6, watch=0.6, hold=1.3, total=9, quick=True)
 
@@ -68,3 +73,16 @@ def test_it_gets_the_verdict_that_was_measured(name: str) -> None:
     word, believed = MEASURED[name]
     assert verdict.verdict is word, told(verdict)
     assert verdict.believed.value == believed, told(verdict)
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("words", [("telnet", "{host}", "{port}"), ("nc.openbsd", "-z", "{host}", "{port}")])
+def test_the_same_program_under_tailbite_run_is_immune(
+    words: tuple[str, ...], tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    plain = (peer(words[0]), *words[1:])
+    with nothing_left(tmp_path):
+        assert audit(Client("plain", plain), QUICK).verdict in (Word.HOLDS, Word.BLOCKS)
+        guarded = audit(Client("guarded", (sys.executable, "-m", "tailbite", "run", "--", *plain)), QUICK)
+    assert guarded.verdict is Word.IMMUNE, told(guarded)
