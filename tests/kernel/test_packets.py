@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,6 +91,23 @@ def test_packets_there_was_no_room_for_are_counted() -> None:
                 break
         assert capture.lost > 0
         assert capture.read()
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_the_kernels_filter_takes_all_of_a_self_connect_and_nothing_else(host: str) -> None:
+    with Capture(same_ports=True) as chosen, Capture() as everything:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noise:
+            noise.bind(("127.0.0.1", PORT))
+            noise.sendto(b"to itself, but no TCP", ("127.0.0.1", PORT))
+        with socket.create_server(("127.0.0.1", PORT + 1)), socket.create_connection(("127.0.0.1", PORT + 1)):
+            pass
+        connect_to_itself(host, b"hello")
+        # Each packet socket takes its own time.
+        some, more = ([replace(found, timestamp_ns=0) for found in one.segments()] for one in (chosen, everything))
+        assert len(more) > len(some) >= 4
+        assert some == [segment for segment in more if segment.is_to_itself]
+        assert chosen.lost == 0
 
 
 @pytest.mark.usefixtures("network")

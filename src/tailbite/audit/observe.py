@@ -7,6 +7,7 @@ polling would miss it. Socket states make the timeline, and tell what stands at 
 
 from __future__ import annotations
 
+import bisect
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ class SelfConnects:
         if TcpFlags.SYN in flags and TcpFlags.ACK not in flags:
             self.dials += 1
             if len(self.dialled) < _MOST_DIALS:
-                self.dialled.append(at)
+                bisect.insort(self.dialled, at)
         if segment.is_to_itself:
             self._feed_own(segment, at, flags)
 
@@ -159,8 +160,14 @@ class Watch:
     def __init__(self, port: int) -> None:
         self._port = port
         self._diag = SockDiag()
+        # Two captures: one that dials as fast as it can fills the first, and must not push out what the second sees.
         try:
             self._capture = Capture(snap_length=2048)
+            try:
+                self._own = Capture(snap_length=2048, same_ports=True)
+            except BaseException:
+                self._capture.close()
+                raise
         except BaseException:
             self._diag.__exit__()
             raise
@@ -175,6 +182,7 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._capture.close()
+        self._own.close()
         self._diag.__exit__()
 
     def fileno(self) -> int:
@@ -188,19 +196,20 @@ class Watch:
 
     @property
     def lost(self) -> int:
-        """Packets there was no room for."""
-        return self._capture.lost
+        """Packets there was no room for, of those that may be a self-connect."""
+        return self._own.lost
 
     def look(self) -> list[TcpSocket]:
         """Take the new packets and one poll of the sockets; return those on the port."""
         for packet in self._capture.read(most=_MOST_AT_ONCE):
             if len(self.packets) < _MOST_PACKETS:
                 self.packets.append(packet)
-            try:
-                segment = packet.segment()
-            except ValueError:
-                continue  # not cut by us: a raw socket of the client's sends what it likes
-            if segment is not None:
+            segment = _decoded(packet)
+            if segment is not None and not segment.is_to_itself:
+                self.self_connects.feed(segment)
+        for packet in self._own.read(most=_MOST_AT_ONCE):
+            segment = _decoded(packet)
+            if segment is not None and segment.is_to_itself:
                 self.self_connects.feed(segment)
         sockets = [found for found in self._diag.dump() if found.endpoints.local.port == self._port]
         self.timeline.feed(self.now, sockets)
@@ -219,6 +228,13 @@ class Watch:
         if now is None or self._counters is None:
             return None
         return now - self._counters
+
+
+def _decoded(packet: Packet) -> TcpSegment | None:
+    try:
+        return packet.segment()
+    except ValueError:
+        return None  # not cut by us: a raw socket of the client's sends what it likes
 
 
 def read_counters() -> int | None:

@@ -8,6 +8,7 @@ Polling sockets misses a self-connect that lasts a millisecond; these segments a
 
 from __future__ import annotations
 
+import ctypes
 import select
 import socket
 import struct
@@ -26,6 +27,7 @@ _SOL_PACKET = 263
 _PACKET_STATISTICS = 6
 _PACKET_AUXDATA = 8
 _PACKET_IGNORE_OUTGOING = 23  # Linux 4.20, include/uapi/linux/if_packet.h
+_SO_ATTACH_FILTER = 26
 _SO_TIMESTAMPNS = 35
 _ETH_P_ALL = 0x0003
 _ETH_P_IP = 0x0800
@@ -42,6 +44,32 @@ _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION = 0, 43, 44, 51,
 
 _PCAP_NANOSECONDS = 0xA1B23C4D  # draft-ietf-opsawg-pcap, section 4
 _LINKTYPE_RAW = 101  # the packet begins with its IPv4 or IPv6 header
+
+
+# Classic BPF (Documentation/networking/filter.rst): code, jump if true, jump if false, k. TCP whose two ports are the
+# same, over IPv4 or plain IPv6; the packet starts with its IP header.
+_SAME_PORTS = (
+    (0x30, 0, 0, 0),  # A = first byte
+    (0x74, 0, 0, 4),  # A >>= 4
+    (0x15, 0, 8, 4),  # IPv4? else to the IPv6 half
+    (0x30, 0, 0, 9),  # A = protocol
+    (0x15, 0, 14, socket.IPPROTO_TCP),
+    (0xB1, 0, 0, 0),  # X = header length
+    (0x48, 0, 0, 0),  # A = source port
+    (0x02, 0, 0, 0),  # M[0] = A
+    (0x48, 0, 0, 2),  # A = destination port
+    (0x61, 0, 0, 0),  # X = M[0]
+    (0x1D, 7, 8, 0),  # A == X?
+    (0x15, 0, 7, 6),  # IPv6?
+    (0x30, 0, 0, 6),  # A = next header
+    (0x15, 0, 5, socket.IPPROTO_TCP),
+    (0x28, 0, 0, 40),  # A = source port
+    (0x07, 0, 0, 0),  # X = A
+    (0x28, 0, 0, 42),  # A = destination port
+    (0x1D, 0, 1, 0),  # A == X?
+    (0x06, 0, 0, 0xFFFFFFFF),  # take it
+    (0x06, 0, 0, 0),  # leave it
+)
 
 
 class TcpFlags(IntFlag):
@@ -289,12 +317,14 @@ class Capture:
     Args:
         interface: its name.
         snap_length: keep at most this many bytes of each packet.
+        same_ports: only TCP whose two ports are the same, chosen by the kernel: what may be a self-connect is then
+            not lost for the sake of other traffic.
 
     Raises:
         OSError: EPERM without CAP_NET_RAW, ENODEV without such an interface.
     """
 
-    def __init__(self, interface: str = "lo", *, snap_length: int = 65535) -> None:
+    def __init__(self, interface: str = "lo", *, snap_length: int = 65535, same_ports: bool = False) -> None:
         self._snap_length = snap_length
         self._lost = 0
         # Protocol 0 receives nothing yet: bind() starts it, on one interface only (packet(7)).
@@ -308,6 +338,8 @@ class Capture:
                 self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             except OSError:
                 pass  # before Linux 4.20 they come, and are dropped below
+            if same_ports:
+                _attach_filter(self._socket, _SAME_PORTS)
             self._socket.bind((interface, _ETH_P_ALL))
         except BaseException:
             self._socket.close()
@@ -361,6 +393,15 @@ class Capture:
         """Return the TCP segments among the packets that have come since the last call; see :meth:`read`."""
         found = (packet.segment() for packet in self.read(timeout))
         return [segment for segment in found if segment is not None]
+
+
+def _attach_filter(sock: socket.socket, program: Iterable[tuple[int, int, int, int]]) -> None:
+    """Have the kernel run a classic BPF program on each packet (socket(7), SO_ATTACH_FILTER)."""
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code, len(code))  # the kernel copies it
+    sock.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
+    )
 
 
 def _packet(data: bytes, ancillary: Iterable[tuple[int, int, bytes]]) -> Packet:
