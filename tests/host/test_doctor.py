@@ -92,7 +92,8 @@ def test_a_service_that_is_down_inside_the_range_is_at_risk_with_odds(port: int)
     assert (one.code, one.severity, one.confidence) == ("TB203", Severity.WARNING, Confidence.CERTAIN)
     dials, binds = (fact.value for fact in one.facts)
     assert ("cannot happen" in dials, "cannot happen" in binds) == (port == ODD, port == EVEN)
-    assert ports_at_risk([one]) == PortSet.of([port])
+    (patient,) = look(Service(port)).patients
+    assert ports_at_risk(patient) == PortSet.of([port])
     write_reserved_ports(PortSet.of([port]))
     assert codes(look(Service(port))) == []
 
@@ -110,6 +111,19 @@ def test_a_listener_inside_the_range_is_told_once_whatever_its_addresses() -> No
         write_reserved_ports(PortSet())
         write_ephemeral_range(PortRange(51000, 60999))
         assert codes(look(Service(ODD))) == []
+
+
+@pytest.mark.usefixtures("network")
+def test_very_many_servers_are_told_together_and_none_is_forgotten() -> None:
+    ports = range(40000, 40300)
+    with contextlib.ExitStack() as up:
+        for port in ports:
+            up.enter_context(listening(port))
+        seen = look()
+    assert 10 < len(seen.findings) < 100
+    told = PortSet.of(one.endpoint.port for one in seen.findings if one.endpoint)
+    rest = next(PortSet.parse(one.facts[0].value) for one in seen.findings if one.endpoint is None)
+    assert told | rest == PortSet.of(ports) == ports_at_risk(seen.patients[0])
 
 
 @pytest.mark.usefixtures("network")

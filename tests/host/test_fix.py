@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from tailbite.host.change import Destroy, FileChange, SettingChange
 from tailbite.host.fix import Refused, Wishes, at_boot, plan, running
 from tailbite.host.journal import Journal
 from tailbite.host.scan import scan
-from tailbite.host.snapshot import take
+from tailbite.host.snapshot import Snapshot, Sysctl, take
 from tailbite.host.sysctl_text import OWN_FILE
 from tailbite.host.sysctl_tree import read_tree
 from tailbite.kernel.sysctl import (
@@ -68,7 +69,9 @@ def texts(root: Path) -> dict[str, bytes]:
 
 
 def changes_for(root: Path, ports: PortSet = OURS, ephemeral: PortRange | None = None) -> list[Change]:
-    here = take(namespaces.own())
+    own = namespaces.own()  # without the sockets, which a look at the settings does not need
+    start = (Sysctl("ip_unprivileged_port_start", "1024"),)
+    here = Snapshot(own, 0.0, read_ephemeral_range(), read_reserved_ports(), start, (), (), ())
     return [*at_boot(read_tree(root), ports, ephemeral), *running(here, ports, ephemeral)]
 
 
@@ -210,6 +213,32 @@ def test_what_others_did_since_stays_when_it_is_taken_back(root: Path) -> None:
     assert "port_range" not in own.read_text()
     assert own.read_text().endswith("vm.swappiness = 5\n")
     assert len([note for note in notes if note]) == 3
+
+
+wishes = st.tuples(
+    st.sampled_from(["7000", "7000-7002", "50051,32246", ""]).map(PortSet.parse),
+    st.sampled_from([None, PortRange(40000, 60999), PortRange(49152, 65535)]),
+)
+
+
+@pytest.mark.usefixtures("network")
+@given(st.lists(wishes, max_size=4))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_taking_everything_back_restores_every_byte_and_every_setting(wished: list[Any]) -> None:
+    """Whatever was done, one step after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = copy_of_this_system(Path(folder) / "root")
+        (root / "etc/sysctl.d/50-app.conf").write_text(f"{KEY} = 8080\r\n")
+        write_reserved_ports(THEIRS)
+        write_ephemeral_range(PortRange(32768, 60999))
+        before = texts(root)
+        for ports, ephemeral in wished:
+            apply(root, changes_for(root, ports, ephemeral))
+            assert changes_for(root, ports, ephemeral) == []
+        while Journal(root).entries():
+            undo(root)
+        assert (texts(root), read_reserved_ports()) == (before, THEIRS)
+        assert read_ephemeral_range() == PortRange(32768, 60999)
 
 
 @pytest.mark.usefixtures("network")

@@ -14,7 +14,7 @@ from tailbite.cli.params import PORTS, RANGE
 from tailbite.cli.services import SERVICES
 from tailbite.host import namespaces
 from tailbite.host.carry_out import carry_out, take_back
-from tailbite.host.change import NO_PORTS, Destroy
+from tailbite.host.change import NO_PORTS, Destroy, SettingChange
 from tailbite.host.checkup import check_up
 from tailbite.host.doctor import ports_to_free
 from tailbite.host.fix import Refused, Wishes, plan
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tailbite.core.ports import PortRange, PortSet
     from tailbite.host.carry_out import Done
     from tailbite.host.change import Change
-    from tailbite.host.finding import Finding
     from tailbite.host.patient import Service
 
 __all__ = ["command"]
@@ -142,7 +141,10 @@ def _plan(wanted: str, explicit: Wishes | None, services: tuple[Service, ...], r
     else:
         advice = check_up(places, services, blind)
         shots, seen = [patient.seen for patient in advice.patients], advice.scan
-        wishes = {place: _advised(advice.of(place)) for place in places}
+        wishes = dict.fromkeys(places, Wishes())
+        for patient in advice.patients:
+            place = patient.seen.namespace
+            wishes[place] = Wishes(reserve=ports_at_risk(patient), kill=ports_to_free(advice.of(place)))
         blind = advice.blind
     for item in blind:
         note(f"could not see {item}")
@@ -158,10 +160,6 @@ def _plan(wanted: str, explicit: Wishes | None, services: tuple[Service, ...], r
         return plan(shots, seen, wishes, tree)
     except Refused as error:
         raise click.UsageError(str(error)) from None
-
-
-def _advised(findings: list[Finding]) -> Wishes:
-    return Wishes(reserve=ports_at_risk(findings), kill=ports_to_free(findings))
 
 
 def _show_plan(changes: list[Change], *, as_document: bool) -> None:
@@ -190,6 +188,11 @@ def _apply(changes: list[Change], journal: Journal, root: Path, *, as_document: 
     elif not changes:
         note("nothing to do: it is as it should be")
     else:
+        if any(isinstance(one, SettingChange) and not one.namespace.is_own for one in changes):
+            note(
+                "that lasts as long as the namespace does; for a container, say it where the container is started: "
+                "docker run --sysctl KEY=VALUE"
+            )
         back = "" if all(isinstance(change, Destroy) for change in changes) else "; tailbite fix --undo takes it back"
         note(f"done{back}")
     return status.FINE

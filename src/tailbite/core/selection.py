@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortRange, PortSet
@@ -77,6 +78,7 @@ class Circle:
         return tuple(slot for slot, found in enumerate(self.chosen) if found == port)
 
 
+@lru_cache(maxsize=8)  # whoever asks about many ports asks about the same range; a circle is some 200 KB
 def circle_of(
     ephemeral: PortRange,
     taken: PortSet,

@@ -45,7 +45,7 @@ def examine(patient: Patient) -> list[Finding]:
         found = [_switched_off(patient), *(_without_risk(one) for one in found)]
     order = list(Severity)
     return sorted(
-        found, key=lambda one: (order.index(one.severity), one.code, one.endpoint.port if one.endpoint else 0)
+        found, key=lambda one: (order.index(one.severity), one.code, one.endpoint.port if one.endpoint else 1 << 16)
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ports_at_risk", "risks"]
 
 LINUX_DEFAULT = PortRange(32768, 60999)
+_MOST = 40  # findings about servers: more are read by nobody
 _RETRY = 1.0  # seconds between attempts that the odds are told for
 
 
@@ -31,9 +32,11 @@ def risks(patient: Patient) -> Iterator[Finding]:
     yield from _range(patient)
 
 
-def ports_at_risk(findings: list[Finding]) -> PortSet:
-    """Return the ports that reserving would help."""
-    return PortSet.of(one.endpoint.port for one in findings if one.code in ("TB203", "TB204") and one.endpoint)
+def ports_at_risk(patient: Patient) -> PortSet:
+    """Return the ports that reserving would help: of servers, of services that are down, and of self-connects."""
+    seen = patient.seen
+    expected = {one.endpoints.local.port for one in (*seen.listeners, *seen.self_connects)}
+    return PortSet.of(expected | {service.port for service in patient.services}) & drawn_ports(seen)
 
 
 def _services_down(patient: Patient) -> Iterator[Finding]:
@@ -57,9 +60,9 @@ def _listeners(patient: Patient) -> Iterator[Finding]:
     for listener in patient.seen.listeners:
         listening.setdefault(listener.endpoints.local.port, []).append(listener)
     expected = {service.port for service in patient.services}
-    for port, listeners in sorted(listening.items()):
-        if port not in drawn:
-            continue
+    at_risk = sorted(port for port in listening if port in drawn)
+    for port in at_risk[:_MOST]:
+        listeners = listening[port]
         owners = tuple(dict.fromkeys(owner for one in listeners for owner in patient.owners.get(one.inode, ())))
         who = ", ".join(dict.fromkeys(owner.name for owner in owners)) or "A server"
         risk = _risk(
@@ -71,14 +74,30 @@ def _listeners(patient: Patient) -> Iterator[Finding]:
             f"{who} listens on port {port}: while it restarts, a client that retries may be given that port.",
         )
         yield replace(risk, owners=owners)
+    if rest := PortSet.of(at_risk[_MOST:]):
+        yield Finding(
+            "TB204",
+            Severity.WARNING,
+            Confidence.LIKELY,
+            f"Servers listen on {len(rest)} more ports inside the ephemeral range.",
+            "So many are told together; their odds are those of the others.",
+            (
+                Remedy(
+                    "reserve them, or move the range away from them",
+                    (fix_command(patient, f"--reserve {rest}"),),
+                    needs_root=True,
+                ),
+            ),
+            patient.seen.namespace,
+            facts=(Fact("ports", str(rest)),),
+        )
 
 
 def _risk(patient: Patient, code: str, confidence: Confidence, end: Endpoint, what: str) -> Finding:
     seen = patient.seen
     assert seen.ephemeral is not None  # or nothing is drawn
-    taken = (seen.reserved or PortSet()) | PortSet.of(
-        port for one in seen.listeners if (port := one.endpoints.local.port) != end.port
-    )
+    # Ports that are held otherwise change the odds little, and would make them a computation per port.
+    taken = seen.reserved or PortSet()
     way = Selection.RANDOM if (seen.sysctl("ip_local_port_step_width") or "0") != "0" else patient.selection
     dials, binds = (
         odds(end.port, seen.ephemeral, taken, binds_first=first, selection=way) for first in (False, True)
