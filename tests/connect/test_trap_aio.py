@@ -13,7 +13,8 @@ import pytest
 import tailbite
 import tailbite.aio
 from support.trap import PORT, Trap, leftovers, server_can_bind
-from tailbite.connect import attempt, facts
+from support.ways import VETH, WAYS, add_own_address, source_for_control
+from tailbite.connect import attempt
 from tailbite.core.plan import Means, Plan
 
 if TYPE_CHECKING:
@@ -34,29 +35,15 @@ def answers_with(loop: asyncio.AbstractEventLoop, *hosts: str) -> None:
     loop.getaddrinfo = getaddrinfo  # type: ignore[method-assign,assignment]
 
 
-@pytest.fixture(params=["steered", "bind-and-look"])
-def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "bind-and-look":
-        monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
-        monkeypatch.setattr(facts, "_known", {})
-    return str(request.param)
-
-
 @pytest.mark.usefixtures("network")
-@pytest.mark.parametrize(
-    ("host", "source"),
-    [
-        pytest.param("127.0.0.1", None, id="v4"),
-        pytest.param("::1", None, id="v6"),
-        pytest.param("::ffff:127.0.0.1", None, id="v4-mapped"),
-        pytest.param("127.0.0.1", ("127.0.0.1", 0), id="v4-source"),
-    ],
-)
+@pytest.mark.parametrize(("host", "source"), WAYS)
 def test_ten_thousand_connects_to_the_dead_port_never_reach_themselves(
     means: str, host: str, source: tuple[str, int] | None
 ) -> None:
+    if host == VETH:
+        add_own_address()
     trap = Trap(binds_first=source is not None or means == "bind-and-look").set()
-    bound = (source[0] if source else "::" if ":" in host else "0.0.0.0") if trap.binds_first else None
+    bound = source_for_control(trap, host, source)
     trap.control(host, bound)
 
     async def dial() -> None:
@@ -101,11 +88,11 @@ def test_detection_alone_resets_what_it_finds(monkeypatch: pytest.MonkeyPatch) -
             with pytest.raises(ConnectionRefusedError) as refused:
                 await tailbite.open_connection("127.0.0.1", PORT)
             found += isinstance(refused.value, tailbite.SelfConnectError)
-            assert leftovers() == []
             assert server_can_bind()
         return found
 
     assert asyncio.run(dial()) > 100
+    assert leftovers() == []
 
 
 @pytest.mark.usefixtures("network")

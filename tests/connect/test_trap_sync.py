@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import errno
 import socket
-import subprocess
 
 import pytest
 
 import tailbite
 from support.trap import PORT, Trap, leftovers, server_can_bind
+from support.ways import VETH, WAYS, add_own_address, source_for_control
 from tailbite.connect import facts
 from tailbite.core.plan import HostFacts
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range
 
 MANY = 10_000
-VETH = "10.91.0.1"
-
-
-@pytest.fixture(params=["steered", "bind-and-look"])
-def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both preventions: this kernel's, and the one for kernels before 6.3 and for other systems."""
-    if request.param == "bind-and-look":
-        monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
-        monkeypatch.setattr(facts, "_known", {})
-    return str(request.param)
-
-
-def add_own_address() -> None:
-    subprocess.run(["ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1"], check=True)
-    subprocess.run(f"ip addr add {VETH}/24 dev v0".split(), check=True)
-    for end in ("v0", "v1"):
-        subprocess.run(f"ip link set {end} up".split(), check=True)
 
 
 def dial(host: str, source: tuple[str, int] | None, times: int) -> None:
@@ -42,20 +25,8 @@ def dial(host: str, source: tuple[str, int] | None, times: int) -> None:
         assert not isinstance(refused.value, tailbite.SelfConnectError)
 
 
-CASES = [
-    pytest.param("127.0.0.1", None, id="v4"),
-    pytest.param("::1", None, id="v6"),
-    pytest.param("::ffff:127.0.0.1", None, id="v4-mapped"),
-    pytest.param("0.0.0.0", None, id="this-host"),
-    pytest.param(VETH, None, id="own-address"),
-    pytest.param("127.0.0.1", ("127.0.0.1", 0), id="v4-source"),
-    pytest.param("::1", ("::1", 0), id="v6-source"),
-    pytest.param(VETH, (VETH, 0), id="own-address-source"),
-]
-
-
 @pytest.mark.usefixtures("network")
-@pytest.mark.parametrize(("host", "source"), CASES)
+@pytest.mark.parametrize(("host", "source"), WAYS)
 def test_ten_thousand_connects_to_the_dead_port_never_reach_themselves(
     means: str, host: str, source: tuple[str, int] | None
 ) -> None:
@@ -64,13 +35,14 @@ def test_ten_thousand_connects_to_the_dead_port_never_reach_themselves(
     # bind-and-look is a client that binds first, so it meets the trap for those; a steered one without a source
     # meets the other. With a source both bind.
     trap = Trap(binds_first=source is not None or means == "bind-and-look").set()
-    trap.control(host, source[0] if source else ("::" if ":" in host else "0.0.0.0") if trap.binds_first else None)
+    bound = source_for_control(trap, host, source)
+    trap.control(host, bound)
 
     dial(host, source, MANY)
 
     assert leftovers() == []
     assert server_can_bind()
-    trap.control(host, source[0] if source else ("::" if ":" in host else "0.0.0.0") if trap.binds_first else None)
+    trap.control(host, bound)
 
 
 @pytest.mark.usefixtures("network")
@@ -159,9 +131,9 @@ def test_detection_alone_resets_what_it_finds(monkeypatch: pytest.MonkeyPatch) -
             assert error.local == error.remote == tailbite.Endpoint("127.0.0.1", PORT)
         except ConnectionRefusedError:
             pass
-        assert leftovers() == []
         assert server_can_bind()
     assert found > 100
+    assert leftovers() == []
 
 
 @pytest.mark.usefixtures("network")
