@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pickle
+import resource
 import socket
 import threading
 import time
@@ -232,6 +234,21 @@ def test_the_same_target_twice_is_one_and_any_verifier_will_do(wait: Waits) -> N
     with serving(lambda sock: sock.sendall(answer)) as server:
         unhashable = verify.http("/", {200, 204})
         assert len(wait(port_of(server), port_of(server), verify=unhashable)) == 1
+
+
+@pytest.mark.usefixtures("network")
+def test_without_descriptors_it_says_so() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(lambda _: None) as server:
+        lowest_free = os.dup(server.fileno())
+        os.close(lowest_free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, before[1]))
+            with pytest.raises(tailbite.NotReadyError, match=r"failed \(Too many open files") as missed:
+                tailbite.wait(port_of(server), timeout=0.5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert missed.value.sightings[0].saw is Saw.FAILED  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("network")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tailbite.connect.dial_sync import dial
@@ -118,6 +119,9 @@ def _watch_one(
                 _sleep(pause, waiter)
     except Interrupted:
         pass
+    except OSError as error:  # no descriptors left to wait with
+        saw, detail = judge(error)
+        reports.put((number, replace(sighting, saw=saw, detail=detail)))
     except BaseException as error:  # a verifier of the user's with a bug in it: his thread shall hear of it
         reports.put((number, error))
     reports.put((number, None))
