@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.guarded import NOBODY, PYTHON, RUN
+from support.guarded import NOBODY, PYTHON, RUN, needs_another_user
 from support.trap import PORT, Trap
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.packets import Capture, TcpFlags
@@ -272,7 +272,9 @@ def started(
     line = client.line.format(**fill)
     if client.once:
         line = f"while :; do ({line}) </dev/null; sleep 0.02; done"
-    who = NOBODY if client.as_nobody and os.geteuid() == 0 else ()
+    if client.as_nobody:
+        needs_another_user()
+    who = NOBODY if client.as_nobody else ()
     lines = [[*who, *guard, "sh", "-c", line]]
     if client.beside:
         beside = client.beside.format(**fill)
@@ -310,9 +312,9 @@ def test_a_real_program_never_reaches_itself_and_finds_the_server_that_comes(
         peer(program)
     if name == "uvloop":
         pytest.importorskip("uvloop")
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    tmp_path.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        with contextlib.suppress(PermissionError):
+            folder.chmod(0o755)
 
     with fresh_network(), Capture() as capture:
         Trap(client.binds_first).set()

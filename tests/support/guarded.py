@@ -6,24 +6,37 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from support.users import NOBODY, python_as_nobody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["NOBODY", "PYTHON", "RUN", "guarded", "run", "wait_until"]
+__all__ = ["NOBODY", "PYTHON", "RUN", "guarded", "needs_another_user", "run", "wait_until"]
 
 RUN = (sys.executable, "-m", "tailbite", "run")
 PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
 """An interpreter that nobody may execute as well; a home directory's may be closed to others."""
 
 
+def needs_another_user() -> None:
+    """Skip where there is none to become: not root, or root of a user namespace with one user."""
+    users = sum(int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines())
+    if os.geteuid() != 0 or users == 1:
+        pytest.skip("there is no other user to become here")
+
+
 def guarded(command: Sequence[str], *options: str, nobody: bool = False) -> list[str]:
     """Return the command line that runs ``command`` under the guard, unprivileged if asked for."""
-    start = python_as_nobody(*RUN[1:]) if nobody and os.geteuid() == 0 else RUN
+    start: Sequence[str] = RUN
+    if nobody:
+        needs_another_user()
+        start = python_as_nobody(*RUN[1:])
     return [*start, *options, "--", *command]
 
 
