@@ -99,6 +99,7 @@ listen front
 """
 
 _NGINX = """
+user root;
 daemon off;
 master_process off;
 pid {D}/nginx.pid;
