@@ -61,6 +61,18 @@ def test_it_finds_a_self_connect_on_any_port_of_any_family(host: str, port: int)
 
 
 @pytest.mark.usefixtures("network")
+def test_it_finds_a_self_connect_of_multipath_tcp() -> None:
+    try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+    except OSError:
+        pytest.skip("this kernel has no MPTCP")
+    with sock:
+        sock.bind(("127.0.0.1", 5000))
+        sock.connect(("127.0.0.1", 5000))
+        assert [str(one.endpoints.local) for one in found()] == ["127.0.0.1:5000"]
+
+
+@pytest.mark.usefixtures("network")
 def test_equal_ports_on_two_addresses_are_no_self_connect() -> None:
     with socket.create_server(("127.0.0.2", 5000)) as server, socket.socket() as client:
         client.bind(("127.0.0.1", 5000))
