@@ -6,7 +6,7 @@ IPv6, v4-mapped, below and above the range, ESTABLISHED and TIME-WAIT. All are t
 Promised: all found by tailbite, at most 0.35 of the wall time of ``ss -Htan | awk '$4==$5'`` for 500 000 sockets (the
 whole ``tailbite scan`` process against the whole pipeline), and memory that does not grow with their number.
 
-Run: ``python bench/scan.py [--sockets N] [--rounds N] [--pieces 1,8,64]``
+Run: ``python bench/scan.py [--sockets N] [--rounds N] [--no-psutil] [--pieces 1,8,64]``
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def by_pieces(needles: Needles, pieces: list[int]) -> dict[int, float]:
     return figures
 
 
-def measure(needles: Needles, rounds: int) -> list[Ratio]:
+def measure(needles: Needles, rounds: int, *, with_psutil: bool) -> list[Ratio]:
     """Time each against ss | awk, in turn."""
     plain = timed(needles, shell("ss -Htan | awk '$4==$5'"))
     awk = shell("awk '$2==$3' /proc/net/tcp /proc/net/tcp6")
@@ -182,6 +182,8 @@ def measure(needles: Needles, rounds: int) -> list[Ratio]:
         ("awk over /proc/net/tcp and tcp6", timed(needles, awk), 3, None),
     ]
     figures = [compare(name, plain, other, blocks=blocks, limit=limit) for name, other, blocks, limit in others]
+    if not with_psutil:
+        return figures
     # psutil looks for the process of every socket, which takes long: once is enough; TIME-WAIT may end meanwhile.
     one, other = plain(), timed(needles, psutil_loop, all_of_them=False)()
     ratio = round(other / one, 2)
@@ -193,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sockets", type=int, default=500_000)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--no-psutil", action="store_true", help="leave psutil out, which takes minutes")
     parser.add_argument("--pieces", default="", metavar="1,8,64", help="time only the library, with so many pieces")
     wanted = parser.parse_args()
     enter_private_network()
@@ -208,7 +211,7 @@ def main() -> None:
         if wanted.pieces:
             print(json.dumps(by_pieces(needles, [int(number) for number in wanted.pieces.split(",")])))
             return
-        figures = measure(needles, wanted.rounds)
+        figures = measure(needles, wanted.rounds, with_psutil=not wanted.no_psutil)
         memory = {"few sockets": small, f"{wanted.sockets} sockets": peak_kib(command)}
     report(
         f"looking for self-connects among {wanted.sockets} sockets, against ss | awk",
