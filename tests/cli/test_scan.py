@@ -188,6 +188,18 @@ def test_hidden_processes_are_said(own: socket.socket, monkeypatch: pytest.Monke
     assert "hidepid=invisible" in run("--netns", "self").stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a /proc")
+def test_a_proc_that_hides_other_users_processes_is_said_with_its_option(own: socket.socket) -> None:
+    mount = 'mount -t proc -o hidepid=2 proc /proc || exit 77; exec "$@"'
+    arguments = ["unshare", "-m", "sh", "-c", mount, "sh", *python_as_nobody("-m", "tailbite", "scan")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip("this system does not let us mount /proc")
+    assert done.returncode == 1
+    assert f"127.0.0.1:{PORT}" in done.stdout
+    assert done.stderr.count("/proc is mounted with hidepid=") == 2
+
+
 @pytest.mark.usefixtures("network")
 def test_a_name_that_is_none_is_wrong_usage() -> None:
     for wanted in ("no-such-namespace", "4194305"):
