@@ -39,12 +39,11 @@ def holders(sockets: Iterable[TcpSocket]) -> tuple[dict[int, tuple[Process, ...]
     }
     blind = []
     if inodes - {inode for inode, some in owners.items() if some}:
-        if found.closed:
+        if hidden := procfs.hidden_processes():
+            why = f"/proc is mounted with hidepid={hidden}: run as root to see them"
+            blind.append(Blind("hidden processes", why))
+        elif found.closed:
             blind.append(Blind("the processes of other users", "not permitted: run as root to see them"))
-        elif hidden := procfs.hidden_processes():
-            blind.append(
-                Blind("hidden processes", f"/proc is mounted with hidepid={hidden}: run as root to see them")
-            )
     return owners, tuple(blind)
 
 
