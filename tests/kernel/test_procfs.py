@@ -129,5 +129,9 @@ def test_mounted_namespaces_are_found_by_their_number(tmp_path: Path) -> None:
     ("options", "hidden"),
     [("rw", ""), ("rw,hidepid=2", "2"), ("rw,gid=5,hidepid=invisible", "invisible"), ("rw,hidepid=0", "")],
 )
-def test_hidepid_is_seen(tmp_path: Path, options: str, hidden: str) -> None:
-    assert procfs.hidden_processes(mounts(tmp_path, f"20 1 0:5 / {tmp_path} rw - proc proc {options}")) == hidden
+def test_hidepid_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, hidden: str) -> None:
+    proc = mounts(tmp_path, f"20 1 0:5 / {tmp_path} rw - proc proc {options}")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert procfs.hidden_processes(proc) == hidden
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert procfs.hidden_processes(proc) == ""
