@@ -36,7 +36,7 @@ def test_looking_for_nothing_reads_nothing(tmp_path: Path) -> None:
 def test_on_a_host_with_very_many_descriptors_a_holder_is_enough(tmp_path: Path) -> None:
     fake_process(tmp_path, 1, {f"fd/{number}": "socket:[77]" for number in range(50)})
     fake_process(tmp_path, 2, {f"fd/{number}": "socket:[77]" for number in range(50)})
-    assert procfs.socket_holders([77], tmp_path, spare=1000).by_inode == {77: (1, 2)}
+    assert procfs.socket_holders([77], tmp_path, spare=100_000).by_inode == {77: (1, 2)}
     assert procfs.socket_holders([77], tmp_path, spare=20).by_inode == {77: (1,)}
     assert procfs.socket_holders([77, 78], tmp_path, spare=20).by_inode == {77: (1, 2)}
 

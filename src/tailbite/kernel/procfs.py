@@ -93,7 +93,8 @@ def socket_holders(inodes: Collection[int], proc: Path = PROC, spare: int = SPAR
 
     Nothing but a readlink of each descriptor of each process tells, a microsecond or two apiece, which on a host with
     a million sockets takes longer than everything else. So processes with few descriptors come first, and when every
-    socket has a holder only so many more descriptors are read: more than most hosts have.
+    socket has a holder only so many more descriptors are read: more than most hosts have. A process with more than
+    that is not begun with.
 
     Args:
         inodes: the sockets; 0 is none.
@@ -106,7 +107,9 @@ def socket_holders(inodes: Collection[int], proc: Path = PROC, spare: int = SPAR
     wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
     found: dict[int, set[int]] = {}
     closed = 0
-    for _, pid in _by_size(proc) if wanted else ():
+    for size, pid in _by_size(proc) if wanted else ():
+        if len(found) == len(wanted) and size > spare:
+            break
         try:
             for target in _descriptors(proc / str(pid) / "fd"):
                 if target in wanted:
