@@ -65,3 +65,10 @@ def test_the_page_is_made_of_the_verdicts_alone() -> None:
     assert "| **blocks** | 1 |" in page
     assert "2026-01-02" in page
     assert "immune" not in page
+
+
+def test_no_client_has_the_name_of_a_group_of_others() -> None:
+    """So that a word after --catalogue means one thing."""
+    entries = load(["all"])
+    for entry in entries:
+        assert all(other.name == entry.name for other in entries if entry.name in other.groups), entry.name
