@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -59,7 +61,18 @@ class LazyGroup(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and turn an interruption into status 130, and a reader that went away into silence."""
         try:
-            return super().main(*args, **{**kwargs, "standalone_mode": False}) or status.FINE
+            result = super().main(*args, **{**kwargs, "standalone_mode": False}) or status.FINE
+            sys.stdout.flush()  # here, where a full disk can still be told
+            return result
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            # What is still in the buffer would be tried again when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(
+                f"tailbite: the output cannot be written: {error.strerror}; free space, or write elsewhere", err=True
+            )
+            sys.exit(status.FOUND)
         except click.Abort:
             sys.exit(status.INTERRUPTED)
         except click.UsageError as error:
