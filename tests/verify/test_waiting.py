@@ -243,7 +243,7 @@ def test_without_descriptors_it_says_so() -> None:
         lowest_free = os.dup(server.fileno())
         os.close(lowest_free)
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, before[1]))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
             with pytest.raises(tailbite.NotReadyError, match=r"failed \(Too many open files") as missed:
                 tailbite.wait(port_of(server), timeout=0.5)
         finally:
