@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,7 @@ def _interpreter() -> tuple[str, ...]:
 def _copied(source: str, packages: str) -> str:
     """Copy what the command line imports to a folder that everybody may read."""
     folder = tempfile.mkdtemp(prefix="tailbite-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     Path(folder).chmod(0o755)
     shutil.copytree(Path(source) / "tailbite", Path(folder) / "tailbite")
     for name in ("click", "rich", "pygments", "markdown_it", "mdurl", "psutil"):
