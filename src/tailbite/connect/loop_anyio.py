@@ -8,23 +8,16 @@ from typing import TYPE_CHECKING, Any, Unpack
 import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
-from tailbite.connect import rehearsal
 from tailbite.connect.dial_anyio import GivenBackStream, dial, verify
-from tailbite.connect.dial_sync import ends_of
-from tailbite.connect.loop import Loop, LoopSettings
-from tailbite.connect.persistent import State
-from tailbite.connect.steps import Believed, Closed, Drop, Input, Open, Opened, Sleep, Slept, Verify
-from tailbite.connect.target import Target
+from tailbite.connect.loop_async import CLOSING, AsyncConnection, AsyncConnections
+from tailbite.connect.steps import Closed
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from tailbite.connect.loop import Work
+    from tailbite.connect.loop import LoopSettings, Work
+    from tailbite.connect.steps import Input
+    from tailbite.connect.verifying import Verifier
 
 __all__ = ["Connection", "Connections", "connections"]
-
-_CLOSING = 5.0
-"""Seconds for which a connection may say goodbye (flush, TLS close_notify) before it is reset."""
 
 
 def connections(host: Any, port: int | str | None = None, **settings: Unpack[LoopSettings]) -> Connections:
@@ -52,24 +45,16 @@ def connections(host: Any, port: int | str | None = None, **settings: Unpack[Loo
     return Connections(host, port, **settings)
 
 
-class Connections:
+class Connections(AsyncConnections[ByteStream]):
     """An asynchronous iterator of :class:`Connection`, for one task; :meth:`close` is for any task.
 
     The arguments are those of :func:`connections`.
     """
 
     def __init__(self, host: Any, port: int | str | None = None, **settings: Unpack[LoopSettings]) -> None:
-        self._played = rehearsal.played()
-        self._loop = Loop(Target.of(host, port), self._now, **settings)
+        super().__init__(host, port, **settings)
         self._scope: anyio.CancelScope | None = None
-        self._is_closed = False
         self._stream: ByteStream | None = None
-        self._acted: socket.socket | None = None  # a played network's socket, until it is delivered
-
-    @property
-    def state(self) -> State:
-        """Where the loop is."""
-        return self._loop.state
 
     def __aiter__(self) -> Connections:
         return self
@@ -82,22 +67,7 @@ class Connections:
             GaveUpError: a limit was reached.
             BaseException: what the classifier calls fatal, as it was.
         """
-        if self._loop.state is State.CONNECTED:
-            await self._drop()  # the one before was not entered, or not left
-            self._loop.left(None)
-        steps = self._loop.steps(closed=self._is_closed)
-        try:
-            work = next(steps)
-            while True:
-                work = steps.send(await self._do(work))
-        except StopIteration as end:
-            if end.value:
-                return Connection(self, await self._deliver())
-        except BaseException:
-            self._loop.abandon()
-            await self._drop()
-            raise
-        raise StopAsyncIteration
+        return Connection(self, await self._next())
 
     def close(self) -> None:
         """End the loop at once: also while it waits or connects. From another thread: ``anyio.from_thread.run_sync``.
@@ -113,55 +83,28 @@ class Connections:
             except OSError:
                 pass  # it is gone already
 
-    async def _do(self, work: Work) -> Input | None:
-        if isinstance(work, Drop):
-            await self._drop()
-            return None
+    async def _closable(self, work: Work) -> Input:
         try:
             with anyio.CancelScope() as self._scope:
-                if self._is_closed:
-                    return Closed(self._now())
                 return await self._carry_out(work)
-        except Exception as error:
-            return Closed(self._now()) if self._is_closed else self._loop.failed(error)
         finally:
             self._scope = None
         return Closed(self._now())  # close() cancelled the scope
 
-    async def _carry_out(self, work: Work) -> Input:
-        match work:
-            case Sleep(seconds):
-                if self._played:
-                    self._played.sleep(seconds)
-                await anyio.sleep(0 if self._played else seconds)
-                return Slept(self._now())
-            case Open(timeout):
-                local, remote = await self._open(timeout)
-                return Opened(self._now(), local, remote)
-            case Verify(timeout):
-                await self._verify(timeout)
-                return Believed(self._now())
-        raise AssertionError(work)
-
-    def _now(self) -> float:
+    def _time(self) -> float:
         # The event loop's own clock: trio's may be a mock one.
-        return self._played.now() if self._played else anyio.current_time()
+        return anyio.current_time()
 
-    async def _open(self, timeout: float) -> tuple[str, str]:
-        if self._played:
-            self._acted, local, remote = self._played.open(self._loop.target, timeout)
-            return local, remote
+    async def _sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def _dial(self, timeout: float) -> socket.socket:
         self._stream = await dial(self._loop.target, self._loop.options, timeout)
-        return ends_of(self._stream.extra(SocketAttribute.raw_socket))
+        return self._stream.extra(SocketAttribute.raw_socket)
 
-    async def _verify(self, timeout: float) -> None:
-        assert self._loop.verifier is not None
-        if self._played:
-            assert self._acted is not None
-            self._played.verify(self._acted, self._loop.verifier, self._loop.target, timeout)
-            return
+    async def _verify(self, verifier: Verifier, timeout: float) -> None:
         assert self._stream is not None
-        unread = await verify(self._stream, self._loop.verifier, self._loop.target, timeout)
+        unread = await verify(self._stream, verifier, self._loop.target, timeout)
         if unread:
             self._stream = GivenBackStream(self._stream, unread)
 
@@ -171,10 +114,7 @@ class Connections:
         assert self._stream is not None
         return self._stream
 
-    async def _drop(self) -> None:
-        if self._acted is not None:
-            self._acted.close()
-            self._acted = None
+    async def _abort(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             await anyio.aclose_forcefully(stream)
@@ -183,7 +123,7 @@ class Connections:
         lost = self._loop.left(error) or (self._is_closed and _is_of_a_stream(error))
         try:
             if error is None or not (lost or isinstance(error, anyio.get_cancelled_exc_class())):
-                with anyio.move_on_after(_CLOSING):
+                with anyio.move_on_after(CLOSING):
                     await stream.aclose()
         except (OSError, anyio.BrokenResourceError):
             pass  # the peer was quicker
@@ -196,19 +136,7 @@ def _is_of_a_stream(error: BaseException | None) -> bool:
     return isinstance(error, OSError | anyio.ClosedResourceError)
 
 
-class Connection:
+class Connection(AsyncConnection[ByteStream]):
     """One connection: an asynchronous context manager that gives the stream, and closes it."""
 
-    __slots__ = ("_connections", "_stream")
-
-    def __init__(self, owner: Connections, stream: ByteStream) -> None:
-        self._connections = owner
-        self._stream = stream
-
-    async def __aenter__(self) -> ByteStream:
-        return self._stream
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        return await self._connections._left(self._stream, error)
+    __slots__ = ()
