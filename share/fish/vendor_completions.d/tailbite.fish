@@ -171,7 +171,7 @@ complete -c tailbite -n '__tailbite_at inside lab handshake' -l pcap -r -F -d 'S
 complete -c tailbite -n '__tailbite_at inside lab handshake' -l data -r -F -d 'Store what was measured, as JSON lines'
 complete -c tailbite -n '__tailbite_at inside lab handshake' -l from -r -F -d 'Measure nothing: use the data of this file'
 complete -c tailbite -n '__tailbite_at inside lab handshake' -l figure -r -F -d 'Draw NAME.svg and NAME.png (needs the '\''lab'\'' extra)'
-complete -c tailbite -n '__tailbite_at inside lab handshake' -l json -d 'Print the segments as one JSON object'
+complete -c tailbite -n '__tailbite_at inside lab handshake' -l json -d 'Print what was measured as one JSON object'
 complete -c tailbite -n '__tailbite_at inside lab handshake' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside lab cures' -l clients -r -f -d 'Clients that reconnect'
 complete -c tailbite -n '__tailbite_at inside lab cures' -l restarts -r -f -d 'Restarts of the server'

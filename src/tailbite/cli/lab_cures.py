@@ -7,30 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from tailbite.cli import exit as status
-from tailbite.cli.lab import (
-    FIGURE,
-    STORE,
-    STORED,
-    drawn,
-    need_figures,
-    need_folder,
-    private_network,
-    save_record,
-    saved,
-    stored,
-)
+from tailbite.cli.lab import private_network
+from tailbite.cli.lab_files import Files, experiment
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.cli.params import DURATION
 from tailbite.errors import FirewallError, NamespaceUnavailable
 from tailbite.guards.host import find_firewall, read_state
 from tailbite.lab.cures import Cures, from_record, run_cures, to_record
-from tailbite.lab.record import NotARecord
 from tailbite.lab.storm import NoControl, StormSettings
 from tailbite.lab.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tailbite.lab.storm import Round
 
 __all__ = ["command"]
@@ -65,10 +52,7 @@ _HOST_GUARD = "host guard"
     type=click.Choice([strategy.name for strategy in STRATEGIES]),
     help="Only this strategy; can be given several times.",
 )
-@STORE
-@STORED
-@FIGURE
-@click.option("--json", "as_json", is_flag=True, help="Print what was measured as one JSON object.")
+@experiment("cures")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -80,9 +64,7 @@ def command(
     full: bool,
     plain_server: bool,
     names: tuple[str, ...],
-    data: Path | None,
-    stored_data: Path | None,
-    stem: Path | None,
+    files: Files,
     as_json: bool,
 ) -> None:
     """Compare what clients do about self-connects, under a storm.
@@ -94,18 +76,11 @@ def command(
     Exit status: 0 if preventing kept every start from failing and the naive client did not, 1 if not, 4 if this
     system does not let us make a private network.
     """
-    need_figures(stem)
     if full and (every is not None or patience is not None):
         raise click.UsageError("--full sets --every and --patience: leave them out")
-    if stored_data is not None:
-        record = stored(stored_data, "cures")
-        try:
-            seen = from_record(record)
-        except NotARecord as error:
-            raise click.UsageError(f"{stored_data}: {error}") from error
+    if files.stored:
+        record, seen = files.read(from_record)
     else:
-        if data is not None:
-            need_folder(data)
         settings = StormSettings(
             clients,
             restarts,
@@ -117,12 +92,11 @@ def command(
         private_network("the storm")
         seen = _measure(settings, names, quiet=as_json)
         record = to_record(seen)
-        save_record(data, record)
-    if stem is not None:
+        files.keep(record)
+    if files.figure:
         from tailbite.lab.draw_cures import draw_cures
 
-        with saved():
-            drawn(draw_cures(seen, record.machine, stem))
+        files.draw(lambda stem: draw_cures(seen, record.machine, stem))
     if as_json:
         emit_json(
             "lab.cures",

@@ -9,23 +9,12 @@ import click
 
 from tailbite._files import write_atomically
 from tailbite.cli import exit as status
-from tailbite.cli.lab import (
-    FIGURE,
-    STORE,
-    STORED,
-    drawn,
-    need_figures,
-    need_folder,
-    private_network,
-    save_record,
-    saved,
-    stored,
-)
+from tailbite.cli.lab import private_network
+from tailbite.cli.lab_files import Files, experiment, need_folder, saved
 from tailbite.cli.output import Unsupported, emit_json, note
 from tailbite.kernel.packets import pcap_header, pcap_record
 from tailbite.lab.handshake import NoSelfConnect, Scene, capture_scenes, from_record, to_record
 from tailbite.lab.ladder import as_mermaid, as_text
-from tailbite.lab.record import NotARecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,19 +45,14 @@ def _capture(port: int, pcap: Path | None) -> list[Scene]:
     type=click.Path(dir_okay=False, path_type=pathlib.Path),
     help="Store the packets, for Wireshark and tcpdump.",
 )
-@STORE
-@STORED
-@FIGURE
-@click.option("--json", "as_json", is_flag=True, help="Print the segments as one JSON object.")
+@experiment("handshake")
 @click.pass_context
 def command(
     ctx: click.Context,
     port: int,
     mermaid: bool,
     pcap: Path | None,
-    data: Path | None,
-    stored_data: Path | None,
-    stem: Path | None,
+    files: Files,
     as_json: bool,
 ) -> None:
     """Capture one self-connect and draw it as RFC 9293 draws simultaneous open, with both sides folded into one.
@@ -79,26 +63,18 @@ def command(
     Exit status: 0 if it was captured, 1 if no self-connect came about, 4 if this system does not let us make a
     private network or capture in it.
     """
-    need_figures(stem)
-    if stored_data is not None:
-        if pcap is not None:
-            raise click.UsageError("--pcap needs a new capture: leave out --from")
-        try:
-            scenes = from_record(stored(stored_data, "handshake"))
-        except NotARecord as error:
-            raise click.UsageError(f"{stored_data}: {error}") from error
+    if files.stored:
+        record, scenes = files.read(from_record)
     else:
-        for path in (data, pcap):
-            if path is not None:
-                need_folder(path)
+        if pcap is not None:
+            need_folder(pcap)
         scenes = _capture(port, pcap)
-        save_record(data, to_record(scenes))
-    if stem is not None:
+        record = to_record(scenes)
+        files.keep(record)
+    if files.figure:
         from tailbite.lab.draw_handshake import draw_handshake
 
-        with saved():
-            machine = (stored(stored_data, "handshake") if stored_data else to_record(scenes)).machine
-            drawn(draw_handshake(scenes, machine, stem))
+        files.draw(lambda stem: draw_handshake(scenes, record.machine, stem))
     if as_json:
         emit_json("lab.handshake", scenes=scenes)
     elif mermaid:

@@ -8,27 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from tailbite.cli import exit as status
-from tailbite.cli.lab import (
-    FIGURE,
-    STORE,
-    STORED,
-    drawn,
-    need_figures,
-    need_folder,
-    private_network,
-    save_record,
-    saved,
-    stored,
-)
+from tailbite.cli.lab import private_network
+from tailbite.cli.lab_files import Files, experiment
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.cli.params import RANGE, WHOLE
 from tailbite.lab.fit import Fit, expected, fit
 from tailbite.lab.loop import LoopSettings, Tally, WorkerFailed, from_record, run_loop, to_record
-from tailbite.lab.record import NotARecord
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tailbite.core.odds import Odds
     from tailbite.core.ports import PortRange
 
@@ -63,10 +50,7 @@ _PATIENCE = 40
     "--client",
     help="Run this program instead, once per attempt: telnet, or a command with {host} and {port}.",
 )
-@STORE
-@STORED
-@FIGURE
-@click.option("--json", "as_json", is_flag=True, help="Print what was measured as one JSON object.")
+@experiment("loop")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -78,9 +62,7 @@ def command(
     ipv6: bool,
     workers: int,
     client: str | None,
-    data: Path | None,
-    stored_data: Path | None,
-    stem: Path | None,
+    files: Files,
     as_json: bool,
 ) -> None:
     """Connect to a dead port until the socket is connected to itself, again and again, and count.
@@ -92,16 +74,9 @@ def command(
     Exit status: 0 if the kernel does what the model says (tailbite lab odds), 1 if it does not, 4 if this system does
     not let us make a private network or lacks the client.
     """
-    need_figures(stem)
-    if stored_data is not None:
-        record = stored(stored_data, "loop")
-        try:
-            settings, tallies = from_record(record)
-        except NotARecord as error:
-            raise click.UsageError(f"{stored_data}: {error}") from error
+    if files.stored:
+        record, (settings, tallies) = files.read(from_record)
     else:
-        if data is not None:
-            need_folder(data)
         model = expected(LoopSettings(port, ephemeral, 1, 1, binds_first))
         limit = attempts or (int(_PATIENCE * model.between) * hits if model.is_possible else _NEVER_ATTEMPTS)
         workers = min(workers, hits) if client is None else 1
@@ -109,14 +84,13 @@ def command(
         private_network("the loop")
         tallies = _measure(settings, client, quiet=as_json)
         record = to_record(settings, tallies)
-        save_record(data, record)
+        files.keep(record)
     seen = fit(settings, tallies)
     agrees = _agrees(settings, tallies, seen)
-    if stem is not None:
+    if files.figure:
         from tailbite.lab.draw_loop import draw_loop
 
-        with saved():
-            drawn(draw_loop(settings, tallies, record.machine, stem))
+        files.draw(lambda stem: draw_loop(settings, tallies, record.machine, stem))
     if as_json:
         _emit(settings, tallies, seen, agrees)
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tailbite.cli.lab import FIGURE, drawn, need_figures, saved
+from tailbite.cli.lab_files import FIGURE, Files
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.cli.params import DURATION, PORTS, RANGE, WHOLE
 from tailbite.core.duration import spell_duration
@@ -63,7 +63,7 @@ def command(
     system: str,
     outage: float | None,
     hosts: int | None,
-    stem: Path | None,
+    figure: Path | None,
     as_json: bool,
 ) -> None:
     """Say whether a client that keeps dialling a dead port of its own host can connect to itself, and when.
@@ -78,7 +78,8 @@ def command(
         raise click.UsageError("--reuse-address changes nothing for a client that does not --bind-first")
     if outage is not None and outage < every:
         raise click.UsageError(f"an outage of {spell_duration(outage)} ends before the second attempt")
-    need_figures(stem)
+    files = Files("odds", figure=figure)
+    files.check()
     ephemeral, reserved = _host(ephemeral, reserved)
     selection = next(one for one in Selection if one.label == system)
     kind = {"binds_first": binds_first, "reuse_address": reuse_address, "own_range": own_range}
@@ -87,11 +88,10 @@ def command(
     simulated = None
     if hosts is not None and seen.is_possible:
         simulated = _simulate(port, ephemeral, reserved, selection, kind, hosts, attempts)
-    if stem is not None:
+    if figure is not None:
         from tailbite.lab.draw_odds import draw_odds
 
-        with saved():
-            drawn(draw_odds(port, ephemeral, reserved, every, clients, stem))
+        files.draw(lambda stem: draw_odds(port, ephemeral, reserved, every, clients, stem))
     if as_json:
         _emit(seen, every, clients, outage, hosts, simulated)
         return

@@ -1,0 +1,135 @@
+"""The files of an experiment: where its data go or come from, and its picture; the same options in all of them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from tailbite.cli.output import Unsupported, note
+from tailbite.lab.record import NotARecord, Record, read_record, write_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["FIGURE", "Files", "experiment", "need_folder", "saved"]
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+FIGURE = click.option(
+    "--figure", type=_FILE, metavar="NAME", help="Draw NAME.svg and NAME.png (needs the 'lab' extra)."
+)
+_OPTIONS = (
+    click.option("--data", type=_FILE, help="Store what was measured, as JSON lines."),
+    click.option(
+        "--from",
+        "stored",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Measure nothing: use the data of this file.",
+    ),
+    FIGURE,
+    click.option("--json", "as_json", is_flag=True, help="Print what was measured as one JSON object."),
+)
+_OF_OUTPUT = frozenset({"stored", "figure", "as_json", "mermaid"})
+"""What may stand beside --from; every other option says what to measure."""
+
+
+def experiment(name: str) -> Callable[[_F], Callable[..., Any]]:
+    """Give a command --data, --from and --figure, as one argument ``files``, and --json, as ``as_json``."""
+
+    def decorate(command: _F) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(*arguments: Any, data: Path | None, stored: Path | None, figure: Path | None, **others: Any) -> Any:
+            files = Files(name, data, stored, figure)
+            files.check()
+            return command(*arguments, files=files, **others)
+
+        return functools.reduce(lambda inner, option: option(inner), reversed(_OPTIONS), run)
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What the user named.
+
+    Attributes:
+        experiment: which record it is: ``loop``, ``cures``, ...
+        data: the file to store the record in.
+        stored: the file to read it from instead of measuring.
+        figure: the picture's path without its suffix.
+    """
+
+    experiment: str
+    data: Path | None = None
+    stored: Path | None = None
+    figure: Path | None = None
+
+    def check(self) -> None:
+        """Fail before anything is measured if it could not be stored or drawn afterwards, or is not asked for."""
+        if self.figure is not None:
+            if find_spec("matplotlib") is None or find_spec("numpy") is None:
+                raise Unsupported("pictures need the 'lab' extra; install it with: pip install 'tailbite[lab]'")
+            need_folder(self.figure)
+        if self.data is not None:
+            need_folder(self.data)
+        if self.stored is not None:
+            ctx = click.get_current_context()
+            for param in ctx.command.params:
+                given = param.name and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+                if given and param.name not in _OF_OUTPUT:
+                    raise click.UsageError(f"--from measures nothing anew: leave out {param.opts[0]}")
+
+    def read(self, parse: Callable[[Record], _T]) -> tuple[Record, _T]:
+        """Read the stored record, or say in a sentence why not."""
+        assert self.stored is not None
+        try:
+            record = read_record(self.stored, self.experiment)
+        except NotARecord as error:
+            raise click.UsageError(str(error)) from error
+        except OSError as error:
+            raise click.UsageError(f"{self.stored} cannot be read: {error.strerror}") from error
+        try:
+            return record, parse(record)
+        except NotARecord as error:
+            raise click.UsageError(f"{self.stored}: {error}") from error
+
+    def keep(self, record: Record) -> None:
+        """Store the record if that was asked for."""
+        if self.data is not None:
+            with saved():
+                write_record(self.data, record)
+            note(f"data: {self.data}")
+
+    def draw(self, drawing: Callable[[Path], tuple[Path, Path]]) -> None:
+        """Draw the picture, and say where it is."""
+        assert self.figure is not None
+        with saved():
+            svg, png = drawing(self.figure)
+        note(f"figure: {svg} and {png.name}")
+
+
+def need_folder(path: Path) -> None:
+    """Fail before anything is measured if the file could not be written afterwards."""
+    if not path.parent.is_dir():
+        raise click.UsageError(f"there is no folder {path.parent} to write {path.name} to")
+    if not os.access(path.parent, os.W_OK):
+        raise click.UsageError(f"you may not write {path.name} to {path.parent}")
+
+
+@contextmanager
+def saved() -> Iterator[None]:
+    """Turn a file that cannot be written into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise click.UsageError(f"{error.filename or 'the file'} cannot be written: {error.strerror}") from error
