@@ -1,29 +1,4 @@
 """What happens to a persistent connection: the records that hooks get."""
 
-from tailbite.connect.events import (
-    Attempting,
-    Connected,
-    Event,
-    FailedAttempt,
-    GaveUp,
-    Lost,
-    Refused,
-    SelfConnected,
-    Verified,
-    VerifyFailed,
-    Waiting,
-)
-
-__all__ = [
-    "Attempting",
-    "Connected",
-    "Event",
-    "FailedAttempt",
-    "GaveUp",
-    "Lost",
-    "Refused",
-    "SelfConnected",
-    "Verified",
-    "VerifyFailed",
-    "Waiting",
-]
+from tailbite.connect.events import *  # noqa: F403 - a face: all of its names, and no others
+from tailbite.connect.events import __all__ as __all__

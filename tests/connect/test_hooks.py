@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from textwrap import indent
 
+import pytest
 import structlog.testing
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -17,9 +20,6 @@ from tailbite import events, hooks
 from tailbite.connect.target import Target
 from tailbite.core.address import Endpoint
 from tailbite.errors import SelfConnectError, VerifyError
-
-if TYPE_CHECKING:
-    import pytest
 
 DB = Target("db.example", 5432)
 ITSELF = SelfConnectError(Endpoint("127.0.0.1", 5432), Endpoint("127.0.0.1", 5432))
@@ -118,6 +118,18 @@ def test_prometheus_counts_and_measures() -> None:
     assert value("tailbite_connections_lost_total") == 1
     assert value("tailbite_connections_given_up_total") == 1
     assert value("tailbite_connect_seconds_sum") == 0.1
+
+
+@pytest.mark.usefixtures("network")
+def test_the_page_shows_how_to_export() -> None:
+    """Its program, until it gives up, and what Prometheus would then read."""
+    page = (Path(__file__).parents[2] / "docs" / "persistent.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(import prometheus_client\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    scrape = "from urllib.request import urlopen\nprint(urlopen('http://127.0.0.1:9464/metrics').read().decode())\n"
+    code = f"try:\n{indent(program, '    ')}except tailbite.GaveUpError:\n{indent(scrape, '    ')}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert 'attempts_total{outcome="refused",target="127.0.0.1:32246"} 3.0' in done.stdout
 
 
 def test_opentelemetry_has_a_span_for_each_attempt() -> None:

@@ -22,33 +22,22 @@ if TYPE_CHECKING:
 
 __all__ = ["fields", "log", "opentelemetry", "prometheus", "structlog", "word"]
 
-_WORDS: dict[type[events.Event], str] = {
-    events.Attempting: "attempting",
-    events.Refused: "refused",
-    events.SelfConnected: "self_connected",
-    events.Verified: "verified",
-    events.VerifyFailed: "verify_failed",
-    events.Connected: "connected",
-    events.Lost: "lost",
-    events.Waiting: "waiting",
-    events.GaveUp: "gave_up",
-}
-_LEVELS: Mapping[str, int] = {
-    "attempting": logging.DEBUG,
-    "refused": logging.INFO,
-    "self_connected": logging.WARNING,
-    "verified": logging.DEBUG,
-    "verify_failed": logging.WARNING,
-    "connected": logging.INFO,
-    "lost": logging.INFO,
-    "waiting": logging.DEBUG,
-    "gave_up": logging.ERROR,
+_KINDS: Mapping[type[events.Event], tuple[str, int]] = {
+    events.Attempting: ("attempting", logging.DEBUG),
+    events.Refused: ("refused", logging.INFO),
+    events.SelfConnected: ("self_connected", logging.WARNING),
+    events.Verified: ("verified", logging.DEBUG),
+    events.VerifyFailed: ("verify_failed", logging.WARNING),
+    events.Connected: ("connected", logging.INFO),
+    events.Lost: ("lost", logging.INFO),
+    events.Waiting: ("waiting", logging.DEBUG),
+    events.GaveUp: ("gave_up", logging.ERROR),
 }
 
 
 def word(event: events.Event) -> str:
     """Return the event's name in lower case: ``self_connected``."""
-    return _WORDS[type(event)]
+    return _KINDS[type(event)][0]
 
 
 def fields(event: events.Event) -> dict[str, Any]:
@@ -70,10 +59,9 @@ def log(logger: logging.Logger | None = None) -> Hook:
     """
 
     def hook(event: events.Event) -> None:
-        name = word(event)
+        name, level = _KINDS[type(event)]
         # Dots make levels of a logger's name, and an address is no hierarchy.
         used = logger or logging.getLogger(f"tailbite.connections.{str(event.target).replace('.', '_')}")
-        level = _LEVELS[name]
         if used.isEnabledFor(level):
             extra = {f"tailbite_{key}": value for key, value in fields(event).items()}
             used.log(level, "%s", sentence(event), extra={"tailbite_event": name, **extra})
@@ -93,15 +81,15 @@ def structlog(logger: Any = None) -> Hook:
         logger = library.get_logger("tailbite")
 
     def hook(event: events.Event) -> None:
-        name = word(event)
+        name, level = _KINDS[type(event)]
         data = {key: str(value) if key == "error" else value for key, value in fields(event).items()}
-        logger.log(_LEVELS[name], "tailbite." + name, **data)  # noqa: G003 - structlog's event
+        logger.log(level, "tailbite." + name, **data)  # noqa: G003 - structlog's event
 
     return hook
 
 
 def prometheus(registry: Any = None) -> Hook:
-    """Return a hook for prometheus-client; one serves all loops of a process.
+    """Return a hook for prometheus-client (``tailbite[prometheus]``); one serves all loops of a process.
 
     ``tailbite_connection_attempts_total{target,outcome}`` counts outcomes (connected, refused, self_connected,
     verify_failed), ``tailbite_connections_lost_total{target}``, ``tailbite_connections_given_up_total{target}``,
