@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -86,3 +87,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pem.write_text((folder / "key.pem").read_text() + (folder / "certificate.pem").read_text())
     return pem
+
+
+@pytest.fixture
+def tls_sides(certificate: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server with that certificate, and of a client that trusts it."""
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_side.load_cert_chain(certificate)
+    return server_side, ssl.create_default_context(cafile=str(certificate))

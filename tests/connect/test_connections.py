@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import tailbite
-from support.server import serving
+from support.server import server_for, serving
 from support.shells import ALL, Blocking, Shell
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite.connect import events
@@ -358,10 +358,10 @@ def test_a_spent_connection_is_replaced(shell: Shell) -> None:
         assert len(accepted) == 2
 
 
-def test_tls_with_a_verifier_and_the_right_name(shell: Shell, certificate: Path) -> None:
-    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server_side.load_cert_chain(certificate)
-    client_side = ssl.create_default_context(cafile=str(certificate))
+def test_tls_with_a_verifier_and_the_right_name(
+    shell: Shell, tls_sides: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    server_side, client_side = tls_sides
 
     def talk(sock: socket.socket) -> None:
         with server_side.wrap_socket(sock, server_side=True) as secure:
@@ -390,10 +390,10 @@ def test_tls_with_a_verifier_and_the_right_name(shell: Shell, certificate: Path)
             shell.run(wrong_name)
 
 
-def test_an_ssl_socket_hands_out_the_callers_bytes_first_however_it_is_read(certificate: Path) -> None:
-    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server_side.load_cert_chain(certificate)
-    client_side = ssl.create_default_context(cafile=str(certificate))
+def test_an_ssl_socket_hands_out_the_callers_bytes_first_however_it_is_read(
+    tls_sides: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    server_side, client_side = tls_sides
 
     def talk(sock: socket.socket) -> None:
         with server_side.wrap_socket(sock, server_side=True) as secure:
@@ -514,12 +514,7 @@ def test_close_ends_it_at_once(when: str, shell: Shell) -> None:
                     pass
         assert made.state.name == "ENDED"
 
-    with contextlib.ExitStack() as stack:
-        if when == "connecting":
-            stack.enter_context(socket.create_server(HERE, backlog=0))
-            stack.enter_context(socket.create_connection(HERE))
-        elif when != "sleeping":
-            stack.enter_context(serving(lambda sock: sock.recv(10)))
+    with server_for(when):
         shell.run(scenario)
         assert time.monotonic() - ended_at[0] < 2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from support.trap import PORT
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
+    import ssl
 
 HERE = ("127.0.0.1", PORT)
 FAST = tailbite.Backoff(0.01, 0.05)
@@ -86,15 +85,13 @@ def test_threads_get_the_same_connection() -> None:
         assert len({id(sock) for sock in got}) == 1
 
 
-def test_tls(certificate: Path) -> None:
-    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server_side.load_cert_chain(certificate)
+def test_tls(tls_sides: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    server_side, client_side = tls_sides
 
     def secure_echo(sock: socket.socket) -> None:
         with server_side.wrap_socket(sock, server_side=True) as secure:
             echo(secure)
 
-    context = ssl.create_default_context(cafile=str(certificate))
-    with serving(secure_echo), tailbite.Connector(("localhost", PORT), ssl=context, read_timeout=5) as connector:
+    with serving(secure_echo), tailbite.Connector(("localhost", PORT), ssl=client_side, read_timeout=5) as connector:
         connector.get().sendall(b"one")
         assert connector.get().recv(100) == b"ONE"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import pytest
 import tailbite
 import tailbite.aio
 import tailbite.anyio
-from support.server import serving
+from support.server import server_for
 from support.trap import PORT, leftovers
 
 HERE = ("127.0.0.1", PORT)
@@ -50,12 +49,7 @@ def test_ctrl_c_ends_the_blocking_loop_at_once(when: str) -> None:
         verify="tailbite.verify.banner(b'hello', timeout=60)" if when == "verifying" else None,
     )
     awaited = {"sleeping": "Waiting", "reading": "Connected"}.get(when, "Attempting")
-    with contextlib.ExitStack() as stack:
-        if when == "connecting":
-            stack.enter_context(socket.create_server(HERE, backlog=0))
-            stack.enter_context(socket.create_connection(HERE))
-        elif when in ("verifying", "reading"):
-            stack.enter_context(serving(lambda sock: sock.recv(10)))
+    with server_for(when):
         process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         with process:
@@ -83,12 +77,7 @@ def test_cancellation_ends_the_asynchronous_loops_at_once(shell: str, when: str)
         assert scope.cancelled_caught
         assert made.state.name == ("IDLE" if when == "reading" else "ENDED")
 
-    with contextlib.ExitStack() as stack:
-        if when == "connecting":
-            stack.enter_context(socket.create_server(HERE, backlog=0))
-            stack.enter_context(socket.create_connection(HERE))
-        elif when != "sleeping":
-            stack.enter_context(serving(lambda sock: sock.recv(10)))
+    with server_for(when):
         start = time.monotonic()
         if shell == "asyncio":
             asyncio.run(scenario())

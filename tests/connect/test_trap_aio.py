@@ -6,19 +6,15 @@ import asyncio
 import socket
 import ssl
 import subprocess
-from typing import TYPE_CHECKING
 
 import pytest
 
 import tailbite
 import tailbite.aio
 from support.trap import PORT, Trap, leftovers, server_can_bind
-from support.ways import VETH, WAYS, add_own_address, source_for_control
+from support.ways import WAYS, certain_trap
 from tailbite.connect import attempt
 from tailbite.core.plan import Means, Plan
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MANY = 10_000
 
@@ -40,22 +36,14 @@ def answers_with(loop: asyncio.AbstractEventLoop, *hosts: str) -> None:
 def test_ten_thousand_connects_to_the_dead_port_never_reach_themselves(
     means: str, host: str, source: tuple[str, int] | None
 ) -> None:
-    if host == VETH:
-        add_own_address()
-    trap = Trap(binds_first=source is not None or means == "bind-and-look").set()
-    bound = source_for_control(trap, host, source)
-    trap.control(host, bound)
-
     async def dial() -> None:
         for _ in range(MANY):
             with pytest.raises(ConnectionRefusedError) as refused:
                 await tailbite.open_connection(host, PORT, local_addr=source)
             assert not isinstance(refused.value, tailbite.SelfConnectError)
 
-    asyncio.run(dial())
-    assert leftovers() == []
-    assert server_can_bind()
-    trap.control(host, bound)
+    with certain_trap(means, host, source):
+        asyncio.run(dial())
 
 
 @pytest.mark.usefixtures("network")
@@ -177,10 +165,8 @@ def test_all_errors_are_an_exception_group_when_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("network")
-def test_tls_with_the_right_name(certificate: Path) -> None:
-    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server_side.load_cert_chain(certificate)
-    client_side = ssl.create_default_context(cafile=str(certificate))
+def test_tls_with_the_right_name(tls_sides: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    server_side, client_side = tls_sides
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello\n")

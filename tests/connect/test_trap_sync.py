@@ -9,7 +9,7 @@ import pytest
 
 import tailbite
 from support.trap import PORT, Trap, leftovers, server_can_bind
-from support.ways import VETH, WAYS, add_own_address, source_for_control
+from support.ways import WAYS, certain_trap
 from tailbite.connect import facts
 from tailbite.core.plan import HostFacts
 from tailbite.core.ports import PortRange
@@ -30,19 +30,8 @@ def dial(host: str, source: tuple[str, int] | None, times: int) -> None:
 def test_ten_thousand_connects_to_the_dead_port_never_reach_themselves(
     means: str, host: str, source: tuple[str, int] | None
 ) -> None:
-    if host == VETH:
-        add_own_address()
-    # bind-and-look is a client that binds first, so it meets the trap for those; a steered one without a source
-    # meets the other. With a source both bind.
-    trap = Trap(binds_first=source is not None or means == "bind-and-look").set()
-    bound = source_for_control(trap, host, source)
-    trap.control(host, bound)
-
-    dial(host, source, MANY)
-
-    assert leftovers() == []
-    assert server_can_bind()
-    trap.control(host, bound)
+    with certain_trap(means, host, source):
+        dial(host, source, MANY)
 
 
 @pytest.mark.usefixtures("network")

@@ -12,7 +12,7 @@ from support.trap import PORT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["serving"]
+__all__ = ["server_for", "serving"]
 
 
 @contextlib.contextmanager
@@ -54,3 +54,19 @@ def serving(handle: Callable[[socket.socket], object], address: Any = ("127.0.0.
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         thread.join(5)
+
+
+@contextlib.contextmanager
+def server_for(when: str) -> Iterator[None]:
+    """Keep a client where it is.
+
+    Nobody listens if it is sleeping or resolving, a full backlog if it is connecting; else the server is silent.
+    """
+    here = ("127.0.0.1", PORT)
+    with contextlib.ExitStack() as stack:
+        if when == "connecting":
+            stack.enter_context(socket.create_server(here, backlog=0))
+            stack.enter_context(socket.create_connection(here))
+        elif when not in ("sleeping", "resolving"):
+            stack.enter_context(serving(lambda sock: sock.recv(10)))
+        yield

@@ -1,17 +1,20 @@
-"""The ways to dial the dead port that the shells are tried on, and the control that goes with each."""
+"""The ways to dial the dead port that the shells are tried on, each in a trap with its control."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.trap import Trap, leftovers, server_can_bind
+
 if TYPE_CHECKING:
-    from support.trap import Trap
+    from collections.abc import Iterator
 
 VETH = "10.91.0.1"
-"""An own address that is not on lo, see :func:`add_own_address`."""
+"""An own address that is not on lo, see :func:`_add_own_address`."""
 
 WAYS = [
     pytest.param("127.0.0.1", None, id="v4"),
@@ -25,15 +28,28 @@ WAYS = [
 ]
 
 
-def add_own_address() -> None:
+@contextlib.contextmanager
+def certain_trap(means: str, host: str, source: tuple[str, int] | None) -> Iterator[None]:
+    """A trap that springs for plain clients of this way, before and after; in it nothing was left on the port.
+
+    bind-and-look is a client that binds first, so it meets the trap for those; a steered one without a source meets
+    the other. With a source both bind.
+    """
+    if host == VETH:
+        _add_own_address()
+    trap = Trap(binds_first=source is not None or means == "bind-and-look").set()
+    bound = None
+    if trap.binds_first:
+        bound = source[0] if source else "::" if ":" in host else "0.0.0.0"
+    trap.control(host, bound)
+    yield
+    assert leftovers() == []
+    assert server_can_bind()
+    trap.control(host, bound)
+
+
+def _add_own_address() -> None:
     subprocess.run(["ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1"], check=True)
     subprocess.run(f"ip addr add {VETH}/24 dev v0".split(), check=True)
     for end in ("v0", "v1"):
         subprocess.run(f"ip link set {end} up".split(), check=True)
-
-
-def source_for_control(trap: Trap, host: str, source: tuple[str, int] | None) -> str | None:
-    """Return what the control is to bind to first: in a trap for clients that bind first it must, too."""
-    if not trap.binds_first:
-        return None
-    return source[0] if source else "::" if ":" in host else "0.0.0.0"

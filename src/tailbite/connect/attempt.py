@@ -18,6 +18,7 @@ SO_REUSEADDR or not. A reset leaves nothing (RFC 9293 section 3.10.5; measured, 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sys
 from random import random
@@ -33,7 +34,14 @@ from tailbite.kernel.sockopt import abort, set_local_port_range
 if TYPE_CHECKING:
     from tailbite.core.ports import PortRange
 
-__all__ = ["Attempt", "abort_if_self_connected", "connect_unix", "connected_at_once", "self_connected_endpoints"]
+__all__ = [
+    "Attempt",
+    "abort_if_self_connected",
+    "connect_unix",
+    "connected_at_once",
+    "named",
+    "self_connected_endpoints",
+]
 
 _NOTHING = Means.NOTHING
 _STEER = Means.STEER
@@ -230,6 +238,12 @@ def connected_at_once(sock: socket.socket, destination: Any) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def named(error: OSError, destination: Any) -> OSError:
+    """Return a connect's error with the address in its text: Python's has none."""
+    number = error.errno or 0
+    return OSError(number, f"{os.strerror(number)}: {Endpoint.from_sockaddr(destination)}")
 
 
 def connect_unix(path: str) -> socket.socket:

@@ -11,10 +11,9 @@ import anyio.lowlevel
 from anyio.abc import ByteStream, SocketStream
 from anyio.streams.tls import TLSStream
 
-from tailbite.connect.attempt import Attempt, connect_unix, connected_at_once
+from tailbite.connect.attempt import Attempt, connect_unix, connected_at_once, named
 from tailbite.connect.resolve import AddrInfo, interleaved, numeric
 from tailbite.connect.verifying import Accepted, Send, Verification
-from tailbite.core.address import Endpoint
 from tailbite.errors import AddressesError, VerifyError
 
 if TYPE_CHECKING:
@@ -114,8 +113,7 @@ async def _connect(info: AddrInfo, options: Options) -> socket.socket:
                     await _wait_connected(sock, destination)
                 break
             except OSError as error:
-                number = error.errno or 0
-                attempt.failed(OSError(number, f"{os.strerror(number)}: {Endpoint.from_sockaddr(destination)}"))
+                attempt.failed(named(error, destination))
     except BaseException:
         attempt.drop()
         raise

@@ -14,7 +14,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from tailbite.connect.attempt import Attempt, connect_unix, connected_at_once
+from tailbite.connect.attempt import Attempt, connect_unix, connected_at_once, named
 from tailbite.connect.resolve import AddrInfo, interleaved, numeric
 from tailbite.connect.wait_sync import READ, WRITE
 from tailbite.core.address import Endpoint
@@ -131,7 +131,7 @@ def _start(
                 is_connected = connected_at_once(sock, destination) or (not _LINUX and _begin(sock, destination))
                 break
             except OSError as error:
-                attempt.failed(_named(error.errno or 0, destination))
+                attempt.failed(named(error, destination))
     except BaseException:
         attempt.drop()
         raise
@@ -149,15 +149,10 @@ def _begin(sock: socket.socket, destination: Any) -> bool:
     return True
 
 
-def _named(number: int, destination: Any) -> OSError:
-    """Make the error of a connect: Python's has no address in it."""
-    return OSError(number, f"{os.strerror(number)}: {Endpoint.from_sockaddr(destination)}")
-
-
 def _finish(attempt: Attempt, destination: Any) -> socket.socket:
     if number := attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
         attempt.drop()
-        raise _named(number, destination)
+        raise named(OSError(number, os.strerror(number)), destination)
     return attempt.finish()
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tailbite.connect.dial_aio import Line, Stream, dial, verify, wrap
-from tailbite.connect.loop_async import CLOSING, AsyncConnection, AsyncConnections
+from tailbite.connect.loop_async import CLOSING, AsyncConnections
 from tailbite.connect.options import Options
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailbite.connect.steps import Input
     from tailbite.connect.verifying import Verifier
 
-__all__ = ["Connection", "Connections", "connections"]
+__all__ = ["Connections", "connections"]
 
 
 def connections(
@@ -48,7 +48,7 @@ def connections(
 
 
 class Connections(AsyncConnections[Stream]):
-    """An asynchronous iterator of :class:`Connection`, for one task; :meth:`close` is for any task.
+    """An asynchronous iterator of connections, for one task; :meth:`close` is for any task.
 
     The arguments are those of :func:`connections`.
     """
@@ -61,19 +61,6 @@ class Connections(AsyncConnections[Stream]):
         self._scope: asyncio.Timeout | None = None
         self._line: Line | None = None
         self._unread = b""
-
-    def __aiter__(self) -> Connections:
-        return self
-
-    async def __anext__(self) -> Connection:
-        """Wait for the next connection.
-
-        Raises:
-            StopAsyncIteration: the loop was closed.
-            GaveUpError: a limit was reached.
-            BaseException: what the classifier calls fatal, as it was.
-        """
-        return Connection(self, await self._next())
 
     def close(self) -> None:
         """End the loop at once: also while it waits or connects, and the connection the user has.
@@ -139,9 +126,3 @@ class Connections(AsyncConnections[Stream]):
                 await writer.wait_closed()
         except OSError:
             pass  # the peer was quicker, or does not read what is still to be sent
-
-
-class Connection(AsyncConnection[Stream]):
-    """One connection: an asynchronous context manager that gives the streams, and closes them."""
-
-    __slots__ = ()

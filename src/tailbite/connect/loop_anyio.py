@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
 from tailbite.connect.dial_anyio import GivenBackStream, dial, verify
-from tailbite.connect.loop_async import CLOSING, AsyncConnection, AsyncConnections
+from tailbite.connect.loop_async import CLOSING, AsyncConnections
 from tailbite.connect.steps import Closed
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tailbite.connect.steps import Input
     from tailbite.connect.verifying import Verifier
 
-__all__ = ["Connection", "Connections", "connections"]
+__all__ = ["Connections", "connections"]
 
 
 def connections(host: Any, port: int | str | None = None, **settings: Unpack[LoopSettings]) -> Connections:
@@ -46,7 +46,7 @@ def connections(host: Any, port: int | str | None = None, **settings: Unpack[Loo
 
 
 class Connections(AsyncConnections[ByteStream]):
-    """An asynchronous iterator of :class:`Connection`, for one task; :meth:`close` is for any task.
+    """An asynchronous iterator of connections, for one task; :meth:`close` is for any task.
 
     The arguments are those of :func:`connections`.
     """
@@ -55,19 +55,6 @@ class Connections(AsyncConnections[ByteStream]):
         super().__init__(host, port, **settings)
         self._scope: anyio.CancelScope | None = None
         self._stream: ByteStream | None = None
-
-    def __aiter__(self) -> Connections:
-        return self
-
-    async def __anext__(self) -> Connection:
-        """Wait for the next connection.
-
-        Raises:
-            StopAsyncIteration: the loop was closed.
-            GaveUpError: a limit was reached.
-            BaseException: what the classifier calls fatal, as it was.
-        """
-        return Connection(self, await self._next())
 
     def close(self) -> None:
         """End the loop at once: also while it waits or connects. From another thread: ``anyio.from_thread.run_sync``.
@@ -134,9 +121,3 @@ class Connections(AsyncConnections[ByteStream]):
 
 def _is_of_a_stream(error: BaseException | None) -> bool:
     return isinstance(error, OSError | anyio.ClosedResourceError)
-
-
-class Connection(AsyncConnection[ByteStream]):
-    """One connection: an asynchronous context manager that gives the stream, and closes it."""
-
-    __slots__ = ()

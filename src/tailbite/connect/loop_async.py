@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack
 
 from tailbite.connect import rehearsal
 from tailbite.connect.dial_sync import ends_of
@@ -41,8 +41,17 @@ class AsyncConnections(ABC, Generic[_S]):
         """Where the loop is."""
         return self._loop.state
 
-    async def _next(self) -> _S:
-        """Wait for the next connection; the errors are those of ``__anext__``."""
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> AsyncConnection[_S]:
+        """Wait for the next connection.
+
+        Raises:
+            StopAsyncIteration: the loop was closed.
+            GaveUpError: a limit was reached.
+            BaseException: what the classifier calls fatal, as it was.
+        """
         if self._loop.state is State.CONNECTED:
             await self._drop()  # the one before was not entered, or not left
             self._loop.left(None)
@@ -53,7 +62,7 @@ class AsyncConnections(ABC, Generic[_S]):
                 work = steps.send(await self._do(work))
         except StopIteration as end:
             if end.value:
-                return await self._deliver()
+                return AsyncConnection(self, await self._deliver())
         except BaseException:
             self._loop.abandon()
             await self._drop()
