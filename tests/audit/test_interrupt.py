@@ -1,12 +1,14 @@
-"""Ctrl-C, SIGTERM and SIGKILL, at any time: no process of the client, the audit or its namespaces is left."""
+"""Ctrl-C, SIGTERM and SIGKILL, at any time: no process, namespace or file is left, and what is known is told."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -70,14 +72,70 @@ def test_an_audit_that_is_interrupted_at_any_step_of_its_start_leaves_nothing(tm
 
 
 @pytest.mark.usefixtures("network")
-def test_a_killed_audit_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", range(7))
+def test_an_audit_that_is_killed_at_any_step_leaves_nothing(step: int, tmp_path: Path) -> None:
     with nothing_left(tmp_path) as mark:
         audit = start("stubborn", tmp_path, mark)
-        wait_for(lambda: clients_run(mark, 4), "the client did not start")
+        # One more process each time: the command, its warden, the watcher, the keeper, init, the client and its own.
+        wait_for(lambda: len(marked(mark[MARK])) >= step, "no process")
         audit.kill()
         audit.communicate(timeout=20)
         wait_for(lambda: marked(mark[MARK]) == [], "processes outlive the audit")
-        for folder in tmp_path.iterdir():  # nobody was left to remove it
-            for path in sorted(folder.rglob("*"), reverse=True):
-                path.unlink() if path.is_file() else path.rmdir()
-            folder.rmdir()
+
+
+@pytest.mark.usefixtures("network")
+def test_what_a_killed_warden_leaves_is_removed_by_the_command(tmp_path: Path) -> None:
+    with nothing_left(tmp_path) as mark:
+        audit = start("stubborn", tmp_path, mark)
+        wait_for(lambda: clients_run(mark, 4), "the client did not start")
+        for process in marked(mark[MARK]):
+            if b"tailbite.audit" in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0"):
+                os.kill(process, signal.SIGKILL)
+        out, _ = audit.communicate(timeout=20)
+        assert b"the process of this audit was killed" in out
+        assert audit.returncode == 3
+
+
+ENTRY = """
+name = "{name}"
+groups = ["own"]
+command = ["{python}", "{script}", "{kind}", "{{host}}", "{{port}}"]
+install = "tests"
+[installed]
+programs = ["sh"]
+"""
+
+
+@pytest.mark.usefixtures("network")
+def test_what_an_interrupted_audit_of_many_knows_is_told_as_a_part(tmp_path: Path) -> None:
+    scratch, own, reports = (tmp_path / name for name in ("scratch", "own", "reports"))
+    for folder in (scratch, own, reports):
+        folder.mkdir()
+    for name, kind in (("first", "unable"), ("second", "stubborn"), ("third", "holding")):
+        text = ENTRY.format(name=name, kind=kind, python=sys.executable, script=CLIENTS)
+        (own / f"{name}.toml").write_text(text, encoding="utf-8")
+    with nothing_left(scratch) as mark:
+        audit = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tailbite", "audit", "--jobs", "1", "--json", "--catalogue", str(own)),
+                *("--html", str(reports / "x.html"), "--junit", str(reports / "x.xml")),
+            ],
+            env={**os.environ, **mark, "TMPDIR": str(scratch)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        wait_for(lambda: clients_run(mark, 4), "the second client did not start")
+        os.killpg(audit.pid, signal.SIGINT)
+        out, err = audit.communicate(timeout=20)
+    assert audit.returncode == 130, err
+    told = json.loads(out)
+    assert [client["client"] for client in told["clients"]] == ["first"]
+    assert told["not_audited"] == ["second", "third"]
+    assert b"interrupted: 1 of 3 clients were audited" in err
+    assert sorted(file.name for file in reports.iterdir()) == ["x.html", "x.xml"]
+    assert "not audited: second, third." in (reports / "x.html").read_text(encoding="utf-8")
+    suite = ET.fromstring((reports / "x.xml").read_text(encoding="utf-8"))
+    assert (suite.get("tests"), suite.get("skipped")) == ("3", "3")
+    assert [case.get("name") for case in suite] == ["first", "second", "third"]

@@ -4,7 +4,7 @@ A client may fork, daemonise, ignore signals, move to another session and never 
 against all of that: when the first process of a pid namespace is killed, everything in it is killed
 (pid_namespaces(7)). So the chain is::
 
-    warden (we)  ->  keeper (makes the namespace)  ->  init, pid 1 (reaps)  ->  the client
+    watcher (we)  ->  keeper (makes the namespace)  ->  init, pid 1 (reaps)  ->  the client
 
 Each dies with the one before it (PR_SET_PDEATHSIG), so nothing is left when we are killed either.
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Jail", "OutputKeeper"]
+__all__ = ["Jail", "OutputKeeper", "become_subreaper"]
 
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWPID: Final = 0x20000000
@@ -114,11 +114,11 @@ class Jail:
             else:
                 theirs = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
                 self._open.append(theirs)
-            _become_subreaper()
-            warden = os.getpid()
+            become_subreaper()
+            watcher = os.getpid()
             self._keeper = os.fork()
             if self._keeper == 0:
-                _keep(warden, _Start(news, (theirs, stdout, stderr), tuple(command), dict(environment), folder))
+                _keep(watcher, _Start(news, (theirs, stdout, stderr), tuple(command), dict(environment), folder))
         except BaseException:
             self._close()
             raise
@@ -213,11 +213,11 @@ class _Start:
     folder: Path
 
 
-def _keep(warden: int, start: _Start) -> NoReturn:
+def _keep(watcher: int, start: _Start) -> NoReturn:
     """Run as the keeper: make the namespace, start its init, and stay until killed."""
     try:
         die_with_parent()
-        if os.getppid() != warden:
+        if os.getppid() != watcher:
             os._exit(0)  # it died before we asked to be told
         os.setsid()
         unshare(_CLONE_NEWPID | _CLONE_NEWNS)
@@ -269,7 +269,7 @@ def _own_proc() -> None:
         libc.mount(b"proc", b"/proc", b"proc", 0, None)
 
 
-def _become_subreaper() -> None:
+def become_subreaper() -> None:
     """Become the parent of orphaned descendants (prctl(2), Linux 3.4)."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")

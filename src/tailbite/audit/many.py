@@ -12,7 +12,7 @@ from tailbite.audit.warden import Audit
 from tailbite.errors import NamespaceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from tailbite.audit.records import Client, Limits, Observation
     from tailbite.audit.run import Evidence
@@ -27,7 +27,7 @@ def audit_many(
     jobs: int,
     keep: Callable[[Client, Observation, Evidence], None] | None = None,
     progress: Callable[[Client, Observation], None] | None = None,
-) -> Iterator[Verdict]:
+) -> Generator[Verdict, None, None]:
     """Yield the verdicts as they come. Left early, it ends what is under way and starts nothing more.
 
     A client that could not be watched gets the verdict *inconclusive*, with the reason; the others go on.

@@ -1,6 +1,6 @@
 """One audit, inside its namespaces: the client in one trap after another, and what was seen of it.
 
-Everything here runs in the warden, a process of one thread that :mod:`tailbite.audit.warden` starts for one audit.
+Everything here runs in the watcher, a process of one thread that :mod:`tailbite.audit.warden` starts for one audit.
 """
 
 from __future__ import annotations

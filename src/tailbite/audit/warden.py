@@ -1,8 +1,12 @@
 """The seam between an audit's caller and the process it runs in.
 
-Each audit has a process of its own, the warden: entering a user namespace takes a process of one thread, there is no
-way back, and several audits may run at once. The job goes in and the observations come out as pickles, between two
-ends of the same program; no client has these pipes.
+Each audit has a process of its own: entering a user namespace takes a process of one thread, there is no way back,
+and several audits may run at once. The job goes in and the observations come out as pickles, between two ends of the
+same program; no client has these pipes.
+
+That process is two. The warden makes the scratch folder, waits, and takes everything away at the end: when the audit
+is done, when it is told to stop, and when the caller died, by SIGKILL even. The other one, its child, watches the
+client; it is killed wherever it stands, since nothing depends on its tidying up.
 """
 
 from __future__ import annotations
@@ -10,30 +14,37 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from tailbite.audit.jail import become_subreaper
 from tailbite.audit.judge import judge
 from tailbite.audit.records import Client, Limits, Observation
 from tailbite.errors import NamespaceUnavailable
+from tailbite.kernel import namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
     from tailbite.audit.records import Verdict
     from tailbite.audit.run import Evidence
 
 __all__ = ["Audit", "audit", "be_the_warden"]
 
+_WAITED_FOR: Final = frozenset({signal.SIGTERM, signal.SIGCHLD})
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
+    caller: int
     client: Client
     limits: Limits
     scratch: Path
@@ -92,19 +103,15 @@ class Audit:
     """
 
     def __init__(self, client: Client, limits: Limits, *, with_packets: bool = False) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="tailbite-audit-", ignore_cleanup_errors=True)
-        try:
-            # -P: the folder we are called in may hold a module called like one of ours.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tailbite.audit"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C on the terminal is the caller's
-            )
-        except BaseException:
-            self._folder.cleanup()
-            raise
-        self._job = _Job(client, limits, Path(self._folder.name), with_packets)
+        self._scratch = Path(tempfile.gettempdir()) / f"tailbite-audit-{secrets.token_hex(8)}"
+        self._job = _Job(os.getpid(), client, limits, self._scratch, with_packets)
+        # -P: the folder we are called in may hold a module called like one of ours.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tailbite.audit"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C on the terminal is the caller's
+        )
 
     def __enter__(self) -> Audit:
         return self
@@ -153,44 +160,74 @@ class Audit:
                 process.kill()
                 process.wait()
         if process.stdout is not None:
-            # Every process of the jail but the client holds the other end: at the end of file they are gone, and the
-            # client with them.
+            # Every process of the audit but the client holds the other end: at the end of file they are gone, and
+            # the client with them.
             with contextlib.suppress(OSError):
                 while process.stdout.read(1 << 16):
                     pass
             process.stdout.close()
-        self._folder.cleanup()
+        shutil.rmtree(self._scratch, ignore_errors=True)  # nothing, unless somebody killed the warden
 
 
 def be_the_warden() -> NoReturn:
-    """Read the job from stdin, write what is seen to stdout."""
-    from tailbite.audit.run import run_audit
-    from tailbite.kernel import namespace
-
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(0)
-
-    signal.signal(signal.SIGTERM, stop)
-    namespace.die_with_parent()
-    job = pickle.load(sys.stdin.buffer)
+    """Read the job from stdin, have it done, and leave nothing of it."""
+    # Before anything is made: from here on a signal is only ever waited for.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us wait for nobody
+    namespace.die_with_parent(signal.SIGTERM)
+    try:
+        job = pickle.load(sys.stdin.buffer)
+    except (EOFError, pickle.UnpicklingError):
+        os._exit(0)  # the caller is gone, or thought better of it
+    if os.getppid() != job.caller:
+        os._exit(0)  # it died before we asked to be told
     sys.stdin.close()
     os.open(os.devnull, os.O_RDONLY)  # 0 again, so that no pipe of the jail gets that number
-    out = sys.stdout.buffer
+    try:
+        job.scratch.mkdir(mode=0o700)
+        become_subreaper()
+        warden = os.getpid()
+        watcher = os.fork()
+        if watcher == 0:
+            _watch(job, warden)
+        while os.waitpid(watcher, os.WNOHANG) == (0, 0):
+            if signal.sigwait(_WAITED_FOR) is signal.SIGTERM:
+                os.kill(watcher, signal.SIGKILL)  # the client dies with it: see jail
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.wait()
+    except OSError as error:
+        _send(_Failed(error))
+    finally:
+        shutil.rmtree(job.scratch, ignore_errors=True)
+        os._exit(0)
 
-    def send(message: object) -> None:
-        pickle.dump(message, out)
-        out.flush()
+
+def _watch(job: _Job, warden: int) -> NoReturn:
+    """Run the audit, and write what is seen to stdout."""
+    from tailbite.audit.run import run_audit
 
     def keep(observation: Observation, evidence: Evidence) -> None:
-        send(_Seen(observation, evidence if job.with_packets else None))
+        _send(_Seen(observation, evidence if job.with_packets else None))
 
     try:
+        namespace.die_with_parent()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAITED_FOR)
+        if os.getppid() != warden:
+            os._exit(0)
         namespace.enter_private_network(keep_user=True)
         run_audit(job.client, job.limits, job.scratch, keep)
-        send(None)
+        _send(None)
     except BrokenPipeError:
         pass
     except (OSError, NamespaceUnavailable, ValueError) as error:
-        send(_Failed(error))
-    os._exit(0)  # all is sent; what the interpreter would tidy up goes with the process
+        _send(_Failed(error))
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(0)  # all is sent; what the interpreter would tidy up goes with the process
+
+
+def _send(message: object) -> None:
+    pickle.dump(message, sys.stdout.buffer)
+    sys.stdout.buffer.flush()

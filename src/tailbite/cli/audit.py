@@ -132,7 +132,10 @@ def command(
     Verdicts, from good to bad: immune, aborts (resets it within a second), blocks (its TIME-WAIT keeps the server
     down), holds (keeps it). None at all: unexercised (never dialled the port), inconclusive, unsupported.
 
-    Exit status: 0 all are immune (or as --require says), 1 one is not, 3 no verdict, 4 not possible here.
+    Ctrl-C ends it; what is known by then is shown and written, marked as a part.
+
+    Exit status: 0 all are immune (or as --require says), 1 one is not, 3 no verdict, 4 not possible here, 130
+    interrupted.
     """
     if listing:
         return _list(_entries(wanted or ("all",)), as_json)
@@ -145,11 +148,18 @@ def command(
     verdicts = _audit(clients, limits, jobs or os.cpu_count() or 1, evidence)
     order = {client.name: position for position, client in enumerate(clients)}
     verdicts.sort(key=lambda verdict: order[verdict.client])
-    _write_reports(verdicts, required, junit, html)
-    if as_json:
-        emit_json("audit", require=required.value, clients=[verdict_as_data(verdict) for verdict in verdicts])
-    else:
-        _show(verdicts, recovery=limits.patience is not None)
+    # Interrupted, what is known is told all the same, as the part that it is.
+    left_out = tuple(client.name for client in clients if client.name not in {v.client for v in verdicts})
+    if verdicts:
+        _write_reports(verdicts, required, left_out, junit, html)
+        if as_json:
+            told = [verdict_as_data(verdict) for verdict in verdicts]
+            emit_json("audit", require=required.value, not_audited=left_out, clients=told)
+        else:
+            _show(verdicts, recovery=limits.patience is not None)
+    if left_out:
+        note(f"interrupted: {len(verdicts)} of {len(clients)} clients were audited")
+        return status.INTERRUPTED
     return _exit_status(verdicts, required, explicit=require is not None)
 
 
@@ -213,6 +223,7 @@ def _limits(quick: bool, recovery: bool, server: str | None, patience: float | N
 
 
 def _audit(clients: Sequence[Client], limits: Limits, jobs: int, evidence: Path | None) -> list[Verdict]:
+    """Return the verdicts in the order they came; fewer than clients if we were interrupted."""
     keep: Callable[[Client, Observation, Evidence], None] | None = None
     if evidence is not None:
         from tailbite.audit.report.evidence import write_evidence
@@ -228,9 +239,12 @@ def _audit(clients: Sequence[Client], limits: Limits, jobs: int, evidence: Path 
     verdicts: list[Verdict] = []
     with _ended_by_sigterm(), _progress(clients) as (phase_seen, client_done):
         try:
-            for verdict in audit_many(clients, limits, jobs=jobs, keep=keep, progress=phase_seen):
-                verdicts.append(verdict)
-                client_done(verdict)
+            with contextlib.closing(audit_many(clients, limits, jobs=jobs, keep=keep, progress=phase_seen)) as coming:
+                for verdict in coming:
+                    verdicts.append(verdict)
+                    client_done(verdict)
+        except KeyboardInterrupt:
+            return verdicts
         except NamespaceUnavailable as error:
             raise Unsupported(str(error)) from None
     if len(clients) == 1 and not clients[0].groups:
@@ -271,16 +285,18 @@ def _progress(
         )
 
 
-def _write_reports(verdicts: Sequence[Verdict], required: Word, junit: Path | None, html: Path | None) -> None:
+def _write_reports(
+    verdicts: Sequence[Verdict], required: Word, left_out: Sequence[str], junit: Path | None, html: Path | None
+) -> None:
     from tailbite._files import write_atomically
     from tailbite.audit.report.page import page
 
     if junit is not None:
         from tailbite.audit.report.junit import junit as as_junit
 
-        _write(write_atomically, junit, as_junit(verdicts, required))
+        _write(write_atomically, junit, as_junit(verdicts, required, left_out))
     if html is not None:
-        _write(write_atomically, html, page(verdicts, required))
+        _write(write_atomically, html, page(verdicts, required, left_out))
 
 
 def _write(write: Callable[[Path, str], None], file: Path, text: str) -> None:

@@ -67,9 +67,9 @@ def setns(descriptor: int, flags: int) -> None:
         raise _os_error("setns")
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent thread ends (PR_SET_PDEATHSIG); for a fresh child."""
-    if _libc().prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) != 0:
+def die_with_parent(number: int = _SIGKILL) -> None:
+    """Have the kernel send a fresh child, which we are, a signal when its parent thread ends (PR_SET_PDEATHSIG)."""
+    if _libc().prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
         raise _os_error("prctl(PR_SET_PDEATHSIG)")
 
 

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["junit"]
 
 
-def junit(verdicts: Sequence[Verdict], required: Word) -> str:
+def junit(verdicts: Sequence[Verdict], required: Word, left_out: Sequence[str] = ()) -> str:
     """Return the XML text.
 
     Args:
         verdicts: one per client.
         required: the worst verdict that passes.
+        left_out: clients that were not audited, since the audit was interrupted; they are tests that were skipped.
     """
-    suite = ET.Element("testsuite", name="tailbite audit", tests=str(len(verdicts)))
+    suite = ET.Element("testsuite", name="tailbite audit", tests=str(len(verdicts) + len(left_out)))
     counts = {"failure": 0, "error": 0, "skipped": 0}
     for verdict in verdicts:
         case = ET.SubElement(
@@ -42,6 +43,10 @@ def junit(verdicts: Sequence[Verdict], required: Word) -> str:
             ET.SubElement(case, kind, message=_printable(message), type=verdict.verdict.value)
         output = "\n".join(f"--- {seen.phase.name}\n{seen.output.text}" for seen in verdict.observations)
         ET.SubElement(case, "system-out").text = _printable(f"{message}\n{output}")
+    for name in left_out:
+        case = ET.SubElement(suite, "testcase", classname="tailbite.audit", name=_printable(name))
+        counts["skipped"] += 1
+        ET.SubElement(case, "skipped", message="not audited: interrupted")
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", str(counts["error"]))
     suite.set("skipped", str(counts["skipped"]))

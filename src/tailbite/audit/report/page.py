@@ -44,23 +44,25 @@ _MEANINGS = {
 }
 
 
-def page(verdicts: Sequence[Verdict], required: Word) -> str:
+def page(verdicts: Sequence[Verdict], required: Word, left_out: Sequence[str] = ()) -> str:
     """Return the HTML text.
 
     Args:
         verdicts: one per client.
         required: the worst verdict that passes.
+        left_out: clients that were not audited, since the audit was interrupted.
     """
     good = sum(meets(verdict.verdict, required) for verdict in verdicts)
     rows = "".join(_row(position, verdict) for position, verdict in enumerate(verdicts))
     parts = "".join(_client(position, verdict) for position, verdict in enumerate(verdicts))
+    missing = f"<p>Interrupted; not audited: {_text(', '.join(left_out))}.</p>" if left_out else ""
     legend = " ".join(f"{_badge(word)} {escape(meaning)};" for word, meaning in _MEANINGS.items()).rstrip(";")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>tailbite audit</title><style>{_STYLE}</style></head><body>"
         f"<h1>Would it connect to itself?</h1><p>{good} of {len(verdicts)} clients are {required.value}"
-        f"{'' if required is Word.IMMUNE else ' or better'}.</p>"
+        f"{'' if required is Word.IMMUNE else ' or better'}.</p>{missing}"
         '<div class="scroll"><table id="matrix"><thead><tr><th>client</th><th>verdict</th><th>believed</th>'
         '<th class="number">times</th><th class="number">longest hold</th><th>left</th>'
         '<th class="number">server down<br>plain / reuse</th><th class="number">recovered</th></tr></thead>'

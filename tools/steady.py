@@ -1,0 +1,105 @@
+"""Audits the installed clients again and again, quietly and with every core busy: does a verdict ever change?
+
+    python tools/steady.py --quiet 5 --busy 5 [NAME...]
+
+Goes on from what docs/data/steady.jsonl has, one pass over all clients at a time; ``--anew`` forgets it. Prints the
+clients whose verdict was not the same each time, and exits with 1 if there are any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import track
+
+from tailbite._files import write_atomically
+from tailbite.audit.catalogue import load
+from tailbite.audit.many import audit_many
+from tailbite.audit.records import Client, Limits
+from tailbite.lab.record import machine_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEPT = Path(__file__).resolve().parent.parent / "docs/data/steady.jsonl"
+JOBS = 3 * (os.cpu_count() or 1)  # as many as the matrix has at a time
+KINDS = ("quiet", "busy")
+
+
+@contextlib.contextmanager
+def burners() -> Iterator[None]:
+    """Keep every core busy with a process each, ended at the end."""
+    # One that lost its parent would burn on: each looks who that is.
+    script = "import os\nmine = os.getppid()\nwhile os.getppid() == mine:\n    sum(range(100_000))"
+    with contextlib.ExitStack() as stack:
+        for _ in range(os.cpu_count() or 1):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", script]))
+            stack.callback(process.kill)
+        yield
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    """Return the rows of the passes before, by client."""
+    if not KEPT.exists():
+        return {}
+    rows = [json.loads(line) for line in KEPT.read_text(encoding="utf-8").splitlines()[1:]]
+    return {row["client"]: row for row in rows}
+
+
+def keep(rows: dict[str, dict[str, Any]]) -> None:
+    """Write what came out so far."""
+    header = {"schema": "tailbite.steady/1", "machine": machine_facts(), "jobs": JOBS}
+    lines = [header, *(rows[name] for name in sorted(rows))]
+    write_atomically(KEPT, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def one_pass(kind: str, clients: list[Client], rows: dict[str, dict[str, Any]], number: int) -> None:
+    """Audit each once, and note what came out."""
+    with burners() if kind == "busy" else contextlib.nullcontext():
+        verdicts = audit_many(clients, Limits(), jobs=JOBS)
+        for verdict in track(verdicts, f"{kind}, pass {number}", total=len(clients)):
+            row = rows.setdefault(
+                verdict.client, {"client": verdict.client, "version": verdict.version, "quiet": [], "busy": []}
+            )
+            row[kind].append([verdict.verdict.value, verdict.believed.value])
+            if [verdict.verdict.value, verdict.believed.value] != (row["quiet"] or row["busy"])[0]:
+                print(f"{verdict.client}: {verdict.verdict.value}, {verdict.believed.value}: {verdict.reason}")
+
+
+def main() -> int:
+    """Make the passes that are missing, and tell what changed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    for kind in KINDS:
+        parser.add_argument(f"--{kind}", type=int, default=5, metavar="N", help=f"so many {kind} passes (default 5)")
+    parser.add_argument("--anew", action="store_true", help="forget the passes before")
+    parser.add_argument("names", nargs="*", default=["all"], help="clients or groups (default: all)")
+    options = parser.parse_args()
+    rows = {} if options.anew else kept()
+    clients = [client for entry in load(options.names) if (client := entry.find()) is not None]
+    for client in clients:
+        if rows.get(client.name, {}).get("version") != client.version:
+            rows.pop(client.name, None)
+    for kind in KINDS:
+        for number in range(1, getattr(options, kind) + 1):
+            wanting = [client for client in clients if len(rows.get(client.name, {}).get(kind, ())) < number]
+            if wanting:
+                one_pass(kind, wanting, rows, number)
+                keep(rows)
+    changed = [row for row in rows.values() if len({word for kind in KINDS for word, _ in row[kind]}) > 1]
+    for row in changed:
+        print(
+            f"{row['client']}: " + "; ".join(f"{kind}: {', '.join(word for word, _ in row[kind])}" for kind in KINDS)
+        )
+    print(f"{len(rows) - len(changed)} of {len(rows)} clients got the same verdict each time")
+    return bool(changed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
