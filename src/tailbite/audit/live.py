@@ -106,10 +106,13 @@ class Live:
         """True if neither the client nor anything it started is left."""
         return self.jail.is_empty
 
-    @property
-    def driver_output(self) -> Output:
-        """What the driver's runs wrote."""
-        return self._driver_output.output()
+    def last_output(self) -> tuple[Output, Output]:
+        """Return what the client wrote, and what the driver's runs wrote, the one under way among them."""
+        self.jail.pump()
+        if self._driver is not None:
+            self._driver.pump()
+            self._keep_driver_output(self._driver)
+        return self.jail.output.output(), self._driver_output.output()
 
     def tick(self, others: Sequence[int] = ()) -> None:
         """Wait a moment, or less if something happens, and take what there is of packets, states and output."""
@@ -136,7 +139,8 @@ class Live:
             if self._driver.exit_status is None:
                 return
             self._driver.end()
-            self._take_driver_output()
+            self._keep_driver_output(self._driver)
+            self._driver = None
             if driver.every is None:
                 self._driver_due = float("inf")
             else:
@@ -144,11 +148,9 @@ class Live:
         elif now >= self._driver_due and (driver.ready is None or os.path.exists(self._setting.fill(driver.ready))):  # noqa: PTH110
             self._driver = self._setting.jail(driver.command)
 
-    def _take_driver_output(self) -> None:
-        if self._driver is not None:
-            wrote = self._driver.output.output()
-            self._driver_output.feed(wrote.head + wrote.tail)
-            self._driver = None
+    def _keep_driver_output(self, driver: Jail) -> None:
+        wrote = driver.output.output()
+        self._driver_output.feed(wrote.head + wrote.tail)
 
     def is_over(self, limits: Limits) -> bool:
         """Tell whether enough was seen for a verdict, or nothing more is to be expected."""

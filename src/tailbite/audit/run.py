@@ -159,8 +159,7 @@ def _watch(live: Live, where: Phase, limits: Limits, setting: Setting, recover: 
         },
     )
     counted = watch.counted()
-    live.jail.pump()
-    output, driven = live.jail.output.output(), live.driver_output
+    output, driven = live.last_output()
     seen = watch.self_connects
     return Observation(
         phase=where,
