@@ -18,9 +18,9 @@ from tailbite.host.atomic import remove, replace_file
 from tailbite.host.change import Change, Destroy, FileChange, SettingChange
 from tailbite.host.journal import Entry, Journal, Step, boot_id
 from tailbite.host.scan import kill
-from tailbite.host.snapshot import inside
 from tailbite.host.sysctl_tree import ENCODING, below, resolve
 from tailbite.host.sysctl_value import RESERVED
+from tailbite.host.visit import inside
 from tailbite.kernel.sockopt import netns_cookie
 from tailbite.kernel.sysctl import read_reserved_ports, read_sysctl, write_reserved_ports, write_sysctl
 

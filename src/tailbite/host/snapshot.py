@@ -7,22 +7,19 @@ says something else than an empty one alone.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import time
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tailbite.kernel.namespace import entered
-from tailbite.kernel.procfs import own_namespace
+from tailbite.host.visit import visit
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import TypeVar
 
     from tailbite.core.ports import PortRange, PortSet
@@ -39,7 +36,6 @@ __all__ = [
     "Process",
     "Snapshot",
     "Sysctl",
-    "inside",
     "take",
 ]
 
@@ -196,27 +192,8 @@ class Snapshot:
         return next((item.value for item in self.sysctls if item.name == name), None)
 
 
-@contextlib.contextmanager
-def inside(namespace: Namespace) -> Iterator[None]:
-    """Put the calling thread into the namespace, and back at the end; nothing is to do for the caller's own.
-
-    Raises:
-        OSError: it is gone (ENOENT), or not permitted (EPERM: needs CAP_SYS_ADMIN over it).
-    """
-    if not namespace.path:
-        yield
-        return
-    with entered(namespace.path):
-        # A path through /proc/PID may by now lead to another process's namespace.
-        if namespace.inode and own_namespace() != namespace.inode:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), namespace.path)
-        yield
-
-
 def take(namespace: Namespace) -> Snapshot:
     """Look at one namespace. Never raises for what the kernel refuses: that becomes ``blind``."""
-    from tailbite.host.visit import visit  # which knows the records of this module
-
     try:
         return visit(namespace, partial(_take_here, namespace))
     except OSError as error:

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 from typing import TYPE_CHECKING
 
-from tailbite.host.snapshot import inside
-from tailbite.kernel.namespace import CLONE_NEWNET, CLONE_NEWUSER, setns
+from tailbite.kernel.namespace import CLONE_NEWNET, CLONE_NEWUSER, entered, setns
 from tailbite.kernel.procfs import own_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import TypeVar
 
     from tailbite.host.snapshot import Namespace
 
     T = TypeVar("T")
 
-__all__ = ["visit"]
+__all__ = ["inside", "visit"]
+
+
+@contextlib.contextmanager
+def inside(namespace: Namespace) -> Iterator[None]:
+    """Put the calling thread into the namespace, and back at the end; nothing is to do for the caller's own.
+
+    Raises:
+        OSError: it is gone (ENOENT), or not permitted (EPERM: needs CAP_SYS_ADMIN over it).
+    """
+    if not namespace.path:
+        yield
+        return
+    with entered(namespace.path):
+        # A path through /proc/PID may by now lead to another process's namespace.
+        if namespace.inode and own_namespace() != namespace.inode:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), namespace.path)
+        yield
 
 
 def visit(namespace: Namespace, look: Callable[[], T]) -> T:
