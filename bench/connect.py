@@ -64,8 +64,15 @@ def streaming(
     return lambda: runner.run(block())
 
 
+def bare(address: tuple[str, int]) -> socket.socket:
+    """Connect without asking getaddrinfo(3) and without a plan."""
+    sock = socket.socket()
+    sock.connect(address)
+    return sock
+
+
 def main() -> None:
-    """Measure all four and print them."""
+    """Measure and print: the promised pairs, then what the resolver and the plan cost by themselves."""
     enter_private_network()
     ratios: list[Ratio] = []
     with asyncio.Runner() as runner:
@@ -87,6 +94,11 @@ def main() -> None:
                         limit=limit,
                     )
                 )
+    with socket.create_server(("127.0.0.1", INSIDE)) as server:
+        plain = blocking(bare, server)
+        theirs, ours = (blocking(one.create_connection, server) for one in (socket, tailbite))
+        ratios.append(compare("for comparison: socket.create_connection, beside a bare connect", plain, theirs))
+        ratios.append(compare("tailbite.create_connection, beside a bare connect", plain, ours))
     report("guarded connect against the standard library", ratios)
 
 

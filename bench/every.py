@@ -1,7 +1,8 @@
 """Run every benchmark, keep their results as JSON lines, and write docs/performance.md from them.
 
-Run: ``make bench``; ``python bench/every.py --write`` writes the page from the results that are kept. A promise that
-is not kept is written as such, and the exit status is 1.
+``make bench`` runs all; ``python bench/every.py connect guards`` runs these and keeps the others' results;
+``--write`` runs none and writes the page from the results that are kept. A benchmark that breaks, hangs or does not
+keep a promise does not stop the others: it is written on the page, named at the end, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 from typing import Any
+
+from paired import Ratio, spell, times
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "data" / "bench.jsonl"
 PAGE = ROOT / "docs" / "performance.md"
+PATIENCE = 600.0
+"""Seconds after which a benchmark hangs; the longest takes two minutes."""
 
 HEAD = """\
 # Performance
@@ -37,31 +43,44 @@ def scripts() -> list[Path]:
     ]
 
 
-def run() -> bool:
-    """Run them all; True if every promise was kept."""
-    kept, lines = True, []
-    for script in scripts():
-        busy = os.getloadavg()[0]
-        done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=False)
-        sys.stdout.write(done.stdout)
-        sys.stdout.flush()
-        kept &= done.returncode == 0
-        last = done.stdout.rstrip().rpartition("\n")[2]
-        try:
-            result = json.loads(last)
+def run(chosen: list[Path]) -> None:
+    """Run these, and keep what each gives as soon as it is there."""
+    results = {result["script"]: result for result in kept_results()}
+    for number, script in enumerate(chosen, 1):
+        print(f"[{number}/{len(chosen)}] bench/{script.name}", file=sys.stderr, flush=True)
+        start, busy = perf_counter(), os.getloadavg()[0]
+        result = measured(script)
+        if "facts" in result:
             result["facts"]["load"] = round(busy, 1)
-            lines.append(json.dumps({"script": f"bench/{script.name}", **result}))
-        except ValueError:
-            print(f"bench/{script.name} gave no result (exit status {done.returncode})", file=sys.stderr)
-            kept = False
+        results[f"bench/{script.name}"] = {"script": f"bench/{script.name}", **result}
+        print(f"  {perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        there = [f"bench/{one.name}" for one in scripts()]
+        lines = [json.dumps(results[name]) for name in there if name in results]
         RESULTS.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return kept
+
+
+def measured(script: Path) -> dict[str, Any]:
+    """Run one and return its result; one that has none says in ``failed`` why."""
+    try:
+        done = subprocess.run(
+            [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"it was not done after {PATIENCE:.0f} s"}
+    try:
+        result: dict[str, Any] = json.loads(done.stdout.rstrip().rpartition("\n")[2])
+    except ValueError:
+        return {"failed": f"it ended with status {done.returncode} and without a result"}
+    return result
 
 
 def page(results: list[dict[str, Any]]) -> str:
     """Return docs/performance.md."""
     parts = [HEAD]
     for result in results:
+        if "failed" in result:
+            parts.append(f"\n## `{result['script']}`\n\n**No result**: {result['failed']}.")
+            continue
         facts = result["facts"]
         parts.append(f"\n## {result['benchmark'][0].upper()}{result['benchmark'][1:]}\n")
         parts.append(
@@ -69,7 +88,7 @@ def page(results: list[dict[str, Any]]) -> str:
             f"{facts['cpus']} CPUs, Python {facts['python']}; load average before it: {facts['load']}\n"
         )
         parts.append("| | plain | tailbite | ratio | quartiles | promised |\n|---|--:|--:|--:|--:|---|")
-        parts += [_row(figure) for figure in result["figures"]]
+        parts += [_row(Ratio(**figure)) for figure in result["figures"]]
         for name, value in result.items():
             if name not in ("benchmark", "script", "facts", "figures"):
                 parts.append(f"\n{name.replace('_', ' ')}: {_value(value)}")
@@ -79,34 +98,58 @@ def page(results: list[dict[str, Any]]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _row(figure: dict[str, Any]) -> str:
-    limit = figure["limit"]
-    promise = "" if limit is None else f"at most {limit:g}: {'kept' if figure['ratio'] <= limit else '**not kept**'}"
-    return (
-        f"| {figure['name']} | {_time(figure['plain_us'])} | {_time(figure['guarded_us'])} | {figure['ratio']:.3f} "
-        f"| {figure['low']:.3f} to {figure['high']:.3f} | {promise} |"
-    )
-
-
-def _time(microseconds: float) -> str:
-    return f"{microseconds / 1000:.1f} ms" if microseconds >= 1000 else f"{microseconds:.1f} us"
+def _row(figure: Ratio) -> str:
+    promise = f"{figure.promise}: {'kept' if figure.is_met else '**not kept**'}" if figure.promise else ""
+    quartiles = f"{times(figure.low)} to {times(figure.high)}" if figure.low < figure.high else "once"
+    took = f"{spell(figure.plain_us)} | {spell(figure.guarded_us)}"
+    return f"| {figure.name} | {took} | {times(figure.ratio)} | {quartiles} | {promise} |"
 
 
 def _value(value: object) -> str:
-    return f"`{json.dumps(value)}`" if isinstance(value, dict | list) else str(value)
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {number:,}" for name, number in value.items())
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def broken(results: list[dict[str, Any]]) -> list[str]:
+    """Say in a line each what failed, and which promises were not kept."""
+    found = [f"{result['script']}: {result['failed']}" for result in results if "failed" in result]
+    for result in results:
+        figures = [Ratio(**figure) for figure in result.get("figures", ())]
+        found += [
+            f"{result['script']}: {one.name}: promised: {one.promise}; "
+            f"measured: {spell(one.plain_us)} and {spell(one.guarded_us)}, x{times(one.ratio)}"
+            for one in figures
+            if not one.is_met
+        ]
+    return found
 
 
 def kept_results() -> list[dict[str, Any]]:
-    """The results of the last run."""
+    """The results of the last runs."""
+    if not RESULTS.exists():
+        return []
     return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
 
 
 def main() -> None:
-    """Run, write, and say with the exit status whether every promise was kept."""
-    kept = True if "--write" in sys.argv[1:] else run()
+    """Run, write, and say at the end and with the exit status whether every promise was kept."""
+    by_name = {script.stem: script for script in scripts()}
+    names = [name for name in sys.argv[1:] if name != "--write"]
+    if unknown := set(names) - set(by_name):
+        sys.exit(f"no benchmark is called {', '.join(sorted(unknown))}; there are: {', '.join(by_name)}")
+    if "--write" not in sys.argv[1:]:
+        try:
+            run([by_name[name] for name in names or by_name])
+        except KeyboardInterrupt:
+            print("interrupted; what was measured is kept", file=sys.stderr)
+            sys.exit(130)
     PAGE.write_text(page(kept_results()), encoding="utf-8")
     print(f"results: {RESULTS.relative_to(ROOT)}; page: {PAGE.relative_to(ROOT)}")
-    sys.exit(0 if kept else 1)
+    failures = broken(kept_results())
+    for line in failures:
+        print(f"NOT KEPT: {line}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from paired import Ratio, compare, report
+from paired import Ratio, compare, left_out, report
 
 import tailbite
 from guards import Side
@@ -53,7 +53,7 @@ def peers(folder: Path) -> dict[str, tuple[str, ...]]:
     if (node := shutil.which("node")) is not None:
         found["Node net.connect"] = (node, str(HERE / "dial.js"))
     for name in {"Go net.Dial", "Node net.connect"} - found.keys():
-        print(f"left out, not installed: {name}", file=sys.stderr)
+        left_out(name, "not installed")
     return found
 
 

@@ -172,22 +172,22 @@ def by_pieces(needles: Needles, pieces: list[int]) -> dict[int, float]:
 
 
 def measure(needles: Needles, rounds: int, *, with_psutil: bool) -> list[Ratio]:
-    """Time each against ss | awk, in turn."""
-    plain = timed(needles, shell("ss -Htan | awk '$4==$5'"))
-    awk = shell("awk '$2==$3' /proc/net/tcp /proc/net/tcp6")
-    others: list[tuple[str, Callable[[], float], int, float | None]] = [
-        ("tailbite scan, the whole process", timed(needles, scan_process), rounds, LIMIT),
-        ("the library alone", timed(needles, scan_library), rounds, None),
-        ("ss -Htan, not compared", timed(needles, shell("ss -Htan >/dev/null"), all_of_them=False), rounds, None),
-        ("awk over /proc/net/tcp and tcp6", timed(needles, awk), 3, None),
+    """Time each alternative and tailbite in turn."""
+    ss_awk = timed(needles, shell("ss -Htan | awk '$4==$5'"))
+    ss = timed(needles, shell("ss -Htan >/dev/null"), all_of_them=False)
+    awk = timed(needles, shell("awk '$2==$3' /proc/net/tcp /proc/net/tcp6"))
+    ours = timed(needles, scan_process)
+    figures = [
+        compare("tailbite scan, beside ss -Htan piped to awk", ss_awk, ours, blocks=rounds, limit=LIMIT),
+        compare("the library alone, beside the same", ss_awk, timed(needles, scan_library), blocks=rounds),
+        compare("tailbite scan, beside ss -Htan, not compared", ss, ours, blocks=rounds),
+        compare("tailbite scan, beside awk over /proc/net/tcp*", awk, ours, blocks=3),
     ]
-    figures = [compare(name, plain, other, blocks=blocks, limit=limit) for name, other, blocks, limit in others]
-    if not with_psutil:
-        return figures
-    # psutil looks for the process of every socket, which takes long: once is enough; TIME-WAIT may end meanwhile.
-    one, other = plain(), timed(needles, psutil_loop, all_of_them=False)()
-    ratio = round(other / one, 2)
-    return [*figures, Ratio("psutil.net_connections (once)", one * 1e6, other * 1e6, ratio, ratio, ratio, None)]
+    if with_psutil:
+        # It looks for the process of every socket, which takes long: once is enough; TIME-WAIT may end meanwhile.
+        loop = timed(needles, psutil_loop, all_of_them=False)
+        figures.append(compare("tailbite scan, beside psutil.net_connections", loop, ours, blocks=1))
+    return figures
 
 
 def main() -> None:
@@ -212,12 +212,11 @@ def main() -> None:
             print(json.dumps(by_pieces(needles, [int(number) for number in wanted.pieces.split(",")])))
             return
         figures = measure(needles, wanted.rounds, with_psutil=not wanted.no_psutil)
-        memory = {"few sockets": small, f"{wanted.sockets} sockets": peak_kib(command)}
+        memory = {"few sockets": small, f"{wanted.sockets:,} sockets": peak_kib(command)}
     report(
-        f"looking for self-connects among {wanted.sockets} sockets, against ss | awk",
+        f"looking for self-connects among {wanted.sockets:,} sockets",
         figures,
-        sockets=wanted.sockets,
-        peak_kib=memory,
+        peak_memory_of_tailbite_scan_in_KiB=memory,
     )
 
 

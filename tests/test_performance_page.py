@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def every() -> ModuleType:
+def every(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "bench")  # as when it is run
     spec = importlib.util.spec_from_file_location("bench_every", ROOT / "bench" / "every.py")
     assert spec is not None
     assert spec.loader is not None
@@ -33,6 +34,7 @@ def test_results_are_of_benchmarks_there_are_with_the_facts_of_the_machine(every
     results = {result["script"]: result for result in every.kept_results()}
     assert set(results) <= {f"bench/{script.name}" for script in every.scripts()}
     for result in results.values():
+        assert "failed" not in result
         assert {"python", "kernel", "machine", "cpus", "load"} <= set(result["facts"])
         assert result["figures"]
 
@@ -43,10 +45,45 @@ def test_a_benchmark_without_results_is_named(every: ModuleType) -> None:
     assert all(f"`bench/{name}`" in every.page([first]) for name in others)
 
 
-def test_a_promise_that_was_not_kept_is_written_as_such(every: ModuleType) -> None:
+def test_a_promise_that_was_not_kept_is_written_and_named_as_such(every: ModuleType) -> None:
     (first, *_) = every.kept_results()
-    broken = json.loads(json.dumps(first))
-    broken["figures"][0] |= {"limit": 1.0, "ratio": 2.0}
-    assert "**not kept**" in every.page([broken])
-    broken["figures"][0] |= {"limit": 3.0}
-    assert "at most 3: kept" in every.page([broken])
+    nothing = {"limit": None, "most_added_us": None, "most_us": None}
+    measured = {"plain_us": 10, "guarded_us": 20, "ratio": 2}
+
+    def told(promise: dict[str, float]) -> tuple[str, list[str]]:
+        changed = {**first, "figures": [first["figures"][0] | nothing | measured | promise]}
+        return every.page([changed]), every.broken([changed])
+
+    for promise, text in (
+        ({"limit": 1.5}, "at most 1.5"),
+        ({"most_added_us": 9.0}, "adds at most 9 us"),
+        ({"most_us": 19.0}, "at most 19 us"),
+    ):
+        page, failures = told(promise)
+        assert f"{text}: **not kept**" in page
+        name = f"{first['script']}: {first['figures'][0]['name']}"
+        assert failures == [f"{name}: promised: {text}; measured: 10 us and 20 us, x2.000"]
+    for promise in ({"limit": 2.0}, {"most_added_us": 10.0}, {"most_us": 20.0}):
+        page, failures = told(promise)
+        assert ": kept" in page
+        assert failures == []
+
+
+def test_a_benchmark_that_breaks_or_hangs_is_written_and_stops_no_other(
+    every: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first, *_) = every.kept_results()
+    result = {key: value for key, value in first.items() if key != "script"}
+    ends = {"broken": "raise SystemExit(3)", "fine": f"print({json.dumps(result)!r})", "slow": "time.sleep(60)"}
+    for name, code in ends.items():
+        (tmp_path / f"{name}.py").write_text(f'import time\nif __name__ == "__main__":\n    {code}\n')
+    monkeypatch.setattr(every, "__file__", str(tmp_path / "every.py"))
+    monkeypatch.setattr(every, "RESULTS", tmp_path / "bench.jsonl")
+    monkeypatch.setattr(every, "PATIENCE", 2.0)
+    every.run(every.scripts())
+    kept = {result["script"]: result for result in every.kept_results()}
+    assert kept["bench/broken.py"]["failed"] == "it ended with status 3 and without a result"
+    assert kept["bench/slow.py"]["failed"] == "it was not done after 2 s"
+    assert kept["bench/fine.py"]["figures"] == first["figures"]
+    assert "**No result**: it was not done" in every.page(every.kept_results())
+    assert "bench/slow.py: it was not done after 2 s" in every.broken(every.kept_results())
