@@ -37,7 +37,7 @@ POSTGRES = {
     "node-pg": ("holds", "unknown"),
     "pgjdbc": ("blocks", "no"),
     "perl-dbd-pg": ("blocks", "no"),
-    "php-pgsql": ("blocks", "yes"),
+    "php-pgsql": ("blocks", "no"),
     "ruby-pg": ("blocks", "no"),
     "pgbouncer": ("aborts", "no"),
     "pgpool": ("blocks", "no"),
