@@ -66,6 +66,23 @@ def test_one_that_resets_keeps_no_server_down_and_comes_back(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("network")
+def test_one_that_only_checks_and_resets_is_back_although_no_poll_meets_its_connection(tmp_path: Path) -> None:
+    script = (
+        "import contextlib, socket, struct, sys, time\n"
+        "while True:\n"
+        "    with contextlib.suppress(OSError), socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:\n"
+        f"        {RESET}\n"
+        "    time.sleep(0.2)"
+    )
+    _, recovery, _ = recovery_of(
+        Client("check", (sys.executable, "-c", script, "{host}", "{port}")), limits(6), tmp_path
+    )
+    assert recovery.served_after is not None
+    assert recovery.recovered_after is not None
+    assert recovery.recovered_after < 2
+
+
+@pytest.mark.usefixtures("network")
 def test_one_that_holds_keeps_it_down_for_as_long_as_it_holds(tmp_path: Path) -> None:
     word, recovery, _ = recovery_of(retrying(3.0, RESET), limits(10, settle=0.5), tmp_path)
     assert word is Word.HOLDS

@@ -48,15 +48,19 @@ class SelfConnects:
         self._current: dict[str, tuple[int, int]] = {}  # host -> index in _found, initial sequence number
         self.dials = 0
         self.dialled: list[float] = []
+        self.answered: float | None = None
+        """When a listener on the port last took a dial: its SYN+ACK makes the client's end ESTABLISHED."""
         self.written = bytearray()
         """What was sent to itself, the first 64 KiB."""
 
     def feed(self, segment: TcpSegment) -> None:
         """Take the next segment."""
-        if segment.destination.port != self._port:
-            return
         at = (segment.timestamp_ns - self._start_ns) / 1e9
         flags = segment.flags
+        if segment.source.port == self._port and TcpFlags.SYN | TcpFlags.ACK in flags and not segment.is_to_itself:
+            self.answered = at
+        if segment.destination.port != self._port:
+            return
         if TcpFlags.SYN in flags and TcpFlags.ACK not in flags:
             self.dials += 1
             if len(self.dialled) < _MOST_DIALS:

@@ -54,7 +54,10 @@ def measure_recovery(live: Live, where: Phase, limits: Limits, setting: Setting)
             if served_after is None and server.is_up(live.sockets, where):
                 served_after = live.watch.now - began
             if served_after is not None:
-                if any(_is_service(found) for found in live.sockets):
+                # Polling would miss a check that connects and resets within a millisecond, as HAProxy's does.
+                if (answered := live.watch.self_connects.answered) is not None:
+                    recovered_after = max(0.0, answered - began)
+                elif any(_is_service(found) for found in live.sockets):
                     recovered_after = live.watch.now - began
                 if recovered_after is not None or live.is_gone:
                     break

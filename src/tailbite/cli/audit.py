@@ -316,10 +316,10 @@ def _show(verdicts: Sequence[Verdict], *, recovery: bool) -> None:
     table.add_column("believed")
     table.add_column("times", justify="right")
     table.add_column("held", justify="right")
-    table.add_column("left")
+    table.add_column("left", no_wrap=True)
     if recovery:
-        table.add_column("server down", justify="right")
-        table.add_column("back after", justify="right")
+        table.add_column("down", justify="right")
+        table.add_column("back", justify="right")
     for verdict in verdicts:
         row: list[str | Text] = [
             verdict.client,
@@ -334,6 +334,8 @@ def _show(verdicts: Sequence[Verdict], *, recovery: bool) -> None:
         table.add_row(*row)
     out = console()
     out.print(table)
+    if recovery:
+        out.print("\ndown: how long a server could not start, plain / with SO_REUSEADDR; back: the client is on it.")
     if len(verdicts) <= 3:
         for verdict in verdicts:
             out.print(Text(f"\n{verdict.client}: {verdict.reason}."))

@@ -116,7 +116,8 @@ def _phase(seen: Observation) -> str:
     said = seen.output.text
     output = f"<details><summary>output, {seen.output.total} bytes</summary><pre>{_text(said[:8000])}</pre></details>"
     trouble = f"<p>{_text(seen.trouble)}</p>" if seen.trouble else ""
-    hits = "once" if len(seen.self_connects) == 1 else f"{len(seen.self_connects)} times"
+    count = len(seen.self_connects)
+    hits = {0: "never", 1: "once"}.get(count, f"{count} times")
     return (
         f"<h3>{escape(seen.phase.name)}</h3><p>Port {seen.phase.port}, ephemeral ports {seen.phase.ephemeral}; "
         f"dialled {seen.dials}, connected to itself {hits}; "
