@@ -21,7 +21,31 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class _Endpoint(Protocol):
+        """A :class:`tailbite.Endpoint`; this module lies below the one that has it."""
+
+        @property
+        def host(self) -> str: ...
+        @property
+        def port(self) -> int: ...
+
+    class _FailedAttempt(Protocol):
+        """A :class:`tailbite.connect.events.FailedAttempt`."""
+
+        @property
+        def error(self) -> BaseException | None: ...
+
+    class _Sighting(Protocol):
+        """A :class:`tailbite.Sighting`."""
+
+        @property
+        def ready(self) -> bool: ...
+
 
 __all__ = [
     "AddressesError",
@@ -41,15 +65,6 @@ __all__ = [
 VerifyReason: TypeAlias = Literal["silent", "closed", "echo", "protocol", "not ready"]
 """Why a peer was not believed: it said nothing in time, it closed or reset the connection, it sent back what it was
 sent, it speaks something else, or it is the right server and says that it cannot serve yet."""
-
-
-class _Endpoint(Protocol):
-    """A :class:`tailbite.Endpoint`; this module lies below the one that has it."""
-
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
 
 
 class TailbiteError(Exception):
@@ -178,13 +193,6 @@ class AddressesError(TailbiteError, ConnectionError):
         return (AddressesError, (self.target, self.errors))
 
 
-class _FailedAttempt(Protocol):
-    """A :class:`tailbite.connect.events.FailedAttempt`."""
-
-    @property
-    def error(self) -> BaseException | None: ...
-
-
 class GaveUpError(TailbiteError, ConnectionError):
     """A reconnecting loop has used up its attempts, its time or its delays.
 
@@ -245,13 +253,6 @@ class CatalogueError(TailbiteError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.key}: {self.reason}" if self.key else f"{self.file}: {self.reason}"
-
-
-class _Sighting(Protocol):
-    """A :class:`tailbite.Sighting`."""
-
-    @property
-    def ready(self) -> bool: ...
 
 
 class NotReadyError(TailbiteError, TimeoutError):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tailbite._version import __version__
-from tailbite.cli.group import COMMANDS
+from tailbite.cli.front import COMMANDS
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ from support.trap import PORT, Trap, server_can_bind
 from support.users import python_as_nobody
 from tailbite.cli.scan import command
 from tailbite.host import scan as host_scan
-from tailbite.host.snapshot import Namespace, NamespaceKind
+from tailbite.host.records import Namespace, NamespaceKind
 from tailbite.kernel import procfs
 from tailbite.kernel.sockopt import abort
 

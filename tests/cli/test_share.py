@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tailbite.cli.group import COMMANDS
+from tailbite.cli.front import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,9 @@ from tailbite.host.checkup import Checkup, check_up
 from tailbite.host.doctor import examine, examine_kernel, ports_to_free
 from tailbite.host.finding import Confidence, Severity
 from tailbite.host.patient import Patient, Service
+from tailbite.host.records import Namespace, NamespaceKind
 from tailbite.host.risk import ports_at_risk
-from tailbite.host.snapshot import Namespace, NamespaceKind, Snapshot, Sysctl
+from tailbite.host.snapshot import Snapshot, Sysctl
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pytest
 
 from support.trap import PORT, Trap
 from tailbite.core.ports import PortRange, PortSet
-from tailbite.host.snapshot import Namespace, NamespaceKind, take
+from tailbite.host.records import Namespace, NamespaceKind
+from tailbite.host.snapshot import take
 from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_reserved_ports

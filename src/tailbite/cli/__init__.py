@@ -5,13 +5,32 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 __all__ = ["main"]
 
+_OBJECTS = 50_000
+
 
 def main() -> None:
     """Run the ``tailbite`` command."""
+    # A start makes some ten thousand objects that stay: looking for garbage among them every 700 is a tenth of it.
+    gc.set_threshold(_OBJECTS)
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        from tailbite.cli import front
+
+        try:
+            return front.show()
+        except OSError:
+            pass  # a full disk, a reader that went away: what follows meets it as well, and says so
+    if sys.argv[1:3] == ["run", "--"] and len(sys.argv) > 3:
+        from tailbite.cli.running import run
+
+        try:
+            sys.exit(run(tuple(sys.argv[3:])))
+        except KeyboardInterrupt:
+            sys.exit(130)
     try:
         import click  # noqa: F401
     except ImportError:
@@ -22,4 +41,7 @@ def main() -> None:
         sys.exit(4)
     from tailbite.cli.group import tailbite
 
-    sys.exit(tailbite(prog_name="tailbite"))
+    try:
+        sys.exit(tailbite(prog_name="tailbite"))
+    finally:
+        gc.freeze()  # nor when it ends: the system takes everything back at once

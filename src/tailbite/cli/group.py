@@ -12,23 +12,9 @@ import click
 
 from tailbite._version import __version__
 from tailbite.cli import exit as status
+from tailbite.cli import front
 
 __all__ = ["LazyGroup", "tailbite"]
-
-# name -> (module, one line for --help). The line stands here so that --help loads no command.
-COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "demo": ("tailbite.cli.demo", "Show the effect and its cure on this kernel, in a private network."),
-    "run": ("tailbite.cli.run", "Run any program so that it cannot connect to itself."),
-    "wait": ("tailbite.cli.wait", "Wait until servers are really there, then run a command."),
-    "scan": ("tailbite.cli.scan", "Find every TCP socket that is connected to itself."),
-    "why": ("tailbite.cli.why", "Say why a port is in use, refused, or free, and what to do."),
-    "doctor": ("tailbite.cli.doctor", "Tell whether this host is at risk, and what helps."),
-    "fix": ("tailbite.cli.fix", "Show, carry out and take back the remedies: reserve ports, move the range, kill."),
-    "host-guard": ("tailbite.cli.host_guard", "Refuse every self-connect of this host, by a firewall rule."),
-    "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
-    "lab": ("tailbite.cli.lab", "Measure why, how often, and which cure; draw it."),
-}
-
 
 # Since click 8.2 a group that is called without a command raises its help.
 _NO_ARGUMENTS: Final[type[click.UsageError] | tuple[()]] = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -87,16 +73,20 @@ class LazyGroup(click.Group):
             sys.exit(error.exit_code)
 
 
+class _Front(LazyGroup):
+    """The command itself, whose help is its front page."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(front.page(formatter.width))
+
+
 @click.group(
-    cls=LazyGroup,
-    commands=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
+    cls=_Front,
+    commands=front.COMMANDS,
+    help=front.ABOUT,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": front.WIDEST},
     no_args_is_help=True,
 )
 @click.version_option(__version__, "--version", message="tailbite %(version)s")
 def tailbite() -> None:
-    """Connect to your server, never to yourself.
-
-    A TCP client that keeps reconnecting to a local port where nobody listens can connect to itself, get its own
-    bytes back, and keep the server from starting. tailbite prevents, finds, explains and reproduces that.
-    """
+    """The group; its help is :data:`tailbite.cli.front.ABOUT`."""

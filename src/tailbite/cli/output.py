@@ -6,8 +6,6 @@ NO_COLOR set (https://no-color.org).
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -15,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tailbite.cli import exit as status
-from tailbite.core.address import Endpoint, FourTuple
-from tailbite.core.ports import PortRange, PortSet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +48,8 @@ def note(text: str) -> None:
 
 def emit_json(command: str, **fields: Any) -> None:
     """Print one JSON object with its schema, ``tailbite.<command>/1``; records are taken as they are."""
+    import json
+
     click.echo(
         json.dumps({"schema": f"tailbite.{command}/1", **{k: as_json(v) for k, v in fields.items()}}, indent=2)
     )
@@ -59,6 +57,11 @@ def emit_json(command: str, **fields: Any) -> None:
 
 def as_json(value: Any) -> Any:
     """Turn records into what JSON has: endpoints and port ranges as their text, enums by label or name."""
+    import dataclasses
+
+    from tailbite.core.address import Endpoint, FourTuple
+    from tailbite.core.ports import PortRange, PortSet
+
     if isinstance(value, Endpoint | FourTuple | PortRange | PortSet):
         return str(value)
     if isinstance(value, Enum):

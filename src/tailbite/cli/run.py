@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import click
 
-from tailbite.cli import exit as status
-
-if TYPE_CHECKING:
-    from tailbite.guards.program import Report
-    from tailbite.guards.program_choice import Choice
+from tailbite.cli.running import run, run_in_process
 
 __all__ = ["command"]
 
@@ -69,62 +62,8 @@ def command(
     Exit status: the program's own. 127 if there is no such program, 126 if it cannot be executed, 4 if --require
     was given and it cannot be guarded here.
     """
-    from tailbite.guards import program
-    from tailbite.guards.program_choice import Mechanism, Place, choose, look
-    from tailbite.guards.program_exec import original_environment
-
     if in_process:
         if ports or require or stats_json:
             raise click.UsageError("--in-process goes with none of --port, --require and --stats-json")
-        from tailbite.guards.inherit import environment
-
-        if verbose:
-            program.tell(f"every Python 3.11 or newer below {argv[0]} guards itself; no other program is guarded")
-        program.execute(program.Order(argv, environment(original_environment())))
-    chosen = choose(look(), names_ports=bool(ports), stays_parent=stats_json is not None)
-    if verbose and chosen.mechanism in (Mechanism.STEER, Mechanism.HOLD):
-        above = ", tailbite stays its parent" if chosen.place is Place.ABOVE else ""
-        program.tell(f"ports of {argv[0]} are {chosen.mechanism.value}{above}")
-    order = program.Order(
-        command=argv,
-        environment=original_environment(),
-        ports=ports,
-        is_required=require,
-        is_verbose=verbose,
-        status_unguarded=status.UNSUPPORTED,
-    )
-    _write_stats(stats_json, chosen, program.Report(None, False, {}))
-
-    def before_exec(is_guarded: bool) -> None:
-        _write_stats(stats_json, chosen, program.Report(None, is_guarded, {}))
-
-    report = program.run(order, chosen, before_exec)
-    _write_stats(stats_json, chosen, report)
-    from tailbite.guards.program_above import mirror
-
-    return mirror(report.status)
-
-
-def _write_stats(path: str | None, chosen: Choice, report: Report) -> None:
-    if path is None:
-        return
-    import json
-    import os
-    from pathlib import Path
-
-    from tailbite._files import write_atomically
-
-    content = {
-        "schema": "tailbite.run/1",
-        "mechanism": chosen.mechanism.name.lower().replace("_", "-"),
-        "guarded": report.is_guarded,
-        "reason": chosen.reason or None,
-        "status": None if report.status is None else os.waitstatus_to_exitcode(report.status),
-        "connects": dict(report.counts),
-    }
-    try:
-        write_atomically(Path(path), json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        click.echo(f"tailbite: {path}: {error.strerror}", err=True)
-        if report.status is None:
-            sys.exit(status.USAGE)
+        run_in_process(argv, is_verbose=verbose)
+    return run(argv, ports, is_required=require, is_verbose=verbose, stats_json=stats_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +148,8 @@ def nothing_found(shot: Scan) -> str:
 
 
 def _emit_line(shot: Scan, killed: tuple[Kill, ...]) -> None:
+    import json
+
     fields = {key: as_json(value) for key, value in _fields(shot, killed).items()}
     click.echo(json.dumps({"schema": "tailbite.scan/1", **fields}))
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from tailbite.host.records import Namespace, Process
     from tailbite.host.scan import Kill, Scan, Sighting
-    from tailbite.host.snapshot import Namespace, Process
 
 __all__ = ["brief", "page", "plain", "size", "tables"]
 

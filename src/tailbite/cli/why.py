@@ -14,7 +14,7 @@ from tailbite.core.address import canonical_host
 
 if TYPE_CHECKING:
     from tailbite.host.finding import Finding
-    from tailbite.host.snapshot import Blind
+    from tailbite.host.records import Blind
 
 __all__ = ["command"]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tailbite.host.snapshot import Namespace
+    from tailbite.host.records import Namespace
 
 __all__ = ["ChangedMeanwhile", "Done", "carry_out", "take_back"]
 

@@ -16,8 +16,8 @@ from tailbite.host.sysctl_text import edited, value_in, without
 from tailbite.host.sysctl_value import EPHEMERAL, PAGE, RESERVED, reserved_value
 
 if TYPE_CHECKING:
+    from tailbite.host.records import Namespace
     from tailbite.host.scan import Sighting
-    from tailbite.host.snapshot import Namespace
 
 NO_PORTS = PortSet()
 

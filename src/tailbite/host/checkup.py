@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tailbite.host.abilities import Ability
     from tailbite.host.finding import Finding
     from tailbite.host.patient import Service
+    from tailbite.host.records import Blind, Namespace
     from tailbite.host.scan import Scan
-    from tailbite.host.snapshot import Blind, Namespace
 
 __all__ = ["Checkup", "check_up"]
 

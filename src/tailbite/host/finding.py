@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tailbite.core.address import Endpoint
-    from tailbite.host.snapshot import Namespace, Process
+    from tailbite.host.records import Namespace, Process
 
 __all__ = ["Confidence", "Fact", "Finding", "Remedy", "Severity"]
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from tailbite.core.ports import PortRange
     from tailbite.host.change import Change
+    from tailbite.host.records import Namespace
     from tailbite.host.scan import Scan
-    from tailbite.host.snapshot import Namespace, Snapshot
+    from tailbite.host.snapshot import Snapshot
     from tailbite.host.sysctl_text import BootOrder
     from tailbite.host.sysctl_tree import Tree
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tailbite.core.ports import PortSet
 from tailbite.host.atomic import replace_file
 from tailbite.host.change import FileChange, SettingChange
-from tailbite.host.snapshot import Namespace, NamespaceKind
+from tailbite.host.records import Namespace, NamespaceKind
 from tailbite.host.sysctl_tree import below, resolve
 
 if TYPE_CHECKING:

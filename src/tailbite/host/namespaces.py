@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
-from tailbite.host.snapshot import Blind, Namespace, NamespaceKind
+from tailbite.host.records import Blind, Namespace, NamespaceKind
 from tailbite.kernel import procfs
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def visible() -> tuple[tuple[Namespace, ...], tuple[Blind, ...]]:
     pids = living.pids
     found = [Namespace(mine.inode, mine.kind, mine.name, "", pids.get(mine.inode, ())[:_SHOWN_PIDS])]
     for inode in sorted({*pids, *mounted} - {mine.inode}):
-        path = str(mounted[inode]) if inode in mounted else ""
+        path = mounted.get(inode, "")
         found.append(_named(inode, pids.get(inode, ()), path))
     return tuple(found), tuple(blind)
 
@@ -83,7 +83,7 @@ def choose(wanted: str) -> tuple[tuple[Namespace, ...], tuple[Blind, ...]]:
 
 def _of_process(pid: int, found: Iterable[Namespace]) -> Namespace:
     try:
-        inode = (procfs.PROC / str(pid) / "ns/net").stat().st_ino
+        inode = os.stat(f"{procfs.PROC}/{pid}/ns/net").st_ino  # noqa: PTH116
     except PermissionError:
         raise UnknownNamespace(
             f"the network namespace of process {pid} cannot be seen: it is another user's; run as root"
@@ -105,7 +105,7 @@ def _named(inode: int, pids: tuple[int, ...], mounted: str) -> Namespace:
     if container:
         return Namespace(inode, NamespaceKind.CONTAINER, container, path, shown)
     if mounted.startswith(("/run/netns/", "/var/run/netns/")):
-        return Namespace(inode, NamespaceKind.NAMED, Path(mounted).name, path, shown)
+        return Namespace(inode, NamespaceKind.NAMED, mounted.rpartition("/")[2], path, shown)
     if pids:
         return Namespace(inode, NamespaceKind.PROCESS, f"{_comm(pids[0])}/{pids[0]}", path, shown)
     return Namespace(inode, NamespaceKind.NAMED, mounted, path, shown)
@@ -113,6 +113,7 @@ def _named(inode: int, pids: tuple[int, ...], mounted: str) -> Namespace:
 
 def _comm(pid: int) -> str:
     try:
-        return (procfs.PROC / str(pid) / "comm").read_text(errors="replace").strip()
+        with open(f"{procfs.PROC}/{pid}/comm", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            return file.read().removesuffix("\n")
     except OSError:
         return "gone"

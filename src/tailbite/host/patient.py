@@ -12,8 +12,9 @@ from tailbite.host.finding import Remedy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tailbite.host.records import Process
     from tailbite.host.scan import Sighting
-    from tailbite.host.snapshot import Process, Snapshot
+    from tailbite.host.snapshot import Snapshot
 
 __all__ = ["Patient", "Service", "drawn_ports", "fix_command", "guard", "prevent"]
 

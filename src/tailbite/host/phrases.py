@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tailbite.core.duration import spell_duration
-from tailbite.host.snapshot import NamespaceKind
+from tailbite.host.records import NamespaceKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tailbite.host.port import PortLook, Use
-    from tailbite.host.snapshot import Namespace
+    from tailbite.host.records import Namespace
 
 __all__ = ["after", "holder", "listed", "moved_by", "process_names", "range_words", "span"]
 

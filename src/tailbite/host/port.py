@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tailbite.host.snapshot import Blind, Look
+from tailbite.host.look import Look
+from tailbite.host.records import Blind
 from tailbite.host.visit import visit
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tailbite.core.ports import PortRange, PortSet
-    from tailbite.host.snapshot import Namespace, Process
+    from tailbite.host.records import Namespace, Process
     from tailbite.kernel.sock_diag import TcpSocket
     from tailbite.kernel.tcp_info import TcpInfo
 

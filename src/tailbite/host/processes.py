@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 
-from tailbite.host.snapshot import Blind, Process
+from tailbite.host.records import Blind, Process
 from tailbite.kernel import procfs
 
 if TYPE_CHECKING:

@@ -1,43 +1,24 @@
-"""One network namespace at one moment: its sockets that matter, and the settings that decide about source ports.
-
-Everything is a frozen record. What could not be looked at (no permission, gone meanwhile, a file this kernel does
-not have) is a :class:`Blind` in ``blind``, never silence: an empty ``listeners`` with a :class:`Blind` beside it
-says something else than an empty one alone.
-"""
+"""One network namespace at one moment: its sockets that matter, and the settings that decide about source ports."""
 
 from __future__ import annotations
 
-import errno
 import time
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tailbite.host.look import Look
+from tailbite.host.records import Blind
 from tailbite.host.visit import visit
-from tailbite.kernel.sock_diag import SockDiag, TcpState
+from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
     from tailbite.core.ports import PortRange, PortSet
-    from tailbite.kernel.sock_diag import Listing, TcpSocket
+    from tailbite.host.records import Namespace
+    from tailbite.kernel.sock_diag import TcpSocket
 
-    T = TypeVar("T")
-
-__all__ = [
-    "SYSCTLS",
-    "Blind",
-    "Look",
-    "Namespace",
-    "NamespaceKind",
-    "Process",
-    "Snapshot",
-    "Sysctl",
-    "take",
-]
+__all__ = ["SYSCTLS", "Snapshot", "Sysctl", "take"]
 
 SYSCTLS = (
     "ip_unprivileged_port_start",
@@ -48,99 +29,6 @@ SYSCTLS = (
     "tcp_tw_reuse_delay",
 )
 """Names below /proc/sys/net/ipv4 that bear on self-connects; most kernels lack some of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blind:
-    """Something that could not be looked at.
-
-    Attributes:
-        what: what is not known because of it, in words.
-        why: the reason, and where there is one the way to see it all the same.
-        number: the errno, 0 if it is no system error.
-    """
-
-    what: str
-    why: str
-    number: int = 0
-
-    @classmethod
-    def of(cls, what: str, error: OSError) -> Blind:
-        """Take the reason from an error."""
-        number = error.errno or 0
-        if number in (errno.EPERM, errno.EACCES):
-            return cls(what, "not permitted: run as root to see it", number)
-        if number in (errno.ENOENT, errno.ESRCH):
-            return cls(what, "it vanished while we looked, or this kernel does not have it", number)
-        return cls(what, error.strerror or str(error), number)
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.why}"
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process that holds a socket.
-
-    Attributes:
-        pid: as this process sees it.
-        name: the short name the kernel keeps (/proc/PID/comm).
-        command: the command line, one string; empty if it cannot be read.
-        user: the user's name, or number where it has none.
-        started: seconds since the epoch; None if unknown.
-    """
-
-    pid: int
-    name: str
-    command: str = ""
-    user: str = ""
-    started: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.name} (pid {self.pid})"
-
-
-class NamespaceKind(Enum):
-    """By what a network namespace is known."""
-
-    OWN = "own"
-    CONTAINER = "container"
-    NAMED = "named"
-    PROCESS = "process"
-
-    @property
-    def label(self) -> str:
-        """The word in JSON."""
-        return self.value
-
-
-@dataclass(frozen=True, slots=True)
-class Namespace:
-    """A network namespace of this host.
-
-    Attributes:
-        inode: its number, as in ``net:[4026531840]``.
-        kind: by what it is known.
-        name: "this namespace", a container's short id, a name of ``ip netns``, or a process's name.
-        path: what to open to enter it; empty for the caller's own.
-        pids: some processes in it, the lowest pid first.
-    """
-
-    inode: int
-    kind: NamespaceKind
-    name: str
-    path: str = ""
-    pids: tuple[int, ...] = ()
-
-    @property
-    def is_own(self) -> bool:
-        """True for the namespace of the caller."""
-        return self.kind is NamespaceKind.OWN
-
-    def __str__(self) -> str:
-        if self.is_own:
-            return "this namespace"
-        return f"{'namespace' if self.kind is NamespaceKind.NAMED else self.kind.value} {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,38 +103,3 @@ def _take_here(namespace: Namespace) -> Snapshot:
         bound=look.sockets("the bound sockets", lambda diag: diag.listing((TcpState.BOUND_INACTIVE,))),
         blind=tuple(look.blind),
     )
-
-
-class Look:
-    """Looks, and writes down what could not be looked at.
-
-    Attributes:
-        blind: what could not.
-    """
-
-    def __init__(self) -> None:
-        self.blind: list[Blind] = []
-
-    def at(self, what: str, read: Callable[[], T]) -> T | None:
-        """Return what ``read`` returns, or None."""
-        try:
-            return read()
-        except OSError as error:
-            self.blind.append(Blind.of(what, error))
-        except ValueError as error:
-            self.blind.append(Blind(what, str(error)))
-        return None
-
-    def sockets(self, what: str, ask: Callable[[SockDiag], Listing]) -> tuple[TcpSocket, ...]:
-        """Return the sockets that ``ask`` lists in the calling thread's namespace."""
-
-        def read() -> Listing:
-            with SockDiag() as diag:
-                return ask(diag)
-
-        listing = self.at(what, read)
-        if listing is None:
-            return ()
-        if not listing.complete:
-            self.blind.append(Blind(what, "they changed faster than they could be listed, so one may be missing"))
-        return listing.sockets

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailbite.host.snapshot import Blind
+from tailbite.host.records import Blind
 from tailbite.host.sysctl_text import BootOrder, ConfigFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tailbite.host.snapshot import Namespace
+    from tailbite.host.records import Namespace
 
 __all__ = ["DIRECTORIES", "ENCODING", "HOST", "Tree", "below", "is_the_hosts", "read_tree", "resolve"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pickle
 from typing import TYPE_CHECKING
 
 from tailbite.kernel.namespace import CLONE_NEWNET, CLONE_NEWUSER, entered, setns
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
-    from tailbite.host.snapshot import Namespace
+    from tailbite.host.records import Namespace
 
     T = TypeVar("T")
 
@@ -59,6 +58,8 @@ def visit(namespace: Namespace, look: Callable[[], T]) -> T:
 
 
 def _send_child(namespace: Namespace, look: Callable[[], T]) -> T:
+    import pickle  # only who has no way in for itself needs it
+
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -7,7 +7,6 @@ last process returned or was killed.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -15,13 +14,14 @@ import socket
 import struct
 import threading
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailbite.errors import NamespaceUnavailable
 
 if TYPE_CHECKING:
+    import ctypes
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = [
     "bring_up",
@@ -44,6 +44,8 @@ _THREAD_NETWORK = "/proc/thread-self/ns/net"
 
 @cache
 def _libc() -> ctypes.CDLL:
+    import ctypes  # only who enters another namespace waits for it
+
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -74,6 +76,8 @@ def die_with_parent(number: int = _SIGKILL) -> None:
 
 
 def _os_error(call: str) -> OSError:
+    import ctypes
+
     number = ctypes.get_errno()
     return OSError(number, f"{call}: {os.strerror(number)}")
 
@@ -102,6 +106,8 @@ def enter_private_network(*, keep_user: bool = False) -> None:
     Raises:
         NamespaceUnavailable: this system does not allow it; the error says which setting.
     """
+    from pathlib import Path
+
     user, group = os.geteuid(), os.getegid()
     try:
         try:
@@ -165,6 +171,8 @@ def entered(path: str | Path) -> Iterator[None]:
 
 
 def _setting(path: str) -> str | None:
+    from pathlib import Path
+
     try:
         return Path(path).read_text(encoding="ascii").strip()
     except OSError:

@@ -3,7 +3,11 @@
 Everything here races with processes that come and go: what is gone is skipped, what is closed to this user is
 counted. Of other users' processes nothing of this can be read without root (ptrace(2), PTRACE_MODE_READ), and with
 the mount option ``hidepid`` they may not even be listed.
+
+No pathlib and no regular expression that is compiled before it is needed: a host has thousands of processes, and a
+scan of one that has few would spend most of its time on loading them.
 """
+# ruff: noqa: PTH115, PTH116, PTH123
 
 from __future__ import annotations
 
@@ -12,11 +16,12 @@ import errno
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from pathlib import Path
 
 __all__ = [
     "PROC",
@@ -33,23 +38,20 @@ __all__ = [
     "socket_holders",
 ]
 
-PROC = Path("/proc")
+PROC: Path | str = "/proc"
 
 SPARE_DESCRIPTORS = 10_000
 
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})
 _CLOSED = frozenset({errno.EACCES, errno.EPERM})
-_SOCKET = re.compile(r"socket:\[(\d+)\]")
-_NAMESPACE = re.compile(r"net:\[(\d+)\]")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 # What container managers call the cgroup of a container: docker-<id>.scope, cri-containerd-<id>.scope,
 # crio-<id>.scope, libpod-<id>.scope, /docker/<id>, /kubepods/.../<id>; lxc.payload.<name>, /lxc/<name>;
 # machine-<name>.scope for systemd-nspawn and libvirt.
 _CONTAINERS = (
-    re.compile(r"(?:^|[/-])(?P<id>[0-9a-f]{64})(?:\.scope)?(?:/|$)"),
-    re.compile(r"/lxc(?:\.payload\.|/)(?P<id>[^/]+)"),
-    re.compile(r"/machine-(?P<id>[^/]+)\.scope"),
+    r"(?:^|[/-])(?P<id>[0-9a-f]{64})(?:\.scope)?(?:/|$)",
+    r"/lxc(?:\.payload\.|/)(?P<id>[^/]+)",
+    r"/machine-(?P<id>[^/]+)\.scope",
 )
 
 
@@ -79,7 +81,7 @@ class NetworkNamespaces:
     closed: int
 
 
-def process_ids(proc: Path = PROC) -> list[int]:
+def process_ids(proc: Path | str = PROC) -> list[int]:
     """Return the pids that /proc lists, ascending.
 
     Raises:
@@ -88,7 +90,7 @@ def process_ids(proc: Path = PROC) -> list[int]:
     return sorted(int(entry.name) for entry in os.scandir(proc) if entry.name.isdigit())
 
 
-def socket_holders(inodes: Collection[int], proc: Path = PROC, spare: int = SPARE_DESCRIPTORS) -> Holders:
+def socket_holders(inodes: Collection[int], proc: Path | str = PROC, spare: int = SPARE_DESCRIPTORS) -> Holders:
     """Find the processes that have these sockets open; all of them, for descriptors are inherited and passed on.
 
     Nothing but a readlink of each descriptor of each process tells, a microsecond or two apiece, which on a host with
@@ -111,7 +113,7 @@ def socket_holders(inodes: Collection[int], proc: Path = PROC, spare: int = SPAR
         if len(found) == len(wanted) and size > spare:
             break
         try:
-            for target in _descriptors(proc / str(pid) / "fd"):
+            for target in _descriptors(f"{proc}/{pid}/fd"):
                 if target in wanted:
                     found.setdefault(wanted[target], set()).add(pid)
                 if len(found) == len(wanted):
@@ -126,17 +128,17 @@ def socket_holders(inodes: Collection[int], proc: Path = PROC, spare: int = SPAR
     return Holders({inode: tuple(sorted(pids)) for inode, pids in found.items()}, closed)
 
 
-def _by_size(proc: Path) -> list[tuple[int, int]]:
+def _by_size(proc: Path | str) -> list[tuple[int, int]]:
     """Return the number of descriptors and the pid of each process, ascending."""
     sizes = []
     for pid in process_ids(proc):
         with contextlib.suppress(OSError):  # gone; closed ones can be looked at from outside
             # The size of the folder is the number of its entries since Linux 6.2, and 0 before.
-            sizes.append(((proc / str(pid) / "fd").stat().st_size, pid))
+            sizes.append((os.stat(f"{proc}/{pid}/fd").st_size, pid))
     return sorted(sizes)
 
 
-def _descriptors(folder: Path) -> Iterator[str]:
+def _descriptors(folder: str) -> Iterator[str]:
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in os.listdir(directory):  # noqa: PTH208 - of a descriptor
@@ -155,10 +157,10 @@ def own_namespace() -> int:
     Raises:
         OSError: /proc cannot be read.
     """
-    return (PROC / "thread-self/ns/net").stat().st_ino
+    return os.stat(f"{PROC}/thread-self/ns/net").st_ino
 
 
-def network_namespaces(proc: Path = PROC) -> NetworkNamespaces:
+def network_namespaces(proc: Path | str = PROC) -> NetworkNamespaces:
     """Find the network namespaces of all processes, each process by its main thread.
 
     Raises:
@@ -168,26 +170,31 @@ def network_namespaces(proc: Path = PROC) -> NetworkNamespaces:
     closed = 0
     for pid in process_ids(proc):
         try:
-            match = _NAMESPACE.fullmatch(str((proc / str(pid) / "ns/net").readlink()))
+            inode = _namespace(os.readlink(f"{proc}/{pid}/ns/net"))
         except OSError as error:
             closed += error.errno in _CLOSED
             continue
-        if match:
-            found.setdefault(int(match[1]), []).append(pid)
+        if inode:
+            found.setdefault(inode, []).append(pid)
     return NetworkNamespaces({inode: tuple(pids) for inode, pids in found.items()}, closed)
 
 
-def named_namespaces(proc: Path = PROC) -> dict[int, Path]:
+def _namespace(text: str) -> int:
+    """Return the number in ``net:[4026531840]``, or 0."""
+    number = text.removeprefix("net:[").removesuffix("]")
+    return int(number) if number.isdecimal() and text == f"net:[{number}]" else 0
+
+
+def named_namespaces(proc: Path | str = PROC) -> dict[int, str]:
     """Return the network namespaces that are mounted somewhere: those of ``ip netns``, Docker's, and others.
 
     Raises:
         OSError: /proc cannot be read.
     """
-    found: dict[int, Path] = {}
-    for kind, root, point, _ in parse_mounts((proc / "self/mountinfo").read_text(errors="surrogateescape")):
-        match = _NAMESPACE.fullmatch(root) if kind == "nsfs" else None
-        if match:
-            found.setdefault(int(match[1]), Path(point))
+    found: dict[int, str] = {}
+    for kind, root, point, _ in parse_mounts(_read(f"{proc}/self/mountinfo")):
+        if kind == "nsfs" and (inode := _namespace(root)):
+            found.setdefault(inode, point)
     return found
 
 
@@ -201,10 +208,12 @@ def parse_mounts(text: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _unescape(text: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+    if "\\" not in text:
+        return text
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
-def hidden_processes(proc: Path = PROC) -> str:
+def hidden_processes(proc: Path | str = PROC) -> str:
     """Return the ``hidepid`` option that keeps other users' processes from sight, or "" if there is none.
 
     Nothing is hidden from root (CAP_SYS_PTRACE).
@@ -214,7 +223,7 @@ def hidden_processes(proc: Path = PROC) -> str:
     if os.geteuid() == 0:
         return ""
     try:
-        text = (proc / "self/mountinfo").read_text(errors="surrogateescape")
+        text = _read(f"{proc}/self/mountinfo")
     except OSError:
         return ""
     options = ""
@@ -228,19 +237,29 @@ def hidden_processes(proc: Path = PROC) -> str:
     return ""
 
 
-def read_cgroup(pid: int, proc: Path = PROC) -> str:
+def read_cgroup(pid: int, proc: Path | str = PROC) -> str:
     """Return the text of ``/proc/PID/cgroup``; "" if the process is gone or closed to this user."""
     try:
-        return (proc / str(pid) / "cgroup").read_text(errors="surrogateescape")
+        return _read(f"{proc}/{pid}/cgroup")
     except OSError:
         return ""
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+
+
+@cache
+def _container_patterns() -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(pattern) for pattern in _CONTAINERS)
 
 
 def container_of(cgroup: str) -> str:
     """Return the container that a ``/proc/PID/cgroup`` text tells of: 12 digits of its id, or its name; else ""."""
     for line in cgroup.splitlines():
         path = line.split(":", 2)[-1]
-        for pattern in _CONTAINERS:
+        for pattern in _container_patterns():
             # The innermost one is the container; what encloses it may be a node that is a container itself.
             names = [match["id"] for match in pattern.finditer(path)]
             if names:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tailbite.errors import NetlinkError
-from tailbite.kernel import tcp_info
 from tailbite.kernel.diag_filter import cuts, local_port_is, same_interval
 from tailbite.kernel.inet_diag import (
     ALL_STATES,
@@ -191,6 +190,8 @@ class SockDiag:
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 return None
             raise
+        from tailbite.kernel import tcp_info  # most looks find nothing
+
         data = decode_attribute(answer.payload, INET_DIAG_INFO) if answer is not None else None
         return tcp_info.decode(data) if data is not None else None
 

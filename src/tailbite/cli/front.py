@@ -1,0 +1,64 @@
+"""The front page, which ``tailbite --help`` shows. It needs no option parser: loading click is most of a start."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["ABOUT", "COMMANDS", "WIDEST", "page", "show"]
+
+# name -> (module, one line for --help). The line stands here so that --help loads no command.
+COMMANDS = {
+    "demo": ("tailbite.cli.demo", "Show the effect and its cure on this kernel, in a private network."),
+    "run": ("tailbite.cli.run", "Run any program so that it cannot connect to itself."),
+    "wait": ("tailbite.cli.wait", "Wait until servers are really there, then run a command."),
+    "scan": ("tailbite.cli.scan", "Find every TCP socket that is connected to itself."),
+    "why": ("tailbite.cli.why", "Say why a port is in use, refused, or free, and what to do."),
+    "doctor": ("tailbite.cli.doctor", "Tell whether this host is at risk, and what helps."),
+    "fix": ("tailbite.cli.fix", "Show, carry out and take back the remedies: reserve ports, move the range, kill."),
+    "host-guard": ("tailbite.cli.host_guard", "Refuse every self-connect of this host, by a firewall rule."),
+    "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
+    "lab": ("tailbite.cli.lab", "Measure why, how often, and which cure; draw it."),
+}
+
+ABOUT = """\
+Connect to your server, never to yourself.
+
+A TCP client that keeps reconnecting to a local port where nobody listens can connect to itself, get its own
+bytes back, and keep the server from starting. tailbite prevents, finds, explains and reproduces that.
+"""
+
+_OPTIONS = {"--version": "Show the version and exit.", "-h, --help": "Show this message and exit."}
+
+WIDEST = 96
+"""No line of help is longer, however wide the terminal."""
+
+
+def page(width: int) -> str:
+    """Return the help of the ``tailbite`` command, its lines at most ``width`` letters long."""
+    import textwrap
+
+    paragraphs = (textwrap.fill(part, width - 2) for part in ABOUT.split("\n\n"))
+    parts = [
+        "Usage: tailbite [OPTIONS] COMMAND [ARGS]...\n",
+        *(f"{textwrap.indent(text, '  ')}\n" for text in paragraphs),
+    ]
+    for title, rows in (("Options", _OPTIONS), ("Commands", {name: line for name, (_, line) in COMMANDS.items()})):
+        margin = max(map(len, rows)) + 4
+        lines = (
+            textwrap.fill(text, width, initial_indent=f"  {name}".ljust(margin), subsequent_indent=" " * margin)
+            for name, text in rows.items()
+        )
+        parts.append("\n".join((f"{title}:", *lines, "")))
+    return "\n".join(parts)
+
+
+def show() -> None:
+    """Print the page, as wide as click would.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import shutil
+
+    sys.stdout.write(page(max(min(shutil.get_terminal_size().columns, WIDEST) - 2, 50)))
+    sys.stdout.flush()
