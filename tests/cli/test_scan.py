@@ -16,7 +16,9 @@ from click.testing import CliRunner, Result
 
 from support.trap import PORT, Trap, server_can_bind
 from support.users import python_as_nobody
+from tailbite.cli.doctor import command as doctor
 from tailbite.cli.scan import command
+from tailbite.cli.why import command as why
 from tailbite.host import scan as host_scan
 from tailbite.host.records import Namespace, NamespaceKind
 from tailbite.kernel import procfs
@@ -230,6 +232,23 @@ def test_watch_draws_as_often_as_told() -> None:
     result = run("--netns", "self", "--watch", "0.05", "--count", "3")
     assert result.return_value == 1
     assert "every 50 ms" in result.stdout
+
+
+@pytest.mark.parametrize(("ours", "name"), [("", "f" * 12), (f"0::/docker/{'f' * 64}\n", "python")])
+def test_a_container_is_named_wherever_it_is_told_of_and_not_the_one_we_are_in(
+    elsewhere: int, monkeypatch: pytest.MonkeyPatch, ours: str, name: str
+) -> None:
+    theirs = f"0::/docker/{'f' * 64}\n"
+    monkeypatch.setattr(procfs, "read_cgroup", lambda pid: {elsewhere: theirs, "self": ours}.get(pid, ""))
+    (place,) = document("--netns", str(elsewhere))["namespaces"]
+    assert place["name"].partition("/")[0].rstrip("0123456789.") == name.rstrip("0123456789.")
+    if not ours:
+        assert place["kind"] == "container"
+        assert f"in container {name}" in run("--netns", name).stdout
+        told = CliRunner().invoke(why, ["7000"], standalone_mode=False)
+        assert f"container {name}" in " ".join(told.stdout.split())
+        told = CliRunner().invoke(doctor, ["--netns", name], standalone_mode=False)
+        assert f"container {name}" in told.stdout
 
 
 @pytest.mark.usefixtures("network")

@@ -97,6 +97,17 @@ def test_what_is_closed_to_this_user_is_counted() -> None:
         ("0::/lxc.payload.web1/init.scope\n", "web1"),
         ("0::/lxc/web1\n", "web1"),
         ("0::/machine.slice/machine-deb.scope/payload\n", "deb"),
+        ("0::/machine.slice/machine-qemu\\x2d1\\x2dmy.scope/libvirt/emulator\n", "qemu-1-my"),
+        (f"0::/system.slice/containerd.service/kubepods-burstable-pod4b.slice:cri-containerd:{ID}\n", ID[:12]),
+        (f"0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/container\n", ID[:12]),
+        # As read from Podman 4.3 with runc 1.1 and from LXC 5.0 on a host with cgroup v1 beside v2:
+        (
+            f"9:name=systemd:/libpod_parent/libpod-{ID}\n1:cpu:/libpod_parent/libpod-{ID}\n0::/libpod_parent/libpod-{ID}\n",
+            ID[:12],
+        ),
+        ("9:name=systemd:/lxc.payload.my-web\n4:memory:/lxc.payload.my-web\n0::/lxc.payload.my-web\n", "my-web"),
+        ("9:name=systemd:/lxc.monitor.my-web\n0::/lxc.monitor.my-web\n", ""),
+        ("4:memory:/process_api/960cf998d98c910d0d9e6181460c55e3\n0::/\n", ""),
         ("0::/user.slice/user-1000.slice/session-2.scope\n", ""),
         ("0::/\n", ""),
         ("", ""),

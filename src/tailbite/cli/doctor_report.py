@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tailbite.cli.scan_table import plain
+from tailbite.cli.output import plain
 from tailbite.host.abilities import release
 from tailbite.host.finding import Severity
 

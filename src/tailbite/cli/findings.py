@@ -8,8 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tailbite.cli.output import console
-from tailbite.cli.scan_table import plain
+from tailbite.cli.output import console, plain
 from tailbite.host.finding import Confidence, Severity
 
 if TYPE_CHECKING:

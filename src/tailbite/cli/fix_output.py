@@ -6,8 +6,7 @@ import contextlib
 import errno
 from typing import TYPE_CHECKING, Any
 
-from tailbite.cli.output import Unsupported
-from tailbite.cli.scan_table import plain
+from tailbite.cli.output import Unsupported, plain
 from tailbite.host.carry_out import ChangedMeanwhile
 from tailbite.host.change import FileChange, SettingChange
 from tailbite.host.sysctl_tree import ENCODING
@@ -42,7 +41,9 @@ def _as_text(change: Change) -> str:
         what = "made" if change.before is None else "removed" if change.after is None else "changed"
         return f"# for the next boot: {change.path} is {what}\n{change.diff()}"
     if isinstance(change, SettingChange):
-        return f"# at once, in {change.namespace}; was: {change.before or 'nothing'}\n{change.command()}\n"
+        return (
+            f"# at once, in {plain(str(change.namespace))}; was: {change.before or 'nothing'}\n{change.command()}\n"
+        )
     found = change.sighting.socket
     who = plain(", ".join(str(owner) for owner in change.sighting.owners))
     return f"# {found.state.label} to itself{f', held by {who}' if who else ''}\n{change.command()}\n"

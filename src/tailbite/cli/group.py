@@ -13,6 +13,7 @@ import click
 from tailbite._version import __version__
 from tailbite.cli import exit as status
 from tailbite.cli import front
+from tailbite.cli.output import plain
 
 __all__ = ["LazyGroup", "tailbite"]
 
@@ -66,7 +67,7 @@ class LazyGroup(click.Group):
                 error.show()
                 sys.exit(status.USAGE)
             path = error.ctx.command_path if error.ctx is not None else "tailbite"
-            click.echo(f"{path}: {error.format_message()} (see '{path} --help')", err=True)
+            click.echo(f"{path}: {plain(error.format_message())} (see '{path} --help')", err=True)
             sys.exit(status.USAGE)
         except click.ClickException as error:
             error.show()

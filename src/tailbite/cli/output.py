@@ -17,7 +17,7 @@ from tailbite.cli import exit as status
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Unsupported", "as_json", "console", "emit_json", "note"]
+__all__ = ["Unsupported", "as_json", "console", "emit_json", "note", "plain"]
 
 
 class Unsupported(click.ClickException):
@@ -27,7 +27,7 @@ class Unsupported(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the sentence to stderr."""
-        click.echo(f"tailbite: {self.format_message()}", err=True)
+        click.echo(f"tailbite: {plain(self.format_message())}", err=True)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -41,9 +41,14 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if stream.isatty() else 80)
 
 
+def plain(text: str) -> str:
+    """Return text of others, such as a process's name, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)
+
+
 def note(text: str) -> None:
     """Print one line of prose to stderr."""
-    click.echo(f"tailbite: {text}", err=True)
+    click.echo(f"tailbite: {plain(text)}", err=True)
 
 
 def emit_json(command: str, **fields: Any) -> None:

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tailbite.cli.output import plain
 from tailbite.cli.scan import nothing_found
 from tailbite.core.duration import spell_duration
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tailbite.host.records import Namespace, Process
     from tailbite.host.scan import Kill, Scan, Sighting
 
-__all__ = ["brief", "page", "plain", "size", "tables"]
+__all__ = ["brief", "page", "size", "tables"]
 
 _LONGEST_COMMAND = 240
 
@@ -134,8 +135,3 @@ def brief(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f}{unit}"
     return f"{seconds:.0f}s"
-
-
-def plain(text: str) -> str:
-    """Return text of others, such as a process's name, without what a terminal would obey."""
-    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in text)

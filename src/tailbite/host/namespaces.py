@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tailbite.host.records import Blind, Namespace, NamespaceKind
+from tailbite.host.records import Blind, Namespace, NamespaceKind, not_permitted
 from tailbite.kernel import procfs
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def choose(wanted: str) -> tuple[tuple[Namespace, ...], tuple[Blind, ...]]:
     if not matches:
         # Whoever cannot enter it still gets told so later; here only the name counts.
         names = ", ".join(dict.fromkeys(one.name for one in found if not one.is_own)) or "none but this one"
-        hint = "; some could not be seen, run as root" if blind else ""
+        hint = "; some could not be seen" if blind else ""
         raise UnknownNamespace(f"no network namespace is called {wanted!r}; visible: {names}{hint}")
     return tuple(matches), ()
 
@@ -85,9 +85,7 @@ def _of_process(pid: int, found: Iterable[Namespace]) -> Namespace:
     try:
         inode = os.stat(f"{procfs.PROC}/{pid}/ns/net").st_ino  # noqa: PTH116
     except PermissionError:
-        raise UnknownNamespace(
-            f"the network namespace of process {pid} cannot be seen: it is another user's; run as root"
-        ) from None
+        raise UnknownNamespace(f"the network namespace of process {pid} cannot be seen: {not_permitted()}") from None
     except OSError:
         raise UnknownNamespace(f"there is no process {pid}") from None
     return next((one for one in found if one.inode == inode), None) or _named(inode, (pid,), "")
@@ -95,13 +93,13 @@ def _of_process(pid: int, found: Iterable[Namespace]) -> Namespace:
 
 def _closed(count: int) -> Blind:
     who = "1 process" if count == 1 else f"{count} processes"
-    return Blind(f"the network namespace of {who}", "not permitted: run as root to see it")
+    return Blind(f"the network namespace of {who}", not_permitted())
 
 
 def _named(inode: int, pids: tuple[int, ...], mounted: str) -> Namespace:
     path = mounted or f"/proc/{pids[0]}/ns/net"
     shown = pids[:_SHOWN_PIDS]
-    container = next(filter(None, (procfs.container_of(procfs.read_cgroup(pid)) for pid in shown)), "")
+    container = next(filter(None, map(_container, shown)), "")
     if container:
         return Namespace(inode, NamespaceKind.CONTAINER, container, path, shown)
     if mounted.startswith(("/run/netns/", "/var/run/netns/")):
@@ -109,6 +107,12 @@ def _named(inode: int, pids: tuple[int, ...], mounted: str) -> Namespace:
     if pids:
         return Namespace(inode, NamespaceKind.PROCESS, f"{_comm(pids[0])}/{pids[0]}", path, shown)
     return Namespace(inode, NamespaceKind.NAMED, mounted, path, shown)
+
+
+def _container(pid: int) -> str:
+    """Return the container of a process; "" if it is in none, or in the one that we are in."""
+    name = procfs.container_of(procfs.read_cgroup(pid))
+    return "" if name and name == procfs.container_of(procfs.read_cgroup("self")) else name
 
 
 def _comm(pid: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 
-from tailbite.host.records import Blind, Process
+from tailbite.host.records import Blind, Process, not_permitted
 from tailbite.kernel import procfs
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def holders(sockets: Iterable[TcpSocket]) -> tuple[dict[int, tuple[Process, ...]
             why = f"/proc is mounted with hidepid={hidden}: run as root to see them"
             blind.append(Blind("hidden processes", why))
         elif found.closed:
-            blind.append(Blind("the processes of other users", "not permitted: run as root to see them"))
+            blind.append(Blind("the processes of other users", not_permitted("them")))
     return owners, tuple(blind)
 
 

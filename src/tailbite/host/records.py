@@ -7,10 +7,18 @@ never silence: an empty list with a :class:`Blind` beside it says something else
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Blind", "Namespace", "NamespaceKind", "Process"]
+__all__ = ["Blind", "Namespace", "NamespaceKind", "Process", "not_permitted"]
+
+
+def not_permitted(what: str = "it") -> str:
+    """Return why something is closed to this user, and what would open it."""
+    if os.geteuid() == 0:  # in a container, say: ptrace(2) asks for every capability that the other process has
+        return f"not permitted, though we are root: a capability is missing here to see {what}"
+    return f"not permitted: run as root to see {what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class Blind:
         """Take the reason from an error."""
         number = error.errno or 0
         if number in (errno.EPERM, errno.EACCES):
-            return cls(what, "not permitted: run as root to see it", number)
+            return cls(what, not_permitted(), number)
         if number in (errno.ENOENT, errno.ESRCH):
             return cls(what, "it vanished while we looked, or this kernel does not have it", number)
         return cls(what, error.strerror or str(error), number)

@@ -46,10 +46,11 @@ _GONE = frozenset({errno.ENOENT, errno.ESRCH})
 _CLOSED = frozenset({errno.EACCES, errno.EPERM})
 
 # What container managers call the cgroup of a container: docker-<id>.scope, cri-containerd-<id>.scope,
-# crio-<id>.scope, libpod-<id>.scope, /docker/<id>, /kubepods/.../<id>; lxc.payload.<name>, /lxc/<name>;
-# machine-<name>.scope for systemd-nspawn and libvirt.
+# crio-<id>.scope, libpod-<id>.scope, /docker/<id>, /libpod_parent/libpod-<id>, /kubepods/.../<id>,
+# kubepods-....slice:cri-containerd:<id>; lxc.payload.<name>, /lxc/<name>; machine-<name>.scope for systemd-nspawn
+# and libvirt, where systemd writes what its unit names may not hold as \x2d (systemd.unit(5)).
 _CONTAINERS = (
-    r"(?:^|[/-])(?P<id>[0-9a-f]{64})(?:\.scope)?(?:/|$)",
+    r"(?:^|[/:-])(?P<id>[0-9a-f]{64})(?:\.scope)?(?:/|$)",
     r"/lxc(?:\.payload\.|/)(?P<id>[^/]+)",
     r"/machine-(?P<id>[^/]+)\.scope",
 )
@@ -207,6 +208,10 @@ def parse_mounts(text: str) -> Iterator[tuple[str, str, str, str]]:
             yield rest[0], _unescape(fields[3]), _unescape(fields[4]), rest[2]
 
 
+def _unescape_unit(name: str) -> str:
+    return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), name) if "\\" in name else name
+
+
 def _unescape(text: str) -> str:
     if "\\" not in text:
         return text
@@ -237,7 +242,7 @@ def hidden_processes(proc: Path | str = PROC) -> str:
     return ""
 
 
-def read_cgroup(pid: int, proc: Path | str = PROC) -> str:
+def read_cgroup(pid: int | str, proc: Path | str = PROC) -> str:
     """Return the text of ``/proc/PID/cgroup``; "" if the process is gone or closed to this user."""
     try:
         return _read(f"{proc}/{pid}/cgroup")
@@ -263,5 +268,5 @@ def container_of(cgroup: str) -> str:
             # The innermost one is the container; what encloses it may be a node that is a container itself.
             names = [match["id"] for match in pattern.finditer(path)]
             if names:
-                return names[-1][:12] if len(names[-1]) == 64 else names[-1]
+                return names[-1][:12] if len(names[-1]) == 64 else _unescape_unit(names[-1])
     return ""
