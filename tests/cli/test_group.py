@@ -100,6 +100,36 @@ def test_help_loads_no_command() -> None:
     assert not modules & {"rich", "psutil", "asyncio", "numpy", *(module for module, _ in COMMANDS.values())}
 
 
+def test_the_front_page_needs_no_option_parser() -> None:
+    modules = loaded("sys.argv = ['tailbite', '--help']\nfrom tailbite.cli import main\nmain()")
+    assert not modules & {"click", "inspect", "typing", "socket", "tailbite.cli.group"}
+
+
+def test_a_plain_run_needs_no_option_parser() -> None:
+    show = "import sys; print(sorted({'click', 'pathlib', 'asyncio'} & set(sys.modules)))"
+    code = f"import os, sys\nos.execve = lambda *_: exec({show!r}) or os._exit(sys.stdout.flush() or 7)\n"
+    code += "sys.argv = ['tailbite', 'run', '--', 'true']\nfrom tailbite.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (7, "[]\n"), done.stderr
+
+
+@pytest.mark.usefixtures("network")
+def test_a_scan_that_finds_nothing_loads_what_it_needs() -> None:
+    scan = "import contextlib, tailbite.cli.group as g\nwith contextlib.suppress(SystemExit):"
+    modules = loaded(f"{scan} g.tailbite(['scan', '--netns', 'self'])")
+    assert "tailbite.host.scan" in modules
+    assert not modules & {"rich", "psutil", "json", "pathlib", "ctypes", "pickle", "asyncio"}
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_the_front_page_is_as_wide_as_the_terminal_at_most_96(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    widest = max(map(len, run("--help").stdout.splitlines()))
+    assert (
+        min(columns, 96) - 10 < widest <= max(min(columns, 96), 50)
+    )  # narrower than 50, click lets lines be cut too
+
+
 def test_the_public_names_are_all_there() -> None:
     import tailbite
 

@@ -41,9 +41,8 @@ def _as_text(change: Change) -> str:
         what = "made" if change.before is None else "removed" if change.after is None else "changed"
         return f"# for the next boot: {change.path} is {what}\n{change.diff()}"
     if isinstance(change, SettingChange):
-        return (
-            f"# at once, in {plain(str(change.namespace))}; was: {change.before or 'nothing'}\n{change.command()}\n"
-        )
+        where = plain(str(change.namespace))  # a line break in a name would make what follows a command
+        return f"# at once, in {where}; was: {change.before or 'nothing'}\n{change.command()}\n"
     found = change.sighting.socket
     who = plain(", ".join(str(owner) for owner in change.sighting.owners))
     return f"# {found.state.label} to itself{f', held by {who}' if who else ''}\n{change.command()}\n"

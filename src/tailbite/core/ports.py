@@ -13,7 +13,7 @@ __all__ = ["HIGHEST_PORT", "PortRange", "PortSet"]
 HIGHEST_PORT = 65535
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class PortRange:
     """Ports ``low`` to ``high``, both included.
 
@@ -78,7 +78,8 @@ class PortSet:
             ValueError: a port outside 0 to 65535.
         """
         merged: list[PortRange] = []
-        for item in sorted(PortRange(item, item) if isinstance(item, int) else item for item in items):
+        together = (PortRange(item, item) if isinstance(item, int) else item for item in items)
+        for item in sorted(together, key=lambda item: item.low):
             if merged and item.low <= merged[-1].high + 1:
                 merged[-1] = PortRange(merged[-1].low, max(merged[-1].high, item.high))
             else:
