@@ -125,9 +125,7 @@ def test_a_scan_that_finds_nothing_loads_what_it_needs() -> None:
 def test_the_front_page_is_as_wide_as_the_terminal_at_most_96(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     widest = max(map(len, run("--help").stdout.splitlines()))
-    assert (
-        min(columns, 96) - 10 < widest <= max(min(columns, 96), 50)
-    )  # narrower than 50, click lets lines be cut too
+    assert min(columns, 96) - 10 < widest <= max(min(columns, 96), 50)  # as click, never below 50
 
 
 def test_the_public_names_are_all_there() -> None:
