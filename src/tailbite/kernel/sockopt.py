@@ -15,7 +15,6 @@ __all__ = [
     "IP_LOCAL_PORT_RANGE",
     "RESET_ON_CLOSE",
     "abort",
-    "clear_local_port_range",
     "local_port_range",
     "netns_cookie",
     "pack_port_range",
@@ -52,15 +51,6 @@ def set_local_port_range(sock: socket.socket, ports: PortRange) -> None:
         OSError: ENOPROTOOPT before Linux 6.3.
     """
     sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, pack_port_range(ports.low, ports.high))
-
-
-def clear_local_port_range(sock: socket.socket) -> None:
-    """Take the socket's own port range away again.
-
-    Raises:
-        OSError: ENOPROTOOPT before Linux 6.3.
-    """
-    sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, 0)
 
 
 def local_port_range(sock: socket.socket) -> tuple[int, int]:

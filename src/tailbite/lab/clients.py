@@ -6,7 +6,6 @@ no process behind and resets what it holds.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import shutil
@@ -49,22 +48,10 @@ class StuckClient(Protocol):
     def ask(self, line: str) -> str:
         """Send one line and return the line that comes back, "" if none does."""
 
-    def owns(self, inode: int) -> bool:
-        """Tell whether the process has the socket with this inode (proc(5), /proc/PID/fd)."""
-
     def __enter__(self) -> StuckClient: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-def _owns(pid: int, inode: int) -> bool:
-    with contextlib.suppress(OSError):
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                if str(entry.readlink()) == f"socket:[{inode}]":
-                    return True
-    return False
 
 
 class PlainClient:
@@ -106,10 +93,6 @@ class PlainClient:
         self._socket.settimeout(_MOST_SECONDS)
         self._socket.sendall(line.encode() + b"\n")
         return self._socket.makefile().readline().strip()
-
-    def owns(self, inode: int) -> bool:
-        """Look into our own /proc/PID/fd."""
-        return _owns(self.pid, inode)
 
     def __enter__(self) -> PlainClient:
         return self
@@ -167,10 +150,6 @@ class TelnetClient:
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")
         return self._read_line(time.monotonic() + _MOST_SECONDS) or ""
-
-    def owns(self, inode: int) -> bool:
-        """Look into telnet's /proc/PID/fd."""
-        return _owns(self.pid, inode)
 
     def _read_line(self, deadline: float) -> str | None:
         """Return the next line without its end, or None at the end of the output or of our patience."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import tailbite
 from tailbite.core.ports import PortRange
+from tailbite.kernel import procfs
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 from tailbite.kernel.sockopt import abort
@@ -215,7 +216,8 @@ def _look(narrator: Narrator, port: int, client: StuckClient) -> Act:
     narrator.begin(3, title)
     found = [s for s in _sockets_on(port) if s.is_self_connected and s.state is TcpState.ESTABLISHED]
     listeners = [s for s in _sockets_on(port) if s.state is TcpState.LISTEN]
-    owned = [s for s in found if client.owns(s.inode)]
+    holders = procfs.socket_holders([s.inode for s in found]).by_inode
+    owned = [s for s in found if client.pid in holders.get(s.inode, ())]
     for one in found:
         ends = one.endpoints
         owner = f"{client.pid}/{client.name}" if one in owned else "-"
