@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil  # type: ignore[import-untyped]
+
+from audit.test_known_clients import OTHERS, OWN, POSTGRES
 from tailbite.audit.catalogue import load
 
 if TYPE_CHECKING:
@@ -65,6 +70,24 @@ def test_the_page_is_made_of_the_verdicts_alone() -> None:
     assert "| **blocks** | 1 |" in page
     assert "2026-01-02" in page
     assert "immune" not in page
+
+
+def test_the_clients_that_are_pinned_were_steady_five_times_quietly_and_five_times_busily() -> None:
+    header, *lines = (TOOLS.parent / "docs/data/steady.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(header)["schema"] == "tailbite.steady/1"
+    rows = {row["client"]: row for row in map(json.loads, lines)}
+    for name, verdict in {**POSTGRES, **OTHERS, **dict.fromkeys(OWN, ("immune", "no"))}.items():
+        for kind in ("quiet", "busy"):
+            assert len(rows[name][kind]) >= 5, (name, kind)
+            assert {tuple(told) for told in rows[name][kind]} == {verdict}, (name, kind)
+
+
+def test_the_burners_of_steady_burn_on_every_core_and_end_with_it() -> None:
+    me = psutil.Process()
+    before = {child.pid for child in me.children()}
+    with tool("steady").burners():
+        assert len({child.pid for child in me.children()} - before) == os.cpu_count()
+    assert {child.pid for child in me.children()} <= before
 
 
 def test_no_client_has_the_name_of_a_group_of_others() -> None:
