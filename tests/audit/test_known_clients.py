@@ -36,6 +36,8 @@ POSTGRES = {
     "sqlalchemy": ("blocks", "no"),
     "node-pg": ("holds", "unknown"),
     "pgjdbc": ("blocks", "no"),
+    "go-lib-pq": ("blocks", "no"),
+    "go-pgx": ("blocks", "no"),
     "perl-dbd-pg": ("blocks", "no"),
     "php-pgsql": ("blocks", "no"),
     "ruby-pg": ("blocks", "no"),
