@@ -114,6 +114,23 @@ def test_a_plain_run_needs_no_option_parser() -> None:
 
 
 @pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("number", [1, 12, 60])
+@pytest.mark.parametrize("arguments", ["--help", "scan --netns self", "why 40000", "doctor --netns self", "fix"])
+def test_an_interruption_is_status_130_while_it_still_loads_too(arguments: str, number: int) -> None:
+    code = f"""
+import itertools, os, sys
+from tailbite.cli import main
+imports = itertools.count(1)
+sys.addaudithook(lambda event, _: event == "import" and next(imports) == {number} and os.kill(os.getpid(), 2))
+sys.argv = ["tailbite", *{arguments.split()}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    few = arguments == "--help" and number == 60  # it loads less than that
+    assert (done.returncode, "Traceback" in done.stderr) == (0 if few else 130, False), done.stderr
+
+
+@pytest.mark.usefixtures("network")
 def test_a_scan_that_finds_nothing_loads_what_it_needs() -> None:
     scan = "import contextlib, tailbite.cli.group as g\nwith contextlib.suppress(SystemExit):"
     modules = loaded(f"{scan} g.tailbite(['scan', '--netns', 'self'])")

@@ -11,26 +11,34 @@ import sys
 __all__ = ["main"]
 
 _OBJECTS = 50_000
+_INTERRUPTED = 130  # tailbite.cli.exit has it too, and would have to be imported where it is needed
 
 
 def main() -> None:
     """Run the ``tailbite`` command."""
     # A start makes some ten thousand objects that stay: looking for garbage among them every 700 is a tenth of it.
     gc.set_threshold(_OBJECTS)
+    try:
+        sys.exit(_main())
+    except KeyboardInterrupt:  # click knows what to do with it, but may not be loaded yet
+        sys.exit(_INTERRUPTED)
+    finally:
+        gc.freeze()  # nor when it ends: the system takes everything back at once
+
+
+def _main() -> int:
     if sys.argv[1:] in (["--help"], ["-h"]):
         from tailbite.cli import front
 
         try:
-            return front.show()
+            front.show()
+            return 0
         except OSError:
             pass  # a full disk, a reader that went away: what follows meets it as well, and says so
     if sys.argv[1:3] == ["run", "--"] and len(sys.argv) > 3:
         from tailbite.cli.running import run
 
-        try:
-            sys.exit(run(tuple(sys.argv[3:])))
-        except KeyboardInterrupt:
-            sys.exit(130)
+        return run(tuple(sys.argv[3:]))
     try:
         import click  # noqa: F401
     except ImportError:
@@ -38,10 +46,8 @@ def main() -> None:
             "tailbite: the command line needs the 'cli' extra; install it with: pip install 'tailbite[cli]'",
             file=sys.stderr,
         )
-        sys.exit(4)
+        return 4
     from tailbite.cli.group import tailbite
 
-    try:
-        sys.exit(tailbite(prog_name="tailbite"))
-    finally:
-        gc.freeze()  # nor when it ends: the system takes everything back at once
+    status: int = tailbite(prog_name="tailbite")
+    return status
