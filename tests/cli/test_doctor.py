@@ -16,7 +16,10 @@ from click.testing import CliRunner, Result
 
 from support.boot import empty_tree
 from tailbite.cli import doctor, fix
+from tailbite.cli.fix_output import as_bytes
 from tailbite.core.ports import PortRange, PortSet
+from tailbite.host.change import SettingChange
+from tailbite.host.records import Namespace, NamespaceKind
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, write_reserved_ports
 
 if TYPE_CHECKING:
@@ -259,3 +262,23 @@ def test_a_journal_that_is_none_is_told(root: Path) -> None:
     )
     assert done.returncode == 4
     assert "no journal of tailbite" in done.stderr
+
+
+@pytest.mark.usefixtures("network")
+def test_a_list_of_very_many_reserved_ports_is_cut_for_people_and_whole_in_json(root: Path) -> None:
+    ports = PortSet.of(range(1, 65536, 2))
+    write_reserved_ports(ports)
+    result = diagnose("--root", str(root))
+    lines = result.stdout.splitlines()
+    assert "(32768 ports)" in result.stdout
+    command = next(number for number, line in enumerate(lines) if "tailbite fix --reserve" in line)
+    assert command < 30  # what comes before it is short; a command is not cut
+    (seen,) = document(doctor.command, "--netns", "self", "--root", str(root))["namespaces"]
+    assert PortSet.parse(seen["reserved"]) == ports
+
+
+def test_a_line_break_in_the_name_of_a_namespace_cannot_become_a_command() -> None:
+    evil = Namespace(1, NamespaceKind.PROCESS, "x\nreboot #\x1b[2J", "/proc/7/ns/net", (7,))
+    shown = as_bytes(SettingChange(evil, "net.ipv4.ip_local_reserved_ports", "", "8125"))
+    assert len(shown.splitlines()) == 2
+    assert b"\x1b" not in shown

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tailbite.cli.output import plain
+from tailbite.core.ports import shortened
 from tailbite.host.abilities import release
 from tailbite.host.finding import Severity
 
@@ -56,7 +57,7 @@ def _facts(patient: Patient) -> Table:
     table.add_column(overflow="fold")
     rows = [
         ("ephemeral range", f"{seen.ephemeral} ({_ports(len(seen.ephemeral or ()))})"),
-        ("reserved", str(seen.reserved) or "none"),
+        ("reserved", f"{shortened(str(seen.reserved))} ({_ports(len(seen.reserved))})" if seen.reserved else "none"),
         ("listeners", _listeners(patient)),
         ("self-connects", _self_connects(patient)),
         ("settings", ", ".join(f"{item.name} {item.value}" for item in seen.sysctls if item.value is not None)),

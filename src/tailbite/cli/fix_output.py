@@ -7,6 +7,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from tailbite.cli.output import Unsupported, plain
+from tailbite.core.ports import shortened
 from tailbite.host.carry_out import ChangedMeanwhile
 from tailbite.host.change import FileChange, SettingChange
 from tailbite.host.sysctl_tree import ENCODING
@@ -42,7 +43,7 @@ def _as_text(change: Change) -> str:
         return f"# for the next boot: {change.path} is {what}\n{change.diff()}"
     if isinstance(change, SettingChange):
         where = plain(str(change.namespace))  # a line break in a name would make what follows a command
-        return f"# at once, in {where}; was: {change.before or 'nothing'}\n{change.command()}\n"
+        return f"# at once, in {where}; was: {shortened(change.before) or 'nothing'}\n{change.command()}\n"
     found = change.sighting.socket
     who = plain(", ".join(str(owner) for owner in change.sighting.owners))
     return f"# {found.state.label} to itself{f', held by {who}' if who else ''}\n{change.command()}\n"

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["HIGHEST_PORT", "PortRange", "PortSet"]
+__all__ = ["HIGHEST_PORT", "PortRange", "PortSet", "shortened"]
 
 HIGHEST_PORT = 65535
+_LONGEST_LIST = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +135,8 @@ class PortSet:
 
     def __str__(self) -> str:
         return ",".join(str(item.low) if item.low == item.high else str(item) for item in self.ranges)
+
+
+def shortened(text: str) -> str:
+    """Return a list of ports, of which there may be 32 768, cut where it gets long."""
+    return text if len(text) <= _LONGEST_LIST else f"{text[:_LONGEST_LIST].rpartition(',')[0]}, ..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tailbite.core.ports import PortSet
+from tailbite.core.ports import PortSet, shortened
 from tailbite.host.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.patient import fix_command
 from tailbite.host.sysctl_text import assignments, value_at_boot
@@ -119,4 +119,4 @@ def _files(orders: tuple[BootOrder, ...]) -> list[ConfigFile]:
 
 
 def _ports(ports: PortSet) -> str:
-    return f"Port {ports} is" if len(ports) == 1 else f"Ports {ports} are"
+    return f"Port {ports} is" if len(ports) == 1 else f"Ports {shortened(str(ports))} are"
