@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
+import socket
 import socketserver
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.trap import PORT
+from support.trap import PORT, Trap
+from tailbite.core.ports import PortRange
+from tailbite.kernel.sysctl import write_ephemeral_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +87,38 @@ def test_its_commands_end_as_it_says(command: str, status: int, tmp_path: Path) 
     )
     assert done.returncode == status, done.stderr
     assert shlex.split(command)
+
+
+@pytest.mark.usefixtures("network")
+def test_why_says_what_it_shows() -> None:
+    """Word for word, but for the name and the number of the process."""
+
+    def words(text: str) -> str:
+        return re.sub(r"\S+ \(pid \d+\)", "SOMEBODY", " ".join(text.split()))
+
+    Trap().set()
+    with contextlib.closing(socket.socket()) as sock:
+        while sock.connect_ex(("127.0.0.1", PORT)):
+            pass
+        write_ephemeral_range(PortRange(9000, 65500))
+        done = subprocess.run(
+            [sys.executable, "-m", "tailbite", "why", str(PORT)], capture_output=True, text=True, timeout=60
+        )
+    (shown,) = re.findall(r"^```\n(TB101 .*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert words(shown) in words(done.stdout)
+    for remedy in (f"--kill {PORT}", f"--reserve {PORT}"):
+        assert f"tailbite fix {remedy} --apply" in done.stdout
+        assert f"`tailbite fix {remedy} --apply`" in README
+
+
+def test_it_counts_the_clients_of_the_matrix() -> None:
+    matrix = json.loads((ROOT / "docs" / "matrix.json").read_text(encoding="utf-8"))
+    immune = {client["client"] for client in matrix["clients"] if client["verdict"] == "immune"}
+    assert len(immune) == 6
+    assert all(name.startswith("tailbite-") for name in immune)
+    assert f"of the {len(matrix['clients'])} that were measured, only the six that use tailbite are immune" in README
+    words = [word for client in matrix["clients"] for word in client["command"]]
+    assert not any(part in word for word in words if word.startswith("/") for part in (".venv", ".peers"))
 
 
 def test_its_links_lead_somewhere() -> None:

@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,11 @@ def page(entries: list[Entry], verdicts: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _anywhere(verdict: dict[str, Any]) -> dict[str, Any]:
+    """Return the verdict without the folder that a checkout happens to lie in."""
+    return {**verdict, "command": [re.sub(r"^/.*/(?=\.(peers|venv)/)", "", word) for word in verdict["command"]]}
+
+
 def main() -> int:
     """Audit what is to be audited, then write both files from all there is."""
     words = [word for word in sys.argv[1:] if word != "--anew"]
@@ -121,7 +127,7 @@ def main() -> int:
         return 4
     write_atomically(ROOT / "docs/matrix.md", page(entries, verdicts))
     data = {"schema": "tailbite.matrix/1", "kernel": platform.release().split("-")[0]}
-    ordered = [verdicts[entry.name] for entry in entries if entry.name in verdicts]
+    ordered = [_anywhere(verdicts[entry.name]) for entry in entries if entry.name in verdicts]
     write_atomically(ROOT / "docs/matrix.json", json.dumps({**data, "clients": ordered}, indent=1) + "\n")
     return 0
 

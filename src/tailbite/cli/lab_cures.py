@@ -173,7 +173,7 @@ def _show(seen: Cures) -> None:
     console().print(table)
     settings = seen.settings
     note(
-        f"{settings.clients} clients, {settings.restarts} restarts, {settings.attempts:,} connects in each outage; "
+        f"clients: {settings.clients}, restarts: {settings.restarts}; {settings.attempts:,} connects in each outage; "
         f"a server {'without' if settings.plain_server else 'with'} SO_REUSEADDR"
     )
     if any(one.helped for one in seen.rounds):
