@@ -43,7 +43,7 @@ def _all_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test may leave the guard on, or its namespace to the next; what was bound here counts for nobody else."""
     monkeypatch.setattr(steering, "_is_plain", True)
     monkeypatch.setattr(steering, "_named_ports", set())
-    steering._short_cuts.clear()
+    steering._forget_short_cuts()
     yield
     assert process._holds == 0
     assert process._listeners == {}

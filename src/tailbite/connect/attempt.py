@@ -24,6 +24,7 @@ import sys
 from random import random
 from typing import TYPE_CHECKING, Any
 
+from tailbite.connect import facts
 from tailbite.connect.facts import plan_for
 from tailbite.core.address import Endpoint, is_self
 from tailbite.core.plan import HostFacts as _HostFacts
@@ -102,7 +103,7 @@ class Attempt:
 
     def _steer(self, chosen: Plan) -> None:
         sides = chosen.order(random())
-        set_local_port_range(self.sock, sides[0])
+        self._set_range(sides[0])
         self._next_side = sides[1] if len(sides) > 1 else None
 
     def _bind_source(self, destination: Any, source: Any, allow_same_port: bool) -> Plan:
@@ -153,9 +154,14 @@ class Attempt:
     def _take_other_side(self) -> bool:
         if self._next_side is None:
             return False
-        set_local_port_range(self.sock, self._next_side)
+        self._set_range(self._next_side)
         self._next_side = None
         return True
+
+    def _set_range(self, side: PortRange) -> None:
+        set_local_port_range(self.sock, side)
+        if facts.when_steered is not None:
+            facts.when_steered()
 
     def failed(self, error: OSError) -> None:
         """Return if the connect may be tried again on the same socket, else close it and raise ``error``.

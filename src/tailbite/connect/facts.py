@@ -19,13 +19,18 @@ from tailbite.kernel.sysctl import read_ephemeral_range
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from tailbite.core.ports import PortRange
 
-__all__ = ["FRESH_FOR", "host_facts", "plan_for"]
+__all__ = ["FRESH_FOR", "host_facts", "plan_for", "when_steered"]
 
 FRESH_FOR = 0.01
 """Seconds for which a port range that was read is believed."""
+
+when_steered: Callable[[], object] | None = None
+"""Called when one of tailbite's own sockets was given a side of the port range, in the thread that connects it next.
+``tailbite.guard()`` looks at every socket of the process, and has to know that this one's side is chosen already."""
 
 _MOST_NAMESPACES = 64
 _MOST_PLANS = 4096

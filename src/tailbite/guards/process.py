@@ -16,7 +16,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tailbite.guards.steering import note_bind, prepare
+from tailbite.connect import facts
+from tailbite.guards.steering import note_bind, note_own_socket, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,7 @@ class Guard:
             if not _is_installed:
                 sys.addaudithook(_hook)
                 _is_installed = True
+            facts.when_steered = note_own_socket
 
     def off(self) -> None:
         """Switch off, unless somebody else holds the guard too; nothing happens if it is off already."""

@@ -31,8 +31,8 @@ import errno
 import os
 import socket
 import sys
+import threading
 from random import random
-from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -45,7 +45,7 @@ from tailbite.kernel.unbind import give_back_drawn_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["effective_range", "lower_share", "note_bind", "prepare"]
+__all__ = ["effective_range", "lower_share", "note_bind", "note_own_socket", "prepare"]
 
 # The C level of the socket class: programs override its methods, and its own properties make enums (0.5 us each).
 _Socket: Any = _socket.socket
@@ -66,30 +66,51 @@ _FEW = 64
 _MOST_SHORT_CUTS = 4096
 
 _Done: TypeAlias = tuple[Means, PortRange | None]
+_Side: TypeAlias = tuple[_Done, int]
+_ShortCut: TypeAlias = tuple[float, float, _Side | None, _Side | None]
 
 
-class _ShortCut:
-    """What was found out about a port: nothing to do, or the sides to draw from and their option values."""
+class _ShortCuts(threading.local):
+    """What was found out about a port, for each thread by itself: threads may be in different network namespaces.
 
-    __slots__ = ("lower", "lower_share", "until", "upper")
+    A short cut is: until when it counts, how likely the lower side is, and the lower and the upper side, each with
+    its option value; the sides are None where there is nothing to do.
+    """
 
-    def __init__(self, chosen: Plan) -> None:
-        self.until = monotonic() + facts.FRESH_FOR
-        self.lower: tuple[_Done, int] | None = None
+    def __init__(self) -> None:
+        self.ports: dict[int, _ShortCut] = {}
+
+    def remember(self, port: int, chosen: Plan) -> None:
+        if len(self.ports) >= _MOST_SHORT_CUTS:
+            self.ports.clear()
+        until = monotonic() + facts.FRESH_FOR
         if chosen.means is _STEER:
-            self.lower_share = lower_share(chosen)
-            self.lower, self.upper = (((_STEER, side), _option(side)) for side in (chosen.sides[0], chosen.sides[-1]))
+            lower, upper = (((_STEER, side), _option(side)) for side in (chosen.sides[0], chosen.sides[-1]))
+            self.ports[port] = until, lower_share(chosen), lower, upper
+        else:
+            self.ports[port] = until, 0, None, None
 
 
-_short_cuts: dict[tuple[int, int], _ShortCut] = {}
+_short_cuts = _ShortCuts()
 _is_plain = True
 _named_ports: set[int] = set()
 
 
 def _forget_short_cuts() -> None:
+    global _short_cuts
+    _short_cuts = _ShortCuts()  # every thread's
+
+
+def _take_no_more_short_cuts() -> None:
     global _is_plain
-    _is_plain = False
-    _short_cuts.clear()
+    if _is_plain:
+        _is_plain = False
+        _forget_short_cuts()
+
+
+def note_own_socket() -> None:
+    """Look with care at the next socket this thread connects: tailbite itself has given it a side already."""
+    _short_cuts.ports.clear()
 
 
 def note_bind(sock: Any, address: Any) -> None:
@@ -102,10 +123,10 @@ def note_bind(sock: Any, address: Any) -> None:
     if not isinstance(address, tuple) or _kind_of(sock) != _STREAM:
         return
     if address[1] == 0:
-        _forget_short_cuts()
+        _take_no_more_short_cuts()
     elif address[1] not in _named_ports:
         _named_ports.add(address[1])
-        _short_cuts.clear()
+        _forget_short_cuts()
 
 
 def prepare(sock: Any, address: Any) -> _Done | None:
@@ -122,20 +143,23 @@ def prepare(sock: Any, address: Any) -> _Done | None:
         OSError: EADDRNOTAVAIL, as connect(2) says when no source port is left.
     """
     try:
-        known = _short_cuts.get((get_ident(), address[1]))
+        known = _short_cuts.ports.get(address[1])
     except (IndexError, TypeError):
         return None  # the path of a Unix socket, or the name of a CAN interface
-    if known is not None and monotonic() < known.until:
-        if known.lower is None:
-            return None
-        if _kind_of(sock) == _STREAM:
-            done, value = known.lower if random() < known.lower_share else known.upper
-            try:
-                _setsockopt(sock, _IP, IP_LOCAL_PORT_RANGE, value)
-            except OSError:
-                pass  # closed, or no TCP: that is found out below
-            else:
-                return done
+    if known is not None:
+        until, share, lower, upper = known
+        if monotonic() < until:
+            side = lower if random() < share else upper
+            if side is None:
+                return None
+            if _kind_of(sock) == _STREAM:
+                done, value = side
+                try:
+                    _setsockopt(sock, _IP, IP_LOCAL_PORT_RANGE, value)
+                except OSError:
+                    pass  # closed, or no TCP: that is found out below
+                else:
+                    return done
     return _prepare_with_care(sock, address[1])
 
 
@@ -155,24 +179,23 @@ def _prepare_with_care(sock: Any, port: int) -> _Done | None:
             raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
         return None  # closed, or connected already, or a protocol without ports: connect(2) says what is wrong
     if done is None or (_is_plain and port not in _named_ports):
-        if len(_short_cuts) >= _MOST_SHORT_CUTS:
-            _short_cuts.clear()
-        _short_cuts[get_ident(), port] = _ShortCut(chosen)
+        _short_cuts.remember(port, chosen)
     return done
 
 
 def _steer(sock: Any, port: int, chosen: Plan) -> _Done:
     own = _getsockopt(sock, _IP, IP_LOCAL_PORT_RANGE)
-    # A socket that is connected again, or for the second time of a non-blocking connect, has the range we gave it.
     if own and own not in map(_option, chosen.sides) and (ephemeral := facts.host_facts(sock).ephemeral) is not None:
-        _forget_short_cuts()
+        _take_no_more_short_cuts()
         effective = effective_range(own, ephemeral)
         chosen = plan(port, 0, HostFacts(effective, True))
         if chosen.means is Means.BIND:
             return Means.CHECK, None  # the program's range is P alone
         if chosen.means is Means.NOTHING:
             chosen = Plan(_STEER, (effective,))
-    sides = chosen.sides if random() < lower_share(chosen) else chosen.sides[::-1]
+    drawn = chosen.sides if random() < lower_share(chosen) else chosen.sides[::-1]
+    # A socket that has a side already keeps it: tailbite's own functions try one after the other.
+    sides = sorted(drawn, key=lambda side: _option(side) != own)
     _set_range(sock, sides[0])
     if _getsockname(sock)[1] != port:
         return _STEER, sides[0]
