@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import itertools
@@ -295,6 +296,30 @@ def test_calling_it_again_changes_nothing() -> None:
         one.off()
     attempts(plainly, "127.0.0.1", 1)
     assert len(seen) == 1
+
+
+@pytest.mark.usefixtures("network")
+def test_the_side_that_tailbites_own_connect_chose_stays() -> None:
+    """With one side exhausted, the own connect tries the other: a side drawn anew would make it fail at times."""
+    write_ephemeral_range(PortRange(PORT - 1, PORT + 1))
+    host = "127.0.0.1"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(socket.create_server((host, PORT), backlog=200))
+        stack.enter_context(tailbite.guard())
+        taken = stack.enter_context(socket.socket())
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        set_local_port_range(taken, PortRange(PORT - 1, PORT - 1))
+        taken.connect((host, PORT))
+        # The others' connects make short cuts for this port, and may fail: nobody tries again for them.
+        steering._is_plain = True
+        used = set()
+        for _ in range(60):
+            with contextlib.suppress(OSError), plainly(host, PORT) as other:
+                abort(other)
+            with tailbite.create_connection((host, PORT), timeout=5) as client:
+                used.add(client.getsockname()[1])
+                abort(client)
+        assert used == {PORT + 1}
 
 
 @pytest.mark.usefixtures("network")

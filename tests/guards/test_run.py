@@ -95,6 +95,23 @@ def test_the_stats_are_there_when_run_returns_and_count_every_connect(tmp_path: 
     assert list(tmp_path.iterdir()) == [stats]
 
 
+@pytest.mark.parametrize("options", [(), ("--port", str(PORT))], ids=["looked at", "held"])
+def test_a_dash_is_standard_output_and_no_file(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """One JSON object beside what the program prints: after it, or before it where tailbite becomes the program."""
+    done = run(guarded(["echo", "out"], "--stats-json", "-", *options), cwd=tmp_path)
+    ours = done.stdout.removesuffix("out\n") if options else done.stdout.removeprefix("out\n")
+    found = json.loads(ours)
+    assert (found["schema"], found["guarded"]) == ("tailbite.run/1", True)
+    assert found["status"] == (None if options else 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_standard_output_that_nobody_reads_changes_no_exit_status(tmp_path: Path) -> None:
+    line = " ".join(guarded(["sh", "-c", "'exit 3'"], "--stats-json", "-"))
+    done = run(["bash", "-c", f"{line} | :; echo ${{PIPESTATUS[0]}}"], cwd=tmp_path)
+    assert done.stdout == "3\n"
+
+
 def test_verbose_tells_what_was_steered() -> None:
     Trap().set()
     done = run(guarded(client(count=1), "-v"))

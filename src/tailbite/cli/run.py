@@ -32,9 +32,9 @@ __all__ = ["command"]
 @click.option("-v", "--verbose", is_flag=True, help="Tell on stderr how it is guarded and what was steered.")
 @click.option(
     "--stats-json",
-    type=click.Path(dir_okay=False, writable=True),
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     metavar="FILE",
-    help="Write what was done to FILE when the program has ended; tailbite then stays its parent.",
+    help="Write what was done to FILE, - for stdout, when the program has ended; tailbite then stays its parent.",
 )
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
 def command(

@@ -45,7 +45,7 @@ def run(
         ports: the ports to hold; none means that every connect is looked at.
         is_required: do not start the program if it cannot be guarded.
         is_verbose: tell on stderr what is done.
-        stats_json: the file to write what was done to.
+        stats_json: the file to write what was done to; - is stdout.
 
     Raises:
         SystemExit: it cannot be started.
@@ -62,7 +62,8 @@ def run(
         is_verbose=is_verbose,
         status_unguarded=status.UNSUPPORTED,
     )
-    _write_stats(stats_json, chosen, program.Report(None, False, {}))
+    if stats_json != "-":  # is it a file that can be written? Better known before anything runs
+        _write_stats(stats_json, chosen, program.Report(None, False, {}))
 
     def before_exec(is_guarded: bool) -> None:
         _write_stats(stats_json, chosen, program.Report(None, is_guarded, {}))
@@ -91,8 +92,12 @@ def _write_stats(path: str | None, chosen: Choice, report: program.Report) -> No
         "status": None if report.status is None else os.waitstatus_to_exitcode(report.status),
         "connects": dict(report.counts),
     }
+    text = json.dumps(content, indent=2) + "\n"
     try:
-        write_atomically(Path(path), json.dumps(content, indent=2) + "\n")
+        if path == "-":
+            os.write(1, text.encode())  # after the program's own output, which went there without our buffers
+        else:
+            write_atomically(Path(path), text)
     except OSError as error:
         program.tell(f"{path}: {error.strerror}")
         if report.status is None:
