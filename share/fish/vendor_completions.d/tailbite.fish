@@ -47,7 +47,7 @@ complete -c tailbite -n '__tailbite_at inside run' -s p -l port -r -f -d 'Hold t
 complete -c tailbite -n '__tailbite_at inside run' -l in-process -d 'Guard the Pythons among what runs, from inside (tailbite.guard()), and no other program'
 complete -c tailbite -n '__tailbite_at inside run' -l require -d 'Exit with status 4, and start nothing, if it cannot be guarded'
 complete -c tailbite -n '__tailbite_at inside run' -s v -l verbose -d 'Tell on stderr how it is guarded and what was steered'
-complete -c tailbite -n '__tailbite_at inside run' -l stats-json -r -F -d 'Write what was done to FILE when the program has ended'
+complete -c tailbite -n '__tailbite_at inside run' -l stats-json -r -F -d 'Write what was done to FILE, - for stdout, when the program has ended'
 complete -c tailbite -n '__tailbite_at inside run' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside run' -f -a '(__fish_complete_subcommand --fcs-skip=2)'
 complete -c tailbite -n '__tailbite_at inside wait' -l postgres -d 'PostgreSQL, and it takes logins'
