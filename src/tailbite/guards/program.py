@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from tailbite.guards.program_steer import Steerer
     from tailbite.guards.program_tally import Tally
+    from tailbite.kernel.seccomp import Listener
 
 __all__ = ["CannotGuard", "Order", "Report", "enter", "execute", "run"]
 
@@ -200,7 +201,7 @@ def _is_steered() -> bool:
         return False
 
 
-def _supervise(end: socket.socket, tally: Tally, order: Order, make: Callable[[int], Steerer]) -> None:
+def _supervise(end: socket.socket, tally: Tally, order: Order, make: Callable[[Listener], Steerer]) -> None:
     """The helper's whole life."""
     from tailbite.guards.program_keeper import detach, keep_listening
 
@@ -209,14 +210,14 @@ def _supervise(end: socket.socket, tally: Tally, order: Order, make: Callable[[i
     _, descriptors, _, _ = socket.recv_fds(end, 1, 1)
     if not descriptors:
         return  # no filter, no listener
-    (listener,) = descriptors
-    seccomp.wake_synchronously(listener)
+    listener = seccomp.Listener(descriptors[0], tally.memory)
+    listener.wake_synchronously()
     end.send(b"+")
     end.close()
     keep_listening(listener, tally, lambda: make(listener))
 
 
-def steerer_maker(order: Order, choice: Choice) -> Callable[[int], Steerer]:
+def steerer_maker(order: Order, choice: Choice) -> Callable[[Listener], Steerer]:
     """Return what makes a worker's steerer, given the listener.
 
     It is called before anything is forked, so that all is loaded then: later, the folder or the rights may be others.

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, NoReturn
 from tailbite.guards.program import Order, Report, enter, execute, steerer_maker, unguarded
 from tailbite.guards.program_keeper import answer_all, detach, serve
 from tailbite.guards.program_tally import Tally
-from tailbite.kernel import seccomp
 from tailbite.kernel.process import become_subreaper
+from tailbite.kernel.seccomp import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,8 +188,8 @@ def _supervise(
         ours.close()
         family.wait_without_guard(others)
         return
-    (listener,) = descriptors
-    seccomp.wake_synchronously(listener)
+    listener = Listener(descriptors[0], tally.memory)
+    listener.wake_synchronously()
     family.stand_by = lambda: _stand_by(listener, tally)
     family.start_stand_by()
     ours.send(b"+")
@@ -219,14 +219,14 @@ def _become(
         os._exit(1)
 
 
-def _stand_by(listener: int, tally: Tally) -> int:
+def _stand_by(listener: Listener, tally: Tally) -> int:
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
         try:
             signal.set_wakeup_fd(-1)
             watched = os.pidfd_open(supervisor)
-            detach(listener, watched)
+            detach(listener.descriptor, watched)
             answer_all(listener, tally, watched)
         finally:
             os._exit(0)

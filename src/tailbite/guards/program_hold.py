@@ -71,6 +71,8 @@ class Holds:
 
     def expire(self) -> float | None:
         """Let go of what was held long enough; return the seconds until the next is due, None if there is none."""
+        if not self._held:
+            return None
         now = monotonic()
         while self._held:
             port, (_, until) = next(iter(self._held.items()))  # in the order of their ends

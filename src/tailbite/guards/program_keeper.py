@@ -22,7 +22,6 @@ from time import sleep
 from typing import TYPE_CHECKING, Final
 
 from tailbite.guards.program_tally import Outcome
-from tailbite.kernel import seccomp
 from tailbite.kernel.process import name_process, signal_when_parent_ends
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from tailbite.guards.program_steer import Steerer
     from tailbite.guards.program_tally import Tally
+    from tailbite.kernel.seccomp import Listener
 
 __all__ = ["answer_all", "detach", "keep", "keep_listening", "serve", "spawn_beside"]
 
@@ -142,16 +142,16 @@ def keep(work: Callable[[int], bool], is_over: int, events: int, took_over: Call
             took_over()
 
 
-def keep_listening(listener: int, tally: Tally, make: Callable[[], Steerer]) -> None:
+def keep_listening(listener: Listener, tally: Tally, make: Callable[[], Steerer]) -> None:
     """Have calls answered until the last process under the filter is gone."""
 
     def work(_: int) -> bool:
         return _serve_alone(listener, tally, make())
 
-    keep(work, listener, 0, tally.count_takeover)
+    keep(work, listener.descriptor, 0, tally.count_takeover)
 
 
-def _serve_alone(listener: int, tally: Tally, steerer: Steerer) -> bool:
+def _serve_alone(listener: Listener, tally: Tally, steerer: Steerer) -> bool:
     """Answer calls as :func:`serve` does, sooner: it waits in the ioctl itself instead of in poll(2) before it.
 
     Worker and program share a CPU, so all that happens between an answer and the next wait delays the program. The
@@ -162,28 +162,31 @@ def _serve_alone(listener: int, tally: Tally, steerer: Steerer) -> bool:
         True when nobody is left under the filter, False when the monitor is gone.
     """
     monitor = os.getppid()
+    is_disturbed = False
 
     def disturb(*_: object) -> None:
+        nonlocal is_disturbed
+        is_disturbed = True
         signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
 
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.signal(signal.SIGUSR1, disturb)
     signal_when_parent_ends(signal.SIGUSR1)
     poll = select.poll()
-    poll.register(listener, select.POLLIN)
-    call = tally.call
+    poll.register(listener.descriptor, select.POLLIN)
     try:
-        _finish(listener, tally, steerer, is_new=False)
+        _finish_left(listener, tally, steerer)
         while os.getppid() == monitor:
-            wait = steerer.tick()
-            if wait is not None and not poll.poll(wait * 1000 + 1):
-                continue
-            if seccomp.receive(listener, call):
-                _finish(listener, tally, steerer, is_new=True)
-            elif any(event & select.POLLHUP for _, event in poll.poll(0)):
-                return True
-            elif os.getppid() == monitor:
-                signal.setitimer(signal.ITIMER_REAL, 0)  # the signal was somebody else's
+            if is_disturbed:  # the signal was somebody else's
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                is_disturbed = False
+            while not is_disturbed:
+                if (wait := steerer.tick()) is not None and not poll.poll(wait * 1000 + 1):
+                    continue
+                if listener.receive():
+                    _finish(listener, tally, steerer)
+                elif any(event & select.POLLHUP for _, event in poll.poll(0)):
+                    return True
         return False
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -192,7 +195,9 @@ def _serve_alone(listener: int, tally: Tally, steerer: Steerer) -> bool:
         signal_when_parent_ends(0)
 
 
-def serve(listener: int, tally: Tally, steerer: Steerer | None, others: dict[int, Callable[[], bool]]) -> int | None:
+def serve(
+    listener: Listener, tally: Tally, steerer: Steerer | None, others: dict[int, Callable[[], bool]]
+) -> int | None:
     """Answer calls, first the one that a predecessor left.
 
     Args:
@@ -205,46 +210,46 @@ def serve(listener: int, tally: Tally, steerer: Steerer | None, others: dict[int
         The descriptor whose call said so; None when nobody is left under the filter.
     """
     poll = select.poll()
-    poll.register(listener, select.POLLIN)
+    poll.register(listener.descriptor, select.POLLIN)
     for descriptor in others:
         poll.register(descriptor, select.POLLIN)
-    call = tally.call
-    _finish(listener, tally, steerer, is_new=False)
+    _finish_left(listener, tally, steerer)
     wait: float | None = None
     while True:
         for descriptor, event in poll.poll(None if wait is None else wait * 1000 + 1):
-            if descriptor != listener:
+            if descriptor != listener.descriptor:
                 if others[descriptor]():
                     return descriptor
             elif event & select.POLLIN:
-                if seccomp.receive(listener, call):
-                    _finish(listener, tally, steerer, is_new=True)
+                if listener.receive():
+                    _finish(listener, tally, steerer)
             elif event & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
                 return None
         if steerer is not None:
             wait = steerer.tick()
 
 
-def _finish(listener: int, tally: Tally, steerer: Steerer | None, *, is_new: bool) -> None:
-    notification = tally.call.raw
-    call_id = int.from_bytes(notification[:8], "little")
-    if not is_new and not (call_id and seccomp.is_waiting(listener, call_id)):
-        return
-    # A call that was the end of three workers is let go, or it would be the end of every one.
-    if steerer is not None and tally.try_again():
+def _finish_left(listener: Listener, tally: Tally, steerer: Steerer | None) -> None:
+    """Answer the call that a killed predecessor left, if it left one."""
+    if (call_id := listener.call_id) and listener.is_waiting():
+        # A call that was the end of several workers is let go, or it would be the end of every one.
+        _finish(listener, tally, steerer if tally.try_again(call_id) else None)
+
+
+def _finish(listener: Listener, tally: Tally, steerer: Steerer | None) -> None:
+    if steerer is not None:
         try:
-            outcome = steerer.handle(notification)
+            outcome = steerer.handle()
         except Exception:  # whatever it is, the program must not wait for ever
             outcome = Outcome.UNSEEN
         tally.count(outcome)
-    tally.settle()
-    seccomp.answer_continue(listener, call_id)
+    listener.answer()
 
 
-def answer_all(listener: int, tally: Tally, watched: int) -> None:
+def answer_all(listener: Listener, tally: Tally, watched: int) -> None:
     """Stand by until ``watched``, a pidfd of the only process that can guard, is readable; then let all calls run."""
     poll = select.poll()
     poll.register(watched, select.POLLIN)
-    poll.register(listener, 0)
-    if listener not in dict(poll.poll()):
+    poll.register(listener.descriptor, 0)
+    if listener.descriptor not in dict(poll.poll()):
         serve(listener, tally, None, {})

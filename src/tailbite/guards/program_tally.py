@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from enum import IntEnum
 from typing import Final
@@ -11,9 +10,9 @@ from tailbite.kernel.seccomp import NOTIFICATION_SIZE
 
 __all__ = ["Outcome", "Tally"]
 
-_COUNTS_AT: Final = 128
-_ATTEMPTS_AT: Final = 112
-_GUARDED_AT: Final = 120
+_GUARDED_AT: Final = NOTIFICATION_SIZE
+_COUNTS_AT: Final = NOTIFICATION_SIZE + 8
+_MOST_TAKEOVERS: Final = 2
 
 
 class Outcome(IntEnum):
@@ -36,28 +35,29 @@ class Outcome(IntEnum):
 class Tally:
     """One page that all helpers map.
 
-    The kernel writes a received call straight into it, so whoever takes over after a helper was killed finds the
-    call that waits for an answer, however early the other died.
+    The kernel writes a received call straight to its beginning, so whoever takes over after a helper was killed
+    finds the call that waits for an answer, however early the other died.
 
     Attributes:
-        call: where the call in hand is received.
+        memory: the page.
     """
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, mmap.PAGESIZE)
-        self.call = (ctypes.c_char * NOTIFICATION_SIZE).from_buffer(self._memory)
-        self._counts = (ctypes.c_uint64 * (len(Outcome) + 1)).from_buffer(self._memory, _COUNTS_AT)
-        self._attempts = ctypes.c_uint64.from_buffer(self._memory, _ATTEMPTS_AT)
-        self._guarded = ctypes.c_bool.from_buffer(self._memory, _GUARDED_AT)
+        self.memory = mmap.mmap(-1, mmap.PAGESIZE)
+        page = memoryview(self.memory)
+        self._guarded = page[_GUARDED_AT : _GUARDED_AT + 1]
+        counts = page[_COUNTS_AT:].cast("Q")
+        self._counts = counts[: len(Outcome)]
+        self._takeovers = counts[len(Outcome) :]  # how many there were, and of which call the last ones were
 
     @property
     def is_guarded(self) -> bool:
         """True once the program is under its guard."""
-        return self._guarded.value
+        return bool(self._guarded[0])
 
     @is_guarded.setter
     def is_guarded(self, value: bool) -> None:
-        self._guarded.value = value
+        self._guarded[0] = value
 
     def count(self, outcome: Outcome) -> None:
         """Add one."""
@@ -65,20 +65,16 @@ class Tally:
 
     def count_takeover(self) -> None:
         """Note that a helper took over from one that was killed."""
-        self._counts[len(Outcome)] += 1
+        self._takeovers[0] += 1
 
-    def try_again(self) -> bool:
-        """Note that the call in hand is tried once more; False when it has been the end of too many helpers."""
-        self._attempts.value += 1
-        return self._attempts.value <= 3
-
-    def settle(self) -> None:
-        """Note that the call in hand is answered."""
-        self._attempts.value = 0
+    def try_again(self, call_id: int) -> bool:
+        """Note that a call left by a killed helper is tried once more; False when it was the end of too many."""
+        if self._takeovers[1] != call_id:
+            self._takeovers[1], self._takeovers[2] = call_id, 0
+        self._takeovers[2] += 1
+        return self._takeovers[2] <= _MOST_TAKEOVERS
 
     def counts(self) -> dict[str, int]:
         """Return how often each outcome was, and how often a helper took over."""
-        return {
-            **{outcome.name.lower(): self._counts[outcome] for outcome in Outcome},
-            "takeovers": self._counts[len(Outcome)],
-        }
+        counts = {outcome.name.lower(): self._counts[outcome] for outcome in Outcome}
+        return {**counts, "takeovers": self._takeovers[0]}

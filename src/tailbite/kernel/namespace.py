@@ -13,13 +13,12 @@ import os
 import socket
 import struct
 import threading
-from functools import cache
 from typing import TYPE_CHECKING
 
 from tailbite.errors import NamespaceUnavailable
+from tailbite.kernel.libc import last_error, libc
 
 if TYPE_CHECKING:
-    import ctypes
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -42,21 +41,14 @@ _IFF_UP_RUNNING = 0x1 | 0x40
 _THREAD_NETWORK = "/proc/thread-self/ns/net"
 
 
-@cache
-def _libc() -> ctypes.CDLL:
-    import ctypes  # only who enters another namespace waits for it
-
-    return ctypes.CDLL(None, use_errno=True)
-
-
 def unshare(flags: int) -> None:
     """Call unshare(2), which Python has since 3.12 only.
 
     Raises:
         OSError: not permitted, or no such namespace in this kernel.
     """
-    if _libc().unshare(flags) != 0:
-        raise _os_error("unshare")
+    if libc().unshare(flags) != 0:
+        raise last_error("unshare")
 
 
 def setns(descriptor: int, flags: int) -> None:
@@ -65,21 +57,14 @@ def setns(descriptor: int, flags: int) -> None:
     Raises:
         OSError: not permitted, or the descriptor is of another kind.
     """
-    if _libc().setns(descriptor, flags) != 0:
-        raise _os_error("setns")
+    if libc().setns(descriptor, flags) != 0:
+        raise last_error("setns")
 
 
 def die_with_parent(number: int = _SIGKILL) -> None:
     """Have the kernel send a fresh child, which we are, a signal when its parent thread ends (PR_SET_PDEATHSIG)."""
-    if _libc().prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
-        raise _os_error("prctl(PR_SET_PDEATHSIG)")
-
-
-def _os_error(call: str) -> OSError:
-    import ctypes
-
-    number = ctypes.get_errno()
-    return OSError(number, f"{call}: {os.strerror(number)}")
+    if libc().prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+        raise last_error("prctl(PR_SET_PDEATHSIG)")
 
 
 def bring_up(interface: str = "lo") -> None:

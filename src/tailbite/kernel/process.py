@@ -6,13 +6,16 @@ import contextlib
 import ctypes
 import errno
 import os
-from functools import cache
 from typing import Final
+
+from tailbite.kernel.libc import last_error, libc, quick_error, quick_libc
 
 __all__ = [
     "CAP_SYS_ADMIN",
     "CAP_SYS_PTRACE",
+    "PIDFD_GETFD",
     "MemoryReader",
+    "Vector",
     "become_subreaper",
     "can_copy_descriptors",
     "can_read_memory",
@@ -25,26 +28,11 @@ __all__ = [
 ]
 
 # The same on every architecture since Linux 5.1 unified the numbers (include/uapi/asm-generic/unistd.h).
-_PIDFD_OPEN, _PIDFD_GETFD = 434, 438
+_PIDFD_OPEN, PIDFD_GETFD = 434, 438
 _PIDFD_THREAD = os.O_EXCL  # Linux 6.9
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 CAP_SYS_PTRACE: Final = 19
 CAP_SYS_ADMIN: Final = 21
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-@cache
-def _syscall() -> ctypes._NamedFuncPointer:
-    return _libc().syscall
-
-
-def _error(call: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, f"{call}: {os.strerror(number)}")
 
 
 def open_thread(tid: int) -> int:
@@ -53,12 +41,12 @@ def open_thread(tid: int) -> int:
     Raises:
         OSError: ESRCH, it is gone.
     """
-    descriptor = _libc().syscall(_PIDFD_OPEN, tid, _PIDFD_THREAD)
+    descriptor = libc().syscall(_PIDFD_OPEN, tid, _PIDFD_THREAD)
     if descriptor < 0 and ctypes.get_errno() == errno.EINVAL:
         # All threads but those of clone(2) without CLONE_FILES share the descriptors of their leader.
-        descriptor = _libc().syscall(_PIDFD_OPEN, _leader(tid), 0)
+        descriptor = libc().syscall(_PIDFD_OPEN, _leader(tid), 0)
     if descriptor < 0:
-        raise _error("pidfd_open")
+        raise last_error("pidfd_open")
     return int(descriptor)
 
 
@@ -75,49 +63,58 @@ def copy_descriptor(pidfd: int, descriptor: int) -> int:
     Raises:
         OSError: EBADF, it has no such descriptor; ESRCH, it is gone; EPERM, it is not ours to look into.
     """
-    copy = _syscall()(_PIDFD_GETFD, pidfd, descriptor, 0)
+    copy: int = quick_libc().syscall(PIDFD_GETFD, pidfd, descriptor, 0)
     if copy < 0:
-        raise _error("pidfd_getfd")
-    return int(copy)
+        raise quick_error("pidfd_getfd")
+    return copy
 
 
-class _Vector(ctypes.Structure):
+class Vector(ctypes.Structure):
     """``struct iovec``."""
 
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
 class MemoryReader:
-    """Reads a few bytes of other processes' memory; the buffers are made once."""
+    """Reads a few bytes of other processes' memory, into the same place each time.
 
-    def __init__(self, most: int = 128) -> None:
-        self._room = ctypes.create_string_buffer(most)
-        self._here = _Vector(ctypes.addressof(self._room), most)
-        self._there = _Vector()
-        self._pointers = ctypes.byref(self._here), ctypes.byref(self._there)
-        self._call = _libc().process_vm_readv
+    Attributes:
+        room: what was read last.
+    """
+
+    def __init__(self, most: int) -> None:
+        room = ctypes.create_string_buffer(most)
+        here, there = Vector(ctypes.addressof(room), most), Vector()
+        self.room = memoryview(room).cast("B")
+        self._length_here = memoryview(here).cast("B").cast("L")
+        self._there = memoryview(there).cast("B").cast("L")
+        self._arguments = ctypes.byref(here), 1, ctypes.byref(there), 1, 0
+        self._call = quick_libc().process_vm_readv
         self._call.restype = ctypes.c_ssize_t
 
-    def read(self, tid: int, address: int, length: int) -> bytes:
-        """Return ``length`` bytes at ``address``, or fewer where mapped memory ends.
+    def read(self, tid: int, address: int, length: int) -> int:
+        """Read what is at ``address``, at most as much as there is room for; return how many bytes that were.
+
+        They are fewer than ``length`` where mapped memory ends.
 
         Raises:
             OSError: EPERM, it is not ours to look into; ESRCH, it is gone; EFAULT, nothing is mapped there.
         """
-        self._here.length = self._there.length = min(length, len(self._room))
-        self._there.base = address
-        here, there = self._pointers
-        count = self._call(tid, here, 1, there, 1, 0)
+        self._length_here[1] = length = min(length, len(self.room))
+        self._there[0] = address
+        self._there[1] = length
+        count: int = self._call(tid, *self._arguments)
         if count < 0:
-            raise _error("process_vm_readv")
-        return self._room.raw[:count]
+            raise quick_error("process_vm_readv")
+        return count
 
 
 def can_read_memory() -> bool:
     """Tell whether reading memory is allowed here at all; a container's profile may forbid it."""
     probe = ctypes.create_string_buffer(b"tailbite")
     try:
-        return MemoryReader().read(os.getpid(), ctypes.addressof(probe), 8) == b"tailbite"
+        reader = MemoryReader(8)
+        return reader.read(os.getpid(), ctypes.addressof(probe), 8) == 8 and bytes(reader.room) == b"tailbite"
     except OSError:
         return False
 
@@ -164,17 +161,17 @@ def yama_scope() -> int:
 
 def become_subreaper() -> bool:
     """Have orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER); True if that worked."""
-    return bool(_libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    return bool(libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def signal_when_parent_ends(number: int) -> None:
     """Have the kernel send this process a signal when its parent ends (PR_SET_PDEATHSIG); 0 takes that back."""
-    _libc().prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    libc().prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def name_process(name: str) -> None:
     """Give this process the name that ps(1) and top(1) show; at most 15 bytes."""
-    _libc().prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+    libc().prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def _read(path: str) -> str:

@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import struct
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from tailbite.kernel.libc import last_error, libc, quick_errno, quick_error, quick_libc
 
 if TYPE_CHECKING:
-    from ctypes import Array, c_char
+    from mmap import mmap
 
 __all__ = [
     "ABIS",
     "NOTIFICATION_SIZE",
     "Abi",
-    "Call",
-    "answer_continue",
+    "Listener",
     "call_filter",
     "install",
     "is_supported",
-    "is_waiting",
     "parse_call",
-    "receive",
-    "wake_synchronously",
 ]
 
 MSG_FASTOPEN: Final = 0x20000000
@@ -114,43 +110,30 @@ def call_filter(abi: Abi) -> bytes:
     )
 
 
-class Call(NamedTuple):
-    """A system call that waits for an answer; a tuple, because one is made for every connect of a program.
-
-    Attributes:
-        id: names this call to the kernel.
-        tid: the thread, in the pid namespace of the process that received it; 0 if it is not visible there.
-        number: which system call.
-        descriptor: its socket, a number of the caller's descriptor table.
-        address: where in the caller's memory the sockaddr is.
-        length: how long the caller says it is.
-    """
-
-    id: int
-    tid: int
-    number: int
-    descriptor: int
-    address: int
-    length: int
-
-
 # struct seccomp_notif: id, pid, flags, then struct seccomp_data: nr, arch, instruction pointer, args[6]
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+_CALL = struct.Struct("=8xI4xi12xQQQ8xQQ")
 _RESPONSE = struct.Struct("=QqiI")  # struct seccomp_notif_resp: id, value, error, flags
-_ID = struct.Struct("=Q")
 NOTIFICATION_SIZE: Final = _NOTIFICATION.size
 
 
-def parse_call(notification: bytes | memoryview, abi: Abi) -> Call:
-    """Read a ``struct seccomp_notif``.
+def parse_call(notification: bytes | memoryview, abi: Abi) -> tuple[int, int, int, int]:
+    """Read a ``struct seccomp_notif``; a plain tuple, because one is made for every connect of a program.
+
+    Returns:
+        The thread that calls, in the pid namespace of the process that received this (0 if it is not visible there);
+        its socket, a number of the thread's descriptor table; where in its memory the sockaddr is; and how long it
+        says that is.
 
     Raises:
         struct.error: it is too short.
     """
-    call_id, tid, _, number, _, _, socket, one, two, _, four, five = _NOTIFICATION.unpack_from(notification)
-    address, length = (four, five) if number == abi.sendto else (one, two)
-    # The kernel takes both as an int, so that is what counts; the upper half of the register is anything.
-    return Call(call_id, tid, number, socket & 0xFFFFFFFF, address, length & 0xFFFFFFFF)
+    tid, number, descriptor, one, two, four, five = _CALL.unpack_from(notification)
+    # The kernel takes a descriptor and a length as an int, so that is what counts; the upper half of the register
+    # is anything.
+    if number == abi.sendto:
+        return tid, descriptor & 0xFFFFFFFF, four, five & 0xFFFFFFFF
+    return tid, descriptor & 0xFFFFFFFF, one, two & 0xFFFFFFFF
 
 
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_GET_ACTION_AVAIL, _SECCOMP_GET_NOTIF_SIZES = 1, 2, 3
@@ -158,20 +141,10 @@ _NEW_LISTENER, _SPEC_ALLOW, _WAIT_KILLABLE = 1 << 3, 1 << 2, 1 << 5
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _error(call: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, f"{call}: {os.strerror(number)}")
-
-
 def is_supported(abi: Abi) -> bool:
     """Tell whether this kernel reports calls (Linux 5.0) in records of the size known here."""
     sizes = ctypes.create_string_buffer(6)  # struct seccomp_notif_sizes: notif, response, data
-    if _libc().syscall(abi.seccomp, _SECCOMP_GET_NOTIF_SIZES, 0, sizes) != 0:
+    if libc().syscall(abi.seccomp, _SECCOMP_GET_NOTIF_SIZES, 0, sizes) != 0:
         return False
     return struct.unpack("=3H", sizes.raw)[:2] == (_NOTIFICATION.size, _RESPONSE.size)
 
@@ -193,13 +166,13 @@ def install(abi: Abi, program: bytes) -> tuple[int, bool]:
     no_new_privs = False
     flags = _NEW_LISTENER | _SPEC_ALLOW | _WAIT_KILLABLE
     while True:
-        listener = _libc().syscall(abi.seccomp, _SECCOMP_SET_MODE_FILTER, flags, header)
+        listener = libc().syscall(abi.seccomp, _SECCOMP_SET_MODE_FILTER, flags, header)
         if listener >= 0:
             return listener, no_new_privs
-        error = _error("seccomp")
+        error = last_error("seccomp")
         if error.errno == errno.EACCES and not no_new_privs:
-            if _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-                raise _error("prctl(PR_SET_NO_NEW_PRIVS)")
+            if libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+                raise last_error("prctl(PR_SET_NO_NEW_PRIVS)")
             no_new_privs = True
         elif error.errno == errno.EINVAL and flags & _WAIT_KILLABLE:
             flags &= ~_WAIT_KILLABLE  # Linux 5.19
@@ -210,59 +183,82 @@ def install(abi: Abi, program: bytes) -> tuple[int, bool]:
 # _IOC(direction, '!', number, size), include/uapi/linux/seccomp.h
 _RECV = 3 << 30 | _NOTIFICATION.size << 16 | 0x21 << 8 | 0
 _SEND = 3 << 30 | _RESPONSE.size << 16 | 0x21 << 8 | 1
-_ID_VALID = 1 << 30 | _ID.size << 16 | 0x21 << 8 | 2
+_ID_VALID = 1 << 30 | 8 << 16 | 0x21 << 8 | 2
 _SET_FLAGS = 1 << 30 | 8 << 16 | 0x21 << 8 | 4
 _SYNC_WAKE_UP = 1
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5
+_ZEROS = bytes(_NOTIFICATION.size)
 
 
-@cache
-def _ioctl() -> ctypes._NamedFuncPointer:
-    # fcntl.ioctl would copy through a buffer of its own, and a call received into that is lost when the process
-    # is killed before the copy. Here the kernel writes straight to where the caller says.
-    call = _libc().ioctl
-    call.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
-    return call
+class Listener:
+    """The end of a filter where its calls arrive, one after the other.
 
+    fcntl.ioctl would copy through a buffer of its own, and a call received into that is lost when the process is
+    killed before the copy. Here the kernel writes straight to where the caller says.
 
-def wake_synchronously(listener: int) -> bool:
-    """Have both sides wake each other on the same CPU (Linux 6.6): +10 us per call instead of +90 us."""
-    return bool(_ioctl()(listener, _SET_FLAGS, _SYNC_WAKE_UP) == 0)
+    Args:
+        descriptor: what :func:`install` returned.
+        memory: where calls are received, from its beginning on; it may be shared with other processes.
 
-
-def receive(listener: int, room: Array[c_char]) -> bool:
-    """Wait for a call and have the kernel write it into ``room``, which is zeroed before, as it demands.
-
-    Returns:
-        False if there was none after all: the caller died, or a signal took it back.
-
-    Raises:
-        OSError: the listener is of no use any more.
+    Attributes:
+        descriptor: the same.
+        call: the call in hand, a ``struct seccomp_notif``; all zeros if there was none yet.
     """
-    ctypes.memset(room, 0, NOTIFICATION_SIZE)
-    if _ioctl()(listener, _RECV, room) == 0:
-        return True
-    if ctypes.get_errno() in (errno.ENOENT, errno.EINTR):
-        return False
-    raise _error("ioctl(SECCOMP_IOCTL_NOTIF_RECV)")
 
+    def __init__(self, descriptor: int, memory: mmap) -> None:
+        self.descriptor = descriptor
+        self.call = memoryview(memory)[:NOTIFICATION_SIZE]
+        self._call_id = self.call[:8].cast("Q")
+        self._room = ctypes.byref((ctypes.c_char * NOTIFICATION_SIZE).from_buffer(memory))
+        response = ctypes.create_string_buffer(_RESPONSE.pack(0, 0, 0, _CONTINUE), _RESPONSE.size)
+        self._response_id = memoryview(response).cast("B")[:8].cast("Q")
+        self._response = ctypes.byref(response)
+        self._ioctl = quick_libc().ioctl
+        self._receive, self._send = ctypes.c_ulong(_RECV), ctypes.c_ulong(_SEND)
 
-def is_waiting(listener: int, call_id: int) -> bool:
-    """Tell whether the caller still waits: if so, what was read of it just now was really of it."""
-    return bool(_ioctl()(listener, _ID_VALID, _ID.pack(call_id)) == 0)
+    @property
+    def call_id(self) -> int:
+        """What names the call in hand to the kernel; 0 if there was none yet."""
+        return self._call_id[0]
 
+    def wake_synchronously(self) -> bool:
+        """Have both sides wake each other on the same CPU (Linux 6.6): +10 us per call instead of +90 us."""
+        flags = ctypes.c_ulong(_SYNC_WAKE_UP)
+        return bool(self._ioctl(self.descriptor, ctypes.c_ulong(_SET_FLAGS), flags) == 0)
 
-def answer_continue(listener: int, call_id: int) -> bool:
-    """Let the call run as if nobody had looked.
+    def receive(self) -> bool:
+        """Wait for a call, and have the kernel write it.
 
-    Returns:
-        False if nobody waits for that answer any more.
+        Returns:
+            False if there was none after all: the caller died, or a signal took it back.
 
-    Raises:
-        OSError: the listener is of no use any more.
-    """
-    if _ioctl()(listener, _SEND, _RESPONSE.pack(call_id, 0, 0, _CONTINUE)) == 0:
-        return True
-    if ctypes.get_errno() in (errno.ENOENT, errno.EINPROGRESS):
-        return False
-    raise _error("ioctl(SECCOMP_IOCTL_NOTIF_SEND)")
+        Raises:
+            OSError: the listener is of no use any more.
+        """
+        self.call[:] = _ZEROS  # as the kernel demands
+        if self._ioctl(self.descriptor, self._receive, self._room) == 0:
+            return True
+        if quick_errno() in (errno.ENOENT, errno.EINTR):
+            return False
+        raise quick_error("ioctl(SECCOMP_IOCTL_NOTIF_RECV)")
+
+    def is_waiting(self) -> bool:
+        """Tell whether the caller still waits: if so, what was read of it just now was really of it."""
+        call_id = ctypes.c_uint64(self.call_id)
+        return bool(self._ioctl(self.descriptor, ctypes.c_ulong(_ID_VALID), ctypes.byref(call_id)) == 0)
+
+    def answer(self) -> bool:
+        """Let the call in hand run as if nobody had looked.
+
+        Returns:
+            False if nobody waits for that answer any more.
+
+        Raises:
+            OSError: the listener is of no use any more.
+        """
+        self._response_id[0] = self._call_id[0]
+        if self._ioctl(self.descriptor, self._send, self._response) == 0:
+            return True
+        if quick_errno() in (errno.ENOENT, errno.EINPROGRESS):
+            return False
+        raise quick_error("ioctl(SECCOMP_IOCTL_NOTIF_SEND)")

@@ -17,12 +17,12 @@ A socket that is bound only is CLOSED already, so it must leave that state first
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import socket
 import struct
 import sys
-from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from tailbite.kernel.libc import last_error, libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,11 +32,6 @@ __all__ = ["give_back_drawn_port"]
 _TCP_FASTOPEN_CONNECT = 30
 _TCP_FASTOPEN_NO_COOKIE = 34
 _UNSPECIFIED = bytes(28)  # a struct sockaddr_in6 of family AF_UNSPEC
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def give_back_drawn_port(sock: Any) -> None:
@@ -54,14 +49,14 @@ def give_back_drawn_port(sock: Any) -> None:
     if not sys.platform.startswith("linux"):
         return
     # libc's connect, not Python's: audit hooks are for connections that programs make.
-    connect = _libc().connect
+    connect = libc().connect
     descriptor = sock.fileno()
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_deferred_connect(sock))
             destination = _some_destination(sock)
             if connect(descriptor, destination, len(destination)) != 0:
-                raise OSError(ctypes.get_errno(), "connect")
+                raise last_error("connect")
         except OSError:
             sock.listen(0)
         connect(descriptor, _UNSPECIFIED, len(_UNSPECIFIED))
