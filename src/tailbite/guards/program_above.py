@@ -64,7 +64,7 @@ def run_above(order: Order, choice: Choice) -> Report:
     theirs.close()
     status = _Front(ours, supervisor).wait()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return Report(status, tally.is_guarded, tally.counts())
+    return Report(status, tally.is_guarded, tally.by_name())
 
 
 class _Front:

@@ -239,10 +239,12 @@ def _finish_left(listener: Listener, tally: Tally, steerer: Steerer | None) -> N
 def _finish(listener: Listener, tally: Tally, steerer: Steerer | None) -> None:
     if steerer is not None:
         try:
-            outcome = steerer.handle()
+            outcome = steerer.look()
+            if outcome is None:
+                outcome = steerer.think()
         except Exception:  # whatever it is, the program must not wait for ever
             outcome = Outcome.UNSEEN
-        tally.count(outcome)
+        tally.counts[outcome] += 1
     listener.answer()
 
 

@@ -51,6 +51,10 @@ class Steerer:
         listener: what the calls come from.
         copies: descriptors can be copied and sockets steered; otherwise ports are held.
         tell: called with a sentence for each call that something was done about, before it runs; None is silence.
+
+    Attributes:
+        look: sees to the call in hand if it is a usual one, and tells what was done; None leaves it to :meth:`think`.
+        tick: lets go of what was held long enough; returns the seconds until this is due again, or None.
     """
 
     def __init__(
@@ -73,17 +77,11 @@ class Steerer:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
             self._namespaces = Namespaces(cookie(sock))
         self._usual = Usual(listener.call, abi.connect)
+        self.look = self._usual.look
+        self.tick = self._holds.expire
 
-    def tick(self) -> float | None:
-        """Let go of what was held long enough; return the seconds until this is due again."""
-        return self._holds.expire()
-
-    def handle(self) -> Outcome:
+    def think(self) -> Outcome:
         """See to the call in hand before it is answered. Never raises for anything the caller did."""
-        outcome = self._usual.look()
-        return self._think() if outcome is None else outcome
-
-    def _think(self) -> Outcome:
         tid, descriptor, address, length = seccomp.parse_call(self._listener.call, self._abi)
         if not tid:
             return Outcome.UNSEEN  # in a pid namespace that is none of ours

@@ -40,6 +40,7 @@ class Tally:
 
     Attributes:
         memory: the page.
+        counts: how often each outcome was, in their order.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class Tally:
         page = memoryview(self.memory)
         self._guarded = page[_GUARDED_AT : _GUARDED_AT + 1]
         counts = page[_COUNTS_AT:].cast("Q")
-        self._counts = counts[: len(Outcome)]
+        self.counts = counts[: len(Outcome)]
         self._takeovers = counts[len(Outcome) :]  # how many there were, and of which call the last ones were
 
     @property
@@ -58,10 +59,6 @@ class Tally:
     @is_guarded.setter
     def is_guarded(self, value: bool) -> None:
         self._guarded[0] = value
-
-    def count(self, outcome: Outcome) -> None:
-        """Add one."""
-        self._counts[outcome] += 1
 
     def count_takeover(self) -> None:
         """Note that a helper took over from one that was killed."""
@@ -74,7 +71,7 @@ class Tally:
         self._takeovers[2] += 1
         return self._takeovers[2] <= _MOST_TAKEOVERS
 
-    def counts(self) -> dict[str, int]:
+    def by_name(self) -> dict[str, int]:
         """Return how often each outcome was, and how often a helper took over."""
-        counts = {outcome.name.lower(): self._counts[outcome] for outcome in Outcome}
+        counts = {outcome.name.lower(): self.counts[outcome] for outcome in Outcome}
         return {**counts, "takeovers": self._takeovers[0]}
