@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conftest import find_peer
+from support.users import open_to_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +22,7 @@ SOURCES = Path(__file__).parents[1] / "peers"
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
     """``compiled("client.c")`` is the command that starts it; everybody may execute it."""
     folder = tmp_path_factory.mktemp("compiled")
-    for parent in (folder, *folder.parents[:2]):
-        with contextlib.suppress(PermissionError):  # --basetemp of somebody else's
-            parent.chmod(0o755)
+    open_to_all(folder)
 
     @cache
     def build(name: str) -> tuple[str, ...]:

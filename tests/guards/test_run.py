@@ -12,6 +12,8 @@ import pytest
 from support.guarded import PYTHON, guarded, run, wait_until
 from support.programs import client, counts
 from support.trap import PORT, Trap, leftovers, server_can_bind
+from tailbite.core.ports import PortRange
+from tailbite.kernel.sysctl import write_ephemeral_range
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,3 +157,61 @@ def test_what_cannot_be_written_is_said_before_anything_runs(tmp_path: Path) -> 
     done = run(guarded(["echo", "out"], "--stats-json", str(tmp_path / "missing" / "file")))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
+
+
+MIXED = """
+import errno, random, socket, sys
+PORT, IP_LOCAL_PORT_RANGE = int(sys.argv[1]), 51
+seen = {"itself": 0, "refused": 0, "outside": 0, "full": 0}
+for number in range(600):
+    kind = random.Random(number).choice(["plain", "plain", "plain", "v6", "bound", "own", "again"])
+    host = "::1" if kind == "v6" else "127.0.0.1"
+    sock = socket.socket(socket.AF_INET6 if kind == "v6" else socket.AF_INET)
+    if kind == "bound":
+        sock.bind((host, 0))
+    if kind == "own":  # the destination and the port below it
+        sock.setsockopt(0, IP_LOCAL_PORT_RANGE, (PORT - 1 | PORT << 16) - (1 << 32 if PORT >= 1 << 15 else 0))
+    for _ in range(2 if kind == "again" else 1):
+        error = sock.connect_ex((host, PORT))
+        if error == errno.ECONNREFUSED:
+            seen["refused"] += 1
+            seen["outside"] += kind == "own" and sock.getsockname()[1] != PORT - 1
+        elif error == errno.EADDRNOTAVAIL:
+            seen["full"] += 1
+        else:
+            seen["itself"] += sock.getsockname() == sock.getpeername()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+    sock.close()
+print(*seen.values())
+"""
+
+
+def test_usual_and_unusual_connects_in_turn_are_all_seen_to() -> None:
+    """A plain one is dealt with quickly; one that is bound, has a range of its own or comes again is no such one."""
+    write_ephemeral_range(PortRange(PORT - 4, PORT + 4))
+    done = run(guarded([PYTHON, "-c", MIXED, str(PORT)], "--require"))
+    itself, refused, outside, full = map(int, done.stdout.split())
+    assert (itself, outside) == (0, 0), done.stderr
+    assert refused + full >= 600
+    assert refused > 500
+    itself, *_ = map(int, run([PYTHON, "-c", MIXED, str(PORT)]).stdout.split())
+    assert itself > 0, "the control did not self-connect"
+
+
+UDP = """
+import socket, sys
+itself = 0
+for _ in range(100):
+    with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((sys.argv[1], int(sys.argv[2])))
+        itself += sock.getsockname()[:2] == sock.getpeername()[:2]
+print(itself)
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_connected_udp_socket_is_no_peer_of_its_own_either(host: str) -> None:
+    """The kernel gives it the destination's port as readily, and then it receives what it sends."""
+    Trap().set()
+    assert run(guarded([PYTHON, "-c", UDP, host, str(PORT)], "--require")).stdout == "0\n"
+    assert int(run([PYTHON, "-c", UDP, host, str(PORT)]).stdout) > 0, "the control was not given the port"

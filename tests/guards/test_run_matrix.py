@@ -20,6 +20,7 @@ import pytest
 
 from support.guarded import NOBODY, PYTHON, RUN, needs_another_user
 from support.trap import PORT, Trap
+from support.users import open_to_all
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.packets import Capture, TcpFlags
 
@@ -313,10 +314,7 @@ def test_a_real_program_never_reaches_itself_and_finds_the_server_that_comes(
         peer(program)
     if name == "uvloop":
         pytest.importorskip("uvloop")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        with contextlib.suppress(PermissionError):
-            folder.chmod(0o755)
-
+    open_to_all(tmp_path)
     with fresh_network(), Capture() as capture:
         Trap(client.binds_first).set()
         wire = Wire(capture)

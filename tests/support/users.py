@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import tailbite
 
-__all__ = ["NOBODY", "python_as_nobody"]
+__all__ = ["NOBODY", "open_to_all", "python_as_nobody"]
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
 """A command prefix: user and group 65534, no capability, none to be had."""
@@ -38,6 +39,15 @@ def _interpreter() -> tuple[str, ...]:
             if subprocess.run(probe, capture_output=True).returncode == 0:
                 return command
     raise RuntimeError(f"no Python that an unprivileged user may run; tried {sys.executable} and /usr/bin/{version}")
+
+
+def open_to_all(folder: Path) -> None:
+    """Have every user reach a folder of pytest's, however deep it lies: a parallel run has one level more."""
+    for each in (folder, *folder.parents):
+        if each.parent == each or each.stat().st_mode & 0o555 == 0o555:
+            break
+        with contextlib.suppress(PermissionError):  # --basetemp of somebody else's
+            each.chmod(0o755)
 
 
 def _copied(source: str, packages: str) -> str:
