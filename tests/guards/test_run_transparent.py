@@ -9,15 +9,13 @@ import re
 import select
 import signal
 import subprocess
+from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from support.guarded import PYTHON, RUN, guarded
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from support.guarded import PYTHON, RUN, guarded, wait_until
 
 pytestmark = pytest.mark.usefixtures("network")
 
@@ -179,6 +177,18 @@ def test_a_signal_from_outside_reaches_the_program(number: signal.Signals, optio
     assert program.returncode == 0
 
 
+def test_a_signal_in_the_moment_of_the_start_is_not_lost() -> None:
+    """Sent as soon as there is a supervisor, when there may be no program yet to pass it on to."""
+    for _ in range(10):
+        with subprocess.Popen(guarded(["sleep", "1000"], *ABOVE)) as program:
+            try:
+                wait_until(Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text, "it forks", pause=0)
+                program.terminate()
+                assert program.wait(10) == -signal.SIGTERM
+            finally:
+                program.kill()
+
+
 LONG = """perl -e '$|=1; $SIG{CONT}=sub{print "continued\\n"}; print "started\\n"; sleep 9 while 1'"""
 
 
@@ -247,8 +257,8 @@ def _session(guard: str) -> str:
             ("$G cat\n", "cat\r\n"),
             ("line\n", "line\r\nline\r\n"),
             ("\x04", "READY> "),
-            ("$G sh -c 'read x; echo got $x' &\n", "READY> "),
-            ("while ! jobs | grep -q Stopped; do :; done\n", "Stopped.*\r\nREADY> "),
+            # In one line: a shell tells of a background job's stop before whichever prompt comes next.
+            ("$G sh -c 'read x; echo got $x' & until jobs | grep -q Stopped; do :; done\n", "  Stopped.*\r\nREADY> "),
             ("fg\n", "got .x'\r\n"),
             ("it\n", "got it\r\nREADY> "),
             ("$G true && echo fine\n", "fine\r\nREADY> "),

@@ -46,9 +46,9 @@ def run(command: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 60, **more})
 
 
-def wait_until(is_so: Callable[[], object], what: str, seconds: float = 20) -> None:
+def wait_until(is_so: Callable[[], object], what: str, seconds: float = 20, pause: float = 0.01) -> None:
     """Look again and again until it is so; fail after a deadline."""
     end = monotonic() + seconds
     while not is_so():
         assert monotonic() < end, f"waited {seconds} s in vain until {what}"
-        sleep(0.01)
+        sleep(pause)

@@ -77,6 +77,7 @@ class _Front:
         self._program = 0
         self._status: int | None = None
         self._lost = False
+        self._early: list[int] = []
 
     def wait(self) -> int:
         # Every signal is blocked, so none is lost between a look and the wait for the next.
@@ -86,7 +87,10 @@ class _Front:
                 return self._status
             info = signal.sigwaitinfo(_ALL)
             number = info.si_signo
-            if number == signal.SIGCHLD or not self._program:
+            if number == signal.SIGCHLD:
+                continue
+            if not self._program:
+                self._early.append(number)
                 continue
             # What a terminal sends reaches the program by itself. So does a shell's SIGCONT, which goes to the whole
             # job; one that went to us alone leaves the program stopped.
@@ -95,8 +99,11 @@ class _Front:
             else:
                 is_meant = info.si_code in (_SI_USER, _SI_QUEUE, _SI_TKILL)
             if is_meant:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._program, number)
+                self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._program, number)
 
     def _look(self) -> None:
         while True:
@@ -109,6 +116,9 @@ class _Front:
             self._program, status = _NEWS.unpack(message)
             if status != _STARTED:
                 self._heed(status)
+                continue
+            while self._early:  # a terminal's too: there may have been no program yet that it could reach
+                self._pass_on(self._early.pop(0))
         while self._status is None:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
@@ -209,6 +219,8 @@ def _become(
 ) -> NoReturn:
     helper.close()
     news.close()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         tally.is_guarded = enter(order, theirs)
