@@ -201,7 +201,7 @@ def _is_steered() -> bool:
         return False
 
 
-def _supervise(end: socket.socket, tally: Tally, order: Order, make: Callable[[Listener], Steerer]) -> None:
+def _supervise(end: socket.socket, tally: Tally, order: Order, make: Callable[[Listener, Tally], Steerer]) -> None:
     """The helper's whole life."""
     from tailbite.guards.program_keeper import detach, keep_listening
 
@@ -214,19 +214,20 @@ def _supervise(end: socket.socket, tally: Tally, order: Order, make: Callable[[L
     listener.wake_synchronously()
     end.send(b"+")
     end.close()
-    keep_listening(listener, tally, lambda: make(listener))
+    keep_listening(listener, tally, lambda: make(listener, tally))
 
 
-def steerer_maker(order: Order, choice: Choice) -> Callable[[Listener], Steerer]:
-    """Return what makes a worker's steerer, given the listener.
+def steerer_maker(order: Order, choice: Choice) -> Callable[[Listener, Tally], Steerer]:
+    """Return what makes a worker's steerer, given the listener and the tally.
 
     It is called before anything is forked, so that all is loaded then: later, the folder or the rights may be others.
     """
     from tailbite.guards.program_steer import Steerer
 
-    return lambda listener: Steerer(
+    return lambda listener, tally: Steerer(
         seccomp.ABIS[os.uname().machine],
         listener,
+        tally,
         copies=choice.mechanism is Mechanism.STEER,
         tell=tell if order.is_verbose else None,
     )

@@ -204,7 +204,7 @@ def _supervise(
     family.start_stand_by()
     ours.send(b"+")
     ours.close()
-    steerer = make(listener)
+    steerer = make(listener, tally)
     while (ended := serve(listener, tally, steerer, others)) is not None:
         del others[ended]
 

@@ -176,15 +176,18 @@ def _serve_alone(listener: Listener, tally: Tally, steerer: Steerer) -> bool:
     poll.register(listener.descriptor, select.POLLIN)
     try:
         _finish_left(listener, tally, steerer)
+        wait = steerer.tick()
         while os.getppid() == monitor:
             if is_disturbed:  # the signal was somebody else's
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 is_disturbed = False
             while not is_disturbed:
-                if (wait := steerer.tick()) is not None and not poll.poll(wait * 1000 + 1):
+                if wait is not None and (wait := steerer.tick()) is not None and not poll.poll(wait * 1000 + 1):
                     continue
-                if listener.receive():
+                # While a port is held its end must not be slept through, however usual the calls that come.
+                if steerer.serve_usual() if wait is None else listener.receive():
                     _finish(listener, tally, steerer)
+                    wait = steerer.tick()
                 elif any(event & select.POLLHUP for _, event in poll.poll(0)):
                     return True
         return False
@@ -239,9 +242,7 @@ def _finish_left(listener: Listener, tally: Tally, steerer: Steerer | None) -> N
 def _finish(listener: Listener, tally: Tally, steerer: Steerer | None) -> None:
     if steerer is not None:
         try:
-            outcome = steerer.look()
-            if outcome is None:
-                outcome = steerer.think()
+            outcome = steerer.think()
         except Exception:  # whatever it is, the program must not wait for ever
             outcome = Outcome.UNSEEN
         tally.counts[outcome] += 1

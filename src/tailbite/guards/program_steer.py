@@ -30,6 +30,8 @@ from tailbite.kernel.unbind import give_back_drawn_port
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tailbite.guards.program_tally import Tally
+
 __all__ = ["Steerer"]
 
 _LOWEST_PORT = 1024
@@ -49,11 +51,12 @@ class Steerer:
     Args:
         abi: this machine's.
         listener: what the calls come from.
+        tally: where the usual ones are counted; who calls :meth:`think` counts what that returns.
         copies: descriptors can be copied and sockets steered; otherwise ports are held.
         tell: called with a sentence for each call that something was done about, before it runs; None is silence.
 
     Attributes:
-        look: sees to the call in hand if it is a usual one, and tells what was done; None leaves it to :meth:`think`.
+        serve_usual: sees to usual calls until one needs to be thought about (True), or none comes (False).
         tick: lets go of what was held long enough; returns the seconds until this is due again, or None.
     """
 
@@ -61,6 +64,7 @@ class Steerer:
         self,
         abi: seccomp.Abi,
         listener: seccomp.Listener,
+        tally: Tally,
         *,
         copies: bool = True,
         tell: Callable[[str], None] | None = None,
@@ -76,8 +80,8 @@ class Steerer:
         self._holds = Holds()
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
             self._namespaces = Namespaces(cookie(sock))
-        self._usual = Usual(listener.call, abi.connect)
-        self.look = self._usual.look
+        self._usual = Usual(listener, tally, abi.connect)
+        self.serve_usual = self._usual.serve
         self.tick = self._holds.expire
 
     def think(self) -> Outcome:

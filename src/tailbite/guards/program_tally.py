@@ -19,7 +19,7 @@ class Outcome(IntEnum):
     """What was done about a connect call, by its place in the counts."""
 
     PASSED = 0
-    """Nothing was needed: no TCP, or the port lies outside the ephemeral range."""
+    """Nothing was needed: no Internet address, or the port lies outside the ephemeral range."""
     STEERED = 1
     """The source port was kept away from the destination's."""
     RELEASED = 2

@@ -1,9 +1,9 @@
 """The usual connect of a guarded program, looked at with as little Python as can be.
 
 The program waits meanwhile, and shares its CPU and caches with the worker: each further object, frame and module that
-is touched here costs it a tenth of a microsecond and more. So this is one function that calls the C library with
-everything prepared. It knows what to do about a connect, or leaves it to :mod:`tailbite.guards.program_steer`, which
-knows all cases and tells it what is usual.
+is touched here costs it a tenth of a microsecond and more. So this is one loop that calls the C library with
+everything prepared. What it does not know it leaves to :mod:`tailbite.guards.program_steer`, which knows all cases
+and tells it what is usual.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tailbite.guards.program_tally import Tally
+    from tailbite.kernel.seccomp import Listener
+
 __all__ = ["Usual"]
 
-_IPPROTO_IP = int(socket.IPPROTO_IP)
-_FAMILIES = frozenset((int(socket.AF_INET), int(socket.AF_INET6)))
+_AF_INET, _AF_INET6, _IPPROTO_IP = int(socket.AF_INET), int(socket.AF_INET6), int(socket.IPPROTO_IP)
 _ADDRESS_LENGTH: Final = 28  # sizeof(struct sockaddr_in6)
 _SHORTEST: Final = 8  # family, port, and some more
 
 
 class Usual:
-    """What is known of the connects that need no thought, and the look at one.
+    """What is known of the connects that need no thought, and the loop that sees to them.
 
     Args:
-        call: where calls are received: a ``struct seccomp_notif``.
+        listener: where calls come from.
+        tally: where they are counted.
         connect: the number of connect(2) on this machine.
 
     Attributes:
@@ -42,14 +45,15 @@ class Usual:
         at_home: pidfds of threads that are in the supervisor's network namespace.
         sides: for a destination port the lower side's share of the source ports, and the two values of
             IP_LOCAL_PORT_RANGE that leave the port out; None for a port outside the ephemeral range.
-        look: sees to the call in hand and tells what was done; None if it is not a usual one, and nothing was done.
+        serve: waits for calls and sees to them until one is in hand that is not a usual one (True), or a wait ended
+            without a call (False).
     """
 
-    def __init__(self, call: memoryview, connect: int) -> None:
+    def __init__(self, listener: Listener, tally: Tally, connect: int) -> None:
         self.until = 0.0
         self.at_home: dict[int, int] = {}
         self.sides: dict[int, tuple[float, int, int] | None] = {}
-        self.look = self._make_look(call, connect)
+        self.serve = self._make_serve(listener, tally, connect)
 
     def forget(self) -> None:
         """Take nothing as usual from now on."""
@@ -57,13 +61,14 @@ class Usual:
         self.at_home.clear()
         self.sides.clear()
 
-    def _make_look(self, call: memoryview, connect: int) -> Callable[[], Outcome | None]:
-        at_home, sides = self.at_home, self.sides
+    def _make_serve(self, listener: Listener, tally: Tally, connect: int) -> Callable[[], bool]:
+        at_home, sides, counts = self.at_home, self.sides, tally.counts
         libc = quick_libc()
         process_vm_readv, syscall, close = libc.process_vm_readv, libc.syscall, libc.close
         getsockopt, setsockopt, getsockname = libc.getsockopt, libc.setsockopt, libc.getsockname
+        receive, answer = listener.receive, listener.answer
         # struct seccomp_notif in words of 4 and of 8 bytes: pid, nr and args[0] here, args[1] there.
-        words, long_words = call.cast("I"), call.cast("Q")
+        words, long_words = listener.call.cast("I"), listener.call.cast("Q")
         peer, name = ctypes.create_string_buffer(_ADDRESS_LENGTH), ctypes.create_string_buffer(_ADDRESS_LENGTH)
         peer_bytes, name_bytes = memoryview(peer).cast("B"), memoryview(name).cast("B")
         vectors = Vector(ctypes.addressof(peer), _ADDRESS_LENGTH), Vector(0, _ADDRESS_LENGTH)
@@ -73,35 +78,44 @@ class Usual:
         own_range = memoryview(option).cast("B").cast("i")
         option_at, option_size_at = ctypes.byref(option), ctypes.byref(option_size)
         name_at, name_size_at = ctypes.byref(name), ctypes.byref(name_size)
-        passed, steered = Outcome.PASSED, Outcome.STEERED
+        passed, steered = int(Outcome.PASSED), int(Outcome.STEERED)
 
-        def look() -> Outcome | None:
-            tid = words[2]
-            pidfd = at_home.get(tid)
-            if pidfd is None or words[4] != connect or monotonic() > self.until:
-                return None
-            address[0] = long_words[5]
-            if process_vm_readv(tid, here, 1, there, 1, 0) < _SHORTEST or peer_bytes[0] not in _FAMILIES:
-                return None
-            port = peer_bytes[2] << 8 | peer_bytes[3]
-            found = sides.get(port, ())
-            if not found:
-                return passed if found is None else None
-            copy = syscall(PIDFD_GETFD, pidfd, words[8], 0)
-            if copy < 0:
-                return None
-            outcome = None
-            if (
-                getsockopt(copy, _IPPROTO_IP, IP_LOCAL_PORT_RANGE, option_at, option_size_at) == 0
-                and own_range[0] == 0
-                and getsockname(copy, name_at, name_size_at) == 0
-                and name_bytes[2] << 8 | name_bytes[3] != port
-            ):
-                share, lower, upper = found
-                own_range[0] = lower if random() < share else upper
-                if setsockopt(copy, _IPPROTO_IP, IP_LOCAL_PORT_RANGE, option_at, 4) == 0:
-                    outcome = steered
-            close(copy)
-            return outcome
+        def serve() -> bool:
+            while receive():
+                tid = words[2]
+                pidfd = at_home.get(tid)
+                if pidfd is None or words[4] != connect or monotonic() > self.until:
+                    return True
+                address[0] = long_words[5]
+                if process_vm_readv(tid, here, 1, there, 1, 0) < _SHORTEST:
+                    return True
+                if (family := peer_bytes[0]) != _AF_INET and family != _AF_INET6:
+                    return True
+                port = peer_bytes[2] << 8 | peer_bytes[3]
+                found = sides.get(port, ())
+                if found:
+                    copy = syscall(PIDFD_GETFD, pidfd, words[8], 0)
+                    if copy < 0:
+                        return True
+                    is_steered = False
+                    if (
+                        getsockopt(copy, _IPPROTO_IP, IP_LOCAL_PORT_RANGE, option_at, option_size_at) == 0
+                        and own_range[0] == 0
+                        and getsockname(copy, name_at, name_size_at) == 0
+                        and name_bytes[2] << 8 | name_bytes[3] != port
+                    ):
+                        share, lower, upper = found
+                        own_range[0] = lower if random() < share else upper
+                        is_steered = setsockopt(copy, _IPPROTO_IP, IP_LOCAL_PORT_RANGE, option_at, 4) == 0
+                    close(copy)
+                    if not is_steered:
+                        return True
+                    counts[steered] += 1
+                elif found is None:
+                    counts[passed] += 1
+                else:
+                    return True
+                answer()
+            return False
 
-        return look
+        return serve
