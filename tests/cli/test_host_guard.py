@@ -130,11 +130,43 @@ def test_kept_by_systemd_until_removed(variant: str, tmp_path: Path, monkeypatch
     assert call("status", *option).exit_code == 1
 
 
-def test_systemd_that_is_not_there_is_said_and_the_rule_stays(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_that_is_not_there_is_said_and_the_rule_stays(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(unit, "enable_commands", lambda: [("/nowhere/systemctl",)])
+    monkeypatch.setattr(unit, "is_running", lambda: False)
     result = call("install", "--systemd", "--variant", variant)
     assert result.exit_code == 4
     assert "the rule is in place, but systemd does not keep it" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_remove_needs_no_systemd_where_none_runs(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Units in a container or an image; where it runs, its timer would put the rule back, so nothing is removed."""
+    monkeypatch.setattr(unit, "disable_commands", lambda: [("/nowhere/systemctl",)])
+    option = ("--variant", variant)
+    call("install", *option)
+    unit.write(unit.units(), tmp_path)
+    monkeypatch.setattr(unit, "is_running", lambda: True)
+    assert call("remove", *option).exit_code == 4
+    assert len(list(tmp_path.iterdir())) == 2
+    assert call("status", *option).exit_code == 0
+    monkeypatch.setattr(unit, "is_running", lambda: False)
+    assert call("remove", *option).exit_code == 0
+    assert not list(tmp_path.iterdir())
+    assert call("status", *option).exit_code == 1
+
+
+def test_a_flushed_chain_is_not_in_place(variant: str) -> None:
+    option = ("--variant", variant)
+    call("install", *option)
+    firewall = host.find_firewall(4, variant)
+    host.run(firewall.command("-F"))
+    result = call("status", *option)
+    assert result.exit_code == 1
+    assert "flushed, or another version's; install again" in result.stdout
 
 
 def test_somebody_elses_rule_in_front_is_shown(network: None, peer: Callable[[str], str]) -> None:

@@ -91,12 +91,11 @@ def remove(variant: str | None, dry_run: bool, quiet: bool) -> None:
         return
     if has_units:  # first, or the timer puts the rule back
         try:
-            for line in unit.disable_commands():
-                unit.run(line)
+            _systemctl(unit.disable_commands())
             for path in unit.remove(unit.UNIT_DIRECTORY):
                 if not quiet:
                     note(f"removed {path}")
-            unit.run(("systemctl", "daemon-reload"))
+            _systemctl([("systemctl", "daemon-reload")])
         except (OSError, FirewallError) as error:
             raise Unsupported(str(error)) from error
     for firewall, lines in changes:
@@ -161,7 +160,7 @@ def _in_words(state: FirewallState) -> str:
     if not state.has_chain:
         return "not installed"
     if not state.is_current:
-        return "another version's; install again"
+        return "flushed, or another version's; install again"
     if not state.jumps:
         return "nothing leads to it; install again"
     return f"behind a rule that may decide first: {state.ahead}"
@@ -212,16 +211,29 @@ def _run(commands: list[tuple[str, ...]]) -> None:
 
 
 def _keep(variant: str | None, quiet: bool) -> None:
+    written = []
     try:
         written = unit.write(unit.units(variant), unit.UNIT_DIRECTORY)
         for line in unit.enable_commands():
             unit.run(line)
     except (OSError, FirewallError) as error:
+        if not unit.is_running():
+            for path in written:
+                path.unlink(missing_ok=True)
         raise Unsupported(f"the rule is in place, but systemd does not keep it: {error}") from error
     if not quiet:
         for path in written:
             note(f"wrote {path}")
         note(f"{unit.TIMER} keeps the rule in place")
+
+
+def _systemctl(commands: list[tuple[str, ...]]) -> None:
+    for line in commands:
+        try:
+            unit.run(line)
+        except FirewallError:
+            if unit.is_running():
+                raise  # else no timer can put the rule back
 
 
 def _print(commands: list[tuple[str, ...]]) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from tailbite._files import write_atomically
 from tailbite.errors import FirewallError
 
-__all__ = ["TIMER", "UNIT_DIRECTORY", "disable_commands", "enable_commands", "remove", "units", "write"]
+__all__ = ["TIMER", "UNIT_DIRECTORY", "disable_commands", "enable_commands", "is_running", "remove", "units", "write"]
 
 UNIT_DIRECTORY: Final = Path("/etc/systemd/system")
 SERVICE: Final = "tailbite-host-guard.service"
@@ -68,6 +68,11 @@ def enable_commands() -> list[tuple[str, ...]]:
 def disable_commands() -> list[tuple[str, ...]]:
     """Return what makes systemd let go of the units; to be run before they are deleted."""
     return [("systemctl", "disable", "--now", TIMER)]
+
+
+def is_running() -> bool:
+    """Tell whether systemd is this system's init (sd_booted(3))."""
+    return Path("/run/systemd/system").is_dir()
 
 
 def write(texts: dict[str, str], directory: Path) -> list[Path]:
