@@ -36,9 +36,9 @@ def _means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, netw
     monkeypatch.setattr(steering, "_is_plain", True)
     if request.param == "bound":
         monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
-    steering._short_cuts.clear()
+    steering._forget_short_cuts()
     yield
-    steering._short_cuts.clear()
+    steering._forget_short_cuts()
 
 
 def reaches_itself(rng: random.Random, low: int, high: int) -> str | None:

@@ -57,6 +57,8 @@ def measure_recovery(live: Live, where: Phase, limits: Limits, setting: Setting)
                 # Polling would miss a check that connects and resets within a millisecond, as HAProxy's does.
                 if (answered := live.watch.self_connects.answered) is not None:
                     recovered_after = max(0.0, answered - began)
+                    # The capture has the very moment, the listener was seen by the poll after it.
+                    served_after = min(served_after, recovered_after)
                 elif any(_is_service(found) for found in live.sockets):
                     recovered_after = live.watch.now - began
                 if recovered_after is not None or live.is_gone:
