@@ -85,7 +85,7 @@ def page(results: list[dict[str, Any]]) -> str:
         parts.append(f"\n## {result['benchmark'][0].upper()}{result['benchmark'][1:]}\n")
         parts.append(
             f"`python {result['script']}`: Linux {facts['kernel'].split('-')[0]}, {facts['machine']}, "
-            f"{facts['cpus']} CPUs, Python {facts['python']} ({facts['python_build']} build); "
+            f"{facts['cpus']} CPUs, Python {facts['python']} ({facts['python_is']}); "
             f"load average before it: {facts['load']}\n"
         )
         parts.append("| | plain | tailbite | ratio | quartiles | promised |\n|---|--:|--:|--:|--:|---|")

@@ -12,7 +12,6 @@ import platform
 import statistics
 import sys
 from dataclasses import asdict, dataclass
-from sysconfig import get_config_var
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -134,8 +133,8 @@ def report(title: str, ratios: list[Ratio], **more: Any) -> None:
     """Print the JSON line, and exit with status 1 if a promise was not kept."""
     facts = {
         "python": platform.python_version(),
-        # A build without profile-guided optimization is slower by itself, whatever it runs.
-        "python_build": "optimized" if "--enable-optimizations" in (get_config_var("CONFIG_ARGS") or "") else "plain",
+        # Distributions build Python with profile-guided optimization, version managers mostly do not.
+        "python_is": "the distribution's" if sys.base_prefix == "/usr" else "not the distribution's",
         "kernel": platform.release(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
