@@ -90,3 +90,13 @@ def test_the_programs_own_fast_open_options_survive() -> None:
         sock.setsockopt(socket.IPPROTO_TCP, 34, 1)
         give_back_drawn_port(sock)
         assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in (30, 34)] == [0, 1]
+
+
+def test_a_socket_of_another_protocol_is_not_touched(tmp_path: Path) -> None:
+    """Where TCP's ways fail the last one is listen(2), which other stream sockets would do in earnest."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(tmp_path / "here"))
+        with pytest.raises(OSError) as refused:
+            give_back_drawn_port(other)
+        assert refused.value.errno == errno.EPROTONOSUPPORT
+        assert other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0

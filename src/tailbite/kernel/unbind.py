@@ -17,6 +17,8 @@ A socket that is bound only is CLOSED already, so it must leave that state first
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 import struct
 import sys
@@ -31,6 +33,7 @@ __all__ = ["give_back_drawn_port"]
 
 _TCP_FASTOPEN_CONNECT = 30
 _TCP_FASTOPEN_NO_COOKIE = 34
+_TCP = (6, 262)  # IPPROTO_TCP; IPPROTO_MPTCP, Linux 5.6
 _UNSPECIFIED = bytes(28)  # a struct sockaddr_in6 of family AF_UNSPEC
 
 
@@ -48,6 +51,9 @@ def give_back_drawn_port(sock: Any) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) not in _TCP:
+        # SCTP would take the listen(2) below for meant, and its programs do use one port at both ends.
+        raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
     # libc's connect, not Python's: audit hooks are for connections that programs make.
     connect = libc().connect
     descriptor = sock.fileno()
