@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from paired import Ratio, compare, left_out, report
 
 from tailbite.errors import FirewallError
-from tailbite.guards import host
+from tailbite.guards.host import firewall as host_firewall
 from tailbite.kernel.namespace import enter_private_network, fresh_network
 
 if TYPE_CHECKING:
@@ -149,10 +149,10 @@ def side(*arguments: str, before: tuple[str, ...] = ()) -> Iterator[Side]:
 def inside_host_guard(stack: contextlib.ExitStack, *arguments: str) -> Side:
     """Start one side in a network namespace of its own that has the host guard's rule."""
     with fresh_network():
-        for version in host.VERSIONS:
-            firewall = host.find_firewall(version)
-            for line in host.install_commands(host.read_state(firewall), firewall):
-                host.run(line)
+        for version in host_firewall.VERSIONS:
+            firewall = host_firewall.find_firewall(version)
+            for line in host_firewall.install_commands(host_firewall.read_state(firewall), firewall):
+                host_firewall.run(line)
         return stack.enter_context(side(*arguments))
 
 

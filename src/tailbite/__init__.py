@@ -26,12 +26,8 @@ if TYPE_CHECKING:
     from tailbite import testing as testing
     from tailbite import verify as verify
     from tailbite.connect.aio import open_connection
-    from tailbite.connect.connector import Connector
-    from tailbite.connect.look import is_self_connected
-    from tailbite.connect.loop_sync import connections
-    from tailbite.connect.sighting import Saw, Sighting
+    from tailbite.connect.self_check import is_self_connected
     from tailbite.connect.sync import create_connection
-    from tailbite.connect.waiting import wait
     from tailbite.core.address import Endpoint
     from tailbite.core.backoff import Backoff, Policy
     from tailbite.errors import (
@@ -43,7 +39,11 @@ if TYPE_CHECKING:
         TailbiteError,
         VerifyError,
     )
-    from tailbite.guards.process import GuardedConnect, guard
+    from tailbite.guards.python.guard import GuardedConnect, guard
+    from tailbite.readiness.sighting import Saw, Sighting
+    from tailbite.readiness.sync import wait
+    from tailbite.reconnect.connector import Connector
+    from tailbite.reconnect.sync import connections
 
 __all__ = [
     "AddressesError",
@@ -72,24 +72,24 @@ __all__ = [
 _HOMES = {
     "AddressesError": "tailbite.errors",
     "Backoff": "tailbite.core.backoff",
-    "Connector": "tailbite.connect.connector",
+    "Connector": "tailbite.reconnect.connector",
     "Endpoint": "tailbite.core.address",
     "GaveUpError": "tailbite.errors",
-    "GuardedConnect": "tailbite.guards.process",
+    "GuardedConnect": "tailbite.guards.python.guard",
     "NotReadyError": "tailbite.errors",
     "Policy": "tailbite.core.backoff",
-    "Saw": "tailbite.connect.sighting",
+    "Saw": "tailbite.readiness.sighting",
     "SelfConnectError": "tailbite.errors",
-    "Sighting": "tailbite.connect.sighting",
+    "Sighting": "tailbite.readiness.sighting",
     "SourcePortError": "tailbite.errors",
     "TailbiteError": "tailbite.errors",
     "VerifyError": "tailbite.errors",
-    "connections": "tailbite.connect.loop_sync",
+    "connections": "tailbite.reconnect.sync",
     "create_connection": "tailbite.connect.sync",
-    "guard": "tailbite.guards.process",
-    "is_self_connected": "tailbite.connect.look",
+    "guard": "tailbite.guards.python.guard",
+    "is_self_connected": "tailbite.connect.self_check",
     "open_connection": "tailbite.connect.aio",
-    "wait": "tailbite.connect.waiting",
+    "wait": "tailbite.readiness.sync",
 }
 
 _MODULES = ("aio", "anyio", "events", "hooks", "testing", "verify")

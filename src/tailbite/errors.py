@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         def port(self) -> int: ...
 
     class _FailedAttempt(Protocol):
-        """A :class:`tailbite.connect.events.FailedAttempt`."""
+        """A :class:`tailbite.reconnect.events.FailedAttempt`."""
 
         @property
         def error(self) -> BaseException | None: ...

@@ -7,9 +7,9 @@
   and tells whether it does.
 """
 
-from tailbite.connect.conformance import Check, check_connector
-from tailbite.connect.fake import Accept, FakeNetwork, Refuse, SelfConnect, Silence
-from tailbite.connect.rehearsal import set_testing
+from tailbite.reconnect.fake_network import Accept, FakeNetwork, Refuse, SelfConnect, Silence
+from tailbite.reconnect.rehearsal import set_testing
+from tailbite.testkit.conformance import Check, check_connector
 
 __all__ = [
     "Accept",

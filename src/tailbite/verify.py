@@ -29,12 +29,12 @@ For anything else write your own: see :class:`Verifier`.
 
 from __future__ import annotations
 
-from tailbite.connect.verifiers.asking import Redis, SendExpect
-from tailbite.connect.verifiers.http import HTTP
-from tailbite.connect.verifiers.listening import SMTP, SSH, Banner, MySQL
-from tailbite.connect.verifiers.postgres import Postgres
-from tailbite.connect.verifiers.tls import TLS
-from tailbite.connect.verifying import Conversation, Receive, Send, Verifier
+from tailbite.verifiers.asking import Redis, SendExpect
+from tailbite.verifiers.http import HTTP
+from tailbite.verifiers.listening import SMTP, SSH, Banner, MySQL
+from tailbite.verifiers.postgres import Postgres
+from tailbite.verifiers.tls import TLS
+from tailbite.verifiers.verification import Conversation, Receive, Send, Verifier
 
 __all__ = [
     "Conversation",

@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 
 from support.boot import empty_tree
 from tailbite.cli import doctor, fix
-from tailbite.cli.fix_output import as_bytes
+from tailbite.cli.show.fix import as_bytes
 from tailbite.core.ports import PortRange, PortSet
-from tailbite.host.change import SettingChange
-from tailbite.host.records import Namespace, NamespaceKind
+from tailbite.host.change.records import SettingChange
+from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, write_reserved_ports
 
 if TYPE_CHECKING:

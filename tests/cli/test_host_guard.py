@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from support.trap import Trap
 from tailbite.cli import host_guard
-from tailbite.guards import host, unit
+from tailbite.guards.host import firewall as host_firewall
+from tailbite.guards.host import systemd_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ def variant(request: pytest.FixtureRequest, network: None, peer: Callable[[str],
 
 @pytest.fixture(autouse=True)
 def _units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unit, "UNIT_DIRECTORY", tmp_path)
+    monkeypatch.setattr(systemd_units, "UNIT_DIRECTORY", tmp_path)
 
 
 def call(*arguments: str) -> Result:
@@ -112,29 +113,29 @@ def test_kept_by_systemd_until_removed(variant: str, tmp_path: Path, monkeypatch
     option = ("--variant", variant)
 
     dry = call("install", "--systemd", "--dry-run", *option).stdout
-    assert f"# {tmp_path / unit.TIMER}" in dry
+    assert f"# {tmp_path / systemd_units.TIMER}" in dry
     assert "systemctl enable --now tailbite-host-guard.timer" in dry
     assert not log.exists()
 
     result = call("install", "--systemd", *option)
     assert result.exit_code == 0, result.output
-    assert log.read_text().splitlines() == ["daemon-reload", f"enable --now {unit.TIMER}"]
-    assert f"--variant {variant}" in (tmp_path / unit.SERVICE).read_text()
-    assert f"a systemd timer keeps it ({unit.TIMER})" in call("status", *option).stderr
+    assert log.read_text().splitlines() == ["daemon-reload", f"enable --now {systemd_units.TIMER}"]
+    assert f"--variant {variant}" in (tmp_path / systemd_units.SERVICE).read_text()
+    assert f"a systemd timer keeps it ({systemd_units.TIMER})" in call("status", *option).stderr
 
     log.unlink()
     assert shlex.split(call("remove", "--dry-run", *option).stdout.splitlines()[0])[:2] == ["systemctl", "disable"]
     assert call("remove", *option).exit_code == 0
-    assert log.read_text().splitlines() == [f"disable --now {unit.TIMER}", "daemon-reload"]
-    assert not (tmp_path / unit.TIMER).exists()
+    assert log.read_text().splitlines() == [f"disable --now {systemd_units.TIMER}", "daemon-reload"]
+    assert not (tmp_path / systemd_units.TIMER).exists()
     assert call("status", *option).exit_code == 1
 
 
 def test_systemd_that_is_not_there_is_said_and_the_rule_stays(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unit, "enable_commands", lambda: [("/nowhere/systemctl",)])
-    monkeypatch.setattr(unit, "is_running", lambda: False)
+    monkeypatch.setattr(systemd_units, "enable_commands", lambda: [("/nowhere/systemctl",)])
+    monkeypatch.setattr(systemd_units, "is_running", lambda: False)
     result = call("install", "--systemd", "--variant", variant)
     assert result.exit_code == 4
     assert "the rule is in place, but systemd does not keep it" in result.output
@@ -145,15 +146,15 @@ def test_remove_needs_no_systemd_where_none_runs(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Units in a container or an image; where it runs, its timer would put the rule back, so nothing is removed."""
-    monkeypatch.setattr(unit, "disable_commands", lambda: [("/nowhere/systemctl",)])
+    monkeypatch.setattr(systemd_units, "disable_commands", lambda: [("/nowhere/systemctl",)])
     option = ("--variant", variant)
     call("install", *option)
-    unit.write(unit.units(), tmp_path)
-    monkeypatch.setattr(unit, "is_running", lambda: True)
+    systemd_units.write(systemd_units.units(), tmp_path)
+    monkeypatch.setattr(systemd_units, "is_running", lambda: True)
     assert call("remove", *option).exit_code == 4
     assert len(list(tmp_path.iterdir())) == 2
     assert call("status", *option).exit_code == 0
-    monkeypatch.setattr(unit, "is_running", lambda: False)
+    monkeypatch.setattr(systemd_units, "is_running", lambda: False)
     assert call("remove", *option).exit_code == 0
     assert not list(tmp_path.iterdir())
     assert call("status", *option).exit_code == 1
@@ -162,8 +163,8 @@ def test_remove_needs_no_systemd_where_none_runs(
 def test_a_flushed_chain_is_not_in_place(variant: str) -> None:
     option = ("--variant", variant)
     call("install", *option)
-    firewall = host.find_firewall(4, variant)
-    host.run(firewall.command("-F"))
+    firewall = host_firewall.find_firewall(4, variant)
+    host_firewall.run(firewall.command("-F"))
     result = call("status", *option)
     assert result.exit_code == 1
     assert "flushed, or another version's; install again" in result.stdout
@@ -172,7 +173,7 @@ def test_a_flushed_chain_is_not_in_place(variant: str) -> None:
 def test_somebody_elses_rule_in_front_is_shown(network: None, peer: Callable[[str], str]) -> None:
     peer("iptables")
     call("install")
-    host.run(host.find_firewall(4).command("-I", "INPUT", "1", "-j", "ACCEPT"))
+    host_firewall.run(host_firewall.find_firewall(4).command("-I", "INPUT", "1", "-j", "ACCEPT"))
     result = call("status")
     assert result.exit_code == 1
     assert "behind a rule that may decide first: -j ACCEPT" in " ".join(result.stdout.split())
@@ -223,7 +224,7 @@ def test_in_a_namespace_of_ones_own(variant: str, peer: Callable[[str], str]) ->
 
 
 def test_without_iptables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_SEARCH", "/nowhere")
+    monkeypatch.setattr(host_firewall, "_SEARCH", "/nowhere")
     result = call("status")
     assert result.exit_code == 4
     assert "iptables is not installed (Debian and Ubuntu: apt install iptables)" in result.output

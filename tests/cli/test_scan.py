@@ -19,8 +19,8 @@ from support.users import python_as_nobody
 from tailbite.cli.doctor import command as doctor
 from tailbite.cli.scan import command
 from tailbite.cli.why import command as why
-from tailbite.host import scan as host_scan
-from tailbite.host.records import Namespace, NamespaceKind
+from tailbite.host.see import scan as host_scan
+from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.kernel import procfs
 from tailbite.kernel.sockopt import abort
 

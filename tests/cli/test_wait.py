@@ -242,7 +242,7 @@ def test_a_terminal_shows_each_target_while_it_waits_and_colour_is_gone_in_a_pip
 
 _AS_NOBODY = """
 import ipaddress, os, sys
-import tailbite.cli.group, tailbite.cli.wait, tailbite.cli.waiting, tailbite.verify  # unreadable afterwards, perhaps
+import tailbite.cli.group, tailbite.cli.wait, tailbite.cli.show.wait, tailbite.verify  # before setuid
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(tailbite.cli.group.tailbite(["wait", *sys.argv[1:]]))
 """

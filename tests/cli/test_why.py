@@ -19,7 +19,7 @@ from support.trap import PORT, Trap
 from support.users import python_as_nobody
 from tailbite.cli.why import command
 from tailbite.core.ports import PortRange, PortSet
-from tailbite.host import pages, why
+from tailbite.host.explain import pages, why
 from tailbite.kernel import namespace
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sockopt import abort

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from support import libraries
-from tailbite.guards.filter import bytecode, listing, self_connect_filter
+from tailbite.guards.host.bpf_match import bytecode, listing, self_connect_filter
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guards.md").read_text(encoding="utf-8")
 

@@ -15,7 +15,7 @@ import tailbite
 from support.trap import PORT
 from tailbite.connect import facts
 from tailbite.core.ports import PortRange
-from tailbite.guards import steering
+from tailbite.guards.python import steering
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, abort, pack_port_range
 from tailbite.kernel.sysctl import write_ephemeral_range
 

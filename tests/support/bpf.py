@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tailbite.guards.filter import Instruction
+    from tailbite.guards.host.bpf_match import Instruction
 
 SO_ATTACH_FILTER = 26
 

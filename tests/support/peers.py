@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tailbite.connect.target import Target
-from tailbite.connect.verifying import Accepted, Send, Verification, Verifier
+from tailbite.verifiers.verification import Accepted, Send, Verification, Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

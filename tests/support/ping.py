@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tailbite.connect.verifying import Conversation, Receive, Send
 from tailbite.errors import VerifyError
+from tailbite.verifiers.verification import Conversation, Receive, Send
 
 if TYPE_CHECKING:
     from tailbite.connect.target import Target

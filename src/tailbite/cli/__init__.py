@@ -11,7 +11,7 @@ import sys
 __all__ = ["main"]
 
 _OBJECTS = 50_000
-_INTERRUPTED = 130  # tailbite.cli.exit has it too, and would have to be imported where it is needed
+_INTERRUPTED = 130  # tailbite.cli.status has it too, and would have to be imported where it is needed
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def _main() -> int:
         except OSError:
             pass  # a full disk, a reader that went away: what follows meets it as well, and says so
     if sys.argv[1:3] == ["run", "--"] and len(sys.argv) > 3:
-        from tailbite.cli.running import run
+        from tailbite.cli.run_program import run
 
         return run(tuple(sys.argv[3:]))
     try:

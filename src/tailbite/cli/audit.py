@@ -17,7 +17,7 @@ from tailbite.audit.judge import meets
 from tailbite.audit.many import audit_many
 from tailbite.audit.records import Client, Left, Limits, Stdin, Verdict, Word
 from tailbite.audit.report.data import verdict_as_data
-from tailbite.cli import exit as status
+from tailbite.cli import status
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.errors import NamespaceUnavailable
 

@@ -10,7 +10,7 @@ import click
 from rich.padding import Padding
 from rich.text import Text
 
-from tailbite.cli import exit as status
+from tailbite.cli import status
 from tailbite.cli.output import Unsupported, console, emit_json
 from tailbite.cli.params import RANGE
 from tailbite.core.ports import PortRange

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tailbite.cli import exit as status
+from tailbite.cli import status
 from tailbite.cli.output import as_json, console, emit_json, note
 from tailbite.cli.services import SERVICES
-from tailbite.host import namespaces
-from tailbite.host.abilities import release
-from tailbite.host.checkup import check_up
-from tailbite.host.finding import Severity
+from tailbite.host.explain.checkup import check_up
+from tailbite.host.explain.finding import Severity
+from tailbite.host.see import namespaces
+from tailbite.host.see.abilities import release
 
 if TYPE_CHECKING:
-    from tailbite.host.checkup import Checkup
-    from tailbite.host.patient import Patient, Service
+    from tailbite.host.explain.checkup import Checkup
+    from tailbite.host.explain.subject import Patient, Service
 
 __all__ = ["command"]
 
@@ -69,7 +69,7 @@ def command(services: tuple[Service, ...], wanted: str, root: Path, as_document:
     if as_document:
         _emit(seen)
     else:
-        from tailbite.cli.doctor_report import report
+        from tailbite.cli.show.doctor import report
 
         out = console()
         for part in report(seen):

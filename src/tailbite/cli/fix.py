@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tailbite.cli import exit as status
-from tailbite.cli.fix_output import as_bytes, as_fields, refusals, subject
+from tailbite.cli import status
 from tailbite.cli.output import Unsupported, emit_json, note
 from tailbite.cli.params import PORTS, RANGE
 from tailbite.cli.services import SERVICES
-from tailbite.host import namespaces
-from tailbite.host.carry_out import carry_out, take_back
-from tailbite.host.change import NO_PORTS, Destroy, SettingChange
-from tailbite.host.checkup import check_up
-from tailbite.host.doctor import ports_to_free
-from tailbite.host.fix import Refused, Wishes, plan
-from tailbite.host.journal import Journal
-from tailbite.host.risk import ports_at_risk
-from tailbite.host.scan import scan
-from tailbite.host.snapshot import take
-from tailbite.host.sysctl_tree import HOST, is_the_hosts, read_tree
+from tailbite.cli.show.fix import as_bytes, as_fields, refusals, subject
+from tailbite.host.change.apply import carry_out, take_back
+from tailbite.host.change.journal import Journal
+from tailbite.host.change.plan import Refused, Wishes, plan
+from tailbite.host.change.records import NO_PORTS, Destroy, SettingChange
+from tailbite.host.explain.checkup import check_up
+from tailbite.host.explain.doctor import ports_to_free
+from tailbite.host.explain.risk import ports_at_risk
+from tailbite.host.see import namespaces
+from tailbite.host.see.scan import scan
+from tailbite.host.see.snapshot import take
+from tailbite.host.sysctl.tree import HOST, is_the_hosts, read_tree
 
 if TYPE_CHECKING:
     from tailbite.core.ports import PortRange, PortSet
-    from tailbite.host.carry_out import Done
-    from tailbite.host.change import Change
-    from tailbite.host.patient import Service
+    from tailbite.host.change.apply import Done
+    from tailbite.host.change.records import Change
+    from tailbite.host.explain.subject import Service
 
 __all__ = ["command"]
 

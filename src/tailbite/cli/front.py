@@ -17,7 +17,7 @@ COMMANDS = {
     "fix": ("tailbite.cli.fix", "Show, carry out and take back the remedies: reserve ports, move the range, kill."),
     "host-guard": ("tailbite.cli.host_guard", "Refuse every self-connect of this host, by a firewall rule."),
     "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
-    "lab": ("tailbite.cli.lab", "Measure why, how often, and which cure; draw it."),
+    "lab": ("tailbite.cli.lab.group", "Measure why, how often, and which cure; draw it."),
 }
 
 ABOUT = """\

@@ -11,8 +11,7 @@ from typing import Any, Final
 import click
 
 from tailbite._version import __version__
-from tailbite.cli import exit as status
-from tailbite.cli import front
+from tailbite.cli import front, status
 from tailbite.cli.output import plain
 
 __all__ = ["LazyGroup", "tailbite"]

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tailbite.cli import exit as status
+from tailbite.cli import status
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.errors import FirewallError
-from tailbite.guards import host, unit
+from tailbite.guards.host import firewall as host_firewall
+from tailbite.guards.host import systemd_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tailbite.guards.filter import IpVersion
-    from tailbite.guards.host import Firewall, FirewallState
+    from tailbite.guards.host.bpf_match import IpVersion
+    from tailbite.guards.host.firewall import Firewall, FirewallState
 
 __all__ = ["command"]
 
@@ -57,14 +58,14 @@ def install(variant: str | None, dry_run: bool, systemd: bool, quiet: bool) -> N
       tailbite host-guard install --dry-run
       sudo tailbite host-guard install --systemd
     """
-    changes = _changes(variant, host.install_commands, dry_run)
+    changes = _changes(variant, host_firewall.install_commands, dry_run)
     if dry_run:
         _print([line for _, lines in changes for line in lines])
         if systemd:
-            for name, text in unit.units(variant).items():
-                click.echo(f"\n# {unit.UNIT_DIRECTORY / name}\n{text}", nl=False)
+            for name, text in systemd_units.units(variant).items():
+                click.echo(f"\n# {systemd_units.UNIT_DIRECTORY / name}\n{text}", nl=False)
             click.echo()
-            _print(unit.enable_commands())
+            _print(systemd_units.enable_commands())
         return
     for firewall, lines in changes:
         _run(lines)
@@ -81,18 +82,18 @@ def install(variant: str | None, dry_run: bool, systemd: bool, quiet: bool) -> N
 @_quiet
 def remove(variant: str | None, dry_run: bool, quiet: bool) -> None:
     """Take the rule away, and the systemd units."""
-    has_units = any((unit.UNIT_DIRECTORY / name).exists() for name in unit.units())
-    changes = _changes(variant, host.remove_commands, dry_run)
+    has_units = any((systemd_units.UNIT_DIRECTORY / name).exists() for name in systemd_units.units())
+    changes = _changes(variant, host_firewall.remove_commands, dry_run)
     if dry_run:
         if has_units:
-            paths = [str(unit.UNIT_DIRECTORY / name) for name in unit.units()]
-            _print([*unit.disable_commands(), ("rm", "-f", *paths), ("systemctl", "daemon-reload")])
+            paths = [str(systemd_units.UNIT_DIRECTORY / name) for name in systemd_units.units()]
+            _print([*systemd_units.disable_commands(), ("rm", "-f", *paths), ("systemctl", "daemon-reload")])
         _print([line for _, lines in changes for line in lines])
         return
     if has_units:  # first, or the timer puts the rule back
         try:
-            _systemctl(unit.disable_commands())
-            for path in unit.remove(unit.UNIT_DIRECTORY):
+            _systemctl(systemd_units.disable_commands())
+            for path in systemd_units.remove(systemd_units.UNIT_DIRECTORY):
                 if not quiet:
                     note(f"removed {path}")
             _systemctl([("systemctl", "daemon-reload")])
@@ -116,14 +117,14 @@ def show_status(variant: str | None, as_json: bool) -> None:
     Exit status: 0 in place for every IP version this host has, 1 not.
     """
     states = [state for _, state in _look(variant)]
-    keeps = (unit.UNIT_DIRECTORY / unit.TIMER).exists()
+    keeps = (systemd_units.UNIT_DIRECTORY / systemd_units.TIMER).exists()
     installed = all(state.is_installed for state in states)
     if as_json:
         emit_json("host-guard", is_installed=installed, systemd_timer=keeps, firewalls=[_record(s) for s in states])
     else:
         _table(states)
         note(
-            f"a systemd timer keeps it ({unit.TIMER})"
+            f"a systemd timer keeps it ({systemd_units.TIMER})"
             if keeps
             else "nothing keeps it over a boot or a reload (install --systemd)"
         )
@@ -168,14 +169,16 @@ def _in_words(state: FirewallState) -> str:
 
 def _look(variant: str | None) -> list[tuple[Firewall, FirewallState]]:
     try:
-        return [(f, host.read_state(f)) for f in (host.find_firewall(v, variant) for v in _versions())]
+        return [
+            (f, host_firewall.read_state(f)) for f in (host_firewall.find_firewall(v, variant) for v in _versions())
+        ]
     except FirewallError as error:
         raise Unsupported(_explain(error)) from error
 
 
 def _versions() -> list[IpVersion]:
     # Without IPv6 in the kernel (ipv6.disable=1) there is neither the file nor anything to guard.
-    return [v for v in host.VERSIONS if v == 4 or Path("/proc/net/if_inet6").exists()]
+    return [v for v in host_firewall.VERSIONS if v == 4 or Path("/proc/net/if_inet6").exists()]
 
 
 def _changes(
@@ -186,16 +189,18 @@ def _changes(
     changes = []
     for version in _versions():
         try:
-            firewall = host.find_firewall(version, variant)
+            firewall = host_firewall.find_firewall(version, variant)
             try:
-                state = host.read_state(firewall)
+                state = host_firewall.read_state(firewall)
             except FirewallError as error:
                 if not dry_run:
                     raise
-                is_there = commands is host.remove_commands
+                is_there = commands is host_firewall.remove_commands
                 what = "a rule that is there" if is_there else "a host without the rule"
                 note(f"IPv{version}: the rules cannot be read ({error.said}); these commands are for {what}")
-                state = host.FirewallState(version, firewall.variant, is_there, jumps=(1,) if is_there else ())
+                state = host_firewall.FirewallState(
+                    version, firewall.variant, is_there, jumps=(1,) if is_there else ()
+                )
             changes.append((firewall, commands(state, firewall)))
         except FirewallError as error:
             raise Unsupported(_explain(error)) from error
@@ -205,7 +210,7 @@ def _changes(
 def _run(commands: list[tuple[str, ...]]) -> None:
     for line in commands:
         try:
-            host.run(line)
+            host_firewall.run(line)
         except FirewallError as error:
             raise Unsupported(_explain(error)) from error
 
@@ -213,26 +218,26 @@ def _run(commands: list[tuple[str, ...]]) -> None:
 def _keep(variant: str | None, quiet: bool) -> None:
     written = []
     try:
-        written = unit.write(unit.units(variant), unit.UNIT_DIRECTORY)
-        for line in unit.enable_commands():
-            unit.run(line)
+        written = systemd_units.write(systemd_units.units(variant), systemd_units.UNIT_DIRECTORY)
+        for line in systemd_units.enable_commands():
+            systemd_units.run(line)
     except (OSError, FirewallError) as error:
-        if not unit.is_running():
+        if not systemd_units.is_running():
             for path in written:
                 path.unlink(missing_ok=True)
         raise Unsupported(f"the rule is in place, but systemd does not keep it: {error}") from error
     if not quiet:
         for path in written:
             note(f"wrote {path}")
-        note(f"{unit.TIMER} keeps the rule in place")
+        note(f"{systemd_units.TIMER} keeps the rule in place")
 
 
 def _systemctl(commands: list[tuple[str, ...]]) -> None:
     for line in commands:
         try:
-            unit.run(line)
+            systemd_units.run(line)
         except FirewallError:
-            if unit.is_running():
+            if systemd_units.is_running():
                 raise  # else no timer can put the rule back
 
 
@@ -240,7 +245,7 @@ def _print(commands: list[tuple[str, ...]]) -> None:
     for line in commands:
         # nf_tables has no lock.
         is_legacy = Path(line[0]).resolve().name.startswith("xtables-legacy")
-        before = [f"{name}={value}" for name, value in host.environment().items()] if is_legacy else []
+        before = [f"{name}={value}" for name, value in host_firewall.environment().items()] if is_legacy else []
         click.echo(shlex.join([*before, *line]))
     if not commands:
         note("nothing to do")

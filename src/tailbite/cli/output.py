@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tailbite.cli import exit as status
+from tailbite.cli import status
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tailbite.cli.running import run, run_in_process
+from tailbite.cli.run_program import run, run_in_process
 
 __all__ = ["command"]
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tailbite.cli import exit as status
+from tailbite.cli import status
 from tailbite.cli.output import as_json, emit_json, note
-from tailbite.host import namespaces
-from tailbite.host.scan import kill as kill_all
-from tailbite.host.scan import scan
+from tailbite.host.see import namespaces
+from tailbite.host.see.scan import kill as kill_all
+from tailbite.host.see.scan import scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tailbite.host.scan import Kill, Scan, Sighting
+    from tailbite.host.see.scan import Kill, Scan, Sighting
 
 __all__ = ["command"]
 
@@ -104,7 +104,7 @@ def _watched(
     from rich.live import Live
 
     from tailbite.cli.output import console
-    from tailbite.cli.scan_table import page
+    from tailbite.cli.show.scan import page
 
     with Live(console=console(), auto_refresh=False, screen=False) as live:
         for shot in shots:
@@ -128,7 +128,7 @@ def _show(shot: Scan, killed: tuple[Kill, ...], *, as_document: bool, as_lines: 
         return
     if shot.sightings:
         from tailbite.cli.output import console
-        from tailbite.cli.scan_table import tables
+        from tailbite.cli.show.scan import tables
 
         out = console()
         for part in tables(shot, killed):

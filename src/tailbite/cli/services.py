@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tailbite.core.ports import PortSet
-from tailbite.host.patient import Service
+from tailbite.host.explain.subject import Service
 
 __all__ = ["SERVICES"]
 

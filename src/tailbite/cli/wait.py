@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
-from tailbite.cli import exit as status
+from tailbite.cli import status
 from tailbite.cli.output import emit_json, note
-from tailbite.connect.waiting import wait
-from tailbite.connect.wanted import Wanted
 from tailbite.errors import NotReadyError
+from tailbite.readiness.sync import wait
+from tailbite.readiness.target import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailbite.cli.waiting import Progress
-    from tailbite.connect.sighting import Sighting
+    from tailbite.cli.show.wait import Progress
+    from tailbite.readiness.sighting import Sighting
     from tailbite.verify import Verifier
 
 __all__ = ["command"]
@@ -175,11 +175,11 @@ def _verifier(
 
 
 def _progress(quiet: bool, wanted: Sequence[Wanted]) -> Progress:
-    from tailbite.cli import waiting
+    from tailbite.cli.show import wait
 
     if quiet:
-        return waiting.Silence()
-    return waiting.Live(wanted) if sys.stderr.isatty() else waiting.Lines()
+        return wait.Silence()
+    return wait.Live(wanted) if sys.stderr.isatty() else wait.Lines()
 
 
 def _tell(sightings: Sequence[Sighting], missing: NotReadyError | None, *, quiet: bool, as_json: bool) -> None:

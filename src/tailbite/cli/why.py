@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tailbite.cli import exit as status
+from tailbite.cli import status
 from tailbite.cli.output import emit_json, note
 from tailbite.core.address import canonical_host
 
 if TYPE_CHECKING:
-    from tailbite.host.finding import Finding
-    from tailbite.host.records import Blind
+    from tailbite.host.explain.finding import Finding
+    from tailbite.host.see.records import Blind
 
 __all__ = ["command"]
 
@@ -86,7 +86,7 @@ def command(place: tuple[str | None, int] | None, explain: str | None, wanted: s
 
 
 def _explain(code: str) -> int:
-    from tailbite.host.pages import UnknownCode, page
+    from tailbite.host.explain.pages import UnknownCode, page
 
     try:
         text = page(code)
@@ -105,10 +105,10 @@ def _explain(code: str) -> int:
 
 
 def _look(host: str | None, port: int, wanted: str) -> tuple[tuple[Finding, ...], tuple[Blind, ...]]:
-    from tailbite.host import namespaces
-    from tailbite.host.port import is_own_address, look_at
-    from tailbite.host.visit import visit
-    from tailbite.host.why import not_of_this_host, why
+    from tailbite.host.explain.why import not_of_this_host, why
+    from tailbite.host.see import namespaces
+    from tailbite.host.see.port import is_own_address, look_at
+    from tailbite.host.see.visit import visit
 
     try:
         places, unseen = namespaces.choose(wanted)
@@ -127,7 +127,7 @@ def _look(host: str | None, port: int, wanted: str) -> tuple[tuple[Finding, ...]
 
 
 def _status(findings: tuple[Finding, ...], blind: tuple[Blind, ...]) -> int:
-    from tailbite.host.finding import Severity
+    from tailbite.host.explain.finding import Severity
 
     if any(one.severity in (Severity.CRITICAL, Severity.WARNING) for one in findings):
         return status.FOUND
@@ -135,7 +135,7 @@ def _status(findings: tuple[Finding, ...], blind: tuple[Blind, ...]) -> int:
 
 
 def _show(findings: tuple[Finding, ...], blind: tuple[Blind, ...]) -> None:
-    from tailbite.cli.findings import show
+    from tailbite.cli.show.findings import show
 
     show(findings)
     for item in blind:

@@ -16,7 +16,7 @@ import tailbite
 from tailbite.connect import attempt
 from tailbite.core.plan import HostFacts, plan
 from tailbite.core.ports import PortSet
-from tailbite.guards import host
+from tailbite.guards.host import firewall as host_firewall
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import read_reserved_ports, write_reserved_ports
 
@@ -140,14 +140,14 @@ def _reserved(port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _guarded(port: int) -> Iterator[None]:
-    firewall = host.find_firewall(4)
-    for command in host.install_commands(host.read_state(firewall), firewall):
-        host.run(command)
+    firewall = host_firewall.find_firewall(4)
+    for command in host_firewall.install_commands(host_firewall.read_state(firewall), firewall):
+        host_firewall.run(command)
     try:
         yield
     finally:
-        for command in host.remove_commands(host.read_state(firewall), firewall):
-            host.run(command)
+        for command in host_firewall.remove_commands(host_firewall.read_state(firewall), firewall):
+            host_firewall.run(command)
 
 
 STRATEGIES: tuple[Strategy, ...] = (

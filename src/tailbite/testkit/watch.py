@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailbite.connect.look import is_self_connected
+from tailbite.connect.self_check import is_self_connected
 from tailbite.core.address import Endpoint, FourTuple
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.testkit.hook import listen, unlisten

@@ -1,0 +1,1 @@
+"""The ``tailbite lab`` commands."""

@@ -1,0 +1,84 @@
+"""``tailbite lab handshake``: one self-connect on the wire."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import click
+
+from tailbite._files import write_atomically
+from tailbite.cli import status
+from tailbite.cli.lab.files import Files, experiment, need_folder, saved
+from tailbite.cli.lab.group import private_network
+from tailbite.cli.output import Unsupported, emit_json, note
+from tailbite.kernel.packets import pcap_header, pcap_record
+from tailbite.lab.handshake import NoSelfConnect, Scene, capture_scenes, from_record, to_record
+from tailbite.lab.ladder import as_mermaid, as_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["command"]
+
+
+def _capture(port: int, pcap: Path | None) -> list[Scene]:
+    private_network("a handshake")
+    try:
+        scenes, packets = capture_scenes(port)
+    except NoSelfConnect as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise Unsupported(f"no segments can be captured here ({error.strerror})") from error
+    if pcap is not None:
+        with saved():
+            write_atomically(pcap, pcap_header() + b"".join(pcap_record(packet) for packet in packets))
+        note(f"packets: {pcap}")
+    return scenes
+
+
+@click.command("handshake")
+@click.option("--port", type=click.IntRange(1024, 65534), default=32246, show_default=True, help="The dead port.")
+@click.option("--mermaid", is_flag=True, help="Print Mermaid sequence diagrams, for a page of Markdown.")
+@click.option(
+    "--pcap",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    help="Store the packets, for Wireshark and tcpdump.",
+)
+@experiment("handshake")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    port: int,
+    mermaid: bool,
+    pcap: Path | None,
+    files: Files,
+    as_json: bool,
+) -> None:
+    """Capture one self-connect and draw it as RFC 9293 draws simultaneous open, with both sides folded into one.
+
+    Beside it an ordinary three-way handshake; and the end of a self-connect, by close (which leaves TIME-WAIT) and
+    by reset (which leaves nothing).
+
+    Exit status: 0 if it was captured, 1 if no self-connect came about, 4 if this system does not let us make a
+    private network or capture in it.
+    """
+    if files.stored:
+        record, scenes = files.read(from_record)
+    else:
+        if pcap is not None:
+            need_folder(pcap)
+        scenes = _capture(port, pcap)
+        record = to_record(scenes)
+        files.keep(record)
+    if files.figure:
+        from tailbite.lab.draw_handshake import draw_handshake
+
+        files.draw(lambda stem: draw_handshake(scenes, record.machine, stem))
+    if as_json:
+        emit_json("lab.handshake", scenes=scenes)
+    elif mermaid:
+        click.echo(as_mermaid(scenes))
+    else:
+        click.echo("\n\n".join(as_text(scene) for scene in scenes))
+    ctx.exit(status.FINE)

@@ -1,0 +1,203 @@
+"""``tailbite lab odds``: can it happen, and when."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import click
+
+from tailbite.cli.lab.files import FIGURE, Files
+from tailbite.cli.output import Unsupported, console, emit_json, note
+from tailbite.cli.params import DURATION, PORTS, RANGE, WHOLE
+from tailbite.core.duration import spell_duration
+from tailbite.core.odds import Odds, odds
+from tailbite.core.ports import PortRange, PortSet
+from tailbite.core.selection import Selection, circle_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["command"]
+
+_SHARES = (0.05, 0.5, 0.95)
+_SIMULATED_DRAWS = 2e10
+"""Hosts times attempts up to which a fleet is simulated as well: about half a minute."""
+
+
+@click.command("odds")
+@click.option("--port", type=click.IntRange(1, 65535), required=True, help="The port the client dials.")
+@click.option("--range", "ephemeral", type=RANGE, help="The ephemeral range.  [default: this host's]")
+@click.option(
+    "--reserved",
+    type=PORTS,
+    help="Ports never drawn: reserved, or held by somebody.  [default: this host's reserved ports if --range is]",
+)
+@click.option("--every", type=DURATION, default="1s", show_default=True, help="How often a client tries.")
+@click.option(
+    "--clients", type=WHOLE, default="1", show_default=True, help="Clients of this host that dial the port."
+)
+@click.option("--bind-first", "binds_first", is_flag=True, help="The client binds to port 0 before it connects.")
+@click.option("--reuse-address", is_flag=True, help="With --bind-first: it sets SO_REUSEADDR before.")
+@click.option("--own-range", is_flag=True, help="Its socket has IP_LOCAL_PORT_RANGE set to the range.")
+@click.option(
+    "--system",
+    type=click.Choice([selection.label for selection in Selection]),
+    default=Selection.STRIDES.label,
+    show_default=True,
+    help="; ".join(f"{selection.label}: {selection.value}" for selection in Selection) + ".",
+)
+@click.option("--outage", type=DURATION, help="How long nobody listens: the probability within that time.")
+@click.option("--hosts", type=WHOLE, help="With --outage: how many hosts of a fleet will connect to themselves.")
+@FIGURE
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object.")
+def command(
+    port: int,
+    ephemeral: PortRange | None,
+    reserved: PortSet | None,
+    every: float,
+    clients: int,
+    binds_first: bool,
+    reuse_address: bool,
+    own_range: bool,
+    system: str,
+    outage: float | None,
+    hosts: int | None,
+    figure: Path | None,
+    as_json: bool,
+) -> None:
+    """Say whether a client that keeps dialling a dead port of its own host can connect to itself, and when.
+
+    \b
+    tailbite lab odds --port 32246 --range 9000-65500 --every 1s
+    tailbite lab odds --port 32774 --hosts 1e6 --outage 10m --every 100ms
+    """
+    if hosts is not None and outage is None:
+        raise click.UsageError("--hosts needs --outage: how long is nobody listening?")
+    if reuse_address and not binds_first:
+        raise click.UsageError("--reuse-address changes nothing for a client that does not --bind-first")
+    if outage is not None and outage < every:
+        raise click.UsageError(f"an outage of {spell_duration(outage)} ends before the second attempt")
+    files = Files("odds", figure=figure)
+    files.check()
+    ephemeral, reserved = _host(ephemeral, reserved)
+    selection = next(one for one in Selection if one.label == system)
+    kind = {"binds_first": binds_first, "reuse_address": reuse_address, "own_range": own_range}
+    seen = odds(port, ephemeral, reserved, selection=selection, **kind)
+    attempts = 0 if outage is None else int(outage / every * clients + 1e-9)
+    simulated = None
+    if hosts is not None and seen.is_possible:
+        simulated = _simulate(port, ephemeral, reserved, selection, kind, hosts, attempts)
+    if figure is not None:
+        from tailbite.lab.draw_odds import draw_odds
+
+        files.draw(lambda stem: draw_odds(port, ephemeral, reserved, every, clients, stem))
+    if as_json:
+        _emit(seen, every, clients, outage, hosts, simulated)
+        return
+    note(seen.sentence(every=every, clients=clients))
+    if seen.is_possible:
+        _show(seen, every, clients)
+    if outage is not None:
+        _show_outage(seen, every, clients, outage, hosts, simulated)
+
+
+def _host(ephemeral: PortRange | None, reserved: PortSet | None) -> tuple[PortRange, PortSet]:
+    """Fill in this host's own range, and its reserved ports with it."""
+    if ephemeral is not None:
+        return ephemeral, reserved or PortSet()
+    from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports
+
+    try:
+        return read_ephemeral_range(), read_reserved_ports() if reserved is None else reserved
+    except (OSError, ValueError) as error:
+        raise Unsupported(f"this system's ephemeral range cannot be read ({error}); give one with --range") from error
+
+
+def _simulate(
+    port: int,
+    ephemeral: PortRange,
+    reserved: PortSet,
+    selection: Selection,
+    kind: dict[str, bool],
+    hosts: int,
+    attempts: int,
+) -> int | None:
+    if find_spec("numpy") is None:
+        note("the fleet is calculated only; to simulate it as well: pip install 'tailbite[lab]'")
+        return None
+    if hosts * attempts > _SIMULATED_DRAWS:
+        note("the fleet is calculated only: so many attempts take too long to simulate")
+        return None
+    from tailbite.lab.fleet import simulate
+
+    circle = circle_of(ephemeral, reserved, selection=selection, **kind)
+    assert circle is not None  # it is possible
+    return simulate(circle, port, hosts=hosts, attempts=attempts).hit
+
+
+def _emit(
+    seen: Odds, every: float, clients: int, outage: float | None, hosts: int | None, simulated: int | None
+) -> None:
+    within = None if outage is None else seen.probability_within(outage, every=every, clients=clients)
+    possible = seen.is_possible
+    emit_json(
+        "lab.odds",
+        port=seen.port,
+        range=seen.ephemeral,
+        system=seen.selection,
+        binds_first=seen.binds_first,
+        every=every,
+        clients=clients,
+        possible=possible,
+        obstacle=seen.obstacle,
+        candidates=seen.candidates,
+        mean_attempts=round(seen.mean, 1) if possible else None,
+        attempts_between=round(seen.between, 1) if possible else None,
+        quantile_attempts={f"{share:g}": int(seen.quantile(share)) for share in _SHARES} if possible else None,
+        mean_seconds=round(seen.seconds(every=every, clients=clients), 6) if possible else None,
+        quantile_seconds={
+            f"{share:g}": round(seen.seconds(share, every=every, clients=clients), 6) for share in _SHARES
+        }
+        if possible
+        else None,
+        outage=outage,
+        probability=within,
+        hosts=hosts,
+        expected_hosts=None if hosts is None or within is None else round(hosts * within, 1),
+        simulated_hosts=simulated,
+        sentence=seen.sentence(every=every, clients=clients),
+    )
+
+
+def _show(seen: Odds, every: float, clients: int) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("attempts", justify="right")
+    table.add_column("time", justify="right")
+    rows: list[tuple[str, float, float]] = [
+        (f"within, with {share:.0%}", seen.quantile(share), seen.seconds(share, every=every, clients=clients))
+        for share in _SHARES
+    ]
+    rows.append(("on average", seen.mean, seen.seconds(every=every, clients=clients)))
+    rows.append(("and from one to the next", seen.between, seen.between * every / clients))
+    for name, attempts, seconds in rows:
+        table.add_row(name, f"{attempts:,.0f}", spell_duration(seconds))
+    console().print(table)
+
+
+def _show_outage(
+    seen: Odds, every: float, clients: int, outage: float, hosts: int | None, simulated: int | None
+) -> None:
+    within = seen.probability_within(outage, every=every, clients=clients)
+    screen = console()
+    screen.print(f"within {spell_duration(outage)}: {_percent(within)}")
+    if hosts is not None:
+        beside = "" if simulated is None else f" (simulated: {simulated:,})"
+        screen.print(f"of {hosts:,} hosts: {hosts * within:,.1f} connect to themselves{beside}")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share >= 0.001 or share == 0 else f"{share:.2e}"

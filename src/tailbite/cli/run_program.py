@@ -1,0 +1,104 @@
+"""Carrying out ``tailbite run``. Without options no parser is loaded for it: every program would wait for that."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from tailbite.cli import status
+from tailbite.guards.program import run as program
+from tailbite.guards.program.exec import original_environment
+from tailbite.guards.program.mechanism import Mechanism, Place, choose, look
+
+if TYPE_CHECKING:
+    from tailbite.guards.program.mechanism import Choice
+
+__all__ = ["run", "run_in_process"]
+
+
+def run_in_process(argv: tuple[str, ...], *, is_verbose: bool = False) -> NoReturn:
+    """Become the program; the Pythons among what it starts guard themselves.
+
+    Raises:
+        SystemExit: it cannot be started.
+    """
+    from tailbite.guards.python.inherit import environment
+
+    if is_verbose:
+        program.tell(f"every Python 3.11 or newer below {argv[0]} guards itself; no other program is guarded")
+    program.execute(program.Order(argv, environment(original_environment())))
+    raise AssertionError("unreachable")
+
+
+def run(
+    argv: tuple[str, ...],
+    ports: tuple[int, ...] = (),
+    *,
+    is_required: bool = False,
+    is_verbose: bool = False,
+    stats_json: str | None = None,
+) -> int:
+    """Run a program under the guard that fits, and return its exit status; most often this process becomes it.
+
+    Args:
+        argv: the program and its arguments.
+        ports: the ports to hold; none means that every connect is looked at.
+        is_required: do not start the program if it cannot be guarded.
+        is_verbose: tell on stderr what is done.
+        stats_json: the file to write what was done to; - is stdout.
+
+    Raises:
+        SystemExit: it cannot be started.
+    """
+    chosen = choose(look(), names_ports=bool(ports), stays_parent=stats_json is not None)
+    if is_verbose and chosen.mechanism in (Mechanism.STEER, Mechanism.HOLD):
+        above = ", tailbite stays its parent" if chosen.place is Place.ABOVE else ""
+        program.tell(f"ports of {argv[0]} are {chosen.mechanism.value}{above}")
+    order = program.Order(
+        command=argv,
+        environment=original_environment(),
+        ports=ports,
+        is_required=is_required,
+        is_verbose=is_verbose,
+        status_unguarded=status.UNSUPPORTED,
+    )
+    if stats_json != "-":  # is it a file that can be written? Better known before anything runs
+        _write_stats(stats_json, chosen, program.Report(None, False, {}))
+
+    def before_exec(is_guarded: bool) -> None:
+        _write_stats(stats_json, chosen, program.Report(None, is_guarded, {}))
+
+    report = program.run(order, chosen, before_exec)
+    _write_stats(stats_json, chosen, report)
+    from tailbite.guards.program.as_parent import mirror
+
+    return mirror(report.status)
+
+
+def _write_stats(path: str | None, chosen: Choice, report: program.Report) -> None:
+    if path is None:
+        return
+    import json
+    import os
+    from pathlib import Path
+
+    from tailbite._files import write_atomically
+
+    content = {
+        "schema": "tailbite.run/1",
+        "mechanism": chosen.mechanism.name.lower().replace("_", "-"),
+        "guarded": report.is_guarded,
+        "reason": chosen.reason or None,
+        "status": None if report.status is None else os.waitstatus_to_exitcode(report.status),
+        "connects": dict(report.counts),
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    try:
+        if path == "-":
+            os.write(1, text.encode())  # after the program's own output, which went there without our buffers
+        else:
+            write_atomically(Path(path), text)
+    except OSError as error:
+        program.tell(f"{path}: {error.strerror}")
+        if report.status is None:
+            sys.exit(status.USAGE)

@@ -1,0 +1,104 @@
+"""How ``tailbite fix`` shows changes: what to type, and what becomes of a file; and why one was refused."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import TYPE_CHECKING, Any
+
+from tailbite.cli.output import Unsupported, plain
+from tailbite.core.ports import shortened
+from tailbite.host.change.apply import ChangedMeanwhile
+from tailbite.host.change.records import FileChange, SettingChange
+from tailbite.host.sysctl.tree import ENCODING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tailbite.host.change.records import Change
+
+__all__ = ["as_bytes", "as_fields", "refusals", "subject"]
+
+
+def subject(change: Change) -> str:
+    """Return what is changed, in a few words."""
+    if isinstance(change, FileChange):
+        return change.path
+    if isinstance(change, SettingChange):
+        return f"{change.key} in {change.namespace}"
+    return f"{change.sighting.socket.endpoints.local} in {change.sighting.namespace}"
+
+
+def as_bytes(change: Change) -> bytes:
+    """Return a change for people: a command to type, or a diff, under a comment that says what it is about.
+
+    Bytes, because a file may hold what is no UTF-8.
+    """
+    return _as_text(change).encode(**ENCODING)
+
+
+def _as_text(change: Change) -> str:
+    if isinstance(change, FileChange):
+        what = "made" if change.before is None else "removed" if change.after is None else "changed"
+        return f"# for the next boot: {change.path} is {what}\n{change.diff()}"
+    if isinstance(change, SettingChange):
+        where = plain(str(change.namespace))  # a line break in a name would make what follows a command
+        return f"# at once, in {where}; was: {shortened(change.before) or 'nothing'}\n{change.command()}\n"
+    found = change.sighting.socket
+    who = plain(", ".join(str(owner) for owner in change.sighting.owners))
+    return f"# {found.state.label} to itself{f', held by {who}' if who else ''}\n{change.command()}\n"
+
+
+def as_fields(change: Change, note: str = "") -> dict[str, Any]:
+    """Return a change for JSON."""
+    if isinstance(change, FileChange):
+        fields: dict[str, Any] = {"kind": "file", "path": change.path, "diff": change.diff()}
+    elif isinstance(change, SettingChange):
+        fields = {
+            "kind": "setting",
+            "namespace": change.namespace.inode,
+            "key": change.key,
+            "before": change.before,
+            "after": change.after,
+            "command": change.command(),
+        }
+    else:
+        fields = {
+            "kind": "destroy",
+            "namespace": change.sighting.namespace.inode,
+            "endpoint": change.sighting.socket.endpoints.local,
+            "state": change.sighting.socket.state,
+            "owners": change.sighting.owners,
+            "command": change.command(),
+        }
+    return {**fields, "note": note or None}
+
+
+@contextlib.contextmanager
+def refusals(done: list[Any], path: object) -> Iterator[None]:
+    """Turn what the system refuses into one sentence, which says what has been done by then.
+
+    Args:
+        done: what has been done, as it is when the refusal comes.
+        path: the journal.
+    """
+    try:
+        yield
+    except (OSError, ChangedMeanwhile, ValueError) as error:
+        so_far = f"; {len(done)} of the changes were made, `tailbite fix --undo` takes them back" if done else ""
+        raise Unsupported(f"{_reason(error, path)}{so_far}") from None
+
+
+def _reason(error: Exception, path: object) -> str:
+    if isinstance(error, BlockingIOError):
+        return f"another `tailbite fix` is at work (it holds the lock beside {path})"
+    if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES):
+        files = ", or leave the files out with --no-files" if _what(error).startswith("/etc/") else ""
+        return f"not permitted: {_what(error)}; run it as root{files}"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return f"this file system is read-only: {_what(error)}; in a container, set it where the container is started"
+    return str(error)
+
+
+def _what(error: OSError) -> str:
+    return str(error.filename or error)

@@ -1,0 +1,1 @@
+"""Opening one connection: names, happy eyeballs, TLS and Unix sockets; one module per shell."""

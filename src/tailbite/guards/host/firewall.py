@@ -1,0 +1,246 @@
+"""The host guard: a firewall rule that refuses every self-connect of a network namespace, whoever makes it.
+
+It is one rule in a chain of its own, for IPv4 and for IPv6::
+
+    INPUT     -i lo -p tcp --syn -j TAILBITE
+    TAILBITE  -p tcp -m bpf --bytecode "..." -j REJECT --reject-with tcp-reset
+
+The program (:mod:`tailbite.guards.host.bpf_match`) matches a SYN whose source is its destination. It is answered
+with RST, so connect(2) says ECONNREFUSED at once; dropping it would make connect(2) hang. Nothing else is touched:
+a connection from 127.0.0.2:P to 127.0.0.1:P passes.
+
+This module finds the firewall's programs, reads what is there, and decides what commands are missing; it runs
+commands only in :func:`run`. Both variants of iptables are known: the one that speaks to nf_tables and the legacy
+one. They hold separate rules, so the one the host's firewall uses is the one to use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tailbite.errors import FirewallError
+from tailbite.guards.host.bpf_match import IpVersion, bytecode, self_connect_filter
+
+__all__ = [
+    "CHAIN",
+    "Firewall",
+    "FirewallState",
+    "find_firewall",
+    "install_commands",
+    "parse",
+    "read_state",
+    "remove_commands",
+    "run",
+]
+
+CHAIN: Final = "TAILBITE"
+VERSIONS: Final[tuple[IpVersion, ...]] = (4, 6)
+_SYN = "-i lo -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN"
+_JUMP = ("-i", "lo", "-p", "tcp", "--syn", "-j", CHAIN)
+_LOCK = "/run/xtables.lock"
+_SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Firewall:
+    """The programs for one IP version.
+
+    Attributes:
+        version: 4 or 6.
+        program: the path of iptables or ip6tables.
+        save: the path of its iptables-save.
+        variant: "nf_tables" or "legacy", as ``--version`` says.
+    """
+
+    version: IpVersion
+    program: str
+    save: str
+    variant: str
+
+    @property
+    def rule(self) -> tuple[str, ...]:
+        """The rule of our chain, as arguments."""
+        program = bytecode(self_connect_filter(self.version))
+        return ("-p", "tcp", "-m", "bpf", "--bytecode", program, "-j", "REJECT", "--reject-with", "tcp-reset")
+
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        """Return a command line; ``-w`` waits for another program that changes rules."""
+        return (self.program, "-w", "10", *arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallState:
+    """What the filter table of one IP version has of ours.
+
+    Attributes:
+        version: 4 or 6.
+        variant: "nf_tables" or "legacy".
+        has_chain: True if our chain is there.
+        is_current: True if the chain holds exactly our rule.
+        jumps: the numbers in INPUT of the rules that lead into our chain, from 1.
+        ahead: the first rule before ours that may decide about a SYN on ``lo``, so that ours never sees it.
+        packets: SYNs refused since the rule was made: self-connects that did not happen.
+        bytes: their size.
+    """
+
+    version: IpVersion
+    variant: str
+    has_chain: bool = False
+    is_current: bool = False
+    jumps: tuple[int, ...] = ()
+    ahead: str | None = None
+    packets: int = 0
+    bytes: int = 0
+
+    @property
+    def is_installed(self) -> bool:
+        """True if self-connects of this IP version are refused."""
+        return self.is_current and bool(self.jumps) and self.ahead is None
+
+
+def find_firewall(version: IpVersion, variant: str | None = None) -> Firewall:
+    """Find the programs; ``variant`` is "nft" or "legacy", None takes what ``iptables`` is.
+
+    Raises:
+        FirewallError: they are not installed.
+    """
+    name = {4: "iptables", 6: "ip6tables"}[version]
+    stem = f"{name}-{variant}" if variant else name
+    program, save = (shutil.which(found, path=_SEARCH) for found in (stem, f"{stem}-save"))
+    if program is None or save is None:
+        raise FirewallError((stem,), 127, f"{stem} is not installed (Debian and Ubuntu: apt install iptables)")
+    words = run((program, "--version"))
+    told = re.search(r"\((\w+)\)", words)
+    return Firewall(version, program, save, told[1] if told else "legacy")
+
+
+def read_state(firewall: Firewall) -> FirewallState:
+    """Read the filter table of the calling thread's network namespace.
+
+    Raises:
+        FirewallError: not permitted, or the kernel lacks the tables.
+    """
+    if firewall.variant == "legacy":
+        run(firewall.command("-S", "INPUT"))  # legacy's save is silent about a table it may not see
+    return parse(run((firewall.save, "-c", "-t", "filter")), firewall)
+
+
+def parse(saved: str, firewall: Firewall) -> FirewallState:
+    """Read what ``iptables-save -c -t filter`` printed. Pure."""
+    has_chain = False
+    jumps: list[int] = []
+    ahead: str | None = None
+    ours: list[tuple[int, int, list[str]]] = []
+    number = 0
+    for line in saved.splitlines():
+        if line.startswith(f":{CHAIN} "):
+            has_chain = True
+        counted = re.match(r"\[(\d+):(\d+)\] -A (\S+) ?(.*)", line)
+        if counted is None:
+            continue
+        chain, rule = counted[3], counted[4]
+        if chain == "INPUT":
+            number += 1
+            if rule == f"{_SYN} -j {CHAIN}":
+                jumps.append(number)
+            elif not jumps and ahead is None and _may_decide(rule):
+                ahead = rule
+        elif chain == CHAIN:
+            ours.append((int(counted[1]), int(counted[2]), shlex.split(rule)))
+    return FirewallState(
+        version=firewall.version,
+        variant=firewall.variant,
+        has_chain=has_chain,
+        is_current=[rule for _, _, rule in ours] == [list(firewall.rule)],
+        jumps=tuple(jumps),
+        ahead=ahead if jumps else None,
+        packets=sum(packets for packets, _, _ in ours),
+        bytes=sum(size for _, size, _ in ours),
+    )
+
+
+def _may_decide(rule: str) -> bool:
+    """Tell whether a rule of INPUT may take a TCP SYN on ``lo`` away from the rules after it."""
+    words = shlex.split(rule)
+    if "-j" not in words and "-g" not in words:
+        return False  # it only counts
+    for option, values in (("-i", ("lo",)), ("-p", ("tcp", "all"))):
+        if option in words:
+            place = words.index(option)
+            is_negated = place > 0 and words[place - 1] == "!"
+            if (words[place + 1] in values) is is_negated:
+                return False
+    return True
+
+
+def install_commands(state: FirewallState, firewall: Firewall) -> list[tuple[str, ...]]:
+    """Return what is to be run to have the rule in place, first in INPUT where it matters; nothing if it is. Pure.
+
+    The chain is filled before anything leads into it, so no moment is worse than the one before.
+    """
+    commands = []
+    if not state.has_chain:
+        commands.append(firewall.command("-N", CHAIN))
+    if not state.is_current:
+        if state.has_chain:
+            commands.append(firewall.command("-F", CHAIN))
+        commands.append(firewall.command("-A", CHAIN, *firewall.rule))
+    wrong = state.jumps[1:] if state.ahead is None else state.jumps
+    if not state.jumps or state.ahead is not None:
+        commands.append(firewall.command("-I", "INPUT", "1", *_JUMP))
+        wrong = tuple(number + 1 for number in wrong)
+    commands += [firewall.command("-D", "INPUT", str(number)) for number in reversed(wrong)]
+    return commands
+
+
+def remove_commands(state: FirewallState, firewall: Firewall) -> list[tuple[str, ...]]:
+    """Return what is to be run to leave nothing of ours behind. Pure."""
+    commands = [firewall.command("-D", "INPUT", *_JUMP) for _ in state.jumps]
+    if state.has_chain:
+        commands += [firewall.command("-F", CHAIN), firewall.command("-X", CHAIN)]
+    return commands
+
+
+def environment() -> dict[str, str]:
+    """Return what the commands need in their environment besides what is there.
+
+    The legacy variant locks a file that only root can open; in a network namespace of one's own another will do,
+    named after the namespace.
+    """
+    lock = Path(_LOCK)
+    if "XTABLES_LOCKFILE" in os.environ or os.access(lock if lock.exists() else lock.parent, os.W_OK):
+        return {}
+    namespace = Path("/proc/thread-self/ns/net").stat().st_ino
+    return {"XTABLES_LOCKFILE": f"{tempfile.gettempdir()}/xtables-{namespace}.lock"}
+
+
+def run(command: tuple[str, ...]) -> str:
+    """Run one command and return what it printed.
+
+    Raises:
+        FirewallError: it failed; what it said is in the error.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **environment(), "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FirewallError(command, 126, str(error)) from error
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("#")]
+        raise FirewallError(command, done.returncode, " ".join(said) or f"exit status {done.returncode}")
+    return done.stdout

@@ -1,0 +1,1 @@
+"""``tailbite run``: any program, guarded by a supervisor while it runs."""

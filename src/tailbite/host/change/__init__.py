@@ -1,0 +1,1 @@
+"""Changes to a host as records, made only when asked, and undoable."""

@@ -1,0 +1,199 @@
+"""Making changes to this host, and taking them back: the one place of this package that writes.
+
+Each change is checked again right before it is made, because the host may have changed since it was shown: a file
+must have the text it had, and ports are merged with those reserved by then.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tailbite.core.ports import PortSet
+from tailbite.host.change.atomic import remove, replace_file
+from tailbite.host.change.journal import Entry, Journal, Step, boot_id
+from tailbite.host.change.records import Change, Destroy, FileChange, SettingChange
+from tailbite.host.see import namespaces
+from tailbite.host.see.scan import kill
+from tailbite.host.see.visit import inside
+from tailbite.host.sysctl.tree import ENCODING, below, resolve
+from tailbite.host.sysctl.value import RESERVED
+from tailbite.kernel.sockopt import netns_cookie
+from tailbite.kernel.sysctl import read_reserved_ports, read_sysctl, write_reserved_ports, write_sysctl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tailbite.host.see.records import Namespace
+
+__all__ = ["ChangedMeanwhile", "Done", "carry_out", "take_back"]
+
+
+class ChangedMeanwhile(RuntimeError):  # noqa: N818
+    """What was to be changed is not as it was when the change was planned; nothing was done to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of one change.
+
+    Attributes:
+        change: the change.
+        note: what there is to say about it, in a sentence without a full stop; empty if it went as planned.
+    """
+
+    change: Change
+    note: str = ""
+
+
+def carry_out(changes: Sequence[Change], journal: Journal, root: Path) -> Iterator[Done]:
+    """Make the changes, in order, and say each that is made.
+
+    Raises:
+        ChangedMeanwhile: a file has another text now.
+        OSError: not permitted (EACCES, EPERM), another run is at work (EAGAIN), ...; what was yielded is done.
+    """
+    steps = tuple(Step(change, _cookie(change)) for change in changes if not isinstance(change, Destroy))
+    with journal.locked() if steps else nullcontext():
+        for change in changes:
+            if isinstance(change, FileChange) and _read(root, change.path) != change.before:
+                raise ChangedMeanwhile(f"{change.path} has been changed meanwhile; run the command again")
+        if steps:
+            journal.push(Entry(time.time(), boot_id(), steps))
+        for number, change in enumerate(changes):
+            try:
+                note = _make(change, root)
+            except OSError:
+                if steps and not number:
+                    journal.pop()  # nothing was done, so there is nothing to take back
+                raise
+            yield Done(change, note)
+
+
+def take_back(journal: Journal, root: Path, *, dry: bool = False) -> Iterator[Done]:
+    """Take back what the last entry of the journal did, and forget it; what others did since stays.
+
+    Args:
+        journal: the journal.
+        root: where the files are.
+        dry: say what would be done, and do nothing.
+
+    Yields:
+        What is done, as a change of its own.
+
+    Raises:
+        OSError: not permitted, another run is at work (EAGAIN), ...; the entry stays.
+    """
+    with nullcontext() if dry else journal.locked():
+        entry = journal.entries()[-1]
+        for step in reversed(entry.steps):
+            if isinstance(step.change, FileChange):
+                yield _restore_file(step.change, root, dry)
+            else:
+                yield _restore_setting(step, step.change, entry.boot, dry)
+        if not dry:
+            journal.pop()
+
+
+def _make(change: Change, root: Path) -> str:
+    if isinstance(change, FileChange):
+        _write(root, change.path, change.after)
+        return ""
+    if isinstance(change, SettingChange):
+        with inside(change.namespace):
+            is_list = change.key == RESERVED.key  # somebody may have reserved more since: merge again
+            _set(change.key, str(read_reserved_ports() | change.added) if is_list else change.after)
+        return ""
+    (killed,) = kill([change.sighting])
+    if killed.refused is not None:
+        raise OSError(killed.refused.number, killed.refused.why, killed.refused.what)
+    if killed.still_bound:
+        return "its owner had bound the port, and keeps it until it closes the socket"
+    return ""
+
+
+def _restore_file(change: FileChange, root: Path, dry: bool) -> Done:
+    now = _read(root, change.path)
+    then = change.undone(now)
+    back = FileChange(change.path, now, then, change.added)
+    if then == now:
+        return Done(back, "nothing of ours is in it any more")
+    if not dry:
+        _write(root, change.path, then)
+    return Done(back, "" if now == change.after else "it was edited since: only what was added is taken out")
+
+
+def _restore_setting(step: Step, change: SettingChange, boot: str, dry: bool) -> Done:
+    where = _find(change.namespace, step.cookie if boot == boot_id() else "")
+    if where is None:
+        return Done(change, f"the network namespace of {change.namespace} is gone, and its settings with it")
+    with inside(where):
+        now = read_sysctl(change.key.rpartition(".")[2]) or ""
+        if change.key == RESERVED.key:
+            now = str(read_reserved_ports())
+            then = str(PortSet.parse(now) - change.added)
+        else:
+            now = " ".join(now.split())
+            then = change.before if now == change.after else now
+        back = SettingChange(where, change.key, now, then)
+        if then == now:
+            theirs = now != change.before and change.key != RESERVED.key
+            return Done(back, "it has another value by now, which stays" if theirs else "nothing of ours is left")
+        if not dry:
+            _set(change.key, then)
+        return Done(back)
+
+
+def _find(namespace: Namespace, cookie: str) -> Namespace | None:
+    """Return the namespace with that cookie as it can be entered now; its number and its pids may be others'."""
+    if not cookie:  # another boot, or a kernel before 5.14
+        return namespaces.own() if namespace.is_own else None
+    for candidate in namespaces.visible()[0]:
+        try:
+            with inside(candidate):
+                if _cookie_here() == cookie:
+                    return candidate
+        except OSError:
+            continue
+    return None
+
+
+def _cookie(change: FileChange | SettingChange) -> str:
+    if isinstance(change, FileChange):
+        return ""
+    with inside(change.namespace):
+        return _cookie_here()
+
+
+def _cookie_here() -> str:
+    try:
+        with socket.socket() as sock:
+            return netns_cookie(sock).hex()
+    except OSError:
+        return ""
+
+
+def _set(key: str, value: str) -> None:
+    if key == RESERVED.key:
+        write_reserved_ports(PortSet.parse(value))
+    else:
+        write_sysctl(key.rpartition(".")[2], value)
+
+
+def _read(root: Path, path: str) -> str | None:
+    try:
+        return below(root, resolve(root, path)).read_bytes().decode(**ENCODING)
+    except FileNotFoundError:
+        return None
+
+
+def _write(root: Path, path: str, text: str | None) -> None:
+    file = below(root, resolve(root, path))  # /etc/sysctl.d itself may be a link, and not out of the root
+    if text is None:
+        remove(file)
+    else:
+        replace_file(file, text.encode(**ENCODING))

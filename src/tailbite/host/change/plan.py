@@ -1,0 +1,138 @@
+"""Remedies as changes: from what there is and what is wished to what has to change. Pure; nothing is done here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tailbite.core.ports import PortSet
+from tailbite.host.change.records import NO_PORTS, Destroy, FileChange, SettingChange
+from tailbite.host.sysctl.text import edits_between, settle, value_at_boot
+from tailbite.host.sysctl.value import EPHEMERAL, LOWEST_EPHEMERAL, RESERVED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tailbite.core.ports import PortRange
+    from tailbite.host.change.records import Change
+    from tailbite.host.see.records import Namespace
+    from tailbite.host.see.scan import Scan
+    from tailbite.host.see.snapshot import Snapshot
+    from tailbite.host.sysctl.text import BootOrder
+    from tailbite.host.sysctl.tree import Tree
+
+__all__ = ["Refused", "Wishes", "at_boot", "plan", "running"]
+
+_NULL = "/dev/null"
+
+
+class Refused(ValueError):  # noqa: N818 - it says what was done, and nothing is broken
+    """A wish that would do harm, or that cannot be fulfilled; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is wished for one namespace.
+
+    Attributes:
+        reserve: ports to reserve.
+        ephemeral: the range it should have; None leaves it.
+        kill: ports whose self-connects are to be destroyed.
+    """
+
+    reserve: PortSet = NO_PORTS
+    ephemeral: PortRange | None = None
+    kill: PortSet = NO_PORTS
+
+
+def plan(
+    shots: Iterable[Snapshot], seen: Scan, wishes: Mapping[Namespace, Wishes], tree: Tree | None
+) -> list[Change]:
+    """Return what has to change: the files first, then the running kernel, and last what cannot be undone.
+
+    Args:
+        shots: the namespaces as they are.
+        seen: their self-connected sockets.
+        wishes: what is wished for each of them.
+        tree: the files of the next boot; None leaves them out. They concern the caller's own namespace.
+
+    Raises:
+        Refused: a wish would do harm, or cannot be fulfilled.
+    """
+    files: list[Change] = []
+    settings: list[Change] = []
+    for shot in shots:
+        wish = wishes[shot.namespace]
+        if not wish.reserve and wish.ephemeral is None:
+            continue
+        if tree is not None and shot.namespace.is_own:
+            files += at_boot(tree, wish.reserve, wish.ephemeral)
+        settings += running(shot, wish.reserve, wish.ephemeral)
+    ends = [Destroy(one) for one in seen.sightings if one.socket.endpoints.local.port in wishes[one.namespace].kill]
+    return [*files, *settings, *ends]
+
+
+def running(seen: Snapshot, ports: PortSet, wanted: PortRange | None) -> list[SettingChange]:
+    """Reserve ports in a running namespace, besides those that are, and give it another ephemeral range.
+
+    Args:
+        seen: the namespace as it is.
+        ports: what to reserve; may be empty.
+        wanted: the range; None leaves it.
+
+    Raises:
+        Refused: no port would be left to draw, the kernel would not take the range, or the settings could not be
+            read.
+    """
+    if seen.reserved is None or seen.ephemeral is None:
+        raise Refused(f"the port settings of {seen.namespace} could not be read; nothing is merged blindly")
+    if wanted is not None:
+        _check_range(wanted, max(1, int(seen.sysctl("ip_unprivileged_port_start") or LOWEST_EPHEMERAL)))
+    added = ports - seen.reserved
+    together, ephemeral = seen.reserved | ports, wanted or seen.ephemeral
+    changes = []
+    if added:
+        changes.append(SettingChange(seen.namespace, RESERVED.key, str(seen.reserved), str(together), added))
+    if ephemeral != seen.ephemeral:
+        before, after = EPHEMERAL.spell(seen.ephemeral), EPHEMERAL.spell(ephemeral)
+        changes.append(SettingChange(seen.namespace, EPHEMERAL.key, before, after))
+    if changes and not PortSet.of([ephemeral]) - together:
+        raise Refused(
+            f"with {together} reserved nothing is left of the ephemeral range {ephemeral} of {seen.namespace}: "
+            "no client could connect any more (EADDRNOTAVAIL)"
+        )
+    return changes
+
+
+def at_boot(tree: Tree, ports: PortSet, wanted: PortRange | None) -> list[FileChange]:
+    """Have the next boot reserve ports, besides those that it would, and set the ephemeral range.
+
+    Raises:
+        Refused: a file that would have to change is masked or could not be read, or the kernel would not take the
+            range.
+    """
+    after: Sequence[BootOrder] = tree.orders
+    there = [value for order in tree.orders if (value := value_at_boot(order, RESERVED)) is not None]
+    if ports:
+        after = settle(after, RESERVED, lambda values: _union([*values, ports]))
+    if wanted is not None:
+        _check_range(wanted, LOWEST_EPHEMERAL)
+        after = settle(after, EPHEMERAL, lambda _: wanted)
+    edits = edits_between(tree.orders, after)
+    if _NULL in edits:
+        raise Refused("60-tailbite.conf is a link to /dev/null, which masks it; remove the link first")
+    if tree.blind and edits:
+        raise Refused(f"what a file of sysctl.d sets would be lost, because it could not be read: {tree.blind[0]}")
+    added = ports - _union(there)
+    return [FileChange(path, before, text, added) for path, (before, text) in edits.items()]
+
+
+def _union(sets: Iterable[PortSet]) -> PortSet:
+    return PortSet.of(part for ports in sets for part in ports.ranges)
+
+
+def _check_range(wanted: PortRange, lowest: int) -> None:
+    if wanted.low < lowest:
+        raise Refused(
+            f"the kernel takes no ephemeral range below port {lowest} (ip_unprivileged_port_start): {wanted}"
+        )

@@ -1,0 +1,122 @@
+"""What the next boot will make of the port settings, against what they are now. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tailbite.core.ports import PortSet, shortened
+from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
+from tailbite.host.explain.subject import fix_command
+from tailbite.host.sysctl.text import assignments, value_at_boot
+from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tailbite.host.explain.subject import Patient
+    from tailbite.host.sysctl.text import BootOrder, ConfigFile
+    from tailbite.host.sysctl.tree import Tree
+
+__all__ = ["boot_findings"]
+
+
+def boot_findings(patient: Patient, tree: Tree) -> list[Finding]:
+    """Return what is wrong with the sysctl.d files of this host; for the host's own namespace."""
+    return [
+        *_lost_at_boot(patient, tree),
+        *_in_vain(patient, tree),
+        *_refused(patient, tree),
+        *_too_long(patient, tree),
+    ]
+
+
+def _lost_at_boot(patient: Patient, tree: Tree) -> Iterator[Finding]:
+    now = patient.seen.reserved
+    if not now or tree.blind:
+        return
+    lost = PortSet.of(
+        part for order in tree.orders for part in (now - (value_at_boot(order, RESERVED) or PortSet())).ranges
+    )
+    if not lost:
+        return
+    used = {one.endpoints.local.port for one in patient.seen.listeners} | {one.port for one in patient.services}
+    yield Finding(
+        "TB205",
+        Severity.WARNING if any(port in lost for port in used) else Severity.NOTICE,
+        Confidence.CERTAIN,
+        f"{_ports(lost)} reserved now, but not after the next boot.",
+        "No file that is applied at boot says so, or a later one leaves it out. Some programs reserve ports anew "
+        "whenever they start; then nothing is lost.",
+        (Remedy("reserve for good", (fix_command(patient, f"--reserve {lost}"),), needs_root=True),),
+        patient.seen.namespace,
+    )
+
+
+def _in_vain(patient: Patient, tree: Tree) -> Iterator[Finding]:
+    """Ports of an assignment that a later one replaced; each file is told once, whoever reads it."""
+    told = set()
+    for order in tree.orders:
+        last = value_at_boot(order, RESERVED) or PortSet()
+        for file in order.files:
+            for item in assignments(file, RESERVED.key):
+                ports = RESERVED.parse(item.value) if item.value is not None and not item.is_pattern else None
+                lost = (ports or PortSet()) - last
+                if not lost or (file.target, item.line) in told:
+                    continue
+                told.add((file.target, item.line))
+                yield Finding(
+                    "TB206",
+                    Severity.WARNING,
+                    Confidence.CERTAIN,
+                    f"{_ports(lost)} reserved in {file.path} in vain: a file that is applied later wins.",
+                    "Files are applied in the order of their names, and the last assignment of a setting wins whole "
+                    "(sysctl.d(5)).",
+                    (Remedy("merge them", (fix_command(patient, f"--reserve {lost}"),), needs_root=True),),
+                    patient.seen.namespace,
+                    facts=(
+                        Fact(f"{file.path}, line {item.line + 1}", f"{RESERVED.key} = {item.value}"),
+                        Fact("after the boot", f"{RESERVED.key} = {last}"),
+                    ),
+                )
+
+
+def _refused(patient: Patient, tree: Tree) -> Iterator[Finding]:
+    for file in _files(tree.orders):
+        for setting in (RESERVED, EPHEMERAL):
+            for item in assignments(file, setting.key):
+                if item.value is None or setting.parse(item.value) is not None:
+                    continue
+                yield Finding(
+                    "TB206",
+                    Severity.WARNING,
+                    Confidence.CERTAIN,
+                    f"Line {item.line + 1} of {file.path} sets nothing: the kernel refuses {item.value!r}.",
+                    "Blanks within the value and comments behind it are errors. If it is the last line about this "
+                    "setting, systemd sets none of the earlier ones either.",
+                    (Remedy(f"correct the line in {file.path}"),),
+                    patient.seen.namespace,
+                )
+
+
+def _too_long(patient: Patient, tree: Tree) -> Iterator[Finding]:
+    for file in _files(tree.orders):
+        for item in assignments(file, RESERVED.key):
+            if item.value is not None and len(item.value) >= PAGE and RESERVED.parse(item.value) is not None:
+                yield Finding(
+                    "TB206",
+                    Severity.NOTICE,
+                    Confidence.LIKELY,
+                    f"Of line {item.line + 1} of {file.path} `sysctl --system` sets the beginning only: it is longer "
+                    f"than {PAGE} bytes.",
+                    "The kernel takes a page per write. systemd-sysctl writes the rest as well; sysctl does not.",
+                    (Remedy("reserve ranges instead of single ports"),),
+                    patient.seen.namespace,
+                )
+
+
+def _files(orders: tuple[BootOrder, ...]) -> list[ConfigFile]:
+    return list({file.target: file for order in orders for file in order.files}.values())
+
+
+def _ports(ports: PortSet) -> str:
+    return f"Port {ports} is" if len(ports) == 1 else f"Ports {shortened(str(ports))} are"

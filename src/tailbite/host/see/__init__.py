@@ -1,0 +1,1 @@
+"""Inspecting a host: namespaces, sockets, processes, settings. Nothing here changes anything."""

@@ -1,0 +1,105 @@
+"""One network namespace at one moment: its sockets that matter, and the settings that decide about source ports."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tailbite.host.see.inspect import Look
+from tailbite.host.see.records import Blind
+from tailbite.host.see.visit import visit
+from tailbite.kernel.sock_diag import TcpState
+from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
+
+if TYPE_CHECKING:
+    from tailbite.core.ports import PortRange, PortSet
+    from tailbite.host.see.records import Namespace
+    from tailbite.kernel.sock_diag import TcpSocket
+
+__all__ = ["SYSCTLS", "Snapshot", "Sysctl", "take"]
+
+SYSCTLS = (
+    "ip_unprivileged_port_start",
+    "ip_local_port_step_width",
+    "tcp_fin_timeout",
+    "tcp_simult_connect",
+    "tcp_tw_reuse",
+    "tcp_tw_reuse_delay",
+)
+"""Names below /proc/sys/net/ipv4 that bear on self-connects; most kernels lack some of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A setting below /proc/sys/net/ipv4; ``value`` is None where this kernel does not have it."""
+
+    name: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One network namespace at one moment.
+
+    Attributes:
+        namespace: which one.
+        taken: when, in seconds since the epoch.
+        ephemeral: ``ip_local_port_range``; None if it could not be read.
+        reserved: ``ip_local_reserved_ports``; None if it could not be read.
+        sysctls: those of :data:`SYSCTLS`.
+        self_connects: every self-connected socket, TIME-WAIT included.
+        listeners: every listening socket.
+        bound: sockets that are bound, neither listening nor connected (visible since Linux 6.8).
+        blind: what could not be looked at.
+    """
+
+    namespace: Namespace
+    taken: float
+    ephemeral: PortRange | None
+    reserved: PortSet | None
+    sysctls: tuple[Sysctl, ...]
+    self_connects: tuple[TcpSocket, ...]
+    listeners: tuple[TcpSocket, ...]
+    bound: tuple[TcpSocket, ...]
+    blind: tuple[Blind, ...] = ()
+
+    @property
+    def held(self) -> tuple[TcpSocket, ...]:
+        """The self-connected sockets that are not in TIME-WAIT: a program has them open, or the close still runs."""
+        return tuple(found for found in self.self_connects if found.state is not TcpState.TIME_WAIT)
+
+    @property
+    def time_waits(self) -> tuple[TcpSocket, ...]:
+        """What closed self-connects left: TIME-WAIT from a port to itself."""
+        return tuple(found for found in self.self_connects if found.state is TcpState.TIME_WAIT)
+
+    def sysctl(self, name: str) -> str | None:
+        """Return one setting's text, or None if this kernel does not have it."""
+        return next((item.value for item in self.sysctls if item.name == name), None)
+
+
+def take(namespace: Namespace) -> Snapshot:
+    """Look at one namespace. Never raises for what the kernel refuses: that becomes ``blind``."""
+    try:
+        return visit(namespace, partial(_take_here, namespace))
+    except OSError as error:
+        blind = Blind.of(str(namespace), error)
+        return Snapshot(namespace, time.time(), None, None, (), (), (), (), (blind,))
+
+
+def _take_here(namespace: Namespace) -> Snapshot:
+    look = Look()
+    ephemeral = look.at("the ephemeral port range", read_ephemeral_range)
+    return Snapshot(
+        namespace=namespace,
+        taken=time.time(),
+        ephemeral=ephemeral,
+        reserved=look.at("the reserved ports", read_reserved_ports),
+        sysctls=tuple(Sysctl(name, read_sysctl(name)) for name in SYSCTLS),
+        self_connects=look.sockets("the self-connected sockets", lambda diag: diag.self_connects(ephemeral)),
+        listeners=look.sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,))),
+        bound=look.sockets("the bound sockets", lambda diag: diag.listing((TcpState.BOUND_INACTIVE,))),
+        blind=tuple(look.blind),
+    )

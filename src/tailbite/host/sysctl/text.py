@@ -1,0 +1,268 @@
+"""What a tree of sysctl.d(5) files makes of one setting, and how to change that with the smallest edit. Pure.
+
+At boot every ``*.conf`` of several directories is applied, in the order of the files' names whatever directory they
+lie in; of two files of one name only the one in the directory of higher rank is. A later assignment of a setting
+replaces an earlier one *whole*: ``ip_local_reserved_ports = 8080`` in a file and ``= 50051`` in a later one reserve
+50051 and nothing else. So to add a port is to find the assignment that wins, and to repeat or change its value.
+
+Two programs do this, and they differ in two things (tests/host/explain/test_boot.py meets both). ``sysctl --system``
+of procps reads ``/etc/sysctl.conf`` as well, after everything else; systemd-sysctl(8) reads the directories only. And
+systemd collects before it writes: if the last value is one the kernel refuses, say for a comment behind it, no
+earlier one is set in its place; procps writes them all in turn. Hence :class:`BootOrder`: an edit has to hold in
+every order there is.
+
+This module gets texts and returns texts; reading and writing them is :mod:`tailbite.host.sysctl.tree`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tailbite.host.sysctl.value import Setting
+
+T = TypeVar("T")
+
+__all__ = [
+    "OWN_FILE",
+    "Assignment",
+    "BootOrder",
+    "ConfigFile",
+    "assignments",
+    "edited",
+    "edits_between",
+    "later_name",
+    "settle",
+    "value_at_boot",
+    "value_in",
+    "winner",
+    "without",
+]
+
+OWN_FILE = "/etc/sysctl.d/60-tailbite.conf"
+OWN_NAME = OWN_FILE.rpartition("/")[2]
+
+_HEADER = """\
+# Made by `tailbite fix`; `tailbite fix --undo` takes it back.
+# The last assignment of a setting wins whole (sysctl.d(5)), so these repeat what earlier files assign.
+"""
+# One line: indentation, "-" for "a failure does not matter", the key, "=", the value, and white space, which
+# includes the \r of a CRLF file. A line that starts with "#" or ";" has no key.
+_LINE = re.compile(r"(?P<head>\s*-?(?P<key>[^\s=#;-][^\s=]*)\s*=[^\S\r]*)(?P<value>.*?)(?P<tail>\s*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """One file that is applied at boot.
+
+    Attributes:
+        path: where it lies, e.g. ``/etc/sysctl.d/99-sysctl.conf``; its last part decides when it is applied.
+        target: the file that has the text, symbolic links followed, e.g. ``/etc/sysctl.conf``.
+        text: its content; bytes that are not UTF-8 as surrogates (PEP 383), line ends as they are.
+    """
+
+    path: str
+    target: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The file's name without its directory."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def is_local(self) -> bool:
+        """True if it is the administrator's: packages own /usr, and /run is gone after a boot (sysctl.d(5))."""
+        return self.target.startswith("/etc/")
+
+
+@dataclass(frozen=True, slots=True)
+class BootOrder:
+    """The files one program applies, first to last.
+
+    Attributes:
+        reader: the program.
+        files: in the order of application; of an assignment repeated in several, the last counts.
+        last: the path of a file that comes after all others whatever its name, such as /etc/sysctl.conf.
+        in_turn: True if every assignment is written, so that one which the kernel refuses leaves an earlier one in
+            place; False if all files are read first, and only the last line about a setting counts.
+    """
+
+    reader: str
+    files: tuple[ConfigFile, ...]
+    last: str | None = None
+    in_turn: bool = False
+
+    def with_file(self, changed: ConfigFile) -> BootOrder:
+        """Return the order with one file's text changed wherever it is read, or with a new file in its place."""
+        files = [replace(file, text=changed.text) if file.target == changed.target else file for file in self.files]
+        if all(file.path != changed.path for file in files):
+            # A file of the same name in a directory of lower rank is not read any more.
+            files = [file for file in files if file.name != changed.name or file.path == self.last]
+            place = sum(file.name < changed.name and file.path != self.last for file in files)
+            files.insert(place, changed)
+        return replace(self, files=tuple(files))
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One line that assigns the setting.
+
+    Attributes:
+        file: where it stands.
+        line: the line's number, from 0.
+        value: what it assigns, without white space around it; None for ``-key`` alone, which takes the key out of
+            every glob, and for systemd takes back an assignment before it.
+        is_pattern: True if the key is a glob that matches; a plain assignment anywhere beats it (sysctl.d(5)).
+    """
+
+    file: ConfigFile
+    line: int
+    value: str | None
+    is_pattern: bool = False
+
+
+def _path_of(key: str) -> str:
+    """Return the path below /proc/sys: if a dot comes first, dots and slashes change places (sysctl.d(5))."""
+    first = next((char for char in key if char in "./"), ".")
+    return key if first == "/" else key.translate({ord("."): "/", ord("/"): "."})
+
+
+def assignments(file: ConfigFile, key: str) -> list[Assignment]:
+    """Return the lines of a file that assign ``key``, in their order."""
+    found = []
+    wanted = _path_of(key)
+    for number, line in enumerate(file.text.split("\n")):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            bare = line.strip()
+            if bare.startswith("-") and _path_of(bare[1:]) == wanted:
+                found.append(Assignment(file, number, None))
+            continue
+        written = _path_of(match["key"])
+        if written == wanted:
+            found.append(Assignment(file, number, match["value"]))
+        elif any(char in written for char in "*?[") and fnmatchcase(wanted, written):
+            found.append(Assignment(file, number, match["value"], is_pattern=True))
+    return found
+
+
+def winner(order: BootOrder, setting: Setting[T]) -> Assignment | None:
+    """Return the line that decides what the setting is after a boot, or None if no file speaks of it.
+
+    Its value need not be one that the kernel takes: then the setting keeps its default.
+    """
+    found = [item for file in order.files for item in assignments(file, setting.key)]
+    if order.in_turn and any(item.value is not None and not item.is_pattern for item in found):
+        found = [item for item in found if item.value is not None and not item.is_pattern]
+    plain = [item for item in found if not item.is_pattern]
+    deciding = plain or found
+    if order.in_turn:
+        deciding = [item for item in deciding if item.value is None or setting.parse(item.value) is not None]
+    return deciding[-1] if deciding else None
+
+
+def value_at_boot(order: BootOrder, setting: Setting[T]) -> T | None:
+    """Return what the setting is set to at boot, or None if it keeps its default."""
+    now = winner(order, setting)
+    return setting.parse(now.value) if now is not None and now.value is not None else None
+
+
+def edited(text: str, key: str, value: str) -> str:
+    """Return the text with ``key`` set to ``value`` by its last line; every other byte, comment and line end stays.
+
+    A blank text is that of a new file, and gets a comment on top.
+    """
+    found = assignments(ConfigFile("", "", text), key)
+    if found and found[-1].value is not None and not found[-1].is_pattern:
+        lines = text.split("\n")
+        match = _LINE.fullmatch(lines[found[-1].line])
+        assert match is not None
+        lines[found[-1].line] = f"{match['head']}{value}{match['tail']}"
+        return "\n".join(lines)
+    if not text.strip():
+        return f"{_HEADER}{key} = {value}\n"
+    end = "\r\n" if "\r\n" in text else "\n"
+    return f"{text}{'' if text.endswith(chr(10)) else end}{key} = {value}{end}"
+
+
+def value_in(text: str, key: str) -> str | None:
+    """Return what the last line about ``key`` in a text assigns; None if there is none, or it assigns nothing."""
+    found = [item for item in assignments(ConfigFile("", "", text), key) if not item.is_pattern]
+    return found[-1].value if found else None
+
+
+def without(text: str, key: str) -> str:
+    """Return the text without the line that :func:`value_in` read."""
+    found = [item for item in assignments(ConfigFile("", "", text), key) if not item.is_pattern]
+    if not found:
+        return text
+    lines = text.split("\n")
+    del lines[found[-1].line]
+    return "\n".join(lines)
+
+
+def later_name(path: str) -> str:
+    """Return a file in /etc/sysctl.d that is applied right after ``path``."""
+    # "t" sorts after "c": 99-x.tailbite.conf comes after 99-x.conf, where 99-x-tailbite.conf would come before.
+    return f"/etc/sysctl.d/{path.rpartition('/')[2].removesuffix('.conf')}.tailbite.conf"
+
+
+def settle(orders: Sequence[BootOrder], setting: Setting[T], merge: Callable[[list[T]], T]) -> list[BootOrder]:
+    """Edit files until every boot order gives the setting the value it should have.
+
+    It goes to :data:`OWN_FILE` if that is where it wins. Where a later file of the administrator wins, that file's
+    line is changed; where a later one of a package does, or one whose value the kernel refuses, a file of our own
+    comes right after it.
+
+    Args:
+        orders: every order in which the files may be applied.
+        setting: the setting.
+        merge: the values that the orders give it now -> the value that all of them should.
+
+    Returns:
+        The orders with the edited texts; :func:`edits_between` tells which those are.
+    """
+    after = list(orders)
+    value = merge([there for order in orders if (there := value_at_boot(order, setting)) is not None])
+    for number in (*range(len(after)), *range(len(after))):  # an edit for one order is read by the others too
+        there = value_at_boot(after[number], setting)
+        if there == value:
+            continue
+        file = _home(after[number], winner(after[number], setting), there is not None)
+        changed = replace(file, text=edited(file.text, setting.key, setting.spell(value)))
+        after = [order.with_file(changed) for order in after]
+    return after
+
+
+def edits_between(before: Sequence[BootOrder], after: Sequence[BootOrder]) -> dict[str, tuple[str | None, str]]:
+    """Return what was edited: the file -> its text before (None: there was none) and after."""
+    old = {file.target: file.text for order in before for file in order.files}
+    new = {file.target: file.text for order in after for file in order.files}
+    return {path: (old.get(path), text) for path, text in sorted(new.items()) if old.get(path) != text}
+
+
+def _home(order: BootOrder, now: Assignment | None, is_valid: bool) -> ConfigFile:
+    """Choose the file that decides after the edit."""
+    if now is None or now.is_pattern:
+        return _existing(order, OWN_FILE)
+    if now.file.path == order.last:
+        return now.file
+    if now.file.name <= OWN_NAME:
+        return _existing(order, OWN_FILE)
+    if now.file.is_local and is_valid:
+        return now.file
+    return _existing(order, later_name(now.file.path))
+
+
+def _existing(order: BootOrder, path: str) -> ConfigFile:
+    """Return a file of our own as it is now; a new one keeps what the file says that it will hide."""
+    name = path.rpartition("/")[2]
+    hidden = [file for file in order.files if file.name == name and file.path != order.last]
+    mine = [file for file in hidden if file.path == path]
+    return mine[0] if mine else ConfigFile(path, path, hidden[0].text if hidden else "")

@@ -1,0 +1,150 @@
+"""The sysctl.d(5) files of a system: which there are, in which order they are applied, and what they say.
+
+Every path is one *inside* ``root``: that is how a test, or an image that is not booted, has a tree of its own.
+Symbolic links are followed inside it as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailbite.host.see.records import Blind
+from tailbite.host.sysctl.text import BootOrder, ConfigFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tailbite.host.see.records import Namespace
+
+__all__ = ["DIRECTORIES", "ENCODING", "HOST", "Tree", "below", "is_the_hosts", "read_tree", "resolve"]
+
+DIRECTORIES = (
+    "/etc/sysctl.d",
+    "/run/sysctl.d",
+    "/usr/local/lib/sysctl.d",
+    "/usr/lib/sysctl.d",
+    "/lib/sysctl.d",
+)
+"""The directories, the highest rank first (sysctl.d(5); /usr/local/lib and /lib as in sysctl(8))."""
+
+HOST = Path("/")
+_LAST = "/etc/sysctl.conf"
+_MOST_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
+ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What would be applied at the next boot.
+
+    Attributes:
+        orders: for each program that may do it, the files in its order.
+        blind: what could not be read.
+    """
+
+    orders: tuple[BootOrder, ...]
+    blind: tuple[Blind, ...] = ()
+
+
+def read_tree(root: Path = HOST) -> Tree:
+    """Read every file that is applied at boot. Never raises for one that cannot be read: that becomes ``blind``."""
+    blind: list[Blind] = []
+    chosen: dict[str, ConfigFile] = {}
+    for directory in DIRECTORIES:
+        for name in sorted(_names(root, directory, blind)):
+            if name not in chosen and (file := _read(root, f"{directory}/{name}", blind)):
+                chosen[name] = file
+    named = tuple(chosen[name] for name in sorted(chosen))
+    last = _read(root, _LAST, blind)
+    return Tree(
+        (
+            BootOrder("systemd-sysctl", named),
+            BootOrder("sysctl --system", (*named, last) if last else named, _LAST, in_turn=True),
+        ),
+        tuple(blind),
+    )
+
+
+def is_the_hosts(namespace: Namespace) -> bool:
+    """Tell whether what the next boot sets will be this namespace's: whether it is that of process 1.
+
+    In doubt it is; who may not look at process 1 is no container's root.
+    """
+    try:
+        return namespace.inode == Path("/proc/1/ns/net").stat().st_ino
+    except OSError:
+        return True
+
+
+def _names(root: Path, directory: str, blind: list[Blind]) -> Iterator[str]:
+    try:
+        entries = [entry.name for entry in below(root, resolve(root, directory)).iterdir()]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        blind.append(Blind.of(f"what {directory} sets at boot", error))
+        return
+    yield from (name for name in entries if name.endswith(".conf") and not name.startswith("."))
+
+
+def _read(root: Path, path: str, blind: list[Blind]) -> ConfigFile | None:
+    """Return a file, empty if it is a link to /dev/null (which masks those of its name), None if there is none."""
+    try:
+        target = resolve(root, path)
+        file = below(root, target)
+        if target == "/dev/null":
+            return ConfigFile(path, target, "")
+        if not stat.S_ISREG(file.stat().st_mode):
+            return None  # a directory; or a FIFO, which to open would be to wait for somebody who writes
+        return ConfigFile(path, target, file.read_bytes().decode(**ENCODING))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None  # nobody can read it, so nobody applies it
+        blind.append(Blind.of(f"what {path} sets at boot", error))
+        return None
+
+
+def resolve(root: Path, path: str) -> str:
+    """Follow the symbolic links of ``path`` as a system that runs in ``root`` would; the last part need not exist.
+
+    Raises:
+        OSError: too many links (ELOOP), or not permitted.
+    """
+    done: list[str] = []
+    todo = path.strip("/").split("/")[::-1]
+    links = 0
+    while todo:
+        part = todo.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            del done[-1:]
+            continue
+        try:
+            link = str(below(root, "/".join((*done, part))).readlink())
+        except FileNotFoundError:
+            link = None
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it is there, and no link
+                raise
+            link = None
+        if link is None:
+            done.append(part)
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        if link.startswith("/"):
+            done.clear()
+        todo.extend(link.split("/")[::-1])
+    return "/" + "/".join(done)
+
+
+def below(root: Path, path: str) -> Path:
+    """Return where ``path``, without links, lies from the outside."""
+    return root / path.lstrip("/")

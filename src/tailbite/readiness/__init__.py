@@ -1,0 +1,1 @@
+"""Waiting until servers are really there."""

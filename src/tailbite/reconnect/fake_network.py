@@ -1,0 +1,178 @@
+"""A network that is played from a script under a virtual clock, for tests of programs with persistent connections.
+
+::
+
+    with FakeNetwork() as network:
+        network.script("db", 5432, Refuse(), SelfConnect(), Accept(sends=b"hello\\n"))
+        for connection in tailbite.connections(("db", 5432)):
+            with connection as sock:
+                assert sock.recv(100) == b"hello\\n"
+            break
+    assert network.now() > 0                    # time has passed, and nobody waited
+
+The sockets the user gets are real ones (socketpair(2)), so everything that can be done with a socket can be done
+with them; who answers is the script. TLS is not played: with ``ssl=`` the bytes are in the clear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from tailbite.connect.target import Target
+from tailbite.core.address import Endpoint
+from tailbite.errors import SelfConnectError
+from tailbite.reconnect.rehearsal import on_network
+from tailbite.verifiers.verification import Accepted, Send, Verification
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from tailbite.verifiers.verification import Verifier
+
+__all__ = ["Accept", "Act", "FakeNetwork", "Refuse", "SelfConnect", "Silence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The attempt is refused, after ``after`` seconds, or fails with another errno."""
+
+    after: float = 0.0
+    number: int = errno.ECONNREFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Nobody answers: the attempt times out."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfConnect:
+    """The socket connects to itself, is found out, and reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """A server accepts.
+
+    Attributes:
+        sends: what it says at once.
+        answers: what it answers to what a verifier sends; anything else is met with silence.
+        then: what it does after that: "hold" the connection open, or "close" it.
+        after: seconds until it accepts.
+    """
+
+    sends: bytes = b""
+    answers: Mapping[bytes, bytes] = field(default_factory=dict)
+    then: Literal["hold", "close"] = "hold"
+    after: float = 0.0
+
+
+Act: TypeAlias = "Refuse | Silence | SelfConnect | Accept"
+
+
+class FakeNetwork:
+    """Plays what its scripts say; what a target has no script for, or no more, refuses.
+
+    Attributes:
+        attempts: every target that was dialled, with the time it was.
+        peers: the servers' ends of the connections, in order, for a test that wants to speak or to listen itself.
+    """
+
+    def __init__(self) -> None:
+        self.attempts: list[tuple[float, str]] = []
+        self.peers: list[socket.socket] = []
+        self._scripts: dict[Target, deque[Act]] = {}
+        self._playing: dict[int, tuple[Accept, socket.socket]] = {}
+        self._now = 0.0
+        self._stack = contextlib.ExitStack()
+
+    def script(self, host: str, port: int | str | None, *acts: Act) -> None:
+        """Append what the next attempts to reach a target will meet."""
+        self._scripts.setdefault(Target.of(host, port), deque()).extend(acts)
+
+    def __enter__(self) -> FakeNetwork:
+        self._stack.enter_context(on_network(self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        for peer in self.peers:
+            peer.close()
+
+    def now(self) -> float:
+        """Return the virtual time in seconds; it begins at 0."""
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        self._now += seconds
+
+    def open(self, target: Target, timeout: float) -> tuple[socket.socket, str, str]:
+        """Play one attempt; called by the loops."""
+        self.attempts.append((self._now, str(target)))
+        script = self._scripts.get(target)
+        act = script.popleft() if script else Refuse()
+        match act:
+            case Silence():
+                self._pass(timeout, timeout, target)
+            case SelfConnect():
+                here = Endpoint("127.0.0.1", target.port if isinstance(target.port, int) else 1)
+                raise SelfConnectError(here, here)
+            case Refuse(after, number):
+                self._pass(after, timeout, target)
+                raise OSError(number, f"{os.strerror(number)}: {target}")
+        assert isinstance(act, Accept)
+        self._pass(act.after, timeout, target)
+        return self._accept(act, target)
+
+    def _pass(self, seconds: float, timeout: float, target: Target) -> None:
+        self._now += min(seconds, timeout)
+        if seconds >= timeout:
+            raise TimeoutError(f"{target} did not answer in time")
+
+    def _accept(self, act: Accept, target: Target) -> tuple[socket.socket, str, str]:
+        ours, theirs = socket.socketpair()
+        self.peers.append(theirs)
+        theirs.sendall(act.sends)
+        if act.then == "close" and not act.answers:
+            theirs.shutdown(socket.SHUT_WR)
+        self._playing = {ours.fileno(): (act, theirs)}
+        return ours, "192.0.2.1:40000", str(target)  # TEST-NET-1, RFC 5737
+
+    def verify(self, sock: socket.socket, verifier: Verifier, target: Target, timeout: float) -> None:
+        """Play a verifier's conversation; called by the loops. What belongs to the user stays in the socket."""
+        act, theirs = self._playing[sock.fileno()]
+        verification = Verification(verifier, target)
+        sock.setblocking(False)
+        seen = 0
+        while not isinstance(wants := verification.wants, Accepted):
+            if isinstance(wants, Send):
+                theirs.sendall(act.answers.get(wants.data, b""))
+                verification.done()
+                continue
+            news = self._peek(sock)[seen : seen + wants.most]
+            if not news and act.then == "hold":
+                self._now += timeout
+                raise verification.failed(TimeoutError())
+            seen += len(news)
+            verification.done(news)
+        left = verification.consumed
+        while left:
+            left -= len(sock.recv(left))
+        if act.then == "close":
+            theirs.shutdown(socket.SHUT_WR)
+
+    def _peek(self, sock: socket.socket) -> bytes:
+        try:
+            return sock.recv(1 << 20, socket.MSG_PEEK)
+        except BlockingIOError:
+            return b""

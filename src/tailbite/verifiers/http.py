@@ -1,0 +1,94 @@
+"""HTTP: a path answers with the status that says "ready"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tailbite.errors import VerifyError
+from tailbite.verifiers.answer import Answer
+from tailbite.verifiers.recognise import printed
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from tailbite.connect.target import Target
+    from tailbite.verifiers.verification import Conversation, Receive, Send
+
+__all__ = ["HTTP"]
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([^\r\n]*))?\Z")  # RFC 9112 section 4
+_BEGINS = b"HTTP/1."
+
+
+@dataclass(frozen=True)
+class HTTP:
+    """HTTP/1.1: GET ``path`` answers with a status of ``status``: one, or a range or set of them.
+
+    The default is what Kubernetes takes for ready: 200 to 399. Redirects are not followed. The connection is spent:
+    the server is asked to close it, and the answer's body is not read. For HTTPS: ``tls(http(...))``.
+
+    Raises:
+        ValueError: the path does not begin with "/", or has characters that a request line cannot hold.
+    """
+
+    path: str = "/"
+    status: int | Container[int] = range(200, 400)
+    host: str | None = None
+    timeout: float = 5.0
+    name: str = "http"
+    spends: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/"):
+            raise ValueError(f"{self.path!r} is no path: it must begin with /")
+        for text in (self.path, self.host or ""):
+            if not text.isascii() or not text.isprintable() or " " in text:
+                raise ValueError(f"{text!r} has characters that must be percent-encoded")
+
+    def talk(self, target: Target) -> Conversation:
+        """See :class:`tailbite.verify.Verifier`."""
+        answer = Answer("HTTP")
+        yield from answer.ask(self._request(target))
+        while True:
+            found = yield from _status_line(answer)
+            status = int(found[1])
+            if status >= 200:
+                break
+            yield from answer.until(b"\r\n\r\n")  # an interim answer (RFC 9110 section 15.2): the next one counts
+            answer.begin += answer.news.index(b"\r\n\r\n") + 4
+        if status not in (self.status if isinstance(self.status, Container) else (self.status,)):
+            reason = f" {printed(found[2])}" if found[2] else ""
+            raise VerifyError("not ready", f"{self.path} answers {status}{reason}, not {_said(self.status)}")
+        return b""
+
+    def _request(self, target: Target) -> bytes:
+        host = self.host
+        if host is None and target.is_unix:
+            host = "localhost"
+        elif host is None:
+            name = target.host.partition("%")[0]  # a zone is no business of the server's (RFC 6874 section 3)
+            name = f"[{name}]" if ":" in name else name if name.isascii() else name.encode("idna").decode()
+            host = name if target.port in (80, 443, "http", "https") else f"{name}:{target.port}"
+        lines = (f"GET {self.path} HTTP/1.1", f"Host: {host}", "User-Agent: tailbite", "Accept: */*")
+        return "\r\n".join((*lines, "Connection: close", "", "")).encode()
+
+
+def _status_line(answer: Answer) -> Generator[Send | Receive, bytes, re.Match[bytes]]:
+    while True:
+        if not _BEGINS.startswith(answer.news[: len(_BEGINS)]):
+            raise answer.wrong()
+        line, end, _ = answer.news.partition(b"\n")
+        if end:
+            if (found := _STATUS_LINE.match(line.removesuffix(b"\r"))) is None:
+                raise answer.wrong()
+            return found
+        yield from answer.more()
+
+
+def _said(status: int | Container[int]) -> str:
+    if isinstance(status, range) and status.step == 1:
+        return f"{status.start}-{status.stop - 1}"
+    return str(status)

@@ -1,0 +1,110 @@
+"""PostgreSQL: it answers an SSLRequest, and takes a StartupMessage.
+
+The first question alone would not do. It is answered by one byte, and an SSH server, which says "SSH-2.0-..." to
+everybody, has said "S" as well. Nor does it tell whether the database is up: while it recovers, the postmaster
+answers SSLRequests, and turns away those who log in (SQLSTATE 57P03). So this goes on as pg_isready does: with TLS
+if the server offers it, and a StartupMessage, whose answer is a request to log in or an error. It does not log in.
+
+Messages: PostgreSQL documentation, "Message Formats" and "SSL Session Encryption" (protocol 3.0).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tailbite.errors import VerifyError
+from tailbite.verifiers.answer import Answer
+from tailbite.verifiers.recognise import printed
+
+if TYPE_CHECKING:
+    from tailbite.connect.target import Target
+    from tailbite.verifiers.verification import Conversation
+
+__all__ = ["Postgres"]
+
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+_PROTOCOL_3 = 196608
+_CANNOT_CONNECT_NOW = "57P03"
+"""The database is starting up, shutting down or recovering; PostgreSQL documentation, appendix A."""
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """PostgreSQL (and PgBouncer and others that speak its protocol): ready to take a login.
+
+    An error is the right server too (no such user or database, no place left), except for "the database system is
+    starting up" and its like: that is "not ready". Nobody is logged in, unless the server trusts ``user`` without a
+    password; then the session ends at once. The connection is spent.
+    """
+
+    user: str = "postgres"
+    database: str = "postgres"
+    timeout: float = 5.0
+    name: str = "postgres"
+    spends: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.user or "\0" in self.user + self.database:
+            raise ValueError("user and database must be names: not empty, and without NUL")
+
+    def __call__(
+        self, *, user: str | None = None, database: str | None = None, timeout: float | None = None
+    ) -> Postgres:
+        """Return this verifier with another user, database or timeout (seconds)."""
+        given = {"user": user, "database": database, "timeout": timeout}
+        return replace(self, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+    def talk(self, target: Target) -> Conversation:
+        """See :class:`tailbite.verify.Verifier`."""
+        answer = Answer("PostgreSQL")
+        yield from answer.ask(_SSL_REQUEST)
+        yield from answer.more()
+        if answer.data[:1] == b"S":
+            if len(answer.data) > 1:  # more than was asked for: nobody speaks TLS before the client does
+                raise answer.wrong()
+            from tailbite.verifiers.tls import Channel
+
+            channel = Channel(answer, None, target.host, begin=1)
+            yield from channel.handshake()
+            yield from channel.carry(self._start(Answer("PostgreSQL")))
+        elif answer.data[:1] == b"N":
+            yield from self._start(answer, begin=1)
+        elif answer.data[:1] == b"E":
+            yield from _judge(answer)
+        else:
+            raise answer.wrong()
+        return b""
+
+    def _start(self, answer: Answer, begin: int = 0) -> Conversation:
+        parameters = b"".join(
+            f"{key}\0{value}\0".encode()
+            for key, value in (("user", self.user), ("database", self.database), ("application_name", "tailbite"))
+        )
+        body = struct.pack("!i", _PROTOCOL_3) + parameters + b"\0"
+        yield from answer.ask(struct.pack("!i", len(body) + 4) + body, begin)
+        yield from _judge(answer)
+        return b""
+
+
+def _judge(answer: Answer) -> Conversation:
+    """Accept a request to log in, and every error but those that say "not now"."""
+    yield from answer.at_least(1)
+    kind = answer.news[:1]
+    if kind not in (b"R", b"E"):
+        raise answer.wrong()
+    yield from answer.at_least(5)
+    (size,) = struct.unpack("!i", answer.news[1:5])
+    if not 8 <= size <= 30_000:  # a request to log in has at least its kind; libpq's own limit for errors
+        raise answer.wrong()
+    yield from answer.at_least(1 + size)
+    body = answer.news[5 : 1 + size]
+    if kind == b"R":
+        return b""
+    fields = {field[:1]: printed(field[1:]) for field in body.split(b"\0") if field}
+    if b"C" not in fields or b"M" not in fields:
+        raise answer.wrong()
+    if fields[b"C"] == _CANNOT_CONNECT_NOW:
+        raise VerifyError("not ready", fields[b"M"])
+    return b""

@@ -1,0 +1,258 @@
+"""The host guard's rule: every self-connect refused at once, a genuine connection from the same port passes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.trap import PORT, Trap, leftovers, server_can_bind
+from tailbite.core.ports import PortRange
+from tailbite.errors import FirewallError
+from tailbite.guards.host import firewall as host_firewall
+from tailbite.guards.host.bpf_match import bytecode, self_connect_filter
+from tailbite.kernel.sockopt import abort
+from tailbite.kernel.sysctl import write_ephemeral_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailbite.guards.host.bpf_match import IpVersion
+    from tailbite.guards.host.firewall import Firewall
+
+HOSTS = ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "10.91.0.1", "fd91::1"]
+FAKE = host_firewall.Firewall(4, "/sbin/iptables", "/sbin/iptables-save", "nf_tables")
+
+
+@pytest.fixture(params=["nft", "legacy"])
+def firewalls(request: pytest.FixtureRequest, network: None, peer: Callable[[str], str]) -> list[Firewall]:
+    """Both variants of iptables, with IPv4 and IPv6."""
+    peer(f"iptables-{request.param}")
+    return [host_firewall.find_firewall(version, request.param) for version in host_firewall.VERSIONS]
+
+
+def install(firewall: Firewall) -> int:
+    commands = host_firewall.install_commands(host_firewall.read_state(firewall), firewall)
+    for line in commands:
+        host_firewall.run(line)
+    return len(commands)
+
+
+def remove(firewall: Firewall) -> int:
+    commands = host_firewall.remove_commands(host_firewall.read_state(firewall), firewall)
+    for line in commands:
+        host_firewall.run(line)
+    return len(commands)
+
+
+def dial(address: str, port: int, source: tuple[str, int] | None = None) -> bool:
+    """A plain connect; True if it was answered. A refusal must come at once, not after a timeout."""
+    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)) as sock:
+        sock.settimeout(5)
+        if source is not None:
+            sock.bind(source)
+        try:
+            sock.connect((address, port))
+        except ConnectionRefusedError:
+            return False
+        abort(sock)
+        return True
+
+
+def add_own_addresses() -> None:
+    for line in (
+        "link add v0 type veth peer name v1",
+        "addr add 10.91.0.1/24 dev v0",
+        "addr add fd91::1/64 dev v0 nodad",
+        "link set v0 up",
+        "link set v1 up",
+    ):
+        subprocess.run(["ip", *line.split()], check=True)
+
+
+@pytest.mark.peers
+def test_every_self_connect_is_refused_at_once_and_counted(firewalls: list[Firewall]) -> None:
+    add_own_addresses()
+    Trap().set()
+    for address in HOSTS:
+        Trap().control(address)
+    for firewall in firewalls:
+        assert install(firewall) == 3
+    start = monotonic()
+    for address in HOSTS:
+        # bind(P) and connect(P) is a self-connect with certainty: here it is refused as well.
+        assert not any(dial(address, PORT) for _ in range(200)), address
+        assert not dial(address, PORT, ("::" if ":" in address else "0.0.0.0", PORT)), address
+    assert monotonic() - start < 5
+    assert leftovers() == []
+    assert server_can_bind()
+    states = [host_firewall.read_state(firewall) for firewall in firewalls]
+    assert all(state.is_installed for state in states)
+    assert states[0].packets >= 4
+    assert states[1].packets >= 2
+    assert states[0].bytes >= 40 * states[0].packets
+    for firewall in firewalls:
+        assert remove(firewall) == 3
+    for address in HOSTS:
+        Trap().control(address)
+
+
+@pytest.mark.peers
+def test_a_genuine_connection_from_the_same_port_passes(firewalls: list[Firewall]) -> None:
+    for firewall in firewalls:
+        install(firewall)
+    add_own_addresses()
+    for server_host, client_host in (("127.0.0.1", "127.0.0.2"), ("::1", "fd91::1")):
+        family = socket.AF_INET6 if ":" in server_host else socket.AF_INET
+        with socket.create_server((server_host, PORT), family=family), contextlib.closing(socket.socket(family)) as s:
+            s.bind((client_host, PORT))
+            s.settimeout(5)
+            s.connect((server_host, PORT))
+            assert s.getsockname()[:2] == (client_host, PORT)
+            abort(s)
+    assert [host_firewall.read_state(firewall).packets for firewall in firewalls] == [0, 0]
+
+
+@pytest.mark.peers
+def test_every_port_up_to_65535(firewalls: list[Firewall]) -> None:
+    """The sweep: each port in turn is the dead one of a range of two; none reaches itself."""
+    for firewall in firewalls:
+        install(firewall)
+    for low in itertools.chain(range(1024, 1400), range(32240, 33000), range(65000, 65535)):
+        write_ephemeral_range(PortRange(low, low + 1))
+        for port, address in itertools.product((low, low + 1), ("127.0.0.1", "::1")):
+            assert not dial(address, port)
+    assert all(host_firewall.read_state(firewall).packets > 500 for firewall in firewalls)
+    for firewall in firewalls:
+        remove(firewall)
+    Trap().set().control()
+
+
+@pytest.mark.peers
+def test_installing_again_does_nothing_and_removing_leaves_nothing(firewalls: list[Firewall]) -> None:
+    before = [host_firewall.run((firewall.save, "-t", "filter")).count("-A") for firewall in firewalls]
+    for firewall in firewalls:
+        assert [install(firewall) > 0, install(firewall), install(firewall)] == [True, 0, 0]
+        assert [remove(firewall) > 0, remove(firewall)] == [True, 0]
+        assert host_firewall.CHAIN not in host_firewall.run((firewall.save, "-t", "filter"))
+    assert [host_firewall.run((firewall.save, "-t", "filter")).count("-A") for firewall in firewalls] == before
+
+
+@pytest.mark.peers
+def test_what_others_do_to_the_rules_is_seen_and_repaired(firewalls: list[Firewall]) -> None:
+    """A flushed chain, a jump taken away, an older rule, and a rule put before ours that lets everything pass."""
+    Trap().set()
+    firewall = firewalls[0]
+    damages = [
+        ("-F", host_firewall.CHAIN),
+        ("-F", "INPUT"),
+        ("-R", host_firewall.CHAIN, "1", "-p", "tcp", "-j", "RETURN"),
+        ("-I", "INPUT", "1", "-i", "lo", "-j", "ACCEPT"),
+    ]
+    for damage in damages:
+        install(firewall)
+        assert not any(dial("127.0.0.1", PORT) for _ in range(50))
+        host_firewall.run(firewall.command(*damage))
+        assert not host_firewall.read_state(firewall).is_installed, damage
+        Trap().control()
+        assert install(firewall) > 0
+        state = host_firewall.read_state(firewall)
+        assert state.is_installed
+        assert len(state.jumps) == 1
+        assert not any(dial("127.0.0.1", PORT) for _ in range(50)), damage
+    # What leads in twice is put right as well, and rules of others stay.
+    host_firewall.run(firewall.command("-A", "INPUT", "-i", "lo", "-p", "tcp", "--syn", "-j", host_firewall.CHAIN))
+    assert len(host_firewall.read_state(firewall).jumps) == 2
+    assert install(firewall) == 1
+    assert len(host_firewall.read_state(firewall).jumps) == 1
+    remove(firewall)
+    assert host_firewall.run(firewall.command("-S", "INPUT")).splitlines() == [
+        "-P INPUT ACCEPT",
+        "-A INPUT -i lo -j ACCEPT",
+    ]
+
+
+def saved(*rules: str, chain: bool = True) -> str:
+    head = ["*filter", ":INPUT ACCEPT [0:0]", *([f":{host_firewall.CHAIN} - [0:0]"] if chain else [])]
+    return "\n".join([*head, *rules, "COMMIT"])
+
+
+RULE = f'-A TAILBITE -p tcp -m bpf --bytecode "{bytecode(self_connect_filter(4))}" -j REJECT --reject-with tcp-reset'
+JUMP = "-A INPUT -i lo -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j TAILBITE"
+
+
+def test_a_table_with_ours_is_read() -> None:
+    state = host_firewall.parse(saved("[5:300] -A INPUT -p udp -j DROP", f"[9:540] {JUMP}", f"[3:180] {RULE}"), FAKE)
+    assert state == host_firewall.FirewallState(4, "nf_tables", True, True, (2,), None, 3, 180)
+    assert state.is_installed
+
+
+@pytest.mark.parametrize(
+    ("rule", "decides"),
+    [
+        ("-j ACCEPT", True),
+        ("-i lo -j ACCEPT", True),
+        ("-i eth0 -j ACCEPT", False),
+        ("! -i lo -j DROP", False),
+        ("! -i eth0 -j DROP", True),
+        ("-p udp -j ACCEPT", False),
+        ("! -p udp -j ACCEPT", True),
+        ("-p tcp -m tcp --dport 22 -j ACCEPT", True),
+        ("-g elsewhere", True),
+        ("-p tcp", False),
+    ],
+)
+def test_a_rule_before_ours_counts_only_if_it_may_see_a_syn_on_lo(rule: str, decides: bool) -> None:
+    state = host_firewall.parse(saved(f"[0:0] -A INPUT {rule}", f"[0:0] {JUMP}", f"[0:0] {RULE}"), FAKE)
+    assert state.ahead == (rule if decides else None)
+    assert state.is_installed is not decides
+    commands = [" ".join(line[3:5]) for line in host_firewall.install_commands(state, FAKE)]
+    assert commands == (["-I INPUT", "-D INPUT"] if decides else [])
+
+
+def test_an_empty_table_and_ours_half_made() -> None:
+    assert host_firewall.parse("", FAKE) == host_firewall.FirewallState(4, "nf_tables")
+    flushed = host_firewall.parse(saved(f"[0:0] {JUMP}"), FAKE)
+    assert (flushed.has_chain, flushed.is_current, flushed.is_installed) == (True, False, False)
+    assert [line[3] for line in host_firewall.install_commands(flushed, FAKE)] == ["-F", "-A"]
+    assert [line[3] for line in host_firewall.install_commands(host_firewall.FirewallState(4, "x"), FAKE)] == [
+        "-N",
+        "-A",
+        "-I",
+    ]
+    assert host_firewall.remove_commands(host_firewall.FirewallState(4, "x"), FAKE) == []
+
+
+@pytest.mark.parametrize("version", host_firewall.VERSIONS)
+def test_without_iptables_the_error_says_what_to_install(version: IpVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_firewall, "_SEARCH", "/nowhere")
+    with pytest.raises(FirewallError, match=r"is not installed.*apt install iptables") as missing:
+        host_firewall.find_firewall(version)
+    assert missing.value.status == 127
+
+
+def test_a_command_that_fails_is_an_error_with_what_it_said() -> None:
+    with pytest.raises(FirewallError, match=r"sh: no such rule$") as failed:
+        host_firewall.run(("sh", "-c", "echo '# a remark' >&2; echo 'no such rule' >&2; exit 3"))
+    assert (failed.value.status, failed.value.said) == (3, "no such rule")
+    with pytest.raises(FirewallError):
+        host_firewall.run(("/nowhere/iptables",))
+
+
+def test_the_lock_of_the_legacy_variant_is_ours_where_the_hosts_cannot_be_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("XTABLES_LOCKFILE", raising=False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert host_firewall.environment()["XTABLES_LOCKFILE"].endswith(".lock")
+    monkeypatch.setenv("XTABLES_LOCKFILE", "/tmp/mine")
+    assert host_firewall.environment() == {}
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    monkeypatch.delenv("XTABLES_LOCKFILE")
+    assert host_firewall.environment() == {}

@@ -1,0 +1,113 @@
+"""What a tree of sysctl.d files sets at boot, and after an edit: asked of systemd, of procps and of the kernel."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.boot import READERS, SYSTEMD, boot, empty_tree
+from tailbite.core.ports import PortSet
+from tailbite.host.sysctl.text import edits_between, settle, value_at_boot
+from tailbite.host.sysctl.tree import ENCODING, read_tree
+from tailbite.host.sysctl.value import RESERVED
+from tailbite.kernel.sysctl import read_reserved_ports, write_sysctl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT = PortSet.parse("7")  # what is reserved before the boot, so that "nothing was set" can be told
+
+keys = st.sampled_from(
+    [
+        RESERVED.key,
+        RESERVED.key,
+        f"-{RESERVED.key}",
+        "net/ipv4/ip_local_reserved_ports",
+        "net.ipv4.ip_local_reserved_p*",
+        "net.ipv4.ip_local_fallback",
+    ]
+)
+values = st.sampled_from(["8080", "1-3,8", "", "50051", "9 # comment", "5,", "3-1", "010", "1, 2"])
+lines = st.one_of(
+    st.tuples(st.sampled_from(["", "  ", "\t"]), keys, st.sampled_from(["=", " = ", "\t="]), values).map("".join),
+    st.sampled_from(
+        ["", "# a comment = 5", "; another", f"# {RESERVED.key} = 99", "no assignment", f"-{RESERVED.key}"]
+    ),
+)
+texts = st.tuples(st.lists(lines, max_size=4), st.sampled_from(["\n", "\r\n"]), st.booleans()).map(
+    lambda parts: parts[1].join(parts[0]) + parts[1] * parts[2]
+)
+places = st.one_of(
+    st.tuples(
+        st.sampled_from(["etc", "run", "usr/local/lib", "usr/lib"]),
+        st.sampled_from(["10-a.conf", "50-b.conf", "60-tailbite.conf", "70-c.conf", "99-z.conf", "z.conf", "README"]),
+    ).map(lambda place: f"{place[0]}/sysctl.d/{place[1]}"),
+    st.just("etc/sysctl.conf"),
+)
+trees = st.dictionaries(places, texts, max_size=5)
+
+
+def plant(root: Path, tree: dict[str, str], linked: bool) -> None:
+    for place, text in tree.items():
+        (root / place).write_bytes(text.encode(**ENCODING))
+    if linked and "etc/sysctl.conf" in tree:
+        (root / "etc/sysctl.d/99-sysctl.conf").symlink_to("../sysctl.conf")
+
+
+def write(root: Path, edits: dict[str, str]) -> None:
+    for target, text in edits.items():
+        (root / target.lstrip("/")).write_bytes(text.encode(**ENCODING))
+
+
+def reserve(root: Path, ports: PortSet) -> dict[str, str]:
+    before = read_tree(root).orders
+    after = settle(before, RESERVED, lambda there: functools.reduce(operator.or_, there, ports))
+    return {path: text for path, (_, text) in edits_between(before, after).items()}
+
+
+def booted(root: Path, reader: str) -> PortSet:
+    write_sysctl("ip_local_reserved_ports", f"{DEFAULT}\n")
+    boot(root, reader)
+    return read_reserved_ports()
+
+
+def predicted(root: Path, reader: str) -> PortSet | None:
+    (order,) = (order for order in read_tree(root).orders if order.reader == reader)
+    return value_at_boot(order, RESERVED)
+
+
+@pytest.fixture(params=list(READERS))
+def reader(request: pytest.FixtureRequest, peer: Callable[[str], str]) -> str:
+    peer(SYSTEMD if request.param == "systemd-sysctl" else "sysctl")
+    return str(request.param)
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("network")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=trees, linked=st.booleans())
+def test_we_know_what_a_boot_will_set_and_our_edit_makes_it_set_the_ports_too(
+    reader: str, tree: dict[str, str], linked: bool
+) -> None:
+    """For any files: the prediction is what the program sets, before the edit and after it."""
+    wanted = PortSet.parse("32246,50051-50053")
+    with tempfile.TemporaryDirectory() as folder:
+        root = empty_tree(Path(folder))
+        plant(root, tree, linked)
+        before = [predicted(root, any_reader) for any_reader in READERS]
+        assert booted(root, reader) == (DEFAULT if predicted(root, reader) is None else predicted(root, reader))
+
+        write(root, reserve(root, wanted))
+
+        assert booted(root, reader) == predicted(root, reader)
+        assert predicted(root, reader) == PortSet.of(
+            part for ports in (*before, wanted) if ports is not None for part in ports.ranges
+        )
+        assert reserve(root, wanted) == {}

@@ -1,0 +1,220 @@
+"""Every situation the doctor knows is made for real where the kernel allows it; a healthy host has none of them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.boot import empty_tree
+from tailbite.core.ports import PortRange, PortSet
+from tailbite.core.selection import Selection
+from tailbite.host.explain import doctor
+from tailbite.host.explain.checkup import Checkup, check_up
+from tailbite.host.explain.doctor import examine, examine_kernel, ports_to_free
+from tailbite.host.explain.finding import Confidence, Severity
+from tailbite.host.explain.risk import ports_at_risk
+from tailbite.host.explain.subject import Patient, Service
+from tailbite.host.see import namespaces
+from tailbite.host.see.abilities import Ability, abilities, selection
+from tailbite.host.see.records import Namespace, NamespaceKind
+from tailbite.host.see.snapshot import Snapshot, Sysctl
+from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EVEN, ODD = 50050, 50051
+KEY = "net.ipv4.ip_local_reserved_ports"
+
+
+def look(*services: Service, root: Path | None = None) -> Checkup:
+    return check_up([namespaces.own()], services, root=root)
+
+
+def codes(seen: Checkup) -> list[str]:
+    return [one.code for one in seen.findings]
+
+
+@contextlib.contextmanager
+def listening(port: int, host: str = "127.0.0.1") -> Iterator[None]:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.bind((host, port))
+        sock.listen()
+        yield
+
+
+@contextlib.contextmanager
+def self_connected(port: int) -> Iterator[None]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", port))
+        sock.connect(("127.0.0.1", port))
+        yield
+
+
+@pytest.mark.usefixtures("network")
+def test_a_quiet_namespace_has_no_finding(tmp_path: Path) -> None:
+    with listening(8080):
+        seen = look(Service(8080), Service(8125), root=empty_tree(tmp_path))
+    assert codes(seen) == []
+    assert not seen.blind
+
+
+@pytest.mark.usefixtures("network")
+def test_a_self_connect_is_critical_and_names_its_owner_and_what_frees_the_port() -> None:
+    with self_connected(EVEN):
+        seen = look(Service(EVEN, "broker"))
+        (one,) = seen.findings
+    assert (one.code, one.severity, one.confidence) == ("TB201", Severity.CRITICAL, Confidence.CERTAIN)
+    assert "broker on port 50050" in one.what
+    assert [owner.pid for owner in one.owners] != []
+    assert one.remedies[0].commands == (f"tailbite fix --kill {EVEN} --apply",)
+    assert ports_to_free([one]) == PortSet.of([EVEN])
+
+
+@pytest.mark.usefixtures("network")
+def test_what_a_closed_self_connect_left_is_told_with_its_seconds() -> None:
+    with self_connected(EVEN):
+        pass
+    (one,) = look(Service(EVEN)).findings
+    assert one.code == "TB202"
+    seconds = int(one.what.split("for ")[1].split(" s")[0])
+    assert 50 <= seconds <= 60
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("port", [EVEN, ODD])
+def test_a_service_that_is_down_inside_the_range_is_at_risk_with_odds(port: int) -> None:
+    """An even port can be hit by connect(), an odd one by a client that binds first: each says which."""
+    (one,) = look(Service(port)).findings
+    assert (one.code, one.severity, one.confidence) == ("TB203", Severity.WARNING, Confidence.CERTAIN)
+    dials, binds = (fact.value for fact in one.facts)
+    assert ("cannot happen" in dials, "cannot happen" in binds) == (port == ODD, port == EVEN)
+    (patient,) = look(Service(port)).patients
+    assert ports_at_risk(patient) == PortSet.of([port])
+    write_reserved_ports(PortSet.of([port]))
+    assert codes(look(Service(port))) == []
+
+
+@pytest.mark.usefixtures("network")
+def test_a_listener_inside_the_range_is_told_once_whatever_its_addresses() -> None:
+    with listening(EVEN), listening(EVEN, "::1"), listening(ODD):
+        found = look(Service(ODD)).findings
+        assert [(one.code, one.endpoint.port if one.endpoint else 0, one.confidence) for one in found] == [
+            ("TB204", EVEN, Confidence.LIKELY),
+            ("TB204", ODD, Confidence.CERTAIN),
+        ]
+        write_reserved_ports(PortSet.of([EVEN, ODD]))
+        assert codes(look(Service(ODD))) == []
+        write_reserved_ports(PortSet())
+        write_ephemeral_range(PortRange(51000, 60999))
+        assert codes(look(Service(ODD))) == []
+
+
+@pytest.mark.usefixtures("network")
+def test_very_many_servers_are_told_together_and_none_is_forgotten() -> None:
+    ports = range(40000, 40300)
+    with contextlib.ExitStack() as up:
+        for port in ports:
+            up.enter_context(listening(port))
+        seen = look()
+    assert 10 < len(seen.findings) < 100
+    told = PortSet.of(one.endpoint.port for one in seen.findings if one.endpoint)
+    rest = next(PortSet.parse(one.facts[0].value) for one in seen.findings if one.endpoint is None)
+    assert told | rest == PortSet.of(ports) == ports_at_risk(seen.patients[0])
+
+
+@pytest.mark.usefixtures("network")
+def test_a_range_among_the_ports_of_services_is_a_notice() -> None:
+    write_ephemeral_range(PortRange(9000, 65500))
+    assert [(one.code, one.severity) for one in look().findings] == [("TB207", Severity.NOTICE)]
+
+
+@pytest.mark.usefixtures("network")
+def test_what_the_next_boot_forgets_and_what_is_reserved_in_vain(tmp_path: Path) -> None:
+    root = empty_tree(tmp_path)
+    etc = root / "etc/sysctl.d"
+    (etc / "10-app.conf").write_text(f"{KEY} = 8080,9090\n")
+    (etc / "20-other.conf").write_text(f"{KEY} = 9090\n")
+    write_reserved_ports(PortSet.parse("9090,7777"))
+    lost, vain = look(root=root).findings
+    assert (lost.code, vain.code) == ("TB205", "TB206")
+    assert lost.what.startswith("Port 7777 is reserved now")
+    assert vain.what.startswith("Port 8080 is reserved in /etc/sysctl.d/10-app.conf in vain")
+    with listening(7777):
+        assert look(root=root).findings[-1].severity is Severity.WARNING
+
+    (etc / "20-other.conf").write_text(f"{KEY} = 9090 # the metrics\n")
+    (refused,) = (one for one in look(root=root).findings if "refuses" in one.what)
+    assert "Line 1 of /etc/sysctl.d/20-other.conf" in refused.what
+
+
+def made_up(*sysctls: Sysctl) -> Patient:
+    here = Namespace(1, NamespaceKind.OWN, "this namespace")
+    return Patient(
+        Snapshot(here, 0.0, PortRange(32768, 60999), PortSet(), sysctls, (), (), ()), services=(Service(EVEN),)
+    )
+
+
+def test_simultaneous_open_switched_off_makes_the_risk_a_notice() -> None:
+    found = examine(made_up(Sysctl("tcp_simult_connect", "0")))
+    assert [(one.code, one.severity) for one in found] == [("TB203", Severity.NOTICE), ("TB210", Severity.FINE)]
+    assert [one.code for one in examine(made_up(Sysctl("tcp_simult_connect", "1")))] == ["TB203"]
+
+
+def test_a_random_step_gives_both_parities_odds() -> None:
+    (one,) = examine(made_up(Sysctl("ip_local_port_step_width", "5")))
+    assert not any("cannot happen" in fact.value for fact in one.facts[:1])
+    assert one.severity is Severity.WARNING
+
+
+def test_what_the_kernel_lacks_is_told_and_what_is_not_known_is_not() -> None:
+    able = (
+        Ability("IP_LOCAL_PORT_RANGE", "Linux 6.3", False, ""),
+        Ability("SOCK_DESTROY", "CONFIG_INET_DIAG_DESTROY", False, ""),
+        Ability("xt_bpf", "", None, ""),
+    )
+    assert [one.code for one in examine_kernel(made_up(), able)] == ["TB208", "TB209"]
+    assert examine_kernel(made_up(), tuple(Ability(one.name, "", True, "") for one in able)) == []
+
+
+@pytest.mark.usefixtures("network")
+def test_this_kernel_s_abilities_agree_with_what_the_options_do() -> None:
+    present = {one.name: one.present for one in abilities()}
+    with socket.socket() as sock:
+        try:
+            sock.getsockopt(socket.IPPROTO_IP, 51)
+            assert present["IP_LOCAL_PORT_RANGE"] is True
+        except OSError:
+            assert present["IP_LOCAL_PORT_RANGE"] is False
+    assert present["SOCK_DESTROY"] in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"),
+    [
+        ("6.18.44-fc", Selection.STRIDES),
+        ("5.18.0", Selection.STRIDES),
+        ("5.17.1", Selection.BY_TWO),
+        ("4.2.0-generic", Selection.BY_TWO),
+        ("3.10.0-1160.el7", Selection.ONE_BY_ONE),
+        ("unheard of", Selection.STRIDES),
+    ],
+)
+def test_the_way_ports_are_drawn_goes_by_the_kernel_s_release(release: str, expected: Selection) -> None:
+    assert selection(release) is expected
+
+
+def test_every_finding_of_the_doctor_has_its_page() -> None:
+    """The codes in its table are those it uses, and each page has the parts of a page."""
+    source = Path(doctor.__file__).parent
+    used = {code for file in source.glob("*.py") for code in re.findall(r'"(TB2\d\d)"', file.read_text())}
+    assert used == set(re.findall(r"TB2\d\d", doctor.__doc__ or ""))
+    for code in sorted(used):
+        page = (Path(__file__).parents[3] / f"docs/findings/{code}.md").read_text()
+        assert page.startswith(f"# {code}: ")
+        assert re.findall("^## (\\w+)", page, re.MULTILINE) == ["What", "Why", "Remedy", "Before"]

@@ -1,0 +1,72 @@
+"""Which sysctl.d files a system applies, in a tree with all that real ones have: links, masks, and worse."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.boot import copy_of_this_system, empty_tree
+from tailbite.host.sysctl.tree import read_tree, resolve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return empty_tree(tmp_path / "root")
+
+
+def names(root: Path) -> list[str]:
+    return [file.path for file in read_tree(root).orders[0].files]
+
+
+def test_a_file_in_etc_hides_those_of_its_name_and_the_name_decides_when(root: Path) -> None:
+    for place in ("usr/lib", "run", "etc"):
+        (root / place / "sysctl.d/50-a.conf").write_text(f"# {place}\n")
+    (root / "usr/lib/sysctl.d/40-b.conf").touch()
+    (root / "run/sysctl.d/60-c.conf").touch()
+    assert names(root) == ["/usr/lib/sysctl.d/40-b.conf", "/etc/sysctl.d/50-a.conf", "/run/sysctl.d/60-c.conf"]
+
+
+def test_only_visible_files_that_end_in_conf_count(root: Path) -> None:
+    """So a file that is half written under another name is never applied."""
+    for name in ("README", "a.conf.bak", ".60-tailbite.conf.tmp", ".hidden.conf", "a.conf"):
+        (root / "etc/sysctl.d" / name).touch()
+    (root / "etc/sysctl.d/directory.conf").mkdir()
+    os.mkfifo(root / "etc/sysctl.d/pipe.conf")
+    assert names(root) == ["/etc/sysctl.d/a.conf"]
+
+
+def test_links_are_followed_inside_the_root(root: Path) -> None:
+    (root / "etc/sysctl.conf").write_text("# last\n")
+    (root / "etc/sysctl.d/99-sysctl.conf").symlink_to("../sysctl.conf")
+    (root / "etc/sysctl.d/98-absolute.conf").symlink_to("/etc/sysctl.conf")
+    (root / "etc/sysctl.d/50-masked.conf").symlink_to("/dev/null")
+    (root / "etc/sysctl.d/97-gone.conf").symlink_to("nowhere")
+    (root / "etc/sysctl.d/96-loop.conf").symlink_to("96-loop.conf")
+    tree = read_tree(root)
+    assert [(file.name, file.target, file.text) for file in tree.orders[0].files] == [
+        ("50-masked.conf", "/dev/null", ""),
+        ("98-absolute.conf", "/etc/sysctl.conf", "# last\n"),
+        ("99-sysctl.conf", "/etc/sysctl.conf", "# last\n"),
+    ]
+    assert [file.path for file in tree.orders[1].files][-1] == "/etc/sysctl.conf"
+    assert not tree.blind
+
+
+def test_a_path_cannot_climb_out_of_the_root(root: Path) -> None:
+    (root / "etc/up").symlink_to("../../../../../../etc")
+    assert resolve(root, "/etc/up/sysctl.d/../../../x") == "/x"
+    assert resolve(root, "/etc/up/hostname") == "/etc/hostname"
+
+
+def test_this_system_is_read_without_a_blind_spot(tmp_path: Path) -> None:
+    """The files of the machine that runs the test, and a copy of them, are the same to us."""
+    here, copy = read_tree(), read_tree(copy_of_this_system(tmp_path / "copy"))
+    assert not copy.blind
+    assert [file.name for file in copy.orders[0].files] == [
+        file.name for file in here.orders[0].files if not file.path.startswith("/run/")
+    ]

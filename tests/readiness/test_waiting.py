@@ -1,0 +1,371 @@
+"""Waiting for servers, blocking and in asyncio: opens for the real server only, and says what it saw instead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import resource
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import tailbite
+from support.trap import PORT, Trap, leftovers, server_can_bind
+from tailbite import verify
+from tailbite.core.ports import PortRange
+from tailbite.kernel.sysctl import write_ephemeral_range
+from tailbite.readiness.gate import next_sighting
+from tailbite.readiness.sighting import Saw, Sighting, judge
+from tailbite.verifiers.verification import Conversation, Receive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Waits = Callable[..., tuple[Sighting, ...]]
+
+
+def in_asyncio(*targets: Any, **options: Any) -> tuple[Sighting, ...]:
+    return asyncio.run(tailbite.aio.wait(*targets, **options))
+
+
+@pytest.fixture(params=[tailbite.wait, in_asyncio], ids=["blocking", "asyncio"])
+def wait(request: pytest.FixtureRequest) -> Waits:
+    return request.param  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def serving(answer: Callable[[socket.socket], object], address: Any = ("127.0.0.1", 0)) -> Iterator[socket.socket]:
+    """A server that does ``answer`` with each connection, in this thread's namespace."""
+    # Without SO_REUSEADDR: the least forgiving server.
+    listener = socket.socket(socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    kept = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                kept.append(connection)
+                answer(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for sock in (listener, *kept):
+            sock.close()
+
+
+def echo(connection: socket.socket) -> None:
+    connection.sendall(connection.recv(1000))
+
+
+def port_of(listener: socket.socket) -> str:
+    return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("verifier", [None, verify.redis, verify.ssh], ids=["plain", "redis", "ssh"])
+def test_in_the_trap_it_opens_for_the_real_server_which_binds_at_the_first_try(
+    wait: Waits, verifier: verify.Verifier | None
+) -> None:
+    trap = Trap().set()
+    trap.control()
+    greeting = b"SSH-2.0-x\r\n" if verifier is verify.ssh else b"+PONG\r\n"
+    with contextlib.ExitStack() as servers:
+        started: list[object] = []
+
+        def saw(sighting: Sighting) -> None:
+            if sighting.attempts >= 30 and not started:
+                assert sighting.saw is Saw.REFUSED
+                server = serving(lambda sock: sock.sendall(greeting), ("127.0.0.1", PORT))
+                started.append(servers.enter_context(server))
+
+        (sighting,) = wait(f"127.0.0.1:{PORT}", verify=verifier, interval=0.005, timeout=60, on_sighting=saw)
+        assert sighting.ready
+        assert sighting.attempts > 30
+        assert started, "the server could not bind at the first try"
+
+
+@pytest.mark.usefixtures("network")
+def test_in_the_trap_nothing_opens_and_nothing_stays_behind(wait: Waits) -> None:
+    trap = Trap().set()
+    trap.control()
+    with pytest.raises(tailbite.NotReadyError) as missed:
+        wait(("127.0.0.1", PORT), timeout=1, interval=0.001)
+    (sighting,) = missed.value.sightings
+    assert isinstance(sighting, Sighting)
+    assert sighting.saw is Saw.REFUSED
+    assert sighting.attempts > 50
+    assert leftovers() == []
+    assert server_can_bind()
+    trap.control()
+
+
+@pytest.mark.usefixtures("network")
+def test_each_target_is_told_what_was_seen_last_and_they_are_waited_for_together(wait: Waits, tmp_path: Path) -> None:
+    silent, closes = (lambda _: None), socket.socket.close
+    path = str(tmp_path / "greeter.sock")
+    with (
+        serving(silent) as mute,
+        serving(closes) as closer,
+        serving(echo) as echoer,
+        serving(lambda sock: sock.sendall(b"SSH-2.0-x\r\n")) as ssh,
+        serving(lambda sock: sock.sendall(b"-LOADING Redis is loading\r\n")) as loading,
+        serving(lambda sock: sock.sendall(b"220 x ESMTP\r\n"), path),
+    ):
+        start = time.monotonic()
+        with pytest.raises(tailbite.NotReadyError) as missed:
+            wait(
+                f"redis://{port_of(mute)}",
+                f"redis://{port_of(closer)}",
+                f"redis://{port_of(echoer)}",
+                f"redis://{port_of(ssh)}",
+                f"redis://{port_of(loading)}",
+                f"ssh://{port_of(ssh)}",
+                f"tcp://{port_of(mute)}",
+                path,
+                str(tmp_path / "nobody.sock"),
+                "redis://127.0.0.1:1",
+                "tcp://no.such.name.invalid:1",
+                verify=verify.smtp,
+                timeout=1,
+                patience=0.5,
+                interval=0.1,
+            )
+        assert time.monotonic() - start < 5
+    seen = [sighting for sighting in missed.value.sightings if isinstance(sighting, Sighting)]
+    assert [sighting.saw for sighting in seen] == [
+        Saw.SILENT,
+        Saw.CLOSED,
+        Saw.ECHO,
+        Saw.WRONG_PROTOCOL,
+        Saw.NOT_READY,
+        Saw.READY,
+        Saw.READY,
+        Saw.READY,
+        Saw.REFUSED,
+        Saw.REFUSED,
+        Saw.NAME_UNKNOWN,
+    ]
+    assert seen[3].detail.startswith("looks like SSH: ")
+    assert seen[4].detail == "LOADING Redis is loading"
+    text = str(missed.value)
+    assert text.startswith("not ready after 1 s: 127.0.0.1:")
+    assert text.count("; ") == 7
+    assert "(redis): own echo" in text
+    copy = pickle.loads(pickle.dumps(missed.value))
+    assert (str(copy), copy.sightings) == (text, missed.value.sightings)
+    assert isinstance(missed.value, TimeoutError)
+
+
+@pytest.mark.usefixtures("network")
+def test_no_probe_leaves_time_wait_on_a_port_that_another_target_needs(wait: Waits) -> None:
+    """The source port of a connection to one server may be the port that another one is about to bind."""
+    write_ephemeral_range(PortRange(PORT, PORT + 1))
+    with serving(lambda _: None, ("127.0.0.1", 5000)):
+        control = socket.create_connection(("127.0.0.1", 5000))
+        taken = control.getsockname()[1]
+        control.close()
+        assert taken in (PORT, PORT + 1)
+        assert not server_can_bind(port=taken), "the control left nothing behind"
+    # A fresh pair of ports, and with the control's TIME-WAIT out of the way.
+    write_ephemeral_range(PortRange(PORT + 10, PORT + 11))
+    with serving(lambda _: None, ("127.0.0.1", 5001)):
+        with pytest.raises(tailbite.NotReadyError) as missed:
+            wait("127.0.0.1:5001", f"127.0.0.1:{PORT + 10}", f"127.0.0.1:{PORT + 11}", timeout=0)
+        assert [sighting.ready for sighting in missed.value.sightings] == [True, False, False]
+        assert all(server_can_bind(port=port) for port in (PORT + 10, PORT + 11))
+
+
+@pytest.mark.usefixtures("network")
+def test_zero_seconds_is_one_try_with_its_full_patience(wait: Waits) -> None:
+    def late(sock: socket.socket) -> None:
+        time.sleep(0.3)
+        sock.sendall(b"SSH-2.0-x\r\n")
+
+    with serving(late) as server:
+        (sighting,) = wait(f"ssh://{port_of(server)}", timeout=0)
+        assert sighting.attempts == 1
+    with pytest.raises(tailbite.NotReadyError, match=r"^\[?not ready: 127\.0\.0\.1:1: refused$") as missed:
+        wait("127.0.0.1:1", timeout=0)
+    assert missed.value.sightings[0].attempts == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("network")
+def test_it_waits_for_ever_if_asked_to(wait: Waits) -> None:
+    tries = []
+
+    def saw(sighting: Sighting) -> None:
+        tries.append(sighting)
+        if len(tries) == 5:
+            raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        wait("127.0.0.1:1", timeout=None, interval=0.01, on_sighting=saw)
+
+
+@pytest.mark.usefixtures("network")
+def test_a_bug_in_a_users_verifier_is_raised_and_not_waited_out(wait: Waits) -> None:
+    class Buggy:
+        name, timeout, spends = "buggy", 1.0, False
+
+        def talk(self, target: object) -> Conversation:
+            yield Receive()
+            raise ZeroDivisionError("a bug")
+
+    with serving(lambda sock: sock.sendall(b"x")) as server, pytest.raises(ZeroDivisionError):
+        wait(port_of(server), verify=Buggy(), timeout=60)
+
+
+@pytest.mark.usefixtures("network")
+def test_the_same_target_twice_is_one_and_any_verifier_will_do(wait: Waits) -> None:
+    answer = b"HTTP/1.1 204 No Content\r\n\r\n"
+    with serving(lambda sock: sock.sendall(answer)) as server:
+        unhashable = verify.http("/", {200, 204})
+        assert len(wait(port_of(server), port_of(server), verify=unhashable)) == 1
+
+
+@pytest.mark.usefixtures("network")
+def test_without_descriptors_it_says_so() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(lambda _: None) as server:
+        lowest_free = os.dup(server.fileno())
+        os.close(lowest_free)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+            with pytest.raises(tailbite.NotReadyError, match=r"failed \(Too many open files") as missed:
+                tailbite.wait(port_of(server), timeout=0.5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert missed.value.sightings[0].saw is Saw.FAILED  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("network")
+def test_a_cancelled_wait_ends_at_once() -> None:
+    async def main() -> None:
+        with serving(lambda _: None) as server:
+            task = asyncio.create_task(tailbite.aio.wait(f"ssh://{port_of(server)}", "tcp://127.0.0.1:1"))
+            await asyncio.sleep(0.2)
+            start = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.monotonic() - start < 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("db:5432", "db:5432"),
+        (("db", 5432), "db:5432"),
+        ("[::1]:22", "[::1]:22"),
+        ("db:ssh", "db:22"),
+        ("/run/db.sock", "unix:/run/db.sock"),
+        ("unix:./db.sock", "unix:./db.sock"),
+        ("unix:///run/db.sock", "unix:/run/db.sock"),
+        ("unix:@name", "unix:@name"),
+        ("postgres://db", "db:5432 (postgres)"),
+        ("postgresql+psycopg://u:secret@db:5433/shop", "db:5433 (postgres)"),
+        ("jdbc:postgresql://db/shop", "db:5432 (postgres)"),
+        ("redis://:secret@cache/0", "cache:6379 (redis)"),
+        ("rediss://cache", "cache:6379 (redis over tls)"),
+        ("mariadb://db", "db:3306 (mysql)"),
+        ("mysql://[::1]", "[::1]:3306 (mysql)"),
+        ("ssh://git@host", "host:22 (ssh)"),
+        ("smtp://mail", "mail:25 (smtp)"),
+        ("smtps://mail", "mail:465 (smtp over tls)"),
+        ("http://web:8080/up?x=1", "web:8080 (http)"),
+        ("https://web", "web:443 (http over tls)"),
+        ("tls://web:443", "web:443 (tls)"),
+        ("tcp://db:1", "db:1"),
+    ],
+)
+def test_targets_as_users_write_them(given: Any, shown: str) -> None:
+    from tailbite.readiness.target import Wanted
+
+    assert str(Wanted.of(given)) == shown
+
+
+def test_what_a_url_says_is_asked_for() -> None:
+    from tailbite.readiness.target import Wanted
+
+    assert Wanted.of("postgres://al%20ice:x@db/shop").verifier == verify.postgres(user="al ice", database="shop")
+    assert Wanted.of("postgres://alice@db").verifier == verify.postgres(user="alice", database="alice")
+    assert Wanted.of("https://web/up?x=1").verifier == verify.tls(verify.http("/up?x=1"))
+    assert Wanted.of("db:1", verify.redis).verifier is verify.redis
+    assert Wanted.of("tcp://db:1", verify.redis).verifier is None
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("db", "is not HOST:PORT: write it like db:5432"),
+        ("5432", "is not HOST:PORT"),
+        ("::1:5432", r"write it like \[::1\]:5432"),
+        ("db:0", "no port to connect to"),
+        ("db:65536", "no port to connect to"),
+        ("db:nosuchservice", "neither a port nor the name of a service"),
+        ("db: 1", "is not HOST:PORT"),
+        ("", "is not HOST:PORT"),
+        ("gopher://x", "gopher:// is unknown; known are postgres"),
+        ("tcp://db", "has no port: write tcp://db:PORT"),
+        ("redis://", "has no host"),
+        ("redis://h:99999", "is no URL"),
+        ("http://h/a b", "percent-encoded"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_how_to_write_it(given: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        tailbite.wait(given, timeout=0)
+
+
+def test_passwords_are_never_shown() -> None:
+    for url in ("redis://u:secret@h:99999", "tcp://u:secret@h", "gopher://u:secret@h"):
+        with pytest.raises(ValueError) as error:
+            tailbite.wait(url)
+        assert "secret" not in str(error.value)
+    with pytest.raises(ValueError, match="nothing to wait for"):
+        tailbite.wait()
+
+
+@pytest.mark.parametrize("options", [{"timeout": -1}, {"interval": 0}, {"patience": 0}, {"timeout": float("nan")}])
+def test_times_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"must be .* seconds"):
+        tailbite.wait("db:1", **options)  # type: ignore[arg-type]
+
+
+def test_every_error_is_judged() -> None:
+    cases: list[tuple[Exception, Saw]] = [
+        (ConnectionRefusedError(111, "x"), Saw.REFUSED),
+        (tailbite.SelfConnectError(tailbite.Endpoint("::1", 1), tailbite.Endpoint("::1", 1)), Saw.ITSELF),
+        (socket.gaierror(-2, "Name or service not known"), Saw.NAME_UNKNOWN),
+        (UnicodeError("label too long"), Saw.NAME_UNKNOWN),
+        (TimeoutError(), Saw.NO_ANSWER),
+        (OSError(113, "No route to host"), Saw.UNREACHABLE),
+        (OSError(24, "Too many open files"), Saw.FAILED),
+        (tailbite.VerifyError("silent", "x"), Saw.SILENT),
+    ]
+    for error, saw in cases:
+        assert judge(error)[0] is saw
+    assert judge(OSError(24, "Too many open files"))[1] == "Too many open files"
+
+
+def test_a_hurried_last_try_does_not_hide_what_was_seen_before() -> None:
+    before = Sighting("db:1", Saw.WRONG_PROTOCOL, "looks like SSH", 3, 1.0)
+    after = next_sighting(before, Saw.SILENT, "", 2.0, hurried=True)
+    assert (after.saw, after.detail, after.attempts) == (Saw.WRONG_PROTOCOL, "looks like SSH", 4)
+    assert next_sighting(before, Saw.REFUSED, "", 2.0, hurried=True).saw is Saw.REFUSED
+    assert next_sighting(before, Saw.SILENT, "", 2.0, hurried=False).saw is Saw.SILENT

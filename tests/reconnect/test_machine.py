@@ -1,0 +1,441 @@
+"""The reconnecting state machine, without a socket and without a clock."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tailbite.connect.target import Target
+from tailbite.core.address import Endpoint
+from tailbite.core.backoff import Backoff, Policy
+from tailbite.errors import GaveUpError, SelfConnectError, VerifyError
+from tailbite.reconnect import events, messages
+from tailbite.reconnect.machine import TABLE, Machine, Settings, ShellError, State, diagram
+from tailbite.reconnect.messages import Asked, Believed, Closed, Failed, Left, Opened, Slept
+from tailbite.verifiers.verification import Conversation, Receive
+
+TARGET = Target("db", 5432)
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+NO_JITTER = Backoff(1, 8, 2, draw=lambda: 1.0)
+
+
+@dataclass(frozen=True)
+class Anything:
+    name: str = "anything"
+    timeout: float = 3.0
+    spends: bool = False
+
+    def talk(self, target: Target) -> Conversation:
+        return (yield Receive())
+
+
+def machine(later: Policy | None = None, first: Policy | None = None, **more: object) -> Machine:
+    later = later or Policy(NO_JITTER)
+    return Machine(Settings(TARGET, first=first or later, later=later, **more))  # type: ignore[arg-type]
+
+
+def kinds(effects: list[messages.Effect]) -> list[str]:
+    return [type(effect.event if isinstance(effect, messages.Emit) else effect).__name__ for effect in effects]
+
+
+def slept(effects: list[messages.Effect]) -> float:
+    return next(effect.seconds for effect in effects if isinstance(effect, messages.Sleep))
+
+
+def raised(effects: list[messages.Effect]) -> BaseException:
+    return next(effect.error for effect in effects if isinstance(effect, messages.Raise))
+
+
+def test_a_connection_is_asked_for_opened_and_delivered() -> None:
+    loop = machine()
+    assert kinds(loop.feed(Asked(0))) == ["Attempting", "Open"]
+    effects = loop.feed(Opened(0.5, "127.0.0.1:40000", "127.0.0.1:5432"))
+    assert effects[0] == messages.Emit(events.Connected(TARGET, 0.5, 1, 0.5, "127.0.0.1:40000", "127.0.0.1:5432"))
+    assert effects[1:] == [messages.Deliver()]
+    assert loop.feed(Left(9, None)) == [messages.Emit(events.Lost(TARGET, 9, 8.5, None))]
+    assert loop.state is State.IDLE
+
+
+def test_the_wait_grows_with_every_refusal_up_to_the_maximum() -> None:
+    loop, waits = machine(), []
+    effects = loop.feed(Asked(0))
+    for _ in range(6):
+        assert kinds(effects)[-2:] == ["Attempting", "Open"]
+        effects = loop.feed(Failed(0, REFUSED, True))
+        assert kinds(effects) == ["Refused", "Waiting", "Sleep"]
+        waits.append(slept(effects))
+        effects = loop.feed(Slept(0))
+    assert waits == [1, 2, 4, 8, 8, 8]
+
+
+def test_accepting_and_closing_at_once_is_no_hot_loop() -> None:
+    """The waits grow until a connection has lasted healthy_after seconds (the very first one ends its outage)."""
+    loop, waits, now = machine(healthy_after=5.0), [], 0.0
+    for lasted in (0, 0, 0, 4.9, 5.0, 0):
+        if (effects := loop.feed(Asked(now)))[-1] != messages.Open(10.0):
+            waits.append(slept(effects))
+            now += waits[-1]
+            loop.feed(Slept(now))
+        loop.feed(Opened(now, "", ""))
+        now += lasted
+        loop.feed(Left(now, None))
+    assert waits == pytest.approx([1, 2, 4, 8, 1])
+
+
+def test_a_wait_that_the_user_spent_elsewhere_is_not_waited_again() -> None:
+    loop = machine()
+    loop.feed(Asked(0))
+    loop.feed(Opened(0, "", ""))
+    loop.feed(Left(10, None))
+    assert kinds(loop.feed(Asked(10.9))) == ["Waiting", "Sleep"]
+    loop = machine()
+    loop.feed(Asked(0))
+    loop.feed(Opened(0, "", ""))
+    loop.feed(Left(10, None))
+    assert kinds(loop.feed(Asked(11))) == ["Attempting", "Open"]
+
+
+def test_a_verifier_comes_before_connected() -> None:
+    loop = machine(verifier=Anything())
+    loop.feed(Asked(0))
+    assert loop.feed(Opened(1, "a", "b")) == [messages.Verify(3.0)]
+    effects = loop.feed(Believed(1.5))
+    assert kinds(effects) == ["Verified", "Connected", "Deliver"]
+    assert effects[0] == messages.Emit(events.Verified(TARGET, 1.5, 1, 0.5, "anything"))
+
+
+def test_a_spent_connection_is_dropped_and_another_one_delivered() -> None:
+    loop = machine(verifier=Anything(spends=True))
+    loop.feed(Asked(0))
+    loop.feed(Opened(1, "a", "b"))
+    assert kinds(loop.feed(Believed(2))) == ["Verified", "Drop", "Open"]
+    assert kinds(loop.feed(Opened(3, "c", "b"))) == ["Connected", "Deliver"]
+    loop.feed(Left(4))
+    loop.feed(Asked(9))
+    loop.feed(Opened(9, "a", "b"))
+    loop.feed(Believed(9))
+    assert kinds(loop.feed(Failed(9, REFUSED, True))) == ["Refused", "Waiting", "Sleep"]
+
+
+def test_a_refused_peer_is_dropped_before_the_wait() -> None:
+    loop = machine(verifier=Anything())
+    loop.feed(Asked(0))
+    loop.feed(Opened(0, "a", "b"))
+    effects = loop.feed(Failed(3, VerifyError("silent", "it said nothing"), True))
+    assert kinds(effects) == ["Drop", "VerifyFailed", "Waiting", "Sleep"]
+
+
+def test_a_self_connect_is_an_event_of_its_own_and_transient() -> None:
+    loop = machine()
+    loop.feed(Asked(0))
+    here = Endpoint("127.0.0.1", 5432)
+    assert kinds(loop.feed(Failed(0, SelfConnectError(here, here), True))) == ["SelfConnected", "Waiting", "Sleep"]
+
+
+def test_max_attempts_carries_every_attempt() -> None:
+    loop = machine(Policy(NO_JITTER, max_attempts=3))
+    loop.feed(Asked(0))
+    for now in (1, 2):
+        loop.feed(Failed(now, REFUSED, True))
+        loop.feed(Slept(now))
+    effects = loop.feed(Failed(3, TimeoutError("timed out"), True))
+    assert kinds(effects) == ["Refused", "GaveUp", "Raise"]
+    error = raised(effects)
+    assert isinstance(error, GaveUpError)
+    assert isinstance(error, ConnectionError)
+    assert isinstance(error.__cause__, TimeoutError)
+    assert [attempt.error for attempt in error.attempts[:2]] == [REFUSED, REFUSED]
+    assert str(error) == ("gave up on db:5432 after 3 attempts in 3.0 s (max_attempts is 3); the last one: timed out")
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    assert kinds(loop.feed(Asked(4))) == ["Stop"]
+
+
+def test_the_errno_of_the_last_attempt_is_the_errors() -> None:
+    loop = machine(Policy(NO_JITTER, max_attempts=1))
+    loop.feed(Asked(0))
+    error = raised(loop.feed(Failed(0, REFUSED, True)))
+    assert isinstance(error, GaveUpError)
+    assert error.errno == 111
+
+
+def test_no_attempt_begins_after_the_deadline_or_lasts_longer() -> None:
+    loop = machine(Policy(NO_JITTER, deadline=4.0))
+    loop.feed(Asked(100))
+    assert loop.feed(Slept(loop_failed(loop, 100)))[-1] == messages.Open(3.0)  # 4 - the first wait
+    effects = loop.feed(Failed(102.5, REFUSED, True))  # the next would begin at 104.5
+    assert "the deadline is 4 s" in str(raised(effects))
+
+
+@pytest.mark.parametrize("policy", [Policy(NO_JITTER, deadline=1.0), Policy(lambda: iter(()), deadline=1.0)])
+def test_an_outage_has_one_attempt_at_least(policy: Policy) -> None:
+    """Also when the first delay is as long as the deadline, or when there is none."""
+    loop = machine(policy)
+    loop.feed(Asked(0))
+    loop.feed(Opened(0, "", ""))
+    loop.feed(Left(10, None))
+    assert loop.feed(Asked(10.5))[-1] == messages.Open(0.5)
+    assert kinds(loop.feed(Failed(10.5, REFUSED, True)))[-1] == "Raise"
+
+
+def loop_failed(loop: Machine, now: float) -> float:
+    return now + slept(loop.feed(Failed(now, REFUSED, True)))
+
+
+def test_a_backoff_that_ends_gives_up() -> None:
+    loop = machine(Policy(lambda: iter([0.0, 0.0])))
+    loop.feed(Asked(0))
+    for _ in range(2):
+        assert slept(loop.feed(Failed(0, REFUSED, True))) == 0
+        loop.feed(Slept(0))
+    assert "the backoff has no more delays" in str(raised(loop.feed(Failed(0, REFUSED, True))))
+
+
+@pytest.mark.parametrize("delay", [-1.0, math.inf, math.nan])
+def test_a_backoff_with_an_impossible_delay_is_told_so(delay: float) -> None:
+    loop = machine(Policy(lambda: itertools.repeat(delay)))
+    loop.feed(Asked(0))
+    with pytest.raises(ValueError, match="finite number of seconds"):
+        loop.feed(Failed(0, REFUSED, True))
+
+
+def test_a_fatal_error_ends_the_loop_with_itself() -> None:
+    for verifier in (None, Anything()):
+        loop = machine(verifier=verifier)
+        loop.feed(Asked(0))
+        if verifier is not None:
+            loop.feed(Opened(0, "", ""))
+        error = PermissionError(13, "Permission denied")
+        effects = loop.feed(Failed(0, error, False))
+        assert raised(effects) is error
+        assert kinds(effects)[-2:] == ["GaveUp", "Raise"]
+        assert ("Drop" in kinds(effects)) == (verifier is not None)
+
+
+def test_the_first_connection_has_a_policy_of_its_own() -> None:
+    loop = machine(first=Policy(max_attempts=1))
+    loop.feed(Asked(0))
+    assert kinds(loop.feed(Failed(0, REFUSED, True)))[-1] == "Raise"
+    loop = machine(first=Policy(max_attempts=1))
+    loop.feed(Asked(0))
+    loop.feed(Opened(0, "", ""))
+    loop.feed(Left(0, REFUSED))
+    loop.feed(Asked(1))
+    for _ in range(100):
+        assert kinds(loop.feed(Failed(1, REFUSED, True)))[-1] == "Sleep"
+        loop.feed(Slept(1))
+
+
+def test_short_connections_use_up_the_attempts_too() -> None:
+    loop = machine(Policy(NO_JITTER, max_attempts=2))
+    loop.feed(Asked(0))
+    loop.feed(Opened(0, "", ""))
+    now = 0.0
+    for _ in range(3):
+        loop.feed(Left(now, None))
+        effects = loop.feed(Asked(now))
+        if "Raise" in kinds(effects):
+            break
+        now += 10
+        loop.feed(Slept(now))
+        loop.feed(Opened(now, "", ""))
+    error = raised(effects)
+    assert "ended soon, without an error" in str(error)
+    assert isinstance(error, GaveUpError)
+    assert error.total == 2
+
+
+def test_a_loop_without_limits_remembers_the_last_thousand_attempts() -> None:
+    fail = itertools.chain(itertools.repeat(0.0, 1500))
+    loop = machine(Policy(lambda: fail))
+    loop.feed(Asked(0))
+    for _ in range(1500):
+        loop.feed(Failed(0, REFUSED, True))
+        loop.feed(Slept(0))
+    error = raised(loop.feed(Failed(0, REFUSED, True)))
+    assert isinstance(error, GaveUpError)
+    assert (len(error.attempts), error.total) == (1000, 1501)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_closing_is_possible_in_every_state(state: State) -> None:
+    loop = machine(verifier=Anything())
+    loop.state = state
+    effects = loop.feed(Closed(0))
+    assert loop.state is State.ENDED
+    expected = {State.VERIFYING: ["Drop", "Stop"], State.CONNECTED: ["Drop", "Stop"], State.ENDED: []}
+    assert kinds(effects) == expected.get(state, ["Stop"])
+    assert loop.feed(Left(0)) == []
+    assert kinds(loop.feed(Asked(0))) == ["Stop"]
+
+
+def test_what_cannot_happen_is_the_shells_mistake() -> None:
+    with pytest.raises(ShellError, match=r"Slept\(now=0\) cannot occur while the state is IDLE"):
+        machine().feed(Slept(0))
+
+
+def test_every_state_can_be_reached_and_left_and_no_row_is_hidden() -> None:
+    reached = {State.IDLE} | {row.to for row in TABLE}
+    assert reached == set(State)
+    assert {row.state for row in TABLE} == set(State)
+    for (_, _), rows in itertools.groupby(TABLE, lambda row: (row.state, row.input)):
+        *conditional, last = rows
+        assert last.when is Machine._always
+        assert all(row.when is not Machine._always for row in conditional)
+
+
+def test_the_page_shows_the_live_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "persistent.md").read_text()
+    assert f"```mermaid\n{diagram()}```\n" in page
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"timeout": 0},
+        {"timeout": math.inf},
+        {"healthy_after": -1},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError):
+        Settings(TARGET, **wrong)  # type: ignore[arg-type]
+
+
+class AnyLife(RuleBasedStateMachine):
+    """A shell that meets everything a network can do, and counts its sockets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.loop: Machine | None = None
+        self.sockets = 0
+        self.believed = self.was_delivered = False
+        self.pending: list[messages.Effect] = []
+        self.waits: list[float] = []
+
+    @precondition(lambda self: self.loop is None)
+    @rule(
+        spends=st.sampled_from([None, False, True]),
+        most=st.none() | st.integers(1, 5),
+        deadline=st.none() | st.floats(0.1, 100),
+        first=st.none() | st.integers(1, 3),
+        healthy=st.floats(0, 20),
+    )
+    def start(
+        self, spends: bool | None, most: int | None, deadline: float | None, first: int | None, healthy: float
+    ) -> None:
+        self.most = most
+        later = Policy(NO_JITTER, most, deadline)
+        verifier = None if spends is None else Anything(spends=spends)
+        self.loop = machine(
+            later, Policy(NO_JITTER, first) if first else None, healthy_after=healthy, verifier=verifier
+        )
+
+    def feed(self, happened: messages.Input) -> None:
+        assert self.loop is not None
+        for effect in self.loop.feed(happened):
+            match effect:
+                case messages.Drop():
+                    assert self.sockets == 1, "dropped what was not there"
+                    self.sockets -= 1
+                case messages.Open(timeout):
+                    assert self.sockets == 0, "two sockets at once"
+                    assert 0 <= timeout <= 10
+                case messages.Deliver():
+                    assert self.sockets == 1
+                    assert self.loop.settings.verifier is None or self.believed, "delivered unverified"
+                    self.believed = False
+                case messages.Emit(events.Connected()):
+                    assert self.loop.settings.verifier is None or self.believed, "Connected before Verified"
+                case messages.Emit(events.Verified()):
+                    self.believed = True
+                case messages.Verify(timeout):
+                    assert 0 <= timeout <= 3
+                case messages.Sleep(seconds):
+                    assert 0 <= seconds <= 8, "a wait without bound"
+                case messages.Raise() | messages.Stop():
+                    assert self.sockets == 0, "a socket was leaked"
+                    assert self.loop.number <= 10 or self.most is None
+
+    def is_(self, *states: State) -> bool:
+        return self.loop is not None and self.loop.state in states
+
+    @precondition(lambda self: self.is_(State.IDLE, State.ENDED))
+    @rule(pause=st.floats(0, 20))
+    def ask(self, pause: float) -> None:
+        self.now += pause
+        self.feed(Asked(self.now))
+
+    @precondition(lambda self: self.is_(State.WAITING))
+    @rule(late=st.floats(0, 1))
+    def sleep(self, late: float) -> None:
+        self.now += late
+        self.feed(Slept(self.now))
+
+    @precondition(lambda self: self.is_(State.CONNECTING, State.REOPENING))
+    @rule(took=st.floats(0, 10))
+    def open(self, took: float) -> None:
+        self.now += took
+        self.sockets += 1
+        self.feed(Opened(self.now, "a", "b"))
+
+    @precondition(lambda self: self.is_(State.CONNECTING, State.REOPENING, State.VERIFYING))
+    @rule(took=st.floats(0, 10), transient=st.booleans())
+    def fail(self, took: float, transient: bool) -> None:
+        self.now += took
+        self.feed(Failed(self.now, REFUSED, transient))
+
+    @precondition(lambda self: self.is_(State.VERIFYING))
+    @rule()
+    def believe(self) -> None:
+        self.feed(Believed(self.now))
+
+    @precondition(lambda self: self.is_(State.CONNECTED))
+    @rule(lasted=st.floats(0, 30))
+    def leave(self, lasted: float) -> None:
+        self.now += lasted
+        self.sockets -= 1
+        self.feed(Left(self.now, REFUSED))
+
+    @precondition(lambda self: self.loop is not None)
+    @rule()
+    def close(self) -> None:
+        self.feed(Closed(self.now))
+
+    @invariant()
+    def sockets_are_where_the_state_says(self) -> None:
+        if self.loop is not None:
+            assert self.sockets == (self.loop.state in (State.VERIFYING, State.CONNECTED))
+
+
+AnyLife.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=30, deadline=None)
+test_any_life = AnyLife.TestCase
+
+
+def test_every_branch_of_the_machine_is_taken(tmp_path: Path) -> None:
+    """The other tests of this file take every branch of the machine: 100 % or it fails."""
+    module = "src/tailbite/reconnect/machine.py"
+    root = Path(__file__).parents[2]
+    data = f"--data-file={tmp_path / 'data'}"
+    run = ["run", "--rcfile=/dev/null", "--branch", f"--include={root / module}", data]
+    without = ["-k", "not branch and not any_life", __file__]  # random examples prove nothing here
+    for arguments in (
+        [*run, "-m", "pytest", "-q", "-p", "no:cacheprovider", *without],
+        ["json", "--rcfile=/dev/null", data, "-o", str(tmp_path / "report.json")],
+    ):
+        subprocess.run([sys.executable, "-m", "coverage", *arguments], cwd=root, check=True, capture_output=True)
+    report = json.loads((tmp_path / "report.json").read_text())["files"][module]
+    assert report["missing_lines"] == []
+    assert report["missing_branches"] == []
