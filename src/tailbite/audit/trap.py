@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tailbite.audit.records import Observation
 
-__all__ = ["WIDE", "control", "next_phase", "phase", "pin", "server_can_bind", "widen"]
+__all__ = ["WIDE", "connects_to_itself", "control", "next_phase", "phase", "pin", "server_can_bind", "widen"]
 
 _LOW: Final = 46884
 """Even, and far from the ends of the default range 32768-60999, so that the widened range has P in it as well."""
@@ -145,7 +145,7 @@ def control(where: Phase) -> bool:
     # draws to miss is less likely than a memory error.
     draws = 4 if where.is_certain else 400
     return all(
-        any(_connects_to_itself(host, where.port, where.allocator) for _ in range(draws)) for host in where.addresses
+        any(connects_to_itself(host, where.port, where.allocator) for _ in range(draws)) for host in where.addresses
     )
 
 
@@ -153,7 +153,8 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _connects_to_itself(host: str, port: int, allocator: Allocator) -> bool:
+def connects_to_itself(host: str, port: int, allocator: Allocator) -> bool:
+    """Connect a plain socket once; return True if it connected to itself. The socket is reset and leaves nothing."""
     sock = socket.socket(_family(host))
     try:
         if allocator is Allocator.BIND:
