@@ -23,6 +23,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from tailbite.core.address import same_host
+from tailbite.core.sides import lower_share
 
 if TYPE_CHECKING:
     from tailbite.core.address import Endpoint
@@ -60,7 +61,7 @@ class Plan:
     Attributes:
         means: how P is kept away.
         sides: what P leaves of the ephemeral range, the lower side first: one or two ranges.
-        lower_share: the lower side's part of all those ports, 0 to 1.
+        lower_share: how likely the lower side is to come first, 0 to 1 (:func:`tailbite.core.sides.lower_share`).
         is_certain: True if after this plan the connection cannot be to itself.
     """
 
@@ -70,11 +71,7 @@ class Plan:
     is_certain: bool = True
 
     def order(self, draw: float) -> tuple[PortRange, ...]:
-        """Return the sides in the order to try them.
-
-        A side is first with a probability in proportion to its size, so every port of the range but P stays as
-        likely as it was. Always taking the larger side would halve the source ports a heavy client of, say, port
-        46884 has.
+        """Return the sides in the order to try them; a connect that cannot be repeated uses the first.
 
         Args:
             draw: uniform in [0, 1).
@@ -101,7 +98,7 @@ def plan(port: int, bound_port: int, facts: HostFacts) -> Plan:
         if port not in facts.ephemeral:
             return _NOTHING
         if facts.steerable and (sides := facts.ephemeral.around(port)):
-            return Plan(Means.STEER, sides, lower_share=len(sides[0]) / sum(map(len, sides)))
+            return Plan(Means.STEER, sides, lower_share=lower_share(sides))
     # Either the range is unknown, or sockets cannot be steered, or the range consists of P alone: then the bind
     # fails with EADDRNOTAVAIL, and that is the truth.
     return _BIND

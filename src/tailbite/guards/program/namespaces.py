@@ -7,19 +7,19 @@ import os
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
+from tailbite.connect import facts
 from tailbite.core.plan import HostFacts, Means, Plan, plan
 from tailbite.core.ports import PortRange
+from tailbite.core.sides import effective_range
 from tailbite.kernel.namespace import CLONE_NEWNET, CLONE_NEWUSER, setns
 from tailbite.kernel.sockopt import netns_cookie, pack_port_range
 from tailbite.kernel.sysctl import read_ephemeral_range
 
-__all__ = ["Namespaces", "Ranges", "Steering", "cookie", "effective_range"]
-
-FRESH_FOR: Final = 0.01
-"""Seconds for which a namespace's port range is believed, as in :mod:`tailbite.connect.facts`."""
+__all__ = ["Namespaces", "Ranges", "Steering", "cookie"]
 
 FOREIGN_FRESH_FOR: Final = 1.0
-"""The same for a namespace the program made itself: to read it takes a process of its own."""
+"""Seconds for which the port range of a namespace that the program made is believed, as reading it takes a process of
+its own. In the supervisor's own namespace it is :data:`tailbite.connect.facts.FRESH_FOR`."""
 
 _MOST = 4096
 
@@ -38,22 +38,6 @@ def _steering(chosen: Plan) -> Steering:
     return Steering(chosen.means, chosen.lower_share, values[0], values[-1]) if values else Steering(chosen.means)
 
 
-def effective_range(ephemeral: PortRange, own: int) -> PortRange | None:
-    """Return what the kernel makes of a socket's own range: a bound outside the ephemeral range does not count.
-
-    Args:
-        ephemeral: the namespace's range.
-        own: IP_LOCAL_PORT_RANGE of the socket, low | high << 16, a bound that is 0 is not set.
-
-    Returns:
-        None if the two bounds cross (inet_sk_get_local_port_range, Linux 6.18).
-    """
-    low, high = own & 0xFFFF, own >> 16 & 0xFFFF
-    low = low if low in ephemeral else ephemeral.low
-    high = high if high in ephemeral else ephemeral.high
-    return PortRange(low, high) if low <= high else None
-
-
 class Ranges:
     """A network namespace's ephemeral range, and the steering that follows from it for a destination port."""
 
@@ -68,8 +52,6 @@ class Ranges:
         if own == 0 or (own := self._given.get(own, own)) == 0 or self.ephemeral is None:
             return self._remember(_steering(plan(port, 0, HostFacts(self.ephemeral, True))), 0)
         ports = effective_range(self.ephemeral, own)
-        if ports is None:
-            return Steering(Means.NOTHING)
         return self._remember(_steering(plan(port, 0, HostFacts(ports, True))), own)
 
     def _remember(self, steering: Steering, own: int) -> Steering:
@@ -98,7 +80,7 @@ class Namespaces:
                 ephemeral = None
             if ephemeral != own.ephemeral:
                 own = self._own = Ranges(ephemeral, now)
-            own.until = now + FRESH_FOR
+            own.until = now + facts.FRESH_FOR
         return own
 
     def is_home(self, sock: Any) -> bool:

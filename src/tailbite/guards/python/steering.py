@@ -39,13 +39,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tailbite.connect import facts
 from tailbite.core.plan import HostFacts, Means, Plan, plan
 from tailbite.core.ports import PortRange
+from tailbite.core.sides import effective_range
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, pack_port_range
 from tailbite.kernel.unbind import give_back_drawn_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["effective_range", "lower_share", "note_bind", "note_own_socket", "prepare"]
+__all__ = ["note_bind", "note_own_socket", "prepare"]
 
 # The C level of the socket class: programs override its methods, and its own properties make enums (0.5 us each).
 _Socket: Any = _socket.socket
@@ -62,7 +63,6 @@ _STEER = Means.STEER
 _IP_BIND_ADDRESS_NO_PORT = 24  # Linux 4.2, include/uapi/linux/in.h
 _IN_USE = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 _TRIES = 8
-_FEW = 64
 _MOST_SHORT_CUTS = 4096
 
 _Done: TypeAlias = tuple[Means, PortRange | None]
@@ -86,7 +86,7 @@ class _ShortCuts(threading.local):
         until = monotonic() + facts.FRESH_FOR
         if chosen.means is _STEER:
             lower, upper = (((_STEER, side), _option(side)) for side in (chosen.sides[0], chosen.sides[-1]))
-            self.ports[port] = until, lower_share(chosen), lower, upper
+            self.ports[port] = until, chosen.lower_share, lower, upper
         else:
             self.ports[port] = until, 0, None, None
 
@@ -187,15 +187,14 @@ def _steer(sock: Any, port: int, chosen: Plan) -> _Done:
     own = _getsockopt(sock, _IP, IP_LOCAL_PORT_RANGE)
     if own and own not in map(_option, chosen.sides) and (ephemeral := facts.host_facts(sock).ephemeral) is not None:
         _take_no_more_short_cuts()
-        effective = effective_range(own, ephemeral)
+        effective = effective_range(ephemeral, own)
         chosen = plan(port, 0, HostFacts(effective, True))
         if chosen.means is Means.BIND:
             return Means.CHECK, None  # the program's range is P alone
         if chosen.means is Means.NOTHING:
             chosen = Plan(_STEER, (effective,))
-    drawn = chosen.sides if random() < lower_share(chosen) else chosen.sides[::-1]
     # A socket that has a side already keeps it: tailbite's own functions try one after the other.
-    sides = sorted(drawn, key=lambda side: _option(side) != own)
+    sides = sorted(chosen.order(random()), key=lambda side: _option(side) != own)
     _set_range(sock, sides[0])
     if _getsockname(sock)[1] != port:
         return _STEER, sides[0]
@@ -211,30 +210,6 @@ def _steer(sock: Any, port: int, chosen: Plan) -> _Done:
             if error.errno not in _IN_USE or side is sides[-1]:
                 raise
     raise AssertionError("a plan to steer has a side")
-
-
-def effective_range(own: int, ephemeral: PortRange) -> PortRange:
-    """Return the range the kernel draws from for a socket with the option value ``own``.
-
-    A bound that is 0 or outside the ephemeral range is ignored on its own (inet_sk_get_local_port_range).
-    """
-    low, high = own & 0xFFFF, own >> 16 & 0xFFFF
-    return PortRange(low if low in ephemeral else ephemeral.low, high if high in ephemeral else ephemeral.high)
-
-
-def lower_share(chosen: Plan) -> float:
-    """Return how likely the lower side is to be drawn, for a connect that nobody can try again on the other side.
-
-    In proportion to its size, as in :meth:`Plan.order`. But a side of few ports is soon used up, and the program
-    would be told EADDRNOTAVAIL while the other side has thousands: so where there are many, the last few are
-    left out.
-    """
-    lower, upper = len(chosen.sides[0]), len(chosen.sides[-1])
-    if len(chosen.sides) == 1 or (upper < _FEW and lower >= 16 * _FEW):
-        return 1.0
-    if lower < _FEW and upper >= 16 * _FEW:
-        return 0.0
-    return chosen.lower_share
 
 
 def _option(ports: PortRange) -> int:

@@ -1,5 +1,5 @@
 # Switch on tailbite.guard() in this Python, and be out of the way. Any Python may read this file, so it is written
-# for all of them; guards/python/inherit.py tells the rest.
+# for all of them; guards/python/inherit.py explains the rest.
 #
 # Loading the guard takes longer than starting Python, and most programs never connect. So only a small audit hook is
 # installed here, which loads it at the first bind or connect.
@@ -9,7 +9,7 @@ import os
 import sys
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(_HERE)))
+_ROOT = os.path.normpath(os.path.join(_HERE, *[os.pardir] * 4))  # the directory that holds the package
 _hook = None
 
 

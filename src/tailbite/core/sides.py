@@ -1,0 +1,55 @@
+"""The source port of a steered connect: the one rule that the library, ``guard()`` and ``tailbite run`` apply.
+
+The destination port P divides the ephemeral range into two *sides*, the sub-range below P and the sub-range above P.
+Neither contains P, so a socket whose port range is one of them cannot get P as its source port.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tailbite.core.ports import PortRange
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["effective_range", "lower_share"]
+
+_FEW: Final = 64
+_TIMES: Final = 16
+
+
+def effective_range(ephemeral: PortRange, own: int) -> PortRange:
+    """Return the range that the kernel chooses a socket's source port from.
+
+    A bound of the socket's own range that is 0 or outside the ephemeral range is ignored, each by itself
+    (inet_sk_get_local_port_range, Linux 6.18). The two bounds that remain cannot cross: setsockopt(2) refuses
+    ``low > high`` with EINVAL.
+
+    Args:
+        ephemeral: the ephemeral range of the socket's network namespace.
+        own: the socket's IP_LOCAL_PORT_RANGE, ``low | high << 16``; 0 is a bound that is not set.
+    """
+    low, high = own & 0xFFFF, own >> 16 & 0xFFFF
+    return PortRange(low if low in ephemeral else ephemeral.low, high if high in ephemeral else ephemeral.high)
+
+
+def lower_share(sides: Sequence[PortRange]) -> float:
+    """Return the probability with which a connect uses the lower side, 0 to 1.
+
+    In proportion to the sizes of the sides, every port of the range but P stays as likely as it was. Always using
+    the larger side would halve the source ports of a heavy client of, say, port 46884.
+
+    A side of few ports is soon used up, and a program whose connect cannot be repeated on the other side would get
+    EADDRNOTAVAIL while that one has many ports left. So a side of fewer than 64 ports is left out where the other
+    has at least 16 times as many: less than a sixteenth of the source ports is given up for that.
+
+    Args:
+        sides: one or two sides, the lower one first.
+    """
+    lower, upper = len(sides[0]), len(sides[-1])
+    if len(sides) == 1 or (upper < _FEW and lower >= _TIMES * upper):
+        return 1.0
+    if lower < _FEW and upper >= _TIMES * lower:
+        return 0.0
+    return lower / (lower + upper)
