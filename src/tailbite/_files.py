@@ -1,46 +1,107 @@
-"""Files of the user's: whole or not there, and never something else than they were."""
+"""Atomic writes to files named by users; devices, pipes, symbolic links, owners and modes are preserved."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
 
-__all__ = ["write_atomically"]
+__all__ = ["remove_durably", "write_atomically"]
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, *, mode: int | None = None, durable: bool = False) -> None:
     """Write a file so that a reader finds the old content or the new, never half of it (rename(2)).
 
-    A symbolic link stays one, and what it points to is written. What is no regular file, such as ``/dev/null`` or a
-    pipe from ``>(...)``, is written to: moving a file there would replace the device, for the whole machine.
+    A symbolic link stays, and the file it points to is written. Anything but a regular file, such as
+    ``/dev/null`` or a pipe from ``>(...)``, is written to: a rename would replace the device, for the whole machine.
+    A file that exists keeps its owner, mode and extended attributes. Until the rename the new content lies beside
+    it under a name that begins with a dot and ends in ``.tmp``, which no reader of ``*.conf`` takes.
 
     Args:
-        path: where to; a new file has the rights the umask gives.
+        path: the file.
         data: text is written as UTF-8.
+        mode: for a file that is new; None for the mode that the umask gives.
+        durable: also wait until content and name are on the disk (fsync(2)), and make a missing folder.
 
     Raises:
-        OSError: the folder is missing or not writable.
+        OSError: the folder is missing or not writable, the disk is full, ...; ``filename`` is the path, and the old
+            file is as it was.
     """
     content = data.encode("utf-8", errors="replace") if isinstance(data, str) else data
     path = Path(os.path.realpath(path))
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.stat().st_mode):
+    try:
+        there = _status(path)
+        if there is not None and not stat.S_ISREG(there.st_mode):
             with path.open("wb") as file:
                 file.write(content)
             return
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if durable:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content, there, mode, durable=durable)
+    except OSError as error:
+        error.filename = str(path)  # the user does not know the temporary name; ENOSPC comes without a name
+        raise
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file, if it is there, and wait until that is on the disk.
+
+    Raises:
+        OSError: not permitted.
+    """
+    path.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _replace(path: Path, content: bytes, there: os.stat_result | None, mode: int | None, *, durable: bool) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp makes files that only we can read.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
+        with os.fdopen(descriptor, "wb") as new:
+            new.write(content)
+            new.flush()
+            if there is None:
+                os.fchmod(descriptor, _umask_mode() if mode is None else mode)
+            else:
+                _copy_status(there, path, descriptor, name)
+            if durable:
+                os.fsync(descriptor)
+        os.replace(name, path)  # noqa: PTH105 - the tests count and interrupt these calls
     except BaseException:
         with contextlib.suppress(OSError):
-            Path(name).unlink()
+            os.unlink(name)  # noqa: PTH108
         raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _copy_status(there: os.stat_result, path: Path, descriptor: int, name: str) -> None:
+    with contextlib.suppress(PermissionError):  # another user's file in a folder of ours: the content counts
+        os.fchown(descriptor, there.st_uid, there.st_gid)
+    shutil.copystat(path, name)  # with it the SELinux label
+    os.utime(name)
+
+
+def _umask_mode() -> int:
+    mask = os.umask(0)  # mkstemp makes files that only we can read
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    # A folder that cannot be synced (some network file systems) still has the new entry.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -135,7 +135,7 @@ def test_a_scan_that_finds_nothing_loads_what_it_needs() -> None:
     scan = "import contextlib, tailbite.cli.group as g\nwith contextlib.suppress(SystemExit):"
     modules = loaded(f"{scan} g.tailbite(['scan', '--netns', 'self'])")
     assert "tailbite.host.see.scan" in modules
-    assert not modules & {"rich", "psutil", "json", "pathlib", "ctypes", "pickle", "asyncio"}
+    assert not modules & {"rich", "json", "pathlib", "ctypes", "pickle", "asyncio"}
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

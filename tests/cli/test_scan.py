@@ -108,7 +108,7 @@ def test_the_document_holds_the_facts(own: socket.socket) -> None:
     assert owner["command"]
     assert owner["user"]
     assert abs(owner["started"] - time.time()) < 86400
-    assert seen["blind"] == []
+    assert seen["not_visible"] == []
 
 
 def test_a_time_wait_belongs_to_nobody_and_says_how_long_it_stays(own: socket.socket) -> None:
@@ -169,7 +169,7 @@ def test_a_namespace_that_vanishes_is_said_not_raised() -> None:
     gone = Namespace(1, NamespaceKind.NAMED, "blue", path="/run/netns/there-is-no-such-namespace")
     shot = host_scan.scan([gone])
     assert shot.namespaces == ()
-    assert "namespace blue: it vanished" in str(shot.blind[0])
+    assert "namespace blue: it vanished" in str(shot.not_visible[0])
 
 
 def test_a_process_that_exits_before_it_is_described_leaves_the_socket(

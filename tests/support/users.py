@@ -35,7 +35,7 @@ def _interpreter() -> tuple[str, ...]:
         path = folder or _copied(source, packages)
         for program in (sys.executable, f"/usr/bin/{version}", "/usr/bin/python3"):
             command = ("env", "-C", "/", f"PYTHONPATH={path}", program)
-            probe = [*NOBODY, *command, "-c", "import tailbite.cli.group, rich, psutil"]
+            probe = [*NOBODY, *command, "-c", "import tailbite.cli.group, rich"]
             if subprocess.run(probe, capture_output=True).returncode == 0:
                 return command
     raise RuntimeError(f"no Python that an unprivileged user may run; tried {sys.executable} and /usr/bin/{version}")
@@ -56,6 +56,6 @@ def _copied(source: str, packages: str) -> str:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     Path(folder).chmod(0o755)
     shutil.copytree(Path(source) / "tailbite", Path(folder) / "tailbite")
-    for name in ("click", "rich", "pygments", "markdown_it", "mdurl", "psutil"):
+    for name in ("click", "rich", "pygments", "markdown_it", "mdurl"):
         shutil.copytree(Path(packages) / name, Path(folder) / name)
     return folder

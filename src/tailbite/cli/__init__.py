@@ -31,7 +31,7 @@ def _main() -> int:
         from tailbite.cli import front
 
         try:
-            front.show()
+            front.print_front_page()
             return 0
         except OSError:
             pass  # a full disk, a reader that went away: what follows meets it as well, and says so

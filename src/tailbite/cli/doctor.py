@@ -10,14 +10,14 @@ import click
 from tailbite.cli import status
 from tailbite.cli.output import as_json, console, emit_json, note
 from tailbite.cli.services import SERVICES
-from tailbite.host.explain.checkup import check_up
+from tailbite.host.explain.checkup import check_host
 from tailbite.host.explain.finding import Severity
 from tailbite.host.see import namespaces
-from tailbite.host.see.abilities import release
+from tailbite.host.see.abilities import kernel_release
 
 if TYPE_CHECKING:
     from tailbite.host.explain.checkup import Checkup
-    from tailbite.host.explain.subject import Patient, Service
+    from tailbite.host.explain.subject import Service, Subject
 
 __all__ = ["command"]
 
@@ -62,10 +62,10 @@ def command(services: tuple[Service, ...], wanted: str, root: Path, as_document:
     Exit status: 0 nothing worse than a notice, 1 something worse, 3 nothing found but not everything could be seen.
     """
     try:
-        places, blind = namespaces.choose(wanted)
+        places, not_visible = namespaces.choose_namespaces(wanted)
     except namespaces.UnknownNamespace as error:
         raise click.BadParameter(str(error), param_hint="--netns") from None
-    seen = check_up(places, services, blind, root=root)
+    seen = check_host(places, services, not_visible, root=root)
     if as_document:
         _emit(seen)
     else:
@@ -76,26 +76,26 @@ def command(services: tuple[Service, ...], wanted: str, root: Path, as_document:
             out.print(part)
         if any(one.code in _FIXABLE for one in seen.findings):
             note("`tailbite fix`, with the same --ports and --netns, shows what would be changed for all of these")
-    for item in seen.blind:
+    for item in seen.not_visible:
         note(f"could not see {item}")
     if any(one.severity in (Severity.CRITICAL, Severity.WARNING) for one in seen.findings):
         return status.FOUND
-    return status.PARTLY_BLIND if seen.blind else status.FINE
+    return status.PARTLY_BLIND if seen.not_visible else status.FINE
 
 
 def _emit(seen: Checkup) -> None:
     emit_json(
         "doctor",
         taken=seen.taken,
-        kernel={"release": release(), "abilities": seen.abilities},
-        namespaces=[_namespace(patient) for patient in seen.patients],
+        kernel={"release": kernel_release(), "abilities": seen.abilities},
+        namespaces=[_namespace(subject) for subject in seen.subjects],
         findings=[{**as_json(one), "namespace": one.namespace.inode} for one in seen.findings],
-        blind=seen.blind,
+        not_visible=seen.not_visible,
     )
 
 
-def _namespace(patient: Patient) -> dict[str, Any]:
-    seen = patient.seen
+def _namespace(subject: Subject) -> dict[str, Any]:
+    seen = subject.seen
     return {
         **as_json(seen.namespace),
         "ephemeral": seen.ephemeral,

@@ -12,17 +12,17 @@ from tailbite.cli.output import Unsupported, emit_json, note
 from tailbite.cli.params import PORTS, RANGE
 from tailbite.cli.services import SERVICES
 from tailbite.cli.show.fix import as_bytes, as_fields, refusals, subject
-from tailbite.host.change.apply import carry_out, take_back
+from tailbite.host.change.apply import apply_changes, revert_last
 from tailbite.host.change.journal import Journal
-from tailbite.host.change.plan import Refused, Wishes, plan
+from tailbite.host.change.plan import FixRefused, FixRequest, plan_changes
 from tailbite.host.change.records import NO_PORTS, Destroy, SettingChange
-from tailbite.host.explain.checkup import check_up
+from tailbite.host.explain.checkup import check_host
 from tailbite.host.explain.doctor import ports_to_free
 from tailbite.host.explain.risk import ports_at_risk
 from tailbite.host.see import namespaces
 from tailbite.host.see.scan import scan
-from tailbite.host.see.snapshot import take
-from tailbite.host.sysctl.tree import HOST, is_the_hosts, read_tree
+from tailbite.host.see.snapshot import take_snapshot
+from tailbite.host.sysctl.tree import HOST, is_host_namespace, read_tree
 
 if TYPE_CHECKING:
     from tailbite.core.ports import PortRange, PortSet
@@ -120,45 +120,47 @@ def command(
     journal, below = Journal(root), root or HOST
     if undo:
         return _undo(journal, below, dry=dry_run, as_document=as_document)
-    explicit = Wishes(reserve or NO_PORTS, ephemeral, kill or NO_PORTS)
-    changes = _plan(wanted, None if explicit == Wishes() else explicit, services, None if no_files else below)
+    explicit = FixRequest(reserve or NO_PORTS, ephemeral, kill or NO_PORTS)
+    changes = _plan(wanted, None if explicit == FixRequest() else explicit, services, None if no_files else below)
     if not do_it:
         _show_plan(changes, as_document=as_document)
         return status.FOUND if changes else status.FINE
     return _apply(changes, journal, below, as_document=as_document)
 
 
-def _plan(wanted: str, explicit: Wishes | None, services: tuple[Service, ...], root: Path | None) -> list[Change]:
+def _plan(wanted: str, explicit: FixRequest | None, services: tuple[Service, ...], root: Path | None) -> list[Change]:
     """Find the changes that are wished; if nothing is, those that the doctor advises."""
     try:
-        places, blind = namespaces.choose(wanted)
+        places, not_visible = namespaces.choose_namespaces(wanted)
     except namespaces.UnknownNamespace as error:
         raise click.BadParameter(str(error), param_hint="--netns") from None
     if explicit is not None:
-        shots, seen = [take(place) for place in places], scan(places)
+        shots, seen = [take_snapshot(place) for place in places], scan(places)
         wishes = dict.fromkeys(places, explicit)
-        blind = tuple(dict.fromkeys((*blind, *seen.blind, *(item for shot in shots for item in shot.blind))))
+        not_visible = tuple(
+            dict.fromkeys((*not_visible, *seen.not_visible, *(item for shot in shots for item in shot.not_visible)))
+        )
     else:
-        advice = check_up(places, services, blind)
-        shots, seen = [patient.seen for patient in advice.patients], advice.scan
-        wishes = dict.fromkeys(places, Wishes())
-        for patient in advice.patients:
-            place = patient.seen.namespace
-            wishes[place] = Wishes(reserve=ports_at_risk(patient), kill=ports_to_free(advice.of(place)))
-        blind = advice.blind
-    for item in blind:
+        advice = check_host(places, services, not_visible)
+        shots, seen = [subject.seen for subject in advice.subjects], advice.scan
+        wishes = dict.fromkeys(places, FixRequest())
+        for subject in advice.subjects:
+            place = subject.seen.namespace
+            wishes[place] = FixRequest(reserve=ports_at_risk(subject), kill=ports_to_free(advice.of(place)))
+        not_visible = advice.not_visible
+    for item in not_visible:
         note(f"could not see {item}")
     if wanted == "all":  # those that are closed to us have been told; one that was named must be open
         shots = [shot for shot in shots if shot.ephemeral is not None]
     tree = None
     if root is not None and any(place.is_own for place in places):
-        if root != HOST or is_the_hosts(namespaces.own()):
+        if root != HOST or is_host_namespace(namespaces.current_namespace()):
             tree = read_tree(root)
         else:
             note("this is not the host's network namespace, so the files of its next boot are left alone")
     try:
-        return plan(shots, seen, wishes, tree)
-    except Refused as error:
+        return plan_changes(shots, seen, wishes, tree)
+    except FixRefused as error:
         raise click.UsageError(str(error)) from None
 
 
@@ -177,7 +179,7 @@ def _show_plan(changes: list[Change], *, as_document: bool) -> None:
 def _apply(changes: list[Change], journal: Journal, root: Path, *, as_document: bool) -> int:
     done: list[Done] = []
     with refusals(done, journal.path):
-        for one in carry_out(changes, journal, root):
+        for one in apply_changes(changes, journal, root):
             done.append(one)
             if not as_document:
                 click.echo(as_bytes(one.change))
@@ -210,7 +212,7 @@ def _undo(journal: Journal, root: Path, *, dry: bool, as_document: bool) -> int:
         return status.FINE
     done: list[Done] = []
     with refusals(done, journal.path):
-        for one in take_back(journal, root, dry=dry):
+        for one in revert_last(journal, root, dry=dry):
             done.append(one)
             if one.note:
                 note(f"{subject(one.change)}: {one.note}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["ABOUT", "COMMANDS", "WIDEST", "page", "show"]
+__all__ = ["ABOUT", "COMMANDS", "WIDEST", "front_page", "print_front_page"]
 
 # name -> (module, one line for --help). The line stands here so that --help loads no command.
 COMMANDS = {
@@ -33,7 +33,7 @@ WIDEST = 96
 """No line of help is longer, however wide the terminal."""
 
 
-def page(width: int) -> str:
+def front_page(width: int) -> str:
     """Return the help of the ``tailbite`` command, its lines at most ``width`` letters long."""
     import textwrap
 
@@ -52,7 +52,7 @@ def page(width: int) -> str:
     return "\n".join(parts)
 
 
-def show() -> None:
+def print_front_page() -> None:
     """Print the page, as wide as click would.
 
     Raises:
@@ -60,5 +60,5 @@ def show() -> None:
     """
     import shutil
 
-    sys.stdout.write(page(max(min(shutil.get_terminal_size().columns, WIDEST) - 2, 50)))
+    sys.stdout.write(front_page(max(min(shutil.get_terminal_size().columns, WIDEST) - 2, 50)))
     sys.stdout.flush()

@@ -77,7 +77,7 @@ class _Front(LazyGroup):
     """The command itself, whose help is its front page."""
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(front.page(formatter.width))
+        formatter.write(front.front_page(formatter.width))
 
 
 @click.group(

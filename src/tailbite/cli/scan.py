@@ -10,13 +10,12 @@ import click
 from tailbite.cli import status
 from tailbite.cli.output import as_json, emit_json, note
 from tailbite.host.see import namespaces
-from tailbite.host.see.scan import kill as kill_all
-from tailbite.host.see.scan import scan
+from tailbite.host.see.scan import destroy_self_connects, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tailbite.host.see.scan import Kill, Scan, Sighting
+    from tailbite.host.see.scan import Destruction, Scan, Sighting
 
 __all__ = ["command"]
 
@@ -64,7 +63,7 @@ def command(
         raise click.UsageError("--count says how many times to look: it needs --watch.")
     if watch is None:
         shot = _look(wanted)
-        killed = kill_all(shot.sightings) if kill else ()
+        killed = destroy_self_connects(shot.sightings) if kill else ()
         _show(shot, killed, as_document=as_document, as_lines=as_lines)
         return _status(shot)
     seen_any = False
@@ -78,7 +77,7 @@ def command(
 
 def _look(wanted: str) -> Scan:
     try:
-        return scan(*namespaces.choose(wanted))
+        return scan(*namespaces.choose_namespaces(wanted))
     except namespaces.UnknownNamespace as error:
         raise click.BadParameter(str(error), param_hint="--netns") from None
 
@@ -95,31 +94,31 @@ def _looks(wanted: str, every: float, count: int | None) -> Iterator[Scan]:
 
 def _watched(
     shots: Iterator[Scan], *, kill: bool, as_lines: bool, every: float
-) -> Iterator[tuple[Scan, tuple[Kill, ...]]]:
+) -> Iterator[tuple[Scan, tuple[Destruction, ...]]]:
     """Pass each look on, drawn over the one before if people watch."""
     if as_lines:
         for shot in shots:
-            yield shot, kill_all(shot.sightings) if kill else ()
+            yield shot, destroy_self_connects(shot.sightings) if kill else ()
         return
     from rich.live import Live
 
     from tailbite.cli.output import console
-    from tailbite.cli.show.scan import page
+    from tailbite.cli.show.scan import watch_page
 
     with Live(console=console(), auto_refresh=False, screen=False) as live:
         for shot in shots:
-            killed = kill_all(shot.sightings) if kill else ()
-            live.update(page(shot, killed, every), refresh=True)
+            killed = destroy_self_connects(shot.sightings) if kill else ()
+            live.update(watch_page(shot, killed, every), refresh=True)
             yield shot, killed
 
 
 def _status(shot: Scan) -> int:
     if shot.sightings:
         return status.FOUND
-    return status.PARTLY_BLIND if shot.blind else status.FINE
+    return status.PARTLY_BLIND if shot.not_visible else status.FINE
 
 
-def _show(shot: Scan, killed: tuple[Kill, ...], *, as_document: bool, as_lines: bool) -> None:
+def _show(shot: Scan, killed: tuple[Destruction, ...], *, as_document: bool, as_lines: bool) -> None:
     if as_document:
         emit_json("scan", **_fields(shot, killed))
         return
@@ -128,15 +127,15 @@ def _show(shot: Scan, killed: tuple[Kill, ...], *, as_document: bool, as_lines: 
         return
     if shot.sightings:
         from tailbite.cli.output import console
-        from tailbite.cli.show.scan import tables
+        from tailbite.cli.show.scan import scan_tables
 
         out = console()
-        for part in tables(shot, killed):
+        for part in scan_tables(shot, killed):
             out.print(part)
     elif shot.namespaces:  # nothing to draw: rich, which takes half of a scan's time, stays unloaded
         click.echo(nothing_found(shot))
-    for blind in shot.blind:
-        note(f"could not see {blind}")
+    for not_visible in shot.not_visible:
+        note(f"could not see {not_visible}")
 
 
 def nothing_found(shot: Scan) -> str:
@@ -147,19 +146,19 @@ def nothing_found(shot: Scan) -> str:
     return f"No self-connected TCP socket in {where}{more}."
 
 
-def _emit_line(shot: Scan, killed: tuple[Kill, ...]) -> None:
+def _emit_line(shot: Scan, killed: tuple[Destruction, ...]) -> None:
     import json
 
     fields = {key: as_json(value) for key, value in _fields(shot, killed).items()}
     click.echo(json.dumps({"schema": "tailbite.scan/1", **fields}))
 
 
-def _fields(shot: Scan, killed: tuple[Kill, ...]) -> dict[str, Any]:
+def _fields(shot: Scan, killed: tuple[Destruction, ...]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "taken": shot.taken,
         "namespaces": shot.namespaces,
         "self_connects": [_sighting(one) for one in shot.sightings],
-        "blind": shot.blind,
+        "not_visible": shot.not_visible,
     }
     if killed:
         fields["killed"] = [

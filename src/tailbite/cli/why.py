@@ -14,7 +14,7 @@ from tailbite.core.address import canonical_host
 
 if TYPE_CHECKING:
     from tailbite.host.explain.finding import Finding
-    from tailbite.host.see.records import Blind
+    from tailbite.host.see.records import NotVisible
 
 __all__ = ["command"]
 
@@ -77,19 +77,19 @@ def command(place: tuple[str | None, int] | None, explain: str | None, wanted: s
     if place is None:
         raise click.UsageError("which port? Write tailbite why PORT or tailbite why HOST:PORT.")
     host, port = place
-    findings, blind = _look(host, port, wanted)
+    findings, not_visible = _look(host, port, wanted)
     if as_document:
-        emit_json("why", port=port, host=host, findings=findings, blind=blind)
+        emit_json("why", port=port, host=host, findings=findings, not_visible=not_visible)
     else:
-        _show(findings, blind)
-    return _status(findings, blind)
+        _show(findings, not_visible)
+    return _status(findings, not_visible)
 
 
 def _explain(code: str) -> int:
-    from tailbite.host.explain.pages import UnknownCode, page
+    from tailbite.host.explain.pages import UnknownCode, read_page
 
     try:
-        text = page(code)
+        text = read_page(code)
     except UnknownCode as error:
         raise click.BadParameter(str(error), param_hint="--explain") from None
     from rich.markdown import Markdown
@@ -104,39 +104,39 @@ def _explain(code: str) -> int:
     return status.FINE
 
 
-def _look(host: str | None, port: int, wanted: str) -> tuple[tuple[Finding, ...], tuple[Blind, ...]]:
+def _look(host: str | None, port: int, wanted: str) -> tuple[tuple[Finding, ...], tuple[NotVisible, ...]]:
     from tailbite.host.explain.why import not_of_this_host, why
     from tailbite.host.see import namespaces
-    from tailbite.host.see.port import is_own_address, look_at
-    from tailbite.host.see.visit import visit
+    from tailbite.host.see.port import inspect_port, is_own_address
+    from tailbite.host.see.visit import call_in_namespace
 
     try:
-        places, unseen = namespaces.choose(wanted)
+        places, unseen = namespaces.choose_namespaces(wanted)
     except namespaces.UnknownNamespace as error:
         raise click.BadParameter(str(error), param_hint="--netns") from None
-    looks = look_at(port, places)
-    blind = (*unseen, *(item for look in looks for item in look.blind))
+    looks = inspect_port(port, places)
+    not_visible = (*unseen, *(item for look in looks for item in look.not_visible))
     here, others = looks[0], looks[1:]
     if host is not None and not ipaddress.ip_address(host).is_unspecified:
         try:
-            if not visit(places[0], partial(is_own_address, host)):
-                return (not_of_this_host(here, host),), blind
+            if not call_in_namespace(places[0], partial(is_own_address, host)):
+                return (not_of_this_host(here, host),), not_visible
         except OSError:
             pass  # not known, then: what the sockets say holds all the same
-    return why(here, others, host), tuple(dict.fromkeys(blind))
+    return why(here, others, host), tuple(dict.fromkeys(not_visible))
 
 
-def _status(findings: tuple[Finding, ...], blind: tuple[Blind, ...]) -> int:
+def _status(findings: tuple[Finding, ...], not_visible: tuple[NotVisible, ...]) -> int:
     from tailbite.host.explain.finding import Severity
 
     if any(one.severity in (Severity.CRITICAL, Severity.WARNING) for one in findings):
         return status.FOUND
-    return status.PARTLY_BLIND if blind and not findings else status.FINE
+    return status.PARTLY_BLIND if not_visible and not findings else status.FINE
 
 
-def _show(findings: tuple[Finding, ...], blind: tuple[Blind, ...]) -> None:
-    from tailbite.cli.show.findings import show
+def _show(findings: tuple[Finding, ...], not_visible: tuple[NotVisible, ...]) -> None:
+    from tailbite.cli.show.findings import print_findings
 
-    show(findings)
-    for item in blind:
+    print_findings(findings)
+    for item in not_visible:
         note(f"could not see {item}")

@@ -11,6 +11,7 @@ from typing import Final
 from tailbite.kernel.libc import last_error, libc, quick_error, quick_libc
 
 __all__ = [
+    "CAP_NET_BIND_SERVICE",
     "CAP_SYS_ADMIN",
     "CAP_SYS_PTRACE",
     "PIDFD_GETFD",
@@ -31,6 +32,7 @@ __all__ = [
 _PIDFD_OPEN, PIDFD_GETFD = 434, 438
 _PIDFD_THREAD = os.O_EXCL  # Linux 6.9
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+CAP_NET_BIND_SERVICE: Final = 10
 CAP_SYS_PTRACE: Final = 19
 CAP_SYS_ADMIN: Final = 21
 

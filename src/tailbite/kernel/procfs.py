@@ -36,6 +36,7 @@ __all__ = [
     "process_ids",
     "read_cgroup",
     "socket_holders",
+    "unescape_unit",
 ]
 
 PROC: Path | str = "/proc"
@@ -208,7 +209,8 @@ def parse_mounts(text: str) -> Iterator[tuple[str, str, str, str]]:
             yield rest[0], _unescape(fields[3]), _unescape(fields[4]), rest[2]
 
 
-def _unescape_unit(name: str) -> str:
+def unescape_unit(name: str) -> str:
+    """Return the name that systemd wrote with \\x2d and the like (systemd.unit(5))."""
     return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), name) if "\\" in name else name
 
 
@@ -268,5 +270,5 @@ def container_of(cgroup: str) -> str:
             # The innermost one is the container; what encloses it may be a node that is a container itself.
             names = [match["id"] for match in pattern.finditer(path)]
             if names:
-                return names[-1][:12] if len(names[-1]) == 64 else _unescape_unit(names[-1])
+                return names[-1][:12] if len(names[-1]) == 64 else unescape_unit(names[-1])
     return ""

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from support.boot import READERS, SYSTEMD, boot, copy_of_this_system
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite.core.ports import PortRange, PortSet
-from tailbite.host.change.apply import ChangedMeanwhile, carry_out, take_back
+from tailbite.host.change.apply import ChangedMeanwhile, apply_changes, revert_last
 from tailbite.host.change.journal import Journal
-from tailbite.host.change.plan import Refused, Wishes, at_boot, plan, running
+from tailbite.host.change.plan import FixRefused, FixRequest, plan_boot_changes, plan_changes, plan_running_changes
 from tailbite.host.change.records import Destroy, FileChange, SettingChange
 from tailbite.host.see import namespaces
 from tailbite.host.see.scan import scan
-from tailbite.host.see.snapshot import Snapshot, Sysctl, take
+from tailbite.host.see.snapshot import Snapshot, Sysctl, take_snapshot
 from tailbite.host.sysctl.text import OWN_FILE
 from tailbite.host.sysctl.tree import read_tree
 from tailbite.kernel.sysctl import (
@@ -69,18 +69,18 @@ def texts(root: Path) -> dict[str, bytes]:
 
 
 def changes_for(root: Path, ports: PortSet = OURS, ephemeral: PortRange | None = None) -> list[Change]:
-    own = namespaces.own()  # without the sockets, which a look at the settings does not need
+    own = namespaces.current_namespace()  # without the sockets, which a look at the settings does not need
     start = (Sysctl("ip_unprivileged_port_start", "1024"),)
     here = Snapshot(own, 0.0, read_ephemeral_range(), read_reserved_ports(), start, (), (), ())
-    return [*at_boot(read_tree(root), ports, ephemeral), *running(here, ports, ephemeral)]
+    return [*plan_boot_changes(read_tree(root), ports, ephemeral), *plan_running_changes(here, ports, ephemeral)]
 
 
 def apply(root: Path, changes: Sequence[Change]) -> None:
-    list(carry_out(changes, Journal(root), root))
+    list(apply_changes(changes, Journal(root), root))
 
 
 def undo(root: Path) -> list[str]:
-    return [done.note for done in take_back(Journal(root), root)]
+    return [done.note for done in revert_last(Journal(root), root)]
 
 
 @pytest.mark.usefixtures("network")
@@ -118,11 +118,11 @@ def test_the_next_boot_sets_it_and_theirs_too(root: Path, reader: str, peer: Cal
     peer(SYSTEMD if reader == "systemd-sysctl" else "sysctl")
     boot(root, reader)
     assert read_reserved_ports() == THEIRS
-    apply(root, at_boot(read_tree(root), OURS, PortRange(40000, 60999)))
+    apply(root, plan_boot_changes(read_tree(root), OURS, PortRange(40000, 60999)))
     boot(root, reader)
     assert read_reserved_ports() == THEIRS | OURS
     assert read_ephemeral_range() == PortRange(40000, 60999)
-    list(take_back(Journal(root), root))
+    list(revert_last(Journal(root), root))
     write_ephemeral_range(PortRange(32768, 60999))
     boot(root, reader)
     assert read_reserved_ports() == THEIRS
@@ -140,7 +140,7 @@ def test_what_is_shown_is_what_a_person_can_type(root: Path, peer: Callable[[str
     shutil.copytree(root, by_hand, symlinks=True)
     apply(root, changes)
     ours = read_reserved_ports(), read_ephemeral_range()
-    list(take_back(Journal(root), root))
+    list(revert_last(Journal(root), root))
     assert read_reserved_ports() == THEIRS
 
     for change in changes:
@@ -150,7 +150,7 @@ def test_what_is_shown_is_what_a_person_can_type(root: Path, peer: Callable[[str
         elif isinstance(change, SettingChange):
             subprocess.run(change.command(), shell=True, check=True, capture_output=True)
     assert (read_reserved_ports(), read_ephemeral_range()) == ours
-    apply(root, at_boot(read_tree(root), OURS, PortRange(40000, 60999)))
+    apply(root, plan_boot_changes(read_tree(root), OURS, PortRange(40000, 60999)))
     assert texts(by_hand) == texts(root)
 
 
@@ -160,7 +160,7 @@ def test_what_is_shown_is_what_a_person_can_type(root: Path, peer: Callable[[str
 def test_the_command_that_is_shown_sets_a_list_of_any_length(count: int) -> None:
     """sysctl(8) sets only the first page of a list, so another command is shown for a longer one."""
     ports = PortSet.of(range(10001, 10001 + 2 * count, 2))
-    (change,) = running(take(namespaces.own()), ports, None)
+    (change,) = plan_running_changes(take_snapshot(namespaces.current_namespace()), ports, None)
     subprocess.run(change.command(), shell=True, check=True, capture_output=True)
     assert read_reserved_ports() == ports
 
@@ -173,7 +173,7 @@ def test_a_link_does_not_lead_out_of_the_root(root: Path, tmp_path: Path) -> Non
     shutil.rmtree(root / "etc/sysctl.d")
     inside.mkdir(parents=True)
     (root / "etc/sysctl.d").symlink_to(outside)
-    apply(root, at_boot(read_tree(root), OURS, None))
+    apply(root, plan_boot_changes(read_tree(root), OURS, None))
     assert list(outside.iterdir()) == []
     assert [file.name for file in inside.iterdir()] == ["60-tailbite.conf"]
     assert undo(root) == [""]
@@ -335,27 +335,27 @@ def test_owner_and_mode_of_a_file_stay(root: Path) -> None:
         os.chown(shared, 0, 0)
     apply(root, changes_for(root))
     assert shared.stat().st_mode & 0o777 == 0o640
-    apply(root, at_boot(read_tree(root), PortSet(), PortRange(40000, 60999)))
+    apply(root, plan_boot_changes(read_tree(root), PortSet(), PortRange(40000, 60999)))
     assert (root / OWN_FILE.lstrip("/")).stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.usefixtures("network")
 def test_a_reservation_that_leaves_no_port_is_refused() -> None:
     write_ephemeral_range(PortRange(40000, 40001))
-    here = take(namespaces.own())
-    with pytest.raises(Refused, match="EADDRNOTAVAIL"):
-        running(here, PortSet.parse("40000-40001"), None)
-    assert running(here, PortSet.parse("40000-40001"), PortRange(40000, 40002))
-    with pytest.raises(Refused, match="below port 1024"):
-        running(here, PortSet(), PortRange(80, 90))
+    here = take_snapshot(namespaces.current_namespace())
+    with pytest.raises(FixRefused, match="EADDRNOTAVAIL"):
+        plan_running_changes(here, PortSet.parse("40000-40001"), None)
+    assert plan_running_changes(here, PortSet.parse("40000-40001"), PortRange(40000, 40002))
+    with pytest.raises(FixRefused, match="below port 1024"):
+        plan_running_changes(here, PortSet(), PortRange(80, 90))
 
 
 @pytest.mark.usefixtures("network")
 def test_a_masked_file_of_ours_is_refused(root: Path) -> None:
     (root / "etc/shared.conf").write_text("")
     (root / OWN_FILE.lstrip("/")).symlink_to("/dev/null")
-    with pytest.raises(Refused, match="/dev/null"):
-        at_boot(read_tree(root), OURS, None)
+    with pytest.raises(FixRefused, match="/dev/null"):
+        plan_boot_changes(read_tree(root), OURS, None)
 
 
 @pytest.mark.peers
@@ -379,11 +379,13 @@ def test_a_self_connect_and_its_time_wait_go_and_the_server_starts(
             sock.close()
         server = "::1" if host == "::1" else "127.0.0.1"
         assert not server_can_bind(server, reuse=True)
-        here = namespaces.own()
-        changes = plan([take(here)], scan([here]), {here: Wishes(kill=PortSet.parse(str(PORT)))}, None)
+        here = namespaces.current_namespace()
+        changes = plan_changes(
+            [take_snapshot(here)], scan([here]), {here: FixRequest(kill=PortSet.parse(str(PORT)))}, None
+        )
         assert [type(change) for change in changes] == [Destroy]
         if by == "us":
-            assert [done.note for done in carry_out([*changes], Journal(Path("/nonexistent")), Path("/"))] == [""]
+            assert [done.note for done in apply_changes([*changes], Journal(Path("/nonexistent")), Path("/"))] == [""]
         else:
             assert isinstance(changes[0], Destroy)
             subprocess.run(changes[0].command(), shell=True, check=True, capture_output=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from support.boot import READERS, SYSTEMD, boot, empty_tree
 from tailbite.core.ports import PortSet
-from tailbite.host.sysctl.text import edits_between, settle, value_at_boot
+from tailbite.host.sysctl.text import edits_between, settle_setting, value_at_boot
 from tailbite.host.sysctl.tree import ENCODING, read_tree
 from tailbite.host.sysctl.value import RESERVED
 from tailbite.kernel.sysctl import read_reserved_ports, write_sysctl
@@ -68,7 +68,7 @@ def write(root: Path, edits: dict[str, str]) -> None:
 
 def reserve(root: Path, ports: PortSet) -> dict[str, str]:
     before = read_tree(root).orders
-    after = settle(before, RESERVED, lambda there: functools.reduce(operator.or_, there, ports))
+    after = settle_setting(before, RESERVED, lambda there: functools.reduce(operator.or_, there, ports))
     return {path: text for path, (_, text) in edits_between(before, after).items()}
 
 

@@ -14,13 +14,13 @@ from support.boot import empty_tree
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import Selection
 from tailbite.host.explain import doctor
-from tailbite.host.explain.checkup import Checkup, check_up
-from tailbite.host.explain.doctor import examine, examine_kernel, ports_to_free
+from tailbite.host.explain.checkup import Checkup, check_host
+from tailbite.host.explain.doctor import examine_kernel, examine_namespace, ports_to_free
 from tailbite.host.explain.finding import Confidence, Severity
 from tailbite.host.explain.risk import ports_at_risk
-from tailbite.host.explain.subject import Patient, Service
+from tailbite.host.explain.subject import Service, Subject
 from tailbite.host.see import namespaces
-from tailbite.host.see.abilities import Ability, abilities, selection
+from tailbite.host.see.abilities import Ability, kernel_abilities, port_selection
 from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.host.see.snapshot import Snapshot, Sysctl
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
@@ -33,7 +33,7 @@ KEY = "net.ipv4.ip_local_reserved_ports"
 
 
 def look(*services: Service, root: Path | None = None) -> Checkup:
-    return check_up([namespaces.own()], services, root=root)
+    return check_host([namespaces.current_namespace()], services, root=root)
 
 
 def codes(seen: Checkup) -> list[str]:
@@ -61,7 +61,7 @@ def test_a_quiet_namespace_has_no_finding(tmp_path: Path) -> None:
     with listening(8080):
         seen = look(Service(8080), Service(8125), root=empty_tree(tmp_path))
     assert codes(seen) == []
-    assert not seen.blind
+    assert not seen.not_visible
 
 
 @pytest.mark.usefixtures("network")
@@ -94,8 +94,8 @@ def test_a_service_that_is_down_inside_the_range_is_at_risk_with_odds(port: int)
     assert (one.code, one.severity, one.confidence) == ("TB203", Severity.WARNING, Confidence.CERTAIN)
     dials, binds = (fact.value for fact in one.facts)
     assert ("cannot happen" in dials, "cannot happen" in binds) == (port == ODD, port == EVEN)
-    (patient,) = look(Service(port)).patients
-    assert ports_at_risk(patient) == PortSet.of([port])
+    (subject,) = look(Service(port)).subjects
+    assert ports_at_risk(subject) == PortSet.of([port])
     write_reserved_ports(PortSet.of([port]))
     assert codes(look(Service(port))) == []
 
@@ -125,7 +125,7 @@ def test_very_many_servers_are_told_together_and_none_is_forgotten() -> None:
     assert 10 < len(seen.findings) < 100
     told = PortSet.of(one.endpoint.port for one in seen.findings if one.endpoint)
     rest = next(PortSet.parse(one.facts[0].value) for one in seen.findings if one.endpoint is None)
-    assert told | rest == PortSet.of(ports) == ports_at_risk(seen.patients[0])
+    assert told | rest == PortSet.of(ports) == ports_at_risk(seen.subjects[0])
 
 
 @pytest.mark.usefixtures("network")
@@ -153,21 +153,21 @@ def test_what_the_next_boot_forgets_and_what_is_reserved_in_vain(tmp_path: Path)
     assert "Line 1 of /etc/sysctl.d/20-other.conf" in refused.what
 
 
-def made_up(*sysctls: Sysctl) -> Patient:
+def made_up(*sysctls: Sysctl) -> Subject:
     here = Namespace(1, NamespaceKind.OWN, "this namespace")
-    return Patient(
+    return Subject(
         Snapshot(here, 0.0, PortRange(32768, 60999), PortSet(), sysctls, (), (), ()), services=(Service(EVEN),)
     )
 
 
 def test_simultaneous_open_switched_off_makes_the_risk_a_notice() -> None:
-    found = examine(made_up(Sysctl("tcp_simult_connect", "0")))
+    found = examine_namespace(made_up(Sysctl("tcp_simult_connect", "0")))
     assert [(one.code, one.severity) for one in found] == [("TB203", Severity.NOTICE), ("TB210", Severity.FINE)]
-    assert [one.code for one in examine(made_up(Sysctl("tcp_simult_connect", "1")))] == ["TB203"]
+    assert [one.code for one in examine_namespace(made_up(Sysctl("tcp_simult_connect", "1")))] == ["TB203"]
 
 
 def test_a_random_step_gives_both_parities_odds() -> None:
-    (one,) = examine(made_up(Sysctl("ip_local_port_step_width", "5")))
+    (one,) = examine_namespace(made_up(Sysctl("ip_local_port_step_width", "5")))
     assert not any("cannot happen" in fact.value for fact in one.facts[:1])
     assert one.severity is Severity.WARNING
 
@@ -184,7 +184,7 @@ def test_what_the_kernel_lacks_is_told_and_what_is_not_known_is_not() -> None:
 
 @pytest.mark.usefixtures("network")
 def test_this_kernel_s_abilities_agree_with_what_the_options_do() -> None:
-    present = {one.name: one.present for one in abilities()}
+    present = {one.name: one.present for one in kernel_abilities()}
     with socket.socket() as sock:
         try:
             sock.getsockopt(socket.IPPROTO_IP, 51)
@@ -206,7 +206,7 @@ def test_this_kernel_s_abilities_agree_with_what_the_options_do() -> None:
     ],
 )
 def test_the_way_ports_are_drawn_goes_by_the_kernel_s_release(release: str, expected: Selection) -> None:
-    assert selection(release) is expected
+    assert port_selection(release) is expected
 
 
 def test_every_finding_of_the_doctor_has_its_page() -> None:

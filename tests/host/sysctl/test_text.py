@@ -16,11 +16,11 @@ from tailbite.host.sysctl.text import (
     BootOrder,
     ConfigFile,
     assignments,
-    edited,
     edits_between,
     later_name,
-    settle,
+    settle_setting,
     value_at_boot,
+    with_assignment,
 )
 from tailbite.host.sysctl.value import EPHEMERAL, RESERVED
 
@@ -37,16 +37,18 @@ def boots(*files: ConfigFile) -> BootOrder:
 
 def add(ports: str, *files: ConfigFile) -> dict[str, str]:
     before = [boots(*files)]
-    after = settle(before, RESERVED, lambda there: functools.reduce(operator.or_, there, PortSet.parse(ports)))
+    after = settle_setting(
+        before, RESERVED, lambda there: functools.reduce(operator.or_, there, PortSet.parse(ports))
+    )
     return {path: text for path, (_, text) in edits_between(before, after).items()}
 
 
 @given(text=st.text(), value=st.sampled_from(["8080", "1-3,8", "50051"]))
 def test_an_edit_sets_the_value_and_changes_one_line_at_most(text: str, value: str) -> None:
     """Whatever a file holds: one line is added or replaced, and doing it twice is doing it once."""
-    after = edited(text, KEY, value)
+    after = with_assignment(text, KEY, value)
     assert assignments(at("", after), KEY)[-1].value == value
-    assert edited(after, KEY, value) == after
+    assert with_assignment(after, KEY, value) == after
     if text.strip():
         changes = [line for line in difflib.ndiff(text.split("\n"), after.split("\n")) if line[0] in "+-"]
         assert len([line for line in changes if line.startswith("+") and KEY in line]) <= 1
@@ -66,13 +68,16 @@ def test_an_edit_sets_the_value_and_changes_one_line_at_most(text: str, value: s
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_the_spelling_of_a_line_and_its_neighbours_stay(line: str, end: str) -> None:
     before = end.join(["# ours: 8080", f"; {KEY} = 1", line, "", "kernel.pid_max = 4194304", "# caf\udce9"])
-    after = edited(before, KEY, "8080,50051")
+    after = with_assignment(before, KEY, "8080,50051")
     assert after == before.replace(line, line.replace("8080", "8080,50051"))
 
 
 def test_a_file_without_a_final_newline_keeps_its_last_line() -> None:
-    assert edited("vm.swappiness = 1", KEY, "5") == f"vm.swappiness = 1\n{KEY} = 5\n"
-    assert edited("vm.swappiness = 1\r\nvm.x = 2", KEY, "5") == f"vm.swappiness = 1\r\nvm.x = 2\r\n{KEY} = 5\r\n"
+    assert with_assignment("vm.swappiness = 1", KEY, "5") == f"vm.swappiness = 1\n{KEY} = 5\n"
+    assert (
+        with_assignment("vm.swappiness = 1\r\nvm.x = 2", KEY, "5")
+        == f"vm.swappiness = 1\r\nvm.x = 2\r\n{KEY} = 5\r\n"
+    )
 
 
 def test_a_new_file_repeats_what_an_earlier_one_reserves() -> None:
@@ -101,8 +106,8 @@ def test_a_link_to_a_package_s_file_is_not_a_file_of_the_administrator() -> None
 
 
 def test_both_settings_live_in_one_file() -> None:
-    orders = settle([boots()], RESERVED, lambda _: PortSet.parse("50051"))
-    (order,) = settle(orders, EPHEMERAL, lambda _: PortRange(49152, 65535))
+    orders = settle_setting([boots()], RESERVED, lambda _: PortSet.parse("50051"))
+    (order,) = settle_setting(orders, EPHEMERAL, lambda _: PortRange(49152, 65535))
     assert value_at_boot(order, RESERVED) == PortSet.parse("50051")
     assert value_at_boot(order, EPHEMERAL) == PortRange(49152, 65535)
     assert [file.text.count("tailbite fix --undo") for file in order.files] == [1]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.boot import copy_of_this_system, empty_tree
-from tailbite.host.sysctl.tree import read_tree, resolve
+from tailbite.host.sysctl.tree import read_tree, resolve_links
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,19 +54,19 @@ def test_links_are_followed_inside_the_root(root: Path) -> None:
         ("99-sysctl.conf", "/etc/sysctl.conf", "# last\n"),
     ]
     assert [file.path for file in tree.orders[1].files][-1] == "/etc/sysctl.conf"
-    assert not tree.blind
+    assert not tree.not_visible
 
 
 def test_a_path_cannot_climb_out_of_the_root(root: Path) -> None:
     (root / "etc/up").symlink_to("../../../../../../etc")
-    assert resolve(root, "/etc/up/sysctl.d/../../../x") == "/x"
-    assert resolve(root, "/etc/up/hostname") == "/etc/hostname"
+    assert resolve_links(root, "/etc/up/sysctl.d/../../../x") == "/x"
+    assert resolve_links(root, "/etc/up/hostname") == "/etc/hostname"
 
 
 def test_this_system_is_read_without_a_blind_spot(tmp_path: Path) -> None:
     """The files of the machine that runs the test, and a copy of them, are the same to us."""
     here, copy = read_tree(), read_tree(copy_of_this_system(tmp_path / "copy"))
-    assert not copy.blind
+    assert not copy.not_visible
     assert [file.name for file in copy.orders[0].files] == [
         file.name for file in here.orders[0].files if not file.path.startswith("/run/")
     ]

@@ -12,7 +12,7 @@ from rich.text import Text
 from tailbite.cli.output import plain
 from tailbite.core.ports import shortened
 from tailbite.host.explain.finding import Severity
-from tailbite.host.see.abilities import release
+from tailbite.host.see.abilities import kernel_release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tailbite.host.explain.checkup import Checkup
     from tailbite.host.explain.finding import Finding
-    from tailbite.host.explain.subject import Patient
+    from tailbite.host.explain.subject import Subject
 
 __all__ = ["report"]
 
@@ -31,11 +31,11 @@ _STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow", Severity.N
 def report(seen: Checkup) -> Iterator[RenderableType]:
     """Yield what to print, in its order."""
     yield _kernel(seen)
-    for patient in seen.patients:
+    for subject in seen.subjects:
         yield Text()
-        yield Text(plain(str(patient.seen.namespace)), style="bold")
-        yield _facts(patient)
-        found = seen.of(patient.seen.namespace)
+        yield Text(plain(str(subject.seen.namespace)), style="bold")
+        yield _facts(subject)
+        found = seen.of(subject.seen.namespace)
         told: set[str] = set()
         for one in found:
             yield _finding(one, again=one.code in told)
@@ -47,19 +47,19 @@ def report(seen: Checkup) -> Iterator[RenderableType]:
 def _kernel(seen: Checkup) -> Text:
     words = {True: "yes", False: "no", None: "not known"}
     able = ", ".join(f"{one.name} {words[one.present]}" for one in seen.abilities)
-    return Text(f"Linux {release()}: {able}")
+    return Text(f"Linux {kernel_release()}: {able}")
 
 
-def _facts(patient: Patient) -> Table:
-    seen = patient.seen
+def _facts(subject: Subject) -> Table:
+    seen = subject.seen
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(overflow="fold")
     rows = [
         ("ephemeral range", f"{seen.ephemeral} ({_ports(len(seen.ephemeral or ()))})"),
         ("reserved", f"{shortened(str(seen.reserved))} ({_ports(len(seen.reserved))})" if seen.reserved else "none"),
-        ("listeners", _listeners(patient)),
-        ("self-connects", _self_connects(patient)),
+        ("listeners", _listeners(subject)),
+        ("self-connects", _self_connects(subject)),
         ("settings", ", ".join(f"{item.name} {item.value}" for item in seen.sysctls if item.value is not None)),
     ]
     for name, value in rows:
@@ -67,13 +67,13 @@ def _facts(patient: Patient) -> Table:
     return table
 
 
-def _self_connects(patient: Patient) -> str:
-    held, left = len(patient.seen.held), len(patient.seen.time_waits)
+def _self_connects(subject: Subject) -> str:
+    held, left = len(subject.seen.held), len(subject.seen.time_waits)
     return f"{held} held, {left} in TIME-WAIT" if held or left else "none"
 
 
-def _listeners(patient: Patient) -> str:
-    seen = patient.seen
+def _listeners(subject: Subject) -> str:
+    seen = subject.seen
     ports = {one.endpoints.local.port for one in seen.listeners}
     inside = {port for port in ports if seen.ephemeral is not None and port in seen.ephemeral}
     bare = {port for port in inside if port not in (seen.reserved or ())}

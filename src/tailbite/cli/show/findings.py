@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tailbite.host.explain.finding import Finding
 
-__all__ = ["show"]
+__all__ = ["print_findings"]
 
 _STYLES = {
     Severity.CRITICAL: "bold red",
@@ -28,7 +28,7 @@ _STYLES = {
 }
 
 
-def show(findings: Iterable[Finding]) -> None:
+def print_findings(findings: Iterable[Finding]) -> None:
     """Print each finding to stdout."""
     out = console()
     for number, finding in enumerate(findings):

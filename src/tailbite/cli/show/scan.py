@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from tailbite.host.see.records import Namespace, Process
-    from tailbite.host.see.scan import Kill, Scan, Sighting
+    from tailbite.host.see.scan import Destruction, Scan, Sighting
 
-__all__ = ["brief", "page", "size", "tables"]
+__all__ = ["brief_size", "brief_span", "scan_tables", "watch_page"]
 
 _LONGEST_COMMAND = 240
 
 
-def tables(shot: Scan, killed: tuple[Kill, ...] = ()) -> Iterator[RenderableType]:
+def scan_tables(shot: Scan, killed: tuple[Destruction, ...] = ()) -> Iterator[RenderableType]:
     """Yield the sockets, then the processes that hold them, then what was done about it."""
     for namespace in shot.namespaces:
         here = [one for one in shot.sightings if one.namespace == namespace]
@@ -39,12 +39,14 @@ def tables(shot: Scan, killed: tuple[Kill, ...] = ()) -> Iterator[RenderableType
         yield _killed(one)
 
 
-def page(shot: Scan, killed: tuple[Kill, ...], every: float) -> RenderableType:
+def watch_page(shot: Scan, killed: tuple[Destruction, ...], every: float) -> RenderableType:
     """Return one look of ``--watch``."""
     clock = time.strftime("%H:%M:%S", time.localtime(shot.taken))
     head = Text(f"tailbite scan, every {spell_duration(every)}, at {clock}; Ctrl-C ends it\n", style="dim")
-    body = list(tables(shot, killed)) or [Text(nothing_found(shot))]
-    return Group(head, *body, *(Text(f"could not see {blind}", style="dim") for blind in shot.blind))
+    body = list(scan_tables(shot, killed)) or [Text(nothing_found(shot))]
+    return Group(
+        head, *body, *(Text(f"could not see {not_visible}", style="dim") for not_visible in shot.not_visible)
+    )
 
 
 def _table(title: str) -> Table:
@@ -73,9 +75,9 @@ def _sockets(namespace: Namespace, sightings: Iterable[Sighting]) -> RenderableT
             str(found.endpoints.local),
             found.state.label,
             plain(_holder(one)),
-            size(traffic.bytes_received) if traffic else "",
-            brief(traffic.idle_ms / 1000) if traffic else f"{found.expires_ms / 1000:.0f}s left",
-            f"{size(found.receive_queue)}/{size(found.send_queue)}",
+            brief_size(traffic.bytes_received) if traffic else "",
+            brief_span(traffic.idle_ms / 1000) if traffic else f"{found.expires_ms / 1000:.0f}s left",
+            f"{brief_size(found.receive_queue)}/{brief_size(found.send_queue)}",
         )
         table.add_row(*map(Text, row))
     return Group(table, Text())
@@ -108,7 +110,7 @@ def _since(process: Process) -> str:
     return time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M", then)
 
 
-def _killed(one: Kill) -> Text:
+def _killed(one: Destruction) -> Text:
     where = plain(f"{one.sighting.socket.endpoints.local} in {one.sighting.namespace}")
     if one.refused is not None:
         return Text(f"Not destroyed: {where}: {one.refused.why}", style="red")
@@ -117,7 +119,7 @@ def _killed(one: Kill) -> Text:
     return Text(f"Destroyed: {where}. Its owner is told ECONNABORTED, and the port is free.")
 
 
-def size(count: int | None) -> str:
+def brief_size(count: int | None) -> str:
     """Write a number of bytes for people, with SI units: ``512``, ``127k``, ``1.5M``."""
     if count is None:
         return "?"
@@ -129,7 +131,7 @@ def size(count: int | None) -> str:
     return f"{value:.0f}T"
 
 
-def brief(seconds: float) -> str:
+def brief_span(seconds: float) -> str:
     """Write a span of time in few letters: ``0s``, ``42s``, ``17m``, ``5h``, ``3d``."""
     for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * length:

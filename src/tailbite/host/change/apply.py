@@ -12,14 +12,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tailbite._files import remove_durably, write_atomically
 from tailbite.core.ports import PortSet
-from tailbite.host.change.atomic import remove, replace_file
 from tailbite.host.change.journal import Entry, Journal, Step, boot_id
 from tailbite.host.change.records import Change, Destroy, FileChange, SettingChange
 from tailbite.host.see import namespaces
-from tailbite.host.see.scan import kill
+from tailbite.host.see.scan import destroy_self_connects
 from tailbite.host.see.visit import inside
-from tailbite.host.sysctl.tree import ENCODING, below, resolve
+from tailbite.host.sysctl.tree import ENCODING, path_below, resolve_links
 from tailbite.host.sysctl.value import RESERVED
 from tailbite.kernel.sockopt import netns_cookie
 from tailbite.kernel.sysctl import read_reserved_ports, read_sysctl, write_reserved_ports, write_sysctl
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tailbite.host.see.records import Namespace
 
-__all__ = ["ChangedMeanwhile", "Done", "carry_out", "take_back"]
+__all__ = ["ChangedMeanwhile", "Done", "apply_changes", "revert_last"]
 
 
 class ChangedMeanwhile(RuntimeError):  # noqa: N818
@@ -50,7 +50,7 @@ class Done:
     note: str = ""
 
 
-def carry_out(changes: Sequence[Change], journal: Journal, root: Path) -> Iterator[Done]:
+def apply_changes(changes: Sequence[Change], journal: Journal, root: Path) -> Iterator[Done]:
     """Make the changes, in order, and say each that is made.
 
     Raises:
@@ -74,7 +74,7 @@ def carry_out(changes: Sequence[Change], journal: Journal, root: Path) -> Iterat
             yield Done(change, note)
 
 
-def take_back(journal: Journal, root: Path, *, dry: bool = False) -> Iterator[Done]:
+def revert_last(journal: Journal, root: Path, *, dry: bool = False) -> Iterator[Done]:
     """Take back what the last entry of the journal did, and forget it; what others did since stays.
 
     Args:
@@ -108,7 +108,7 @@ def _make(change: Change, root: Path) -> str:
             is_list = change.key == RESERVED.key  # somebody may have reserved more since: merge again
             _set(change.key, str(read_reserved_ports() | change.added) if is_list else change.after)
         return ""
-    (killed,) = kill([change.sighting])
+    (killed,) = destroy_self_connects([change.sighting])
     if killed.refused is not None:
         raise OSError(killed.refused.number, killed.refused.why, killed.refused.what)
     if killed.still_bound:
@@ -151,8 +151,8 @@ def _restore_setting(step: Step, change: SettingChange, boot: str, dry: bool) ->
 def _find(namespace: Namespace, cookie: str) -> Namespace | None:
     """Return the namespace with that cookie as it can be entered now; its number and its pids may be others'."""
     if not cookie:  # another boot, or a kernel before 5.14
-        return namespaces.own() if namespace.is_own else None
-    for candidate in namespaces.visible()[0]:
+        return namespaces.current_namespace() if namespace.is_own else None
+    for candidate in namespaces.visible_namespaces()[0]:
         try:
             with inside(candidate):
                 if _cookie_here() == cookie:
@@ -186,14 +186,14 @@ def _set(key: str, value: str) -> None:
 
 def _read(root: Path, path: str) -> str | None:
     try:
-        return below(root, resolve(root, path)).read_bytes().decode(**ENCODING)
+        return path_below(root, resolve_links(root, path)).read_bytes().decode(**ENCODING)
     except FileNotFoundError:
         return None
 
 
 def _write(root: Path, path: str, text: str | None) -> None:
-    file = below(root, resolve(root, path))  # /etc/sysctl.d itself may be a link, and not out of the root
+    file = path_below(root, resolve_links(root, path))  # /etc/sysctl.d itself may be a link, and not out of the root
     if text is None:
-        remove(file)
+        remove_durably(file)
     else:
-        replace_file(file, text.encode(**ENCODING))
+        write_atomically(file, text.encode(**ENCODING), mode=0o644, durable=True)

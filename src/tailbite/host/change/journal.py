@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tailbite._files import write_atomically
 from tailbite.core.ports import PortSet
-from tailbite.host.change.atomic import replace_file
 from tailbite.host.change.records import FileChange, SettingChange
 from tailbite.host.see.records import Namespace, NamespaceKind
-from tailbite.host.sysctl.tree import below, resolve
+from tailbite.host.sysctl.tree import path_below, resolve_links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ class Journal:
 
     def _write(self, entries: list[Entry]) -> None:
         data = {"schema": _SCHEMA, "entries": [_plain(entry) for entry in entries]}
-        replace_file(self.path, json.dumps(data, indent=1).encode("ascii"), mode=0o600)
+        write_atomically(self.path, json.dumps(data, indent=1), mode=0o600, durable=True)
 
 
 def boot_id() -> str:
@@ -121,7 +121,7 @@ def boot_id() -> str:
 
 def _home(root: Path | None) -> Path:
     if root is not None:
-        return below(root, resolve(root, "/var/lib/tailbite"))
+        return path_below(root, resolve_links(root, "/var/lib/tailbite"))
     # In a user namespace one is root, and may not write there all the same.
     if os.geteuid() == 0 and os.access("/var/lib", os.W_OK):
         return Path("/var/lib/tailbite")

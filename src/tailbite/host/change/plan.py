@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
 from tailbite.host.change.records import NO_PORTS, Destroy, FileChange, SettingChange
-from tailbite.host.sysctl.text import edits_between, settle, value_at_boot
+from tailbite.host.sysctl.text import edits_between, settle_setting, value_at_boot
 from tailbite.host.sysctl.value import EPHEMERAL, LOWEST_EPHEMERAL, RESERVED
 
 if TYPE_CHECKING:
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from tailbite.host.sysctl.text import BootOrder
     from tailbite.host.sysctl.tree import Tree
 
-__all__ = ["Refused", "Wishes", "at_boot", "plan", "running"]
+__all__ = ["FixRefused", "FixRequest", "plan_boot_changes", "plan_changes", "plan_running_changes"]
 
 _NULL = "/dev/null"
 
 
-class Refused(ValueError):  # noqa: N818 - it says what was done, and nothing is broken
+class FixRefused(ValueError):  # noqa: N818 - it says what was done, and nothing is broken
     """A wish that would do harm, or that cannot be fulfilled; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class FixRequest:
     """What is wished for one namespace.
 
     Attributes:
@@ -45,8 +45,8 @@ class Wishes:
     kill: PortSet = NO_PORTS
 
 
-def plan(
-    shots: Iterable[Snapshot], seen: Scan, wishes: Mapping[Namespace, Wishes], tree: Tree | None
+def plan_changes(
+    shots: Iterable[Snapshot], seen: Scan, wishes: Mapping[Namespace, FixRequest], tree: Tree | None
 ) -> list[Change]:
     """Return what has to change: the files first, then the running kernel, and last what cannot be undone.
 
@@ -57,7 +57,7 @@ def plan(
         tree: the files of the next boot; None leaves them out. They concern the caller's own namespace.
 
     Raises:
-        Refused: a wish would do harm, or cannot be fulfilled.
+        FixRefused: a wish would do harm, or cannot be fulfilled.
     """
     files: list[Change] = []
     settings: list[Change] = []
@@ -66,13 +66,13 @@ def plan(
         if not wish.reserve and wish.ephemeral is None:
             continue
         if tree is not None and shot.namespace.is_own:
-            files += at_boot(tree, wish.reserve, wish.ephemeral)
-        settings += running(shot, wish.reserve, wish.ephemeral)
+            files += plan_boot_changes(tree, wish.reserve, wish.ephemeral)
+        settings += plan_running_changes(shot, wish.reserve, wish.ephemeral)
     ends = [Destroy(one) for one in seen.sightings if one.socket.endpoints.local.port in wishes[one.namespace].kill]
     return [*files, *settings, *ends]
 
 
-def running(seen: Snapshot, ports: PortSet, wanted: PortRange | None) -> list[SettingChange]:
+def plan_running_changes(seen: Snapshot, ports: PortSet, wanted: PortRange | None) -> list[SettingChange]:
     """Reserve ports in a running namespace, besides those that are, and give it another ephemeral range.
 
     Args:
@@ -81,11 +81,11 @@ def running(seen: Snapshot, ports: PortSet, wanted: PortRange | None) -> list[Se
         wanted: the range; None leaves it.
 
     Raises:
-        Refused: no port would be left to draw, the kernel would not take the range, or the settings could not be
+        FixRefused: no port would be left to draw, the kernel would not take the range, or the settings could not be
             read.
     """
     if seen.reserved is None or seen.ephemeral is None:
-        raise Refused(f"the port settings of {seen.namespace} could not be read; nothing is merged blindly")
+        raise FixRefused(f"the port settings of {seen.namespace} could not be read; nothing is merged blindly")
     if wanted is not None:
         _check_range(wanted, max(1, int(seen.sysctl("ip_unprivileged_port_start") or LOWEST_EPHEMERAL)))
     added = ports - seen.reserved
@@ -97,32 +97,34 @@ def running(seen: Snapshot, ports: PortSet, wanted: PortRange | None) -> list[Se
         before, after = EPHEMERAL.spell(seen.ephemeral), EPHEMERAL.spell(ephemeral)
         changes.append(SettingChange(seen.namespace, EPHEMERAL.key, before, after))
     if changes and not PortSet.of([ephemeral]) - together:
-        raise Refused(
+        raise FixRefused(
             f"with {together} reserved nothing is left of the ephemeral range {ephemeral} of {seen.namespace}: "
             "no client could connect any more (EADDRNOTAVAIL)"
         )
     return changes
 
 
-def at_boot(tree: Tree, ports: PortSet, wanted: PortRange | None) -> list[FileChange]:
+def plan_boot_changes(tree: Tree, ports: PortSet, wanted: PortRange | None) -> list[FileChange]:
     """Have the next boot reserve ports, besides those that it would, and set the ephemeral range.
 
     Raises:
-        Refused: a file that would have to change is masked or could not be read, or the kernel would not take the
+        FixRefused: a file that would have to change is masked or could not be read, or the kernel would not take the
             range.
     """
     after: Sequence[BootOrder] = tree.orders
     there = [value for order in tree.orders if (value := value_at_boot(order, RESERVED)) is not None]
     if ports:
-        after = settle(after, RESERVED, lambda values: _union([*values, ports]))
+        after = settle_setting(after, RESERVED, lambda values: _union([*values, ports]))
     if wanted is not None:
         _check_range(wanted, LOWEST_EPHEMERAL)
-        after = settle(after, EPHEMERAL, lambda _: wanted)
+        after = settle_setting(after, EPHEMERAL, lambda _: wanted)
     edits = edits_between(tree.orders, after)
     if _NULL in edits:
-        raise Refused("60-tailbite.conf is a link to /dev/null, which masks it; remove the link first")
-    if tree.blind and edits:
-        raise Refused(f"what a file of sysctl.d sets would be lost, because it could not be read: {tree.blind[0]}")
+        raise FixRefused("60-tailbite.conf is a link to /dev/null, which masks it; remove the link first")
+    if tree.not_visible and edits:
+        raise FixRefused(
+            f"what a file of sysctl.d sets would be lost, because it could not be read: {tree.not_visible[0]}"
+        )
     added = ports - _union(there)
     return [FileChange(path, before, text, added) for path, (before, text) in edits.items()]
 
@@ -133,6 +135,6 @@ def _union(sets: Iterable[PortSet]) -> PortSet:
 
 def _check_range(wanted: PortRange, lowest: int) -> None:
     if wanted.low < lowest:
-        raise Refused(
+        raise FixRefused(
             f"the kernel takes no ephemeral range below port {lowest} (ip_unprivileged_port_start): {wanted}"
         )

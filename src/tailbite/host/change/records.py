@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
-from tailbite.host.sysctl.text import edited, value_in, without
+from tailbite.host.sysctl.text import value_in, with_assignment, without_assignment
 from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED, reserved_value
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class FileChange:
                 keep = str(left) if was is not None or len(left - brought) else None
             else:
                 keep = was if there == ours else there
-            now = without(now, setting.key) if keep is None else edited(now, setting.key, keep)
+            now = without_assignment(now, setting.key) if keep is None else with_assignment(now, setting.key, keep)
         return now
 
 

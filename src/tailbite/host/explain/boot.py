@@ -13,33 +13,33 @@ from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tailbite.host.explain.subject import Patient
+    from tailbite.host.explain.subject import Subject
     from tailbite.host.sysctl.text import BootOrder, ConfigFile
     from tailbite.host.sysctl.tree import Tree
 
 __all__ = ["boot_findings"]
 
 
-def boot_findings(patient: Patient, tree: Tree) -> list[Finding]:
+def boot_findings(subject: Subject, tree: Tree) -> list[Finding]:
     """Return what is wrong with the sysctl.d files of this host; for the host's own namespace."""
     return [
-        *_lost_at_boot(patient, tree),
-        *_in_vain(patient, tree),
-        *_refused(patient, tree),
-        *_too_long(patient, tree),
+        *_lost_at_boot(subject, tree),
+        *_in_vain(subject, tree),
+        *_refused(subject, tree),
+        *_too_long(subject, tree),
     ]
 
 
-def _lost_at_boot(patient: Patient, tree: Tree) -> Iterator[Finding]:
-    now = patient.seen.reserved
-    if not now or tree.blind:
+def _lost_at_boot(subject: Subject, tree: Tree) -> Iterator[Finding]:
+    now = subject.seen.reserved
+    if not now or tree.not_visible:
         return
     lost = PortSet.of(
         part for order in tree.orders for part in (now - (value_at_boot(order, RESERVED) or PortSet())).ranges
     )
     if not lost:
         return
-    used = {one.endpoints.local.port for one in patient.seen.listeners} | {one.port for one in patient.services}
+    used = {one.endpoints.local.port for one in subject.seen.listeners} | {one.port for one in subject.services}
     yield Finding(
         "TB205",
         Severity.WARNING if any(port in lost for port in used) else Severity.NOTICE,
@@ -47,12 +47,12 @@ def _lost_at_boot(patient: Patient, tree: Tree) -> Iterator[Finding]:
         f"{_ports(lost)} reserved now, but not after the next boot.",
         "No file that is applied at boot says so, or a later one leaves it out. Some programs reserve ports anew "
         "whenever they start; then nothing is lost.",
-        (Remedy("reserve for good", (fix_command(patient, f"--reserve {lost}"),), needs_root=True),),
-        patient.seen.namespace,
+        (Remedy("reserve for good", (fix_command(subject, f"--reserve {lost}"),), needs_root=True),),
+        subject.seen.namespace,
     )
 
 
-def _in_vain(patient: Patient, tree: Tree) -> Iterator[Finding]:
+def _in_vain(subject: Subject, tree: Tree) -> Iterator[Finding]:
     """Ports of an assignment that a later one replaced; each file is told once, whoever reads it."""
     told = set()
     for order in tree.orders:
@@ -71,8 +71,8 @@ def _in_vain(patient: Patient, tree: Tree) -> Iterator[Finding]:
                     f"{_ports(lost)} reserved in {file.path} in vain: a file that is applied later wins.",
                     "Files are applied in the order of their names, and the last assignment of a setting wins whole "
                     "(sysctl.d(5)).",
-                    (Remedy("merge them", (fix_command(patient, f"--reserve {lost}"),), needs_root=True),),
-                    patient.seen.namespace,
+                    (Remedy("merge them", (fix_command(subject, f"--reserve {lost}"),), needs_root=True),),
+                    subject.seen.namespace,
                     facts=(
                         Fact(f"{file.path}, line {item.line + 1}", f"{RESERVED.key} = {item.value}"),
                         Fact("after the boot", f"{RESERVED.key} = {last}"),
@@ -80,7 +80,7 @@ def _in_vain(patient: Patient, tree: Tree) -> Iterator[Finding]:
                 )
 
 
-def _refused(patient: Patient, tree: Tree) -> Iterator[Finding]:
+def _refused(subject: Subject, tree: Tree) -> Iterator[Finding]:
     for file in _files(tree.orders):
         for setting in (RESERVED, EPHEMERAL):
             for item in assignments(file, setting.key):
@@ -94,11 +94,11 @@ def _refused(patient: Patient, tree: Tree) -> Iterator[Finding]:
                     "Blanks within the value and comments behind it are errors. If it is the last line about this "
                     "setting, systemd sets none of the earlier ones either.",
                     (Remedy(f"correct the line in {file.path}"),),
-                    patient.seen.namespace,
+                    subject.seen.namespace,
                 )
 
 
-def _too_long(patient: Patient, tree: Tree) -> Iterator[Finding]:
+def _too_long(subject: Subject, tree: Tree) -> Iterator[Finding]:
     for file in _files(tree.orders):
         for item in assignments(file, RESERVED.key):
             if item.value is not None and len(item.value) >= PAGE and RESERVED.parse(item.value) is not None:
@@ -110,7 +110,7 @@ def _too_long(patient: Patient, tree: Tree) -> Iterator[Finding]:
                     f"than {PAGE} bytes.",
                     "The kernel takes a page per write. systemd-sysctl writes the rest as well; sysctl does not.",
                     (Remedy("reserve ranges instead of single ports"),),
-                    patient.seen.namespace,
+                    subject.seen.namespace,
                 )
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tailbite.host.explain.boot import boot_findings
-from tailbite.host.explain.doctor import examine, examine_kernel
-from tailbite.host.explain.subject import Patient
-from tailbite.host.see.abilities import abilities, selection
-from tailbite.host.see.processes import holders
+from tailbite.host.explain.doctor import examine_kernel, examine_namespace
+from tailbite.host.explain.subject import Subject
+from tailbite.host.see.abilities import kernel_abilities, port_selection
+from tailbite.host.see.processes import find_holders
 from tailbite.host.see.scan import scan
-from tailbite.host.see.snapshot import take
-from tailbite.host.sysctl.tree import HOST, is_the_hosts, read_tree
+from tailbite.host.see.snapshot import take_snapshot
+from tailbite.host.sysctl.tree import HOST, is_host_namespace, read_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from tailbite.host.explain.finding import Finding
     from tailbite.host.explain.subject import Service
     from tailbite.host.see.abilities import Ability
-    from tailbite.host.see.records import Blind, Namespace
+    from tailbite.host.see.records import Namespace, NotVisible
     from tailbite.host.see.scan import Scan
 
-__all__ = ["Checkup", "check_up"]
+__all__ = ["Checkup", "check_host"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +34,29 @@ class Checkup:
 
     Attributes:
         taken: when, in seconds since the epoch.
-        patients: the namespaces.
+        subjects: the namespaces.
         findings: of all of them, namespace by namespace, the worst of each first.
         scan: their self-connected sockets.
         abilities: what the kernel can do.
-        blind: what could not be looked at.
+        not_visible: what could not be looked at.
     """
 
     taken: float
-    patients: tuple[Patient, ...]
+    subjects: tuple[Subject, ...]
     findings: tuple[Finding, ...]
     scan: Scan
     abilities: tuple[Ability, ...]
-    blind: tuple[Blind, ...]
+    not_visible: tuple[NotVisible, ...]
 
     def of(self, namespace: Namespace) -> list[Finding]:
         """Return the findings of one namespace."""
         return [one for one in self.findings if one.namespace == namespace]
 
 
-def check_up(
+def check_host(
     places: Sequence[Namespace],
     services: Iterable[Service] = (),
-    blind: Iterable[Blind] = (),
+    not_visible: Iterable[NotVisible] = (),
     *,
     root: Path | None = None,
 ) -> Checkup:
@@ -65,36 +65,36 @@ def check_up(
     Args:
         places: the namespaces.
         services: what should run in the caller's own namespace, or in the only one there is.
-        blind: what could not be seen when the namespaces were looked for.
+        not_visible: what could not be seen when the namespaces were looked for.
         root: where the files of the next boot are; None leaves them out.
     """
     taken = time.time()
-    unseen = list(blind)
+    unseen = list(not_visible)
     seen = scan(places)
-    unseen += seen.blind
-    shots = [take(place) for place in places]
-    owners, not_seen = holders(one for shot in shots for one in shot.listeners)
-    unseen += [item for shot in shots for item in shot.blind] + list(not_seen)
-    patients = []
+    unseen += seen.not_visible
+    shots = [take_snapshot(place) for place in places]
+    owners, not_seen = find_holders(one for shot in shots for one in shot.listeners)
+    unseen += [item for shot in shots for item in shot.not_visible] + list(not_seen)
+    subjects = []
     findings: list[Finding] = []
-    able = abilities()
+    able = kernel_abilities()
     for shot in shots:
         if shot.ephemeral is None:
-            continue  # it is among the blind
+            continue  # it is among the not_visible
         is_main = shot.namespace.is_own or len(places) == 1
-        patient = Patient(
+        subject = Subject(
             shot,
             tuple(one for one in seen.sightings if one.namespace == shot.namespace),
             tuple(services) if is_main else (),
             owners,
-            selection(),
+            port_selection(),
         )
-        patients.append(patient)
-        findings += examine(patient)
+        subjects.append(subject)
+        findings += examine_namespace(subject)
         if shot.namespace.is_own:
-            findings += examine_kernel(patient, able)
-            if root is not None and (root != HOST or is_the_hosts(shot.namespace)):
+            findings += examine_kernel(subject, able)
+            if root is not None and (root != HOST or is_host_namespace(shot.namespace)):
                 tree = read_tree(root)
-                unseen += tree.blind
-                findings += boot_findings(patient, tree)
-    return Checkup(taken, tuple(patients), tuple(findings), seen, able, tuple(dict.fromkeys(unseen)))
+                unseen += tree.not_visible
+                findings += boot_findings(subject, tree)
+    return Checkup(taken, tuple(subjects), tuple(findings), seen, able, tuple(dict.fromkeys(unseen)))

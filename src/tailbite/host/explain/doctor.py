@@ -32,17 +32,17 @@ from tailbite.kernel.sock_diag import TcpState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tailbite.host.explain.subject import Patient
+    from tailbite.host.explain.subject import Subject
     from tailbite.host.see.abilities import Ability
 
-__all__ = ["examine", "examine_kernel", "ports_to_free"]
+__all__ = ["examine_kernel", "examine_namespace", "ports_to_free"]
 
 
-def examine(patient: Patient) -> list[Finding]:
+def examine_namespace(subject: Subject) -> list[Finding]:
     """Return what is wrong with one namespace, the worst first."""
-    found = [*_self_connects(patient), *risks(patient)]
-    if patient.seen.sysctl("tcp_simult_connect") == "0":
-        found = [_switched_off(patient), *(_without_risk(one) for one in found)]
+    found = [*_self_connects(subject), *risks(subject)]
+    if subject.seen.sysctl("tcp_simult_connect") == "0":
+        found = [_switched_off(subject), *(_without_risk(one) for one in found)]
     order = list(Severity)
     return sorted(
         found, key=lambda one: (order.index(one.severity), one.code, one.endpoint.port if one.endpoint else 1 << 16)
@@ -54,12 +54,12 @@ def ports_to_free(findings: list[Finding]) -> PortSet:
     return PortSet.of(one.endpoint.port for one in findings if one.code in ("TB201", "TB202") and one.endpoint)
 
 
-def _self_connects(patient: Patient) -> Iterator[Finding]:
-    names = {service.port: str(service) for service in patient.services}
-    for one in patient.sightings:
+def _self_connects(subject: Subject) -> Iterator[Finding]:
+    names = {service.port: str(service) for service in subject.services}
+    for one in subject.sightings:
         end = one.socket.endpoints.local
         server = names.get(end.port, "its server")
-        kill = Remedy(f"free port {end.port} at once", (fix_command(patient, f"--kill {end.port}"),), needs_root=True)
+        kill = Remedy(f"free port {end.port} at once", (fix_command(subject, f"--kill {end.port}"),), needs_root=True)
         if one.socket.state is TcpState.TIME_WAIT:
             left = round(one.socket.expires_ms / 1000)
             yield Finding(
@@ -69,8 +69,8 @@ def _self_connects(patient: Patient) -> Iterator[Finding]:
                 f"A closed self-connect on {end} left a TIME-WAIT: {server} cannot bind the port for {left} s more.",
                 "close() on a self-connect is a close on both ends, so TIME-WAIT stays (RFC 9293 section 3.6), and "
                 "SO_REUSEADDR on the server does not help against it.",
-                (kill, Remedy(f"wait {left} s"), prevent(patient, end.port)),
-                patient.seen.namespace,
+                (kill, Remedy(f"wait {left} s"), prevent(subject, end.port)),
+                subject.seen.namespace,
                 end,
                 one.owners,
             )
@@ -83,15 +83,15 @@ def _self_connects(patient: Patient) -> Iterator[Finding]:
             f"{who} is connected to itself on {end}: {server} cannot bind the port, and what {who} reads is its own.",
             "It dialled the port while nobody listened there, and had the same port as its source port: drawn by the "
             "kernel, or bound by itself.",
-            (kill, prevent(patient, end.port), guard()),
-            patient.seen.namespace,
+            (kill, prevent(subject, end.port), guard()),
+            subject.seen.namespace,
             end,
             one.owners,
             (Fact("state", one.socket.state.label),),
         )
 
 
-def examine_kernel(patient: Patient, able: tuple[Ability, ...]) -> list[Finding]:
+def examine_kernel(subject: Subject, able: tuple[Ability, ...]) -> list[Finding]:
     """Return what the kernel lacks; told once, for the caller's own namespace."""
     lacking = {one.name: one for one in able if one.present is False}
     texts = {
@@ -114,14 +114,14 @@ def examine_kernel(patient: Patient, able: tuple[Ability, ...]) -> list[Finding]
             f"This kernel lacks {name} ({lacking[name].since}).",
             why,
             (Remedy(remedy),),
-            patient.seen.namespace,
+            subject.seen.namespace,
         )
         for name, (code, why, remedy) in texts.items()
         if name in lacking
     ]
 
 
-def _switched_off(patient: Patient) -> Finding:
+def _switched_off(subject: Subject) -> Finding:
     return Finding(
         "TB210",
         Severity.FINE,
@@ -129,7 +129,7 @@ def _switched_off(patient: Patient) -> Finding:
         "Simultaneous open is switched off here (tcp_simult_connect is 0): a new self-connect cannot complete.",
         "That is a setting of linux-hardened and grsecurity kernels, not of kernel.org's.",
         (),
-        patient.seen.namespace,
+        subject.seen.namespace,
     )
 
 

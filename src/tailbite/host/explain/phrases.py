@@ -10,13 +10,13 @@ from tailbite.host.see.records import NamespaceKind
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tailbite.host.see.port import PortLook, Use
+    from tailbite.host.see.port import PortSnapshot, PortUse
     from tailbite.host.see.records import Namespace
 
-__all__ = ["after", "holder", "listed", "moved_by", "process_names", "range_words", "span"]
+__all__ = ["after", "listed", "name_holder", "netns_argument", "process_names", "range_words", "span"]
 
 
-def after(use: Use) -> str:
+def after(use: PortUse) -> str:
     """Say how long a TIME-WAIT lasts."""
     return f"{max(1, round(use.socket.expires_ms / 1000))} s"
 
@@ -26,7 +26,7 @@ def span(seconds: float) -> str:
     return "less than a second" if seconds < 1 else spell_duration(seconds)
 
 
-def holder(use: Use) -> str:
+def name_holder(use: PortUse) -> str:
     """Name who holds a socket, as the beginning of a sentence."""
     if use.owners:
         return process_names([use])
@@ -35,7 +35,7 @@ def holder(use: Use) -> str:
     )
 
 
-def process_names(uses: Iterable[Use]) -> str:
+def process_names(uses: Iterable[PortUse]) -> str:
     """Name the processes that hold sockets."""
     names = list(dict.fromkeys(str(owner) for use in uses for owner in use.owners))
     return listed(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "somebody"
@@ -47,12 +47,12 @@ def listed(parts: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def moved_by(namespace: Namespace) -> str:
+def netns_argument(namespace: Namespace) -> str:
     """Return what to give to ``--netns`` for this namespace."""
     return str(namespace.pids[0]) if namespace.kind is NamespaceKind.PROCESS and namespace.pids else namespace.name
 
 
-def range_words(look: PortLook) -> str:
+def range_words(look: PortSnapshot) -> str:
     """Say how the port lies to the ephemeral range."""
     if look.ephemeral is None:
         return "the ephemeral range here is not known"

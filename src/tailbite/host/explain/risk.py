@@ -15,7 +15,7 @@ from tailbite.host.explain.subject import drawn_ports, fix_command, guard, preve
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tailbite.host.explain.subject import Patient
+    from tailbite.host.explain.subject import Subject
     from tailbite.kernel.sock_diag import TcpSocket
 
 __all__ = ["ports_at_risk", "risks"]
@@ -25,28 +25,28 @@ _MOST = 40  # findings about servers: more are read by nobody
 _RETRY = 1.0  # seconds between attempts that the odds are told for
 
 
-def risks(patient: Patient) -> Iterator[Finding]:
+def risks(subject: Subject) -> Iterator[Finding]:
     """Yield a finding for each port at risk, and one for a range that puts many there."""
-    yield from _services_down(patient)
-    yield from _listeners(patient)
-    yield from _range(patient)
+    yield from _services_down(subject)
+    yield from _listeners(subject)
+    yield from _range(subject)
 
 
-def ports_at_risk(patient: Patient) -> PortSet:
+def ports_at_risk(subject: Subject) -> PortSet:
     """Return the ports that reserving would help: of servers, of services that are down, and of self-connects."""
-    seen = patient.seen
+    seen = subject.seen
     expected = {one.endpoints.local.port for one in (*seen.listeners, *seen.self_connects)}
-    return PortSet.of(expected | {service.port for service in patient.services}) & drawn_ports(seen)
+    return PortSet.of(expected | {service.port for service in subject.services}) & drawn_ports(seen)
 
 
-def _services_down(patient: Patient) -> Iterator[Finding]:
-    drawn = drawn_ports(patient.seen)
+def _services_down(subject: Subject) -> Iterator[Finding]:
+    drawn = drawn_ports(subject.seen)
     # A port that a self-connect holds is a matter of its own, and worse.
-    held = {one.endpoints.local.port for one in (*patient.seen.listeners, *patient.seen.self_connects)}
-    for service in patient.services:
+    held = {one.endpoints.local.port for one in (*subject.seen.listeners, *subject.seen.self_connects)}
+    for service in subject.services:
         if service.port in drawn and service.port not in held:
             yield _risk(
-                patient,
+                subject,
                 "TB203",
                 Confidence.CERTAIN,
                 Endpoint("0.0.0.0", service.port),
@@ -54,19 +54,19 @@ def _services_down(patient: Patient) -> Iterator[Finding]:
             )
 
 
-def _listeners(patient: Patient) -> Iterator[Finding]:
-    drawn = drawn_ports(patient.seen)
+def _listeners(subject: Subject) -> Iterator[Finding]:
+    drawn = drawn_ports(subject.seen)
     listening: dict[int, list[TcpSocket]] = {}
-    for listener in patient.seen.listeners:
+    for listener in subject.seen.listeners:
         listening.setdefault(listener.endpoints.local.port, []).append(listener)
-    expected = {service.port for service in patient.services}
+    expected = {service.port for service in subject.services}
     at_risk = sorted(port for port in listening if port in drawn)
     for port in at_risk[:_MOST]:
         listeners = listening[port]
-        owners = tuple(dict.fromkeys(owner for one in listeners for owner in patient.owners.get(one.inode, ())))
+        owners = tuple(dict.fromkeys(owner for one in listeners for owner in subject.owners.get(one.inode, ())))
         who = ", ".join(dict.fromkeys(owner.name for owner in owners)) or "A server"
         risk = _risk(
-            patient,
+            subject,
             "TB204",
             # It may have asked for any port; then nobody expects it on this one.
             Confidence.CERTAIN if port in expected else Confidence.LIKELY,
@@ -84,21 +84,21 @@ def _listeners(patient: Patient) -> Iterator[Finding]:
             (
                 Remedy(
                     "reserve them, or move the range away from them",
-                    (fix_command(patient, f"--reserve {rest}"),),
+                    (fix_command(subject, f"--reserve {rest}"),),
                     needs_root=True,
                 ),
             ),
-            patient.seen.namespace,
+            subject.seen.namespace,
             facts=(Fact("ports", str(rest)),),
         )
 
 
-def _risk(patient: Patient, code: str, confidence: Confidence, end: Endpoint, what: str) -> Finding:
-    seen = patient.seen
+def _risk(subject: Subject, code: str, confidence: Confidence, end: Endpoint, what: str) -> Finding:
+    seen = subject.seen
     assert seen.ephemeral is not None  # or nothing is drawn
     # Ports that are held otherwise change the odds little, and would make them a computation per port.
     taken = seen.reserved or PortSet()
-    way = Selection.RANDOM if (seen.sysctl("ip_local_port_step_width") or "0") != "0" else patient.selection
+    way = Selection.RANDOM if (seen.sysctl("ip_local_port_step_width") or "0") != "0" else subject.selection
     dials, binds = (
         odds(end.port, seen.ephemeral, taken, binds_first=first, selection=way) for first in (False, True)
     )
@@ -109,7 +109,7 @@ def _risk(patient: Patient, code: str, confidence: Confidence, end: Endpoint, wh
         confidence,
         what,
         "It would be connected to itself then, and keep the server from starting: Address already in use.",
-        (prevent(patient, end.port), guard()),
+        (prevent(subject, end.port), guard()),
         seen.namespace,
         end,
         facts=(
@@ -119,8 +119,8 @@ def _risk(patient: Patient, code: str, confidence: Confidence, end: Endpoint, wh
     )
 
 
-def _range(patient: Patient) -> Iterator[Finding]:
-    ephemeral = patient.seen.ephemeral
+def _range(subject: Subject) -> Iterator[Finding]:
+    ephemeral = subject.seen.ephemeral
     if ephemeral is None or ephemeral.low >= LINUX_DEFAULT.low:
         return
     yield Finding(
@@ -132,9 +132,9 @@ def _range(patient: Patient) -> Iterator[Finding]:
         (
             Remedy(
                 "move the range, or reserve the ports of all services in it",
-                (fix_command(patient, f"--range {LINUX_DEFAULT}"),),
+                (fix_command(subject, f"--range {LINUX_DEFAULT}"),),
                 needs_root=True,
             ),
         ),
-        patient.seen.namespace,
+        subject.seen.namespace,
     )

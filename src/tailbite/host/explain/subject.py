@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tailbite.host.see.scan import Sighting
     from tailbite.host.see.snapshot import Snapshot
 
-__all__ = ["Patient", "Service", "drawn_ports", "fix_command", "guard", "prevent"]
+__all__ = ["Service", "Subject", "drawn_ports", "fix_command", "guard", "prevent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class Subject:
     """One namespace and what is known around it.
 
     Attributes:
@@ -66,13 +66,13 @@ def drawn_ports(seen: Snapshot) -> PortSet:
     return PortSet.of([seen.ephemeral]) - (seen.reserved or PortSet())
 
 
-def prevent(patient: Patient, port: int) -> Remedy:
+def prevent(subject: Subject, port: int) -> Remedy:
     """Return what keeps a port from being given to a client."""
-    if port not in drawn_ports(patient.seen):
+    if port not in drawn_ports(subject.seen):
         return Remedy(f"have no client bind port {port} before it connects: this port is not drawn by the kernel")
     return Remedy(
         f"reserve port {port}, so that no client is given it; servers bind it as before",
-        (fix_command(patient, f"--reserve {port}"),),
+        (fix_command(subject, f"--reserve {port}"),),
         needs_root=True,
     )
 
@@ -82,8 +82,8 @@ def guard() -> Remedy:
     return Remedy("start the client so that it cannot connect to itself", ("tailbite run -- COMMAND",))
 
 
-def fix_command(patient: Patient, wish: str) -> str:
-    """Return the ``tailbite fix`` that does what is wished in the patient's namespace."""
-    place = patient.seen.namespace
+def fix_command(subject: Subject, wish: str) -> str:
+    """Return the ``tailbite fix`` that does what is wished in the subject's namespace."""
+    place = subject.seen.namespace
     where = "" if place.is_own else f" --netns {place.pids[0] if place.pids else place.name}"
     return f"tailbite fix {wish}{where} --apply"

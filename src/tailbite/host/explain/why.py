@@ -26,13 +26,13 @@ from tailbite.core.odds import odds
 from tailbite.core.ports import PortSet
 from tailbite.host.explain.bind_forecast import Answer, forecast
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
-from tailbite.host.explain.phrases import after, holder, listed, moved_by, process_names, range_words, span
+from tailbite.host.explain.phrases import after, listed, name_holder, netns_argument, process_names, range_words, span
 from tailbite.kernel.inet_diag import CONNECTION_STATES, TcpState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tailbite.host.see.port import PortLook, Use
+    from tailbite.host.see.port import PortSnapshot, PortUse
 
 __all__ = ["not_of_this_host", "why"]
 
@@ -41,7 +41,7 @@ _LONGEST = 120  # letters of a command that are worth repeating
 _LIVE = CONNECTION_STATES - {TcpState.TIME_WAIT}
 
 
-def why(look: PortLook, others: Iterable[PortLook] = (), host: str | None = None) -> tuple[Finding, ...]:
+def why(look: PortSnapshot, others: Iterable[PortSnapshot] = (), host: str | None = None) -> tuple[Finding, ...]:
     """Return what is to be said about a port, the most important first.
 
     Args:
@@ -57,7 +57,7 @@ def why(look: PortLook, others: Iterable[PortLook] = (), host: str | None = None
     return tuple(sorted(found, key=lambda one: order.index(one.severity)))
 
 
-def _here(look: PortLook, host: str | None) -> Iterator[Finding]:
+def _here(look: PortSnapshot, host: str | None) -> Iterator[Finding]:
     held = [use for use in look.uses if use.socket.is_self_connected]
     for use in held:
         yield (_left_by_self if use.socket.state is TcpState.TIME_WAIT else _self_connected)(look, use, host)
@@ -80,9 +80,9 @@ def _here(look: PortLook, host: str | None) -> Iterator[Finding]:
             yield _left_over(look, over, host)
 
 
-def _self_connected(look: PortLook, use: Use, host: str | None) -> Finding:
+def _self_connected(look: PortSnapshot, use: PortUse, host: str | None) -> Finding:
     end = use.socket.endpoints.local
-    who = holder(use)
+    who = name_holder(use)
     idle = ""
     if use.traffic is not None and use.traffic.idle_ms >= 1000:
         idle = f" It has been idle for {span(use.traffic.idle_ms / 1000)}."
@@ -118,7 +118,7 @@ def _self_connected(look: PortLook, use: Use, host: str | None) -> Finding:
     )
 
 
-def _left_by_self(look: PortLook, use: Use, host: str | None) -> Finding:
+def _left_by_self(look: PortSnapshot, use: PortUse, host: str | None) -> Finding:
     end = use.socket.endpoints.local
     return Finding(
         "TB102",
@@ -147,7 +147,7 @@ def _left_by_self(look: PortLook, use: Use, host: str | None) -> Finding:
     )
 
 
-def _stolen(look: PortLook, uses: list[Use], host: str | None) -> Finding:
+def _stolen(look: PortSnapshot, uses: list[PortUse], host: str | None) -> Finding:
     use = uses[0]
     ends = use.socket.endpoints
     where = f"{ends.remote}" + (f" and {len(uses) - 1} more" if len(uses) > 1 else "")
@@ -156,7 +156,7 @@ def _stolen(look: PortLook, uses: list[Use], host: str | None) -> Finding:
         "TB103",
         Severity.CRITICAL,
         Confidence.CERTAIN if certain else _by_range(look),
-        f"{holder(use)} has port {look.port} as the source port of its connection from {ends.local} to {where}.",
+        f"{name_holder(use)} has port {look.port} as the source port of its connection from {ends.local} to {where}.",
         f"Nobody listened on port {look.port} when that connection was made, so the kernel was free to give it away: "
         f"{range_words(look)}. Until that connection ends, a server cannot bind the port: Address already in use.",
         (
@@ -175,7 +175,7 @@ def _stolen(look: PortLook, uses: list[Use], host: str | None) -> Finding:
     )
 
 
-def _orphaned(look: PortLook, uses: list[Use], host: str | None) -> Finding:
+def _orphaned(look: PortSnapshot, uses: list[PortUse], host: str | None) -> Finding:
     use = uses[0]
     count = len(uses)
     what = "a connection of a server that did is" if count == 1 else f"{count} connections of a server that did are"
@@ -198,7 +198,7 @@ def _orphaned(look: PortLook, uses: list[Use], host: str | None) -> Finding:
     )
 
 
-def _left_over(look: PortLook, uses: list[Use], host: str | None) -> Finding:
+def _left_over(look: PortSnapshot, uses: list[PortUse], host: str | None) -> Finding:
     last = max(uses, key=lambda use: use.socket.expires_ms)
     count = len(uses)
     left = "a connection that was closed" if count == 1 else f"{count} connections that were closed"
@@ -223,14 +223,14 @@ def _left_over(look: PortLook, uses: list[Use], host: str | None) -> Finding:
     )
 
 
-def _bound(look: PortLook, uses: tuple[Use, ...], host: str | None) -> Finding:
+def _bound(look: PortSnapshot, uses: tuple[PortUse, ...], host: str | None) -> Finding:
     use = uses[0]
     end = use.socket.endpoints.local
     return Finding(
         "TB105",
         Severity.CRITICAL if not look.by(TcpState.LISTEN) else Severity.NOTICE,
         Confidence.CERTAIN,
-        f"{holder(use)} has bound {end} and neither listens nor is connected. Clients are refused, and servers too.",
+        f"{name_holder(use)} has bound {end} and neither listens nor is connected. Clients and servers are refused.",
         "A server between bind() and listen(), a program that keeps the port from others, or a client that binds its "
         "source port and whose connection was destroyed. Neither netstat nor plain ss shows such a socket.",
         (
@@ -244,7 +244,7 @@ def _bound(look: PortLook, uses: tuple[Use, ...], host: str | None) -> Finding:
     )
 
 
-def _listening(look: PortLook, uses: tuple[Use, ...], host: str | None) -> Finding:
+def _listening(look: PortSnapshot, uses: tuple[PortUse, ...], host: str | None) -> Finding:
     ends = listed(str(use.socket.endpoints.local) for use in uses)
     serving = [use for use in uses if host is None or _serves(use, host)]
     queue = [
@@ -260,7 +260,7 @@ def _listening(look: PortLook, uses: tuple[Use, ...], host: str | None) -> Findi
             "TB107",
             Severity.WARNING,
             Confidence.CERTAIN,
-            f"{holder(uses[0])} listens on port {look.port}, but {family or 'not on '}"
+            f"{name_holder(uses[0])} listens on port {look.port}, but {family or 'not on '}"
             f"{f'({ends})' if family else f'{host}: only on {ends}'}. A client that dials {host} is refused.",
             "A server has the addresses that it bound, and no others. localhost may mean 127.0.0.1 or ::1, and which "
             "one comes first differs from program to program. While nobody listens on that address, a client that "
@@ -284,7 +284,7 @@ def _listening(look: PortLook, uses: tuple[Use, ...], host: str | None) -> Findi
         "TB107" if only_v6 else "TB106",
         Severity.WARNING if only_v6 else Severity.FINE,
         Confidence.CERTAIN,
-        f"{holder(uses[0])} listens on {ends}. That is a server, and no client can be given its port.{note}",
+        f"{name_holder(uses[0])} listens on {ends}. That is a server, and no client can be given its port.{note}",
         "A second server on the same address gets EADDRINUSE, unless both set SO_REUSEPORT.",
         (Remedy("let the server bind :: without IPV6_V6ONLY, or 0.0.0.0 as well"),) if only_v6 else (),
         look.namespace,
@@ -294,14 +294,14 @@ def _listening(look: PortLook, uses: tuple[Use, ...], host: str | None) -> Findi
     )
 
 
-def _serves(use: Use, host: str) -> bool:
+def _serves(use: PortUse, host: str) -> bool:
     theirs = use.socket.endpoints.local.host
     if theirs == "::":
         return ":" in host or not use.socket.v6_only
     return theirs == host or (theirs == "0.0.0.0" and ":" not in host)
 
 
-def _elsewhere(look: PortLook, *, here: bool) -> Iterator[Finding]:
+def _elsewhere(look: PortSnapshot, *, here: bool) -> Iterator[Finding]:
     if not look.uses:
         return
     use = next((one for one in look.uses if one.socket.is_self_connected), look.uses[0])
@@ -311,13 +311,13 @@ def _elsewhere(look: PortLook, *, here: bool) -> Iterator[Finding]:
         "TB108",
         Severity.WARNING if stuck or not here else Severity.NOTICE,
         Confidence.CERTAIN,
-        f"In another network namespace, {look.namespace}, {holder(use)} {what} {use.socket.endpoints.local}.",
+        f"In another network namespace, {look.namespace}, {name_holder(use)} {what} {use.socket.endpoints.local}.",
         "Network namespaces, which every container has, do not share ports: nothing there keeps a server here from "
         "binding, and a client here does not reach it at 127.0.0.1.",
         (
             Remedy(
                 "look from inside that namespace",
-                (f"tailbite why {look.port} --netns {moved_by(look.namespace)}",),
+                (f"tailbite why {look.port} --netns {netns_argument(look.namespace)}",),
                 needs_root=True,
             ),
         ),
@@ -328,14 +328,14 @@ def _elsewhere(look: PortLook, *, here: bool) -> Iterator[Finding]:
     )
 
 
-def _state(use: Use) -> str:
+def _state(use: PortUse) -> str:
     return {TcpState.LISTEN: "a server that listens on", TcpState.BOUND_INACTIVE: "bound"}.get(
         use.socket.state, f"a connection ({use.socket.state.label}) from"
     )
 
 
-def _nobody(look: PortLook, host: str | None) -> Iterator[Finding]:
-    if look.blind and look.ephemeral is None:
+def _nobody(look: PortSnapshot, host: str | None) -> Iterator[Finding]:
+    if look.not_visible and look.ephemeral is None:
         return  # we could not look, so nobody is not what we know
     end = Endpoint(host or "0.0.0.0", look.port)
     unseen = "" if look.sees_bound else " (a socket that is only bound would not show: Linux lists those since 6.8)"
@@ -373,7 +373,7 @@ def _nobody(look: PortLook, host: str | None) -> Iterator[Finding]:
     )
 
 
-def not_of_this_host(look: PortLook, host: str) -> Finding:
+def not_of_this_host(look: PortSnapshot, host: str) -> Finding:
     """Return the finding for an address that is none of this host's."""
     return Finding(
         "TB112",
@@ -387,11 +387,11 @@ def not_of_this_host(look: PortLook, host: str) -> Finding:
     )
 
 
-def _drawn(look: PortLook) -> bool:
+def _drawn(look: PortSnapshot) -> bool:
     return look.ephemeral is not None and look.port in look.ephemeral and look.port not in (look.reserved or ())
 
 
-def _looks_accepted(use: Use, look: PortLook) -> bool:
+def _looks_accepted(use: PortUse, look: PortSnapshot) -> bool:
     """Tell whether a connection looks like a server's: nothing in the kernel's list says who dialled."""
     if use.socket.state in (TcpState.SYN_SENT, TcpState.SYN_RECV):
         return use.socket.state is TcpState.SYN_RECV
@@ -403,11 +403,11 @@ def _looks_accepted(use: Use, look: PortLook) -> bool:
     return False
 
 
-def _by_range(look: PortLook) -> Confidence:
+def _by_range(look: PortSnapshot) -> Confidence:
     return Confidence.POSSIBLE if look.ephemeral is None else Confidence.LIKELY
 
 
-def _traffic(use: Use) -> Iterator[Fact]:
+def _traffic(use: PortUse) -> Iterator[Fact]:
     if use.traffic is not None and use.traffic.bytes_received is not None:
         came = "echoed" if use.socket.is_self_connected else "received"
         yield Fact(f"bytes {came}", str(use.traffic.bytes_received))
@@ -416,7 +416,7 @@ def _traffic(use: Use) -> Iterator[Fact]:
     yield Fact("queues", f"{use.socket.receive_queue} bytes unread, {use.socket.send_queue} unacknowledged")
 
 
-def _connections(uses: list[Use]) -> tuple[Fact, ...]:
+def _connections(uses: list[PortUse]) -> tuple[Fact, ...]:
     shown = [
         Fact(
             use.socket.state.label,
@@ -428,7 +428,7 @@ def _connections(uses: list[Use]) -> tuple[Fact, ...]:
     return (*shown, Fact("and more", str(len(uses) - _SHOWN))) if len(uses) > _SHOWN else tuple(shown)
 
 
-def _bind_facts(look: PortLook, host: str | None) -> Iterator[Fact]:
+def _bind_facts(look: PortSnapshot, host: str | None) -> Iterator[Fact]:
     """Say what a server would meet; nothing was bound to find out."""
     sockets = [use.socket for use in look.uses]
     for address in (host,) if host else ("0.0.0.0", "::"):
@@ -449,7 +449,7 @@ def _answer(answer: Answer) -> str:
     }[answer]
 
 
-def _port_facts(look: PortLook) -> Iterator[Fact]:
+def _port_facts(look: PortSnapshot) -> Iterator[Fact]:
     if look.port < look.privileged_below:
         yield Fact("privileged", f"yes: ports below {look.privileged_below} need CAP_NET_BIND_SERVICE")
     if look.ephemeral is None:
@@ -464,14 +464,14 @@ def _port_facts(look: PortLook) -> Iterator[Fact]:
             yield Fact(name, odds(look.port, look.ephemeral, taken, binds_first=first).sentence(every=1.0))
 
 
-def _restart(use: Use) -> Remedy:
+def _restart(use: PortUse) -> Remedy:
     if not use.owners:
         return Remedy("or stop the program that holds it: run this as root to see which one that is")
     names = ", ".join(str(owner) for owner in use.owners)
     return Remedy(f"or restart {names}", tuple(f"kill {owner.pid}" for owner in use.owners[:1]))
 
 
-def _reserve(look: PortLook, *, always: bool = False) -> tuple[Remedy, ...]:
+def _reserve(look: PortSnapshot, *, always: bool = False) -> tuple[Remedy, ...]:
     if not always and not _drawn(look):
         return ()
     if look.reserved is not None and look.port in look.reserved:
@@ -485,7 +485,7 @@ def _reserve(look: PortLook, *, always: bool = False) -> tuple[Remedy, ...]:
     )
 
 
-def _command(use: Use) -> str:
+def _command(use: PortUse) -> str:
     command = use.owners[0].command if use.owners else ""
     return command if command and len(command) <= _LONGEST and command.isprintable() else "PROGRAM ..."
 

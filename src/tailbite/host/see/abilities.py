@@ -15,7 +15,7 @@ from tailbite.core.selection import Selection
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 from tailbite.kernel.sockopt import supports_local_port_range
 
-__all__ = ["Ability", "abilities", "release", "selection"]
+__all__ = ["Ability", "kernel_abilities", "kernel_release", "kernel_version", "port_selection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Ability:
     use: str
 
 
-def abilities() -> tuple[Ability, ...]:
+def kernel_abilities() -> tuple[Ability, ...]:
     """Return what the running kernel can do. Needs no privilege, and changes nothing."""
     return (
         Ability(
@@ -49,15 +49,20 @@ def abilities() -> tuple[Ability, ...]:
     )
 
 
-def release() -> str:
+def kernel_release() -> str:
     """Return the kernel's release, e.g. ``6.18.44-amd64``."""
     return os.uname().release
 
 
-def selection(of: str | None = None) -> Selection:
+def kernel_version(of: str | None = None) -> tuple[int, int]:
+    """Return the two numbers of a kernel's release, the running one's if none is given; (99, 0) if it has none."""
+    match = re.match(r"(\d+)\.(\d+)", of if of is not None else kernel_release())
+    return (int(match[1]), int(match[2])) if match else (99, 0)
+
+
+def port_selection(of: str | None = None) -> Selection:
     """Return how a Linux of this release draws source ports; the running one if none is given."""
-    match = re.match(r"(\d+)\.(\d+)", of if of is not None else release())
-    version = (int(match[1]), int(match[2])) if match else (99, 0)
+    version = kernel_version(of)
     if version >= (5, 18):
         return Selection.STRIDES
     return Selection.BY_TWO if version >= (4, 2) else Selection.ONE_BY_ONE
@@ -83,7 +88,7 @@ def _has_xt_bpf() -> bool | None:
         pass  # not root, or no iptables used yet
     wanted = _configured("CONFIG_NETFILTER_XT_MATCH_BPF")
     if wanted == "m":  # built as a module, which must be there
-        modules = Path("/lib/modules") / release() / "modules.dep"
+        modules = Path("/lib/modules") / kernel_release() / "modules.dep"
         try:
             return "/xt_bpf.ko" in modules.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -107,4 +112,4 @@ def _config_of_running() -> str:
 
 
 def _config_in_boot() -> str:
-    return Path(f"/boot/config-{release()}").read_text(encoding="ascii", errors="replace")
+    return Path(f"/boot/config-{kernel_release()}").read_text(encoding="ascii", errors="replace")

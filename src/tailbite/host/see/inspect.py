@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tailbite.host.see.records import Blind
+from tailbite.host.see.records import NotVisible
 from tailbite.kernel.sock_diag import SockDiag
 
 if TYPE_CHECKING:
@@ -15,39 +15,41 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["Look"]
+__all__ = ["Inspection"]
 
 
-class Look:
+class Inspection:
     """Looks, and writes down what could not be looked at.
 
     Attributes:
-        blind: what could not.
+        not_visible: what could not.
     """
 
     def __init__(self) -> None:
-        self.blind: list[Blind] = []
+        self.not_visible: list[NotVisible] = []
 
-    def at(self, what: str, read: Callable[[], T]) -> T | None:
+    def read(self, what: str, read: Callable[[], T]) -> T | None:
         """Return what ``read`` returns, or None."""
         try:
             return read()
         except OSError as error:
-            self.blind.append(Blind.of(what, error))
+            self.not_visible.append(NotVisible.of(what, error))
         except ValueError as error:
-            self.blind.append(Blind(what, str(error)))
+            self.not_visible.append(NotVisible(what, str(error)))
         return None
 
-    def sockets(self, what: str, ask: Callable[[SockDiag], Listing]) -> tuple[TcpSocket, ...]:
+    def list_sockets(self, what: str, ask: Callable[[SockDiag], Listing]) -> tuple[TcpSocket, ...]:
         """Return the sockets that ``ask`` lists in the calling thread's namespace."""
 
         def read() -> Listing:
             with SockDiag() as diag:
                 return ask(diag)
 
-        listing = self.at(what, read)
+        listing = self.read(what, read)
         if listing is None:
             return ()
         if not listing.complete:
-            self.blind.append(Blind(what, "they changed faster than they could be listed, so one may be missing"))
+            self.not_visible.append(
+                NotVisible(what, "they changed faster than they could be listed, so one may be missing")
+            )
         return listing.sockets

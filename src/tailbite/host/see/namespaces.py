@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tailbite.host.see.records import Blind, Namespace, NamespaceKind, not_permitted
+from tailbite.host.see.records import Namespace, NamespaceKind, NotVisible, not_permitted
 from tailbite.kernel import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["UnknownNamespace", "choose", "own", "visible"]
+__all__ = ["UnknownNamespace", "choose_namespaces", "current_namespace", "visible_namespaces"]
 
 _SHOWN_PIDS = 16
 
@@ -20,7 +20,7 @@ class UnknownNamespace(ValueError):  # noqa: N818 - as NamespaceUnavailable
     """No network namespace goes by that name here; the message says what there is."""
 
 
-def own() -> Namespace:
+def current_namespace() -> Namespace:
     """Return the calling thread's network namespace."""
     try:
         inode = procfs.own_namespace()
@@ -29,25 +29,25 @@ def own() -> Namespace:
     return Namespace(inode, NamespaceKind.OWN, "this namespace")
 
 
-def visible() -> tuple[tuple[Namespace, ...], tuple[Blind, ...]]:
+def visible_namespaces() -> tuple[tuple[Namespace, ...], tuple[NotVisible, ...]]:
     """Return every network namespace that can be seen, the caller's own first, and what could not be seen.
 
     Found are those of processes and those that are mounted (``ip netns``, Docker). One that only an open
     descriptor keeps alive has no name to find it by.
     """
-    mine = own()
-    blind = []
+    mine = current_namespace()
+    not_visible = []
     pids: dict[int, tuple[int, ...]] = {}
     try:
         living = procfs.network_namespaces()
         mounted = procfs.named_namespaces()
     except OSError as error:
-        return (mine,), (Blind.of("the other network namespaces", error),)
+        return (mine,), (NotVisible.of("the other network namespaces", error),)
     if living.closed:
-        blind.append(_closed(living.closed))
+        not_visible.append(_closed(living.closed))
     if hidden := procfs.hidden_processes():
-        blind.append(
-            Blind(
+        not_visible.append(
+            NotVisible(
                 "the network namespaces of hidden processes", f"/proc is mounted with hidepid={hidden}: run as root"
             )
         )
@@ -56,27 +56,27 @@ def visible() -> tuple[tuple[Namespace, ...], tuple[Blind, ...]]:
     for inode in sorted({*pids, *mounted} - {mine.inode}):
         path = mounted.get(inode, "")
         found.append(_named(inode, pids.get(inode, ()), path))
-    return tuple(found), tuple(blind)
+    return tuple(found), tuple(not_visible)
 
 
-def choose(wanted: str) -> tuple[tuple[Namespace, ...], tuple[Blind, ...]]:
-    """Return the namespaces that ``--netns`` names: ``all``, ``self``, a pid, or a name that :func:`visible` gives.
+def choose_namespaces(wanted: str) -> tuple[tuple[Namespace, ...], tuple[NotVisible, ...]]:
+    """Return the namespaces that ``--netns`` names: ``all``, ``self``, a pid, or a name of a visible one.
 
     Raises:
         UnknownNamespace: nothing goes by that name.
     """
     if wanted == "self":
-        return (own(),), ()
-    found, blind = visible()
+        return (current_namespace(),), ()
+    found, not_visible = visible_namespaces()
     if wanted == "all":
-        return found, blind
+        return found, not_visible
     if wanted.isascii() and wanted.isdigit():
         return (_of_process(int(wanted), found),), ()
     matches = [one for one in found if wanted in (one.name, f"net:[{one.inode}]") and not one.is_own]
     if not matches:
         # Whoever cannot enter it still gets told so later; here only the name counts.
         names = ", ".join(dict.fromkeys(one.name for one in found if not one.is_own)) or "none but this one"
-        hint = "; some could not be seen" if blind else ""
+        hint = "; some could not be seen" if not_visible else ""
         raise UnknownNamespace(f"no network namespace is called {wanted!r}; visible: {names}{hint}")
     return tuple(matches), ()
 
@@ -91,9 +91,9 @@ def _of_process(pid: int, found: Iterable[Namespace]) -> Namespace:
     return next((one for one in found if one.inode == inode), None) or _named(inode, (pid,), "")
 
 
-def _closed(count: int) -> Blind:
+def _closed(count: int) -> NotVisible:
     who = "1 process" if count == 1 else f"{count} processes"
-    return Blind(f"the network namespace of {who}", not_permitted())
+    return NotVisible(f"the network namespace of {who}", not_permitted())
 
 
 def _named(inode: int, pids: tuple[int, ...], mounted: str) -> Namespace:

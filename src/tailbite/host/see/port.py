@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tailbite.host.see.inspect import Look
-from tailbite.host.see.records import Blind
-from tailbite.host.see.visit import visit
+from tailbite.host.see.abilities import kernel_version
+from tailbite.host.see.inspect import Inspection
+from tailbite.host.see.records import NotVisible
+from tailbite.host.see.visit import call_in_namespace
+from tailbite.kernel.process import CAP_NET_BIND_SERVICE, has_capability
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
 
@@ -32,13 +33,11 @@ if TYPE_CHECKING:
     from tailbite.kernel.sock_diag import TcpSocket
     from tailbite.kernel.tcp_info import TcpInfo
 
-__all__ = ["PortLook", "Use", "is_own_address", "look_at", "may_bind_privileged"]
-
-_CAP_NET_BIND_SERVICE = 10
+__all__ = ["PortSnapshot", "PortUse", "inspect_port", "is_own_address"]
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class PortUse:
     """A socket whose local port is the one in question.
 
     Attributes:
@@ -53,7 +52,7 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class PortLook:
+class PortSnapshot:
     """One port in one network namespace.
 
     Attributes:
@@ -66,71 +65,71 @@ class PortLook:
         privileged_below: ``ip_unprivileged_port_start``.
         may_bind_privileged: True if this process has CAP_NET_BIND_SERVICE.
         sees_bound: True if this kernel lists sockets that are only bound (Linux 6.8).
-        blind: what could not be looked at.
+        not_visible: what could not be looked at.
     """
 
     namespace: Namespace
     port: int
-    uses: tuple[Use, ...]
+    uses: tuple[PortUse, ...]
     listening: frozenset[int]
     ephemeral: PortRange | None
     reserved: PortSet | None
     privileged_below: int
     may_bind_privileged: bool
     sees_bound: bool
-    blind: tuple[Blind, ...] = ()
+    not_visible: tuple[NotVisible, ...] = ()
 
-    def by(self, *states: TcpState) -> tuple[Use, ...]:
+    def by(self, *states: TcpState) -> tuple[PortUse, ...]:
         """Return the uses in these states."""
         return tuple(use for use in self.uses if use.socket.state in states)
 
 
-def look_at(port: int, namespaces: Iterable[Namespace]) -> tuple[PortLook, ...]:
-    """Look at a port in each namespace. Never raises for what the kernel refuses: that becomes ``blind``."""
+def inspect_port(port: int, namespaces: Iterable[Namespace]) -> tuple[PortSnapshot, ...]:
+    """Look at a port in each namespace. Never raises for what the kernel refuses: that becomes ``not_visible``."""
     looks = [_look(port, namespace) for namespace in namespaces]
     sockets = [use.socket for look in looks for use in look.uses]
     if not any(one.inode for one in sockets):
         return tuple(looks)
-    from tailbite.host.see.processes import holders
+    from tailbite.host.see.processes import find_holders
 
-    owners, unseen = holders(sockets)
+    owners, unseen = find_holders(sockets)
     return tuple(
         replace(
             look,
             uses=tuple(replace(use, owners=owners.get(use.socket.inode, ())) for use in look.uses),
-            blind=look.blind + (unseen if any(use.socket.inode for use in look.uses) else ()),
+            not_visible=look.not_visible + (unseen if any(use.socket.inode for use in look.uses) else ()),
         )
         for look in looks
     )
 
 
-def _look(port: int, namespace: Namespace) -> PortLook:
+def _look(port: int, namespace: Namespace) -> PortSnapshot:
     try:
-        return visit(namespace, partial(_look_here, port, namespace))
+        return call_in_namespace(namespace, partial(_look_here, port, namespace))
     except OSError as error:
-        blind = Blind.of(str(namespace), error)
-        return PortLook(namespace, port, (), frozenset(), None, None, 1024, False, False, (blind,))
+        not_visible = NotVisible.of(str(namespace), error)
+        return PortSnapshot(namespace, port, (), frozenset(), None, None, 1024, False, False, (not_visible,))
 
 
-def _look_here(port: int, namespace: Namespace) -> PortLook:
-    look = Look()
-    sockets = look.sockets(f"the sockets on port {port}", lambda diag: diag.listing(local_port=port))
-    listeners = look.sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,)))
+def _look_here(port: int, namespace: Namespace) -> PortSnapshot:
+    inspection = Inspection()
+    sockets = inspection.list_sockets(f"the sockets on port {port}", lambda diag: diag.listing(local_port=port))
+    listeners = inspection.list_sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,)))
     with contextlib.ExitStack() as stack:
         diag = stack.enter_context(SockDiag()) if sockets else None
-        uses = tuple(Use(one, _traffic(diag, one)) for one in sockets)
+        uses = tuple(PortUse(one, _traffic(diag, one)) for one in sockets)
     start = read_sysctl("ip_unprivileged_port_start")
-    return PortLook(
+    return PortSnapshot(
         namespace=namespace,
         port=port,
         uses=uses,
         listening=frozenset(one.endpoints.local.port for one in listeners),
-        ephemeral=look.at("the ephemeral port range", read_ephemeral_range),
-        reserved=look.at("the reserved ports", read_reserved_ports),
+        ephemeral=inspection.read("the ephemeral port range", read_ephemeral_range),
+        reserved=inspection.read("the reserved ports", read_reserved_ports),
         privileged_below=int(start) if start and start.isdigit() else 1024,
-        may_bind_privileged=may_bind_privileged(),
-        sees_bound=_sees_bound(),
-        blind=tuple(look.blind),
+        may_bind_privileged=has_capability(CAP_NET_BIND_SERVICE),
+        sees_bound=kernel_version() >= (6, 8),
+        not_visible=tuple(inspection.not_visible),
     )
 
 
@@ -158,20 +157,3 @@ def is_own_address(host: str) -> bool:
                 return False
             raise
         return True
-
-
-def may_bind_privileged() -> bool:
-    """Tell whether this process has CAP_NET_BIND_SERVICE (capabilities(7))."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:  # noqa: PTH123
-            effective = next(line.split()[1] for line in lines if line.startswith("CapEff:"))
-        return bool(int(effective, 16) >> _CAP_NET_BIND_SERVICE & 1)
-    except (OSError, StopIteration):
-        return os.geteuid() == 0
-
-
-def _sees_bound() -> bool:
-    """Linux 6.8 lists sockets that are only bound; older kernels ignore the bit that asks for them."""
-    parts = os.uname().release.split(".")
-    numbers = [int("".join(filter(str.isdigit, part.partition("-")[0])) or 0) for part in parts[:2]]
-    return numbers >= [6, 8]

@@ -1,72 +1,159 @@
-"""Who holds a socket: /proc for the link from socket to process, psutil for what a process is."""
+"""Processes behind sockets: who holds one, and whom to talk to about it (user, unit, container, parent).
+
+Everything comes from /proc (proc(5)) and the cgroup's path (cgroups(7), systemd's "unit file names in cgroups").
+"""
+# ruff: noqa: PTH116, PTH123
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]
-
-from tailbite.host.see.records import Blind, Process, not_permitted
+from tailbite.host.see.records import NotVisible, Process, not_permitted
 from tailbite.kernel import procfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from tailbite.kernel.sock_diag import TcpSocket
 
-__all__ = ["describe", "holders", "user_name"]
+__all__ = ["describe_process", "find_holders", "find_inode_holders", "unit_of", "user_name"]
+
+_RUNTIMES = (("libpod", "podman"), ("docker", "docker"), ("/lxc", "lxc"), ("/machine-", "machinectl"))
+_UNIT = re.compile(r"/([^/]+\.(?:service|socket|mount|swap))(?:/|$)")
+_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def holders(sockets: Iterable[TcpSocket]) -> tuple[dict[int, tuple[Process, ...]], tuple[Blind, ...]]:
+def find_holders(sockets: Iterable[TcpSocket]) -> tuple[dict[int, tuple[Process, ...]], tuple[NotVisible, ...]]:
     """Return for each socket's inode the processes that have it open, and what could not be seen of that.
 
     A socket without an inode (TIME-WAIT, or closed with data still on its way) belongs to no process any more.
     """
-    inodes = {one.inode for one in sockets if one.inode}
+    return _described({one.inode for one in sockets if one.inode})
+
+
+def find_inode_holders(inodes: Iterable[int]) -> tuple[dict[int, tuple[Process, ...]], tuple[NotVisible, ...]]:
+    """Return the same as :func:`find_holders` for sockets that are known by inode only."""
+    return _described({inode for inode in inodes if inode})
+
+
+def _described(inodes: set[int]) -> tuple[dict[int, tuple[Process, ...]], tuple[NotVisible, ...]]:
     if not inodes:
         return {}, ()
     try:
         found = procfs.socket_holders(inodes)
     except OSError as error:
-        return {}, (Blind.of("the processes that hold the sockets", error),)
+        return {}, (NotVisible.of("the processes that hold the sockets", error),)
     known: dict[int, Process | None] = {}
     for pid in sorted({pid for pids in found.by_inode.values() for pid in pids}):
-        known[pid] = describe(pid)
+        known[pid] = describe_process(pid)
     owners = {
         inode: tuple(process for pid in pids if (process := known[pid]) is not None)
         for inode, pids in found.by_inode.items()
     }
-    blind = []
+    not_visible = []
     if inodes - {inode for inode, some in owners.items() if some}:
         if hidden := procfs.hidden_processes():
             why = f"/proc is mounted with hidepid={hidden}: run as root to see them"
-            blind.append(Blind("hidden processes", why))
+            not_visible.append(NotVisible("hidden processes", why))
         elif found.closed:
-            blind.append(Blind("the processes of other users", not_permitted("them")))
-    return owners, tuple(blind)
+            not_visible.append(NotVisible("the processes of other users", not_permitted("see them")))
+    return owners, tuple(not_visible)
 
 
-def describe(pid: int) -> Process | None:
+def describe_process(pid: int) -> Process | None:
     """Return what is known of a process, or None if it is gone."""
+    folder = f"{procfs.PROC}/{pid}"
     try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            name, started = process.name(), process.create_time()
-            return Process(pid, name, _of(process.cmdline), _of(process.username), started)
-    except psutil.NoSuchProcess:
+        uid = os.stat(folder).st_uid
+        name, parent, ticks = _parse_stat(_read(f"{folder}/stat"))
+    except (FileNotFoundError, ProcessLookupError):
         return None
-    except (psutil.Error, OSError):
+    except (OSError, ValueError):
         return Process(pid, "unknown")
+    cgroup = procfs.read_cgroup(pid)
+    unit, user_unit = unit_of(cgroup)
+    container = procfs.container_of(cgroup)
+    if container and container == procfs.container_of(procfs.read_cgroup("self")):
+        container = ""
+    return Process(
+        pid,
+        name,
+        _command(folder),
+        user_name(uid),
+        _boot_time() + ticks / _CLOCK_TICKS if _boot_time() else None,
+        parent,
+        _parent_name(parent),
+        "" if container else unit,
+        user_unit,
+        container,
+        _runtime(cgroup) if container else "",
+    )
 
 
-def _of(read: Callable[[], Any]) -> str:
-    """Return one fact as text; "" if this process does not show it to this user."""
+def unit_of(cgroup: str) -> tuple[str, bool]:
+    """Return the systemd unit that a ``/proc/PID/cgroup`` text tells of, and whether it is a user's own.
+
+    A login session (``session-3.scope``) and a transient scope are not units that can be restarted: "".
+    """
+    for line in cgroup.splitlines():
+        path = line.split(":", 2)[-1]
+        units = [name for name in _UNIT.findall(path) if not name.startswith("user@")]
+        if units:
+            return procfs.unescape_unit(units[-1]), "/user@" in path
+    return "", False
+
+
+def _runtime(cgroup: str) -> str:
+    return next((runtime for sign, runtime in _RUNTIMES if sign in cgroup), "")
+
+
+def _parse_stat(text: str) -> tuple[str, int, int]:
+    """Return name, parent and start time in clock ticks since boot; the name may hold blanks and parentheses.
+
+    Raises:
+        ValueError: the text is not that of ``/proc/PID/stat``.
+    """
+    before, _, after = text.rpartition(")")
+    fields = after.split()
+    return before.partition("(")[2], int(fields[1]), int(fields[19])
+
+
+def _command(folder: str) -> str:
     try:
-        value = read()
-    except psutil.AccessDenied:
+        words = _read(f"{folder}/cmdline").split("\0")
+    except OSError:
         return ""
-    return shlex.join(value) if isinstance(value, list) else str(value)
+    while words and not words[-1]:
+        words.pop()
+    return shlex.join(words)
+
+
+def _parent_name(pid: int) -> str:
+    if not pid:
+        return ""
+    try:
+        return _read(f"{procfs.PROC}/{pid}/comm").removesuffix("\n")
+    except OSError:
+        return ""
+
+
+@cache
+def _boot_time() -> float:
+    """Return when this system was started, in seconds since the epoch; 0.0 if /proc does not say."""
+    try:
+        lines = _read(f"{procfs.PROC}/stat").splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith("btime ")))
+    except (OSError, StopIteration, ValueError):
+        return 0.0
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def user_name(uid: int) -> str:

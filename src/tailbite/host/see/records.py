@@ -1,34 +1,44 @@
-"""The records that all looks at a host share: where, who, and what could not be looked at.
+"""Records that every inspection of a host shares: namespaces, processes, and what was not visible.
 
-What could not be looked at (no permission, gone meanwhile, a file this kernel does not have) is a :class:`Blind`,
-never silence: an empty list with a :class:`Blind` beside it says something else than an empty one alone.
+Anything that could not be inspected (no permission, a file that this kernel does not have) is a :class:`NotVisible`
+record, never silence: an empty list with such a record beside it means something else than an empty list alone.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shlex
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Blind", "Namespace", "NamespaceKind", "Process", "not_permitted"]
+__all__ = ["Namespace", "NamespaceKind", "NotVisible", "Process", "not_permitted"]
+
+_GONE = frozenset({errno.ENOENT, errno.ESRCH})
 
 
-def not_permitted(what: str = "it") -> str:
-    """Return why something is closed to this user, and what would open it."""
-    if os.geteuid() == 0:  # in a container, say: ptrace(2) asks for every capability that the other process has
-        return f"not permitted, though we are root: a capability is missing here to see {what}"
-    return f"not permitted: run as root to see {what}"
+def not_permitted(action: str = "see it") -> str:
+    """Return why something is closed to this user, and what would open it.
+
+    Args:
+        action: what was not permitted, as a verb with its object: "see it", "destroy it".
+    """
+    if os.geteuid() == 0:
+        # ptrace(2) asks for every capability that the other process has; a container lacks some.
+        return (
+            f"permission denied even as root: this container lacks a capability needed to {action} (CAP_SYS_PTRACE)"
+        )
+    return f"not permitted: run as root to {action}"
 
 
 @dataclass(frozen=True, slots=True)
-class Blind:
-    """Something that could not be looked at.
+class NotVisible:
+    """Something that could not be inspected.
 
     Attributes:
-        what: what is not known because of it, in words.
+        what: the part that is not known because of it, in words.
         why: the reason, and where there is one the way to see it all the same.
-        number: the errno, 0 if it is no system error.
+        number: the errno; 0 if it is not a system error.
     """
 
     what: str
@@ -36,14 +46,19 @@ class Blind:
     number: int = 0
 
     @classmethod
-    def of(cls, what: str, error: OSError) -> Blind:
-        """Take the reason from an error."""
+    def of(cls, what: str, error: OSError, action: str = "see it") -> NotVisible:
+        """Make the record from an error; ``action`` is what was tried, as for :func:`not_permitted`."""
         number = error.errno or 0
         if number in (errno.EPERM, errno.EACCES):
-            return cls(what, not_permitted(), number)
-        if number in (errno.ENOENT, errno.ESRCH):
-            return cls(what, "it vanished while we looked, or this kernel does not have it", number)
+            return cls(what, not_permitted(action), number)
+        if number in _GONE:
+            return cls(what, "it vanished during the inspection, or this kernel does not have it", number)
         return cls(what, error.strerror or str(error), number)
+
+    @property
+    def is_gone(self) -> bool:
+        """True for something that ended meanwhile: nothing is left of it that could be seen."""
+        return self.number in _GONE
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}"
@@ -57,8 +72,14 @@ class Process:
         pid: as this process sees it.
         name: the short name the kernel keeps (/proc/PID/comm).
         command: the command line, one string; empty if it cannot be read.
-        user: the user's name, or number where it has none.
+        user: the user's name, or number if it has no name here.
         started: seconds since the epoch; None if unknown.
+        parent: the parent's pid; 0 if it has none or it is unknown.
+        parent_name: the parent's short name.
+        unit: the systemd unit it runs in, such as ``redis.service``; empty if none.
+        user_unit: True if ``unit`` belongs to a user's own systemd instance (``systemctl --user``).
+        container: the container it runs in, by short id or name; empty if none, or if it is ours as well.
+        runtime: the program that manages the container: docker, podman, lxc, machinectl, or empty.
     """
 
     pid: int
@@ -66,13 +87,19 @@ class Process:
     command: str = ""
     user: str = ""
     started: float | None = None
+    parent: int = 0
+    parent_name: str = ""
+    unit: str = ""
+    user_unit: bool = False
+    container: str = ""
+    runtime: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
 
 
 class NamespaceKind(Enum):
-    """By what a network namespace is known."""
+    """The kind of name a network namespace is known by."""
 
     OWN = "own"
     CONTAINER = "container"
@@ -91,7 +118,7 @@ class Namespace:
 
     Attributes:
         inode: its number, as in ``net:[4026531840]``.
-        kind: by what it is known.
+        kind: the kind of its name.
         name: "this namespace", a container's short id, a name of ``ip netns``, or a process's name.
         path: what to open to enter it; empty for the caller's own.
         pids: some processes in it, the lowest pid first.
@@ -107,6 +134,28 @@ class Namespace:
     def is_own(self) -> bool:
         """True for the namespace of the caller."""
         return self.kind is NamespaceKind.OWN
+
+    @property
+    def argument(self) -> str:
+        """The value of ``--netns`` that names this namespace."""
+        if self.is_own:
+            return "self"
+        return str(self.pids[0]) if self.kind is NamespaceKind.PROCESS and self.pids else self.name
+
+    def enter(self, command: str) -> str:
+        """Return a command that runs ``command`` in this network namespace (nsenter(1))."""
+        return f"nsenter --net={shlex.quote(self.path)} {command}" if self.path else command
+
+    def tailbite(self, arguments: str) -> str:
+        """Return a ``tailbite`` command line that acts in this namespace.
+
+        Args:
+            arguments: the command with its options, such as ``fix --reserve 8125 --apply``.
+        """
+        if self.is_own:
+            return f"tailbite {arguments}"
+        what, apply, rest = arguments.partition(" --apply")
+        return f"tailbite {what} --netns {shlex.quote(self.argument)}{apply}{rest}"
 
     def __str__(self) -> str:
         if self.is_own:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tailbite.errors import NetlinkError
-from tailbite.host.see.inspect import Look
-from tailbite.host.see.records import Blind
-from tailbite.host.see.visit import visit
+from tailbite.host.see.inspect import Inspection
+from tailbite.host.see.records import NotVisible
+from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import read_ephemeral_range
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tailbite.kernel.sock_diag import TcpSocket
     from tailbite.kernel.tcp_info import TcpInfo
 
-__all__ = ["Kill", "Scan", "Sighting", "kill", "scan"]
+__all__ = ["Destruction", "Scan", "Sighting", "destroy_self_connects", "scan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,17 @@ class Scan:
         taken: when, in seconds since the epoch.
         namespaces: where we looked.
         sightings: what was found.
-        blind: what could not be looked at.
+        not_visible: what could not be looked at.
     """
 
     taken: float
     namespaces: tuple[Namespace, ...]
     sightings: tuple[Sighting, ...]
-    blind: tuple[Blind, ...]
+    not_visible: tuple[NotVisible, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class Destruction:
     """An attempt to destroy a self-connected socket.
 
     Attributes:
@@ -72,47 +72,53 @@ class Kill:
     """
 
     sighting: Sighting
-    refused: Blind | None
+    refused: NotVisible | None
     still_bound: bool = False
 
 
-def scan(namespaces: Iterable[Namespace], blind: Iterable[Blind] = ()) -> Scan:
-    """Look into each namespace. Never raises for what the kernel refuses: that becomes ``blind``.
+def scan(namespaces: Iterable[Namespace], not_visible: Iterable[NotVisible] = ()) -> Scan:
+    """Look into each namespace. Never raises for what the kernel refuses: that becomes ``not_visible``.
 
     Args:
         namespaces: where to look.
-        blind: what could not be seen when the namespaces were looked for.
+        not_visible: what could not be seen when the namespaces were looked for.
     """
     taken = time.time()
     sightings: list[Sighting] = []
-    unseen = list(blind)
+    unseen = list(not_visible)
     places = []
     for namespace in namespaces:
         try:
-            found, not_found = visit(namespace, partial(_look, namespace))
+            found, not_found = call_in_namespace(namespace, partial(_look, namespace))
         except OSError as error:
-            unseen.append(Blind.of(str(namespace), error))
+            unseen.append(NotVisible.of(str(namespace), error))
             continue
         places.append(namespace)
         sightings += found
         unseen += not_found
     if sightings:
-        from tailbite.host.see.processes import holders  # with psutil: only a host that has something waits for it
+        from tailbite.host.see.processes import (
+            find_holders,  # with psutil: only a host that has something waits for it
+        )
 
-        owners, not_seen = holders(one.socket for one in sightings)
+        owners, not_seen = find_holders(one.socket for one in sightings)
         unseen += not_seen
         sightings = [replace(one, owners=owners.get(one.socket.inode, ())) for one in sightings]
     return Scan(taken, tuple(places), tuple(sightings), tuple(unseen))
 
 
-def _look(namespace: Namespace) -> tuple[list[Sighting], list[Blind]]:
-    look = Look()
-    sockets = look.sockets(f"the sockets of {namespace}", lambda diag: diag.self_connects(_ephemeral_range()))
+def _look(namespace: Namespace) -> tuple[list[Sighting], list[NotVisible]]:
+    inspection = Inspection()
+    sockets = inspection.list_sockets(
+        f"the sockets of {namespace}", lambda diag: diag.self_connects(_ephemeral_range())
+    )
     if not sockets:
-        return [], look.blind
+        return [], inspection.not_visible
     with SockDiag() as diag:
-        found = [Sighting(namespace, one, look.at("the traffic", partial(diag.traffic, one))) for one in sockets]
-    return found, look.blind
+        found = [
+            Sighting(namespace, one, inspection.read("the traffic", partial(diag.traffic, one))) for one in sockets
+        ]
+    return found, inspection.not_visible
 
 
 def _ephemeral_range() -> PortRange | None:
@@ -123,7 +129,7 @@ def _ephemeral_range() -> PortRange | None:
         return None
 
 
-def kill(sightings: Iterable[Sighting]) -> tuple[Kill, ...]:
+def destroy_self_connects(sightings: Iterable[Sighting]) -> tuple[Destruction, ...]:
     """Destroy self-connected sockets (SOCK_DESTROY): their owners get ECONNABORTED. Never raises for a refusal.
 
     What was seen is destroyed and nothing else: the kernel compares the socket's cookie.
@@ -131,13 +137,13 @@ def kill(sightings: Iterable[Sighting]) -> tuple[Kill, ...]:
     return tuple(_kill(one) for one in sightings)
 
 
-def _kill(sighting: Sighting) -> Kill:
+def _kill(sighting: Sighting) -> Destruction:
     target = sighting.socket
     what = f"{target.endpoints.local} in {sighting.namespace}"
     try:
-        return Kill(sighting, None, visit(sighting.namespace, partial(_destroy, target)))
+        return Destruction(sighting, None, call_in_namespace(sighting.namespace, partial(_destroy, target)))
     except OSError as error:
-        return Kill(sighting, Blind.of(what, error))
+        return Destruction(sighting, NotVisible.of(what, error))
 
 
 def _destroy(target: TcpSocket) -> bool:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tailbite.host.see.inspect import Look
-from tailbite.host.see.records import Blind
-from tailbite.host.see.visit import visit
+from tailbite.host.see.inspect import Inspection
+from tailbite.host.see.records import NotVisible
+from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tailbite.host.see.records import Namespace
     from tailbite.kernel.sock_diag import TcpSocket
 
-__all__ = ["SYSCTLS", "Snapshot", "Sysctl", "take"]
+__all__ = ["SYSCTLS", "Snapshot", "Sysctl", "take_snapshot"]
 
 SYSCTLS = (
     "ip_unprivileged_port_start",
@@ -52,7 +52,7 @@ class Snapshot:
         self_connects: every self-connected socket, TIME-WAIT included.
         listeners: every listening socket.
         bound: sockets that are bound, neither listening nor connected (visible since Linux 6.8).
-        blind: what could not be looked at.
+        not_visible: what could not be looked at.
     """
 
     namespace: Namespace
@@ -63,7 +63,7 @@ class Snapshot:
     self_connects: tuple[TcpSocket, ...]
     listeners: tuple[TcpSocket, ...]
     bound: tuple[TcpSocket, ...]
-    blind: tuple[Blind, ...] = ()
+    not_visible: tuple[NotVisible, ...] = ()
 
     @property
     def held(self) -> tuple[TcpSocket, ...]:
@@ -80,26 +80,28 @@ class Snapshot:
         return next((item.value for item in self.sysctls if item.name == name), None)
 
 
-def take(namespace: Namespace) -> Snapshot:
-    """Look at one namespace. Never raises for what the kernel refuses: that becomes ``blind``."""
+def take_snapshot(namespace: Namespace) -> Snapshot:
+    """Look at one namespace. Never raises for what the kernel refuses: that becomes ``not_visible``."""
     try:
-        return visit(namespace, partial(_take_here, namespace))
+        return call_in_namespace(namespace, partial(_take_here, namespace))
     except OSError as error:
-        blind = Blind.of(str(namespace), error)
-        return Snapshot(namespace, time.time(), None, None, (), (), (), (), (blind,))
+        not_visible = NotVisible.of(str(namespace), error)
+        return Snapshot(namespace, time.time(), None, None, (), (), (), (), (not_visible,))
 
 
 def _take_here(namespace: Namespace) -> Snapshot:
-    look = Look()
-    ephemeral = look.at("the ephemeral port range", read_ephemeral_range)
+    inspection = Inspection()
+    ephemeral = inspection.read("the ephemeral port range", read_ephemeral_range)
     return Snapshot(
         namespace=namespace,
         taken=time.time(),
         ephemeral=ephemeral,
-        reserved=look.at("the reserved ports", read_reserved_ports),
+        reserved=inspection.read("the reserved ports", read_reserved_ports),
         sysctls=tuple(Sysctl(name, read_sysctl(name)) for name in SYSCTLS),
-        self_connects=look.sockets("the self-connected sockets", lambda diag: diag.self_connects(ephemeral)),
-        listeners=look.sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,))),
-        bound=look.sockets("the bound sockets", lambda diag: diag.listing((TcpState.BOUND_INACTIVE,))),
-        blind=tuple(look.blind),
+        self_connects=inspection.list_sockets(
+            "the self-connected sockets", lambda diag: diag.self_connects(ephemeral)
+        ),
+        listeners=inspection.list_sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,))),
+        bound=inspection.list_sockets("the bound sockets", lambda diag: diag.listing((TcpState.BOUND_INACTIVE,))),
+        not_visible=tuple(inspection.not_visible),
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["inside", "visit"]
+__all__ = ["call_in_namespace", "inside"]
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def inside(namespace: Namespace) -> Iterator[None]:
         yield
 
 
-def visit(namespace: Namespace, look: Callable[[], T]) -> T:
+def call_in_namespace(namespace: Namespace, look: Callable[[], T]) -> T:
     """Call ``look`` with the calling thread in the namespace, and return what it returns, which must pickle.
 
     Root goes in and comes back. Anybody else can go where a user namespace of their own owns the network namespace

@@ -34,14 +34,14 @@ __all__ = [
     "BootOrder",
     "ConfigFile",
     "assignments",
-    "edited",
+    "deciding_assignment",
     "edits_between",
     "later_name",
-    "settle",
+    "settle_setting",
     "value_at_boot",
     "value_in",
-    "winner",
-    "without",
+    "with_assignment",
+    "without_assignment",
 ]
 
 OWN_FILE = "/etc/sysctl.d/60-tailbite.conf"
@@ -152,7 +152,7 @@ def assignments(file: ConfigFile, key: str) -> list[Assignment]:
     return found
 
 
-def winner(order: BootOrder, setting: Setting[T]) -> Assignment | None:
+def deciding_assignment(order: BootOrder, setting: Setting[T]) -> Assignment | None:
     """Return the line that decides what the setting is after a boot, or None if no file speaks of it.
 
     Its value need not be one that the kernel takes: then the setting keeps its default.
@@ -169,11 +169,11 @@ def winner(order: BootOrder, setting: Setting[T]) -> Assignment | None:
 
 def value_at_boot(order: BootOrder, setting: Setting[T]) -> T | None:
     """Return what the setting is set to at boot, or None if it keeps its default."""
-    now = winner(order, setting)
+    now = deciding_assignment(order, setting)
     return setting.parse(now.value) if now is not None and now.value is not None else None
 
 
-def edited(text: str, key: str, value: str) -> str:
+def with_assignment(text: str, key: str, value: str) -> str:
     """Return the text with ``key`` set to ``value`` by its last line; every other byte, comment and line end stays.
 
     A blank text is that of a new file, and gets a comment on top.
@@ -197,7 +197,7 @@ def value_in(text: str, key: str) -> str | None:
     return found[-1].value if found else None
 
 
-def without(text: str, key: str) -> str:
+def without_assignment(text: str, key: str) -> str:
     """Return the text without the line that :func:`value_in` read."""
     found = [item for item in assignments(ConfigFile("", "", text), key) if not item.is_pattern]
     if not found:
@@ -213,7 +213,9 @@ def later_name(path: str) -> str:
     return f"/etc/sysctl.d/{path.rpartition('/')[2].removesuffix('.conf')}.tailbite.conf"
 
 
-def settle(orders: Sequence[BootOrder], setting: Setting[T], merge: Callable[[list[T]], T]) -> list[BootOrder]:
+def settle_setting(
+    orders: Sequence[BootOrder], setting: Setting[T], merge: Callable[[list[T]], T]
+) -> list[BootOrder]:
     """Edit files until every boot order gives the setting the value it should have.
 
     It goes to :data:`OWN_FILE` if that is where it wins. Where a later file of the administrator wins, that file's
@@ -234,8 +236,8 @@ def settle(orders: Sequence[BootOrder], setting: Setting[T], merge: Callable[[li
         there = value_at_boot(after[number], setting)
         if there == value:
             continue
-        file = _home(after[number], winner(after[number], setting), there is not None)
-        changed = replace(file, text=edited(file.text, setting.key, setting.spell(value)))
+        file = _home(after[number], deciding_assignment(after[number], setting), there is not None)
+        changed = replace(file, text=with_assignment(file.text, setting.key, setting.spell(value)))
         after = [order.with_file(changed) for order in after]
     return after
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailbite.host.see.records import Blind
+from tailbite.host.see.records import NotVisible
 from tailbite.host.sysctl.text import BootOrder, ConfigFile
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tailbite.host.see.records import Namespace
 
-__all__ = ["DIRECTORIES", "ENCODING", "HOST", "Tree", "below", "is_the_hosts", "read_tree", "resolve"]
+__all__ = ["DIRECTORIES", "ENCODING", "HOST", "Tree", "is_host_namespace", "path_below", "read_tree", "resolve_links"]
 
 DIRECTORIES = (
     "/etc/sysctl.d",
@@ -44,33 +44,33 @@ class Tree:
 
     Attributes:
         orders: for each program that may do it, the files in its order.
-        blind: what could not be read.
+        not_visible: what could not be read.
     """
 
     orders: tuple[BootOrder, ...]
-    blind: tuple[Blind, ...] = ()
+    not_visible: tuple[NotVisible, ...] = ()
 
 
 def read_tree(root: Path = HOST) -> Tree:
-    """Read every file that is applied at boot. Never raises for one that cannot be read: that becomes ``blind``."""
-    blind: list[Blind] = []
+    """Read every file that is applied at boot. One that cannot be read becomes ``not_visible``."""
+    not_visible: list[NotVisible] = []
     chosen: dict[str, ConfigFile] = {}
     for directory in DIRECTORIES:
-        for name in sorted(_names(root, directory, blind)):
-            if name not in chosen and (file := _read(root, f"{directory}/{name}", blind)):
+        for name in sorted(_names(root, directory, not_visible)):
+            if name not in chosen and (file := _read(root, f"{directory}/{name}", not_visible)):
                 chosen[name] = file
     named = tuple(chosen[name] for name in sorted(chosen))
-    last = _read(root, _LAST, blind)
+    last = _read(root, _LAST, not_visible)
     return Tree(
         (
             BootOrder("systemd-sysctl", named),
             BootOrder("sysctl --system", (*named, last) if last else named, _LAST, in_turn=True),
         ),
-        tuple(blind),
+        tuple(not_visible),
     )
 
 
-def is_the_hosts(namespace: Namespace) -> bool:
+def is_host_namespace(namespace: Namespace) -> bool:
     """Tell whether what the next boot sets will be this namespace's: whether it is that of process 1.
 
     In doubt it is; who may not look at process 1 is no container's root.
@@ -81,22 +81,22 @@ def is_the_hosts(namespace: Namespace) -> bool:
         return True
 
 
-def _names(root: Path, directory: str, blind: list[Blind]) -> Iterator[str]:
+def _names(root: Path, directory: str, not_visible: list[NotVisible]) -> Iterator[str]:
     try:
-        entries = [entry.name for entry in below(root, resolve(root, directory)).iterdir()]
+        entries = [entry.name for entry in path_below(root, resolve_links(root, directory)).iterdir()]
     except FileNotFoundError:
         return
     except OSError as error:
-        blind.append(Blind.of(f"what {directory} sets at boot", error))
+        not_visible.append(NotVisible.of(f"what {directory} sets at boot", error))
         return
     yield from (name for name in entries if name.endswith(".conf") and not name.startswith("."))
 
 
-def _read(root: Path, path: str, blind: list[Blind]) -> ConfigFile | None:
+def _read(root: Path, path: str, not_visible: list[NotVisible]) -> ConfigFile | None:
     """Return a file, empty if it is a link to /dev/null (which masks those of its name), None if there is none."""
     try:
-        target = resolve(root, path)
-        file = below(root, target)
+        target = resolve_links(root, path)
+        file = path_below(root, target)
         if target == "/dev/null":
             return ConfigFile(path, target, "")
         if not stat.S_ISREG(file.stat().st_mode):
@@ -105,11 +105,11 @@ def _read(root: Path, path: str, blind: list[Blind]) -> ConfigFile | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP):
             return None  # nobody can read it, so nobody applies it
-        blind.append(Blind.of(f"what {path} sets at boot", error))
+        not_visible.append(NotVisible.of(f"what {path} sets at boot", error))
         return None
 
 
-def resolve(root: Path, path: str) -> str:
+def resolve_links(root: Path, path: str) -> str:
     """Follow the symbolic links of ``path`` as a system that runs in ``root`` would; the last part need not exist.
 
     Raises:
@@ -126,7 +126,7 @@ def resolve(root: Path, path: str) -> str:
             del done[-1:]
             continue
         try:
-            link = str(below(root, "/".join((*done, part))).readlink())
+            link = str(path_below(root, "/".join((*done, part))).readlink())
         except FileNotFoundError:
             link = None
         except OSError as error:
@@ -145,6 +145,6 @@ def resolve(root: Path, path: str) -> str:
     return "/" + "/".join(done)
 
 
-def below(root: Path, path: str) -> Path:
+def path_below(root: Path, path: str) -> Path:
     """Return where ``path``, without links, lies from the outside."""
     return root / path.lstrip("/")
