@@ -23,6 +23,7 @@ lint: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/lint.py
 
 bench: dev
 	$(BIN)/python bench/every.py

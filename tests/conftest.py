@@ -1,4 +1,7 @@
-"""The whole session runs in a private network namespace: no test can touch the machine's own network."""
+"""Isolation of the tests: each process of pytest has a network namespace of its own, each xdist worker its own /proc.
+
+No test can touch the machine's own network, and no test can see the processes of another worker or of the machine.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import os
 import shutil
 import ssl
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
+from support.isolation import worker_command
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel import namespace
 
@@ -29,14 +33,19 @@ settings.load_profile("tailbite")
 
 def pytest_configure(config: pytest.Config) -> None:
     global _no_network
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return  # started by a controller that is in its namespace already
     try:
         namespace.enter_private_network()
     except NamespaceUnavailable as error:
         if CI:
             raise
         _no_network = str(error)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Start each xdist worker in a PID namespace of its own, where the system allows one."""
+    for spec in specs:
+        spec.python = spec.python or worker_command()
 
 
 @pytest.fixture

@@ -1,0 +1,28 @@
+"""PID namespaces for pytest-xdist's workers: commands that inspect every process see only their own worker's."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+
+UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+INIT = ("sh", "-c", '"$@"; exit $?', "sh")
+"""The first process of a PID namespace adopts orphans; a shell that waits for its child reaps them as well."""
+
+
+def worker_command() -> str | None:
+    """Return the command that starts a worker's Python in its own PID namespace, or None where that is not allowed.
+
+    Containers often forbid mounting /proc; the workers then see one another's processes.
+    """
+    if not _allowed():
+        return None
+    return shlex.join([*UNSHARE, *INIT, sys.executable])
+
+
+def _allowed() -> bool:
+    try:
+        return subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=20).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False

@@ -1,0 +1,126 @@
+"""Tests: each module has tests of its own, and each test asks for the programs of others before it starts them."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from checks.offence import Offence, modules, parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["modules_without_tests", "tests_without_module", "unasked_programs"]
+
+TESTED_ELSEWHERE = Path(__file__).with_name("tested_elsewhere.toml")
+"""``[modules]``: module without tests of its own -> the test file that covers it.
+``[tests]``: test file without a module of its name -> the subject it tests."""
+
+FOREIGN = {
+    *("bash-completion", "busybox", "cc", "chromium", "clang", "curl", "docker", "fish", "gcc", "git", "go"),
+    *(
+        "haproxy",
+        "ip",
+        "ip6tables",
+        "iptables",
+        "iptables-legacy",
+        "iptables-nft",
+        "java",
+        "javac",
+        "kcat",
+        "ldapsearch",
+    ),
+    *("lsof", "mandoc", "man", "mariadb", "mariadbd", "mosquitto_sub", "mysql", "mysqld", "nc", "ncat", "netstat"),
+    *(
+        "nft",
+        "nginx",
+        "node",
+        "npm",
+        "openssl",
+        "patch",
+        "pg_isready",
+        "pgbouncer",
+        "pgpool",
+        "php",
+        "podman",
+        "postgres",
+    ),
+    *("prometheus", "promtool", "psql", "redis-cli", "redis-server", "ruby", "rustc", "socat", "ss", "ssh", "sshd"),
+    *("strace", "sudo", "sysctl", "systemctl", "systemd-analyze", "systemd-run", "tcpdump", "telnet", "tmux", "wget"),
+    *("zsh", "ps", "pgrep", "pkill", "ping", "ansible", "ansible-playbook", "helm", "kubectl", "dpkg-deb", "rpm"),
+}
+"""Programs that a Debian with only Python and make does not have."""
+
+
+_PARAMETERS = {"param", "parametrize"}
+
+
+def modules_without_tests(root: Path) -> Iterator[Offence]:
+    """Yield the modules of the product without ``tests/PACKAGE/test_MODULE.py`` that the list does not name."""
+    listed: dict[str, str] = tomllib.loads(TESTED_ELSEWHERE.read_text(encoding="utf-8"))["modules"]
+    bare = set()
+    for relative, path in modules(root, "src"):
+        if not _has_code(path) or (root / _test_of(relative)).exists():
+            continue
+        bare.add(relative)
+        where = listed.get(relative)
+        if where is None:
+            yield Offence("untested modules", relative, 0, f"has no {_test_of(relative)}")
+        elif not (root / where).exists():
+            yield Offence("untested modules", relative, 0, f"the list says {where}, which does not exist")
+    for relative in sorted(set(listed) - bare):
+        yield Offence("untested modules", TESTED_ELSEWHERE.name, 0, f"{relative} needs no entry any more; remove it")
+
+
+def tests_without_module(root: Path) -> Iterator[Offence]:
+    """Yield the test files that neither a module of their name nor an entry of the list explains."""
+    subjects: dict[str, str] = tomllib.loads(TESTED_ELSEWHERE.read_text(encoding="utf-8"))["tests"]
+    of_modules = {_test_of(relative) for relative, _ in modules(root, "src")}
+    found = {relative for relative, _ in modules(root, "tests") if Path(relative).name.startswith("test_")}
+    for relative in sorted(found - of_modules - set(subjects)):
+        yield Offence("homeless tests", relative, 0, "there is no module of its name; move it, or name its subject")
+    for relative in sorted(set(subjects) - (found - of_modules)):
+        yield Offence("homeless tests", TESTED_ELSEWHERE.name, 0, f"{relative} needs no entry any more; remove it")
+
+
+def unasked_programs(root: Path) -> Iterator[Offence]:
+    """Yield the commands in tests that name a program of others without ``find_peer()`` or ``peer()``."""
+    for relative, path in modules(root, "tests"):
+        tree = parsed(path)
+        named_for_pytest = {id(part) for call in _parametrized(tree) for part in ast.walk(call)}
+        for node in ast.walk(tree):
+            program = _program(node) if id(node) not in named_for_pytest else None
+            if program in FOREIGN:
+                yield Offence("unasked programs", relative, getattr(node, "lineno", 0), f"ask find_peer({program!r})")
+
+
+def _parametrized(tree: ast.Module) -> Iterator[ast.Call]:
+    """Yield the calls of pytest that list parameters: a test takes the program from there and asks for it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _PARAMETERS:
+            yield node
+
+
+def _program(node: ast.AST) -> str | None:
+    """Return the program that a command written as list, tuple or ``"...".split()`` starts, if its name is there."""
+    if isinstance(node, ast.List | ast.Tuple) and len(node.elts) > 1 and isinstance(node.elts[0], ast.Constant):
+        return str(node.elts[0].value)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "split":
+        text = node.func.value.values[0] if isinstance(node.func.value, ast.JoinedStr) else node.func.value
+        if isinstance(text, ast.Constant) and isinstance(text.value, str) and " " in text.value:
+            return text.value.split()[0]
+    return None
+
+
+def _has_code(path: Path) -> bool:
+    return any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for node in ast.walk(parsed(path))
+    )
+
+
+def _test_of(relative: str) -> str:
+    place = Path(relative.removeprefix("src/tailbite/"))
+    stem = place.stem.strip("_") if place.stem != "__init__" else "init"
+    return (Path("tests") / place.with_name(f"test_{stem}.py")).as_posix()
