@@ -30,7 +30,8 @@ from paired import Ratio, compare, report
 
 from tailbite.kernel import sock_diag
 from tailbite.kernel.diag_filter import cuts
-from tailbite.kernel.namespace import die_with_parent, enter_private_network
+from tailbite.kernel.namespace import enter_private_network
+from tailbite.kernel.prctl import die_with_parent
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range
 

@@ -19,8 +19,9 @@ import pytest
 from conftest import CI
 from support import libraries
 from support.trap import PORT, Trap, leftovers, server_can_bind
+from tailbite.kernel.capture import Capture
 from tailbite.kernel.namespace import fresh_network
-from tailbite.kernel.packets import Capture, TcpFlags
+from tailbite.kernel.packets import TcpFlags
 
 if TYPE_CHECKING:
     from support.libraries import Library

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -114,20 +113,3 @@ def test_the_error_names_the_setting_that_forbids_it(forbid: str, says: str) -> 
         check=True,
     )
     assert says in done.stdout
-
-
-def test_a_child_dies_with_its_parent() -> None:
-    """The grandchild asks to die with the child; the child is killed; the pipe both hold closes."""
-    code = (
-        "import os, signal, sys\n"
-        "from tailbite.kernel.namespace import die_with_parent\n"
-        "ready, told = os.pipe()\n"
-        "if os.fork() == 0:\n"
-        "    die_with_parent(); os.write(told, b'.'); signal.pause()\n"
-        "os.read(ready, 1); print('ready', flush=True); signal.pause()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == b"ready\n"
-        parent.send_signal(signal.SIGKILL)
-        assert parent.stdout.read() == b""  # ends only when the grandchild is gone too

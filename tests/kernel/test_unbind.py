@@ -11,7 +11,7 @@ import pytest
 from support.trap import PORT, leftovers
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range, write_sysctl
-from tailbite.kernel.unbind import give_back_drawn_port
+from tailbite.kernel.unbind import unbind_chosen_port
 
 HOSTS = ["127.0.0.1", "0.0.0.0", "127.0.0.9", "::1", "::", "::ffff:127.0.0.1"]
 
@@ -42,7 +42,7 @@ def test_a_drawn_port_is_given_back_and_the_socket_can_be_bound_again(host: str,
         drawn = sock.getsockname()[1]
         sock.setblocking(blocking)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        give_back_drawn_port(sock)
+        unbind_chosen_port(sock)
         assert leftovers(drawn) == []
         with bound(host, drawn):  # somebody else can have it now
             sock.bind((host, 0))
@@ -59,7 +59,7 @@ def test_a_drawn_port_is_given_back_and_the_socket_can_be_bound_again(host: str,
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_named_port_stays(host: str) -> None:
     with bound(host, PORT) as sock:
-        give_back_drawn_port(sock)
+        unbind_chosen_port(sock)
         with pytest.raises(OSError) as refused:
             sock.bind((host, 0))
         assert refused.value.errno == errno.EINVAL
@@ -80,7 +80,7 @@ def test_nothing_is_sent_on_the_way() -> None:
 
     with bound("127.0.0.1", 0) as sock:
         before = segments()
-        give_back_drawn_port(sock)
+        unbind_chosen_port(sock)
         assert segments() == before
 
 
@@ -88,7 +88,7 @@ def test_nothing_is_sent_on_the_way() -> None:
 def test_the_programs_own_fast_open_options_survive() -> None:
     with bound("127.0.0.1", 0) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, 34, 1)
-        give_back_drawn_port(sock)
+        unbind_chosen_port(sock)
         assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in (30, 34)] == [0, 1]
 
 
@@ -97,6 +97,6 @@ def test_a_socket_of_another_protocol_is_not_touched(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.bind(str(tmp_path / "here"))
         with pytest.raises(OSError) as refused:
-            give_back_drawn_port(other)
+            unbind_chosen_port(other)
         assert refused.value.errno == errno.EPROTONOSUPPORT
         assert other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0

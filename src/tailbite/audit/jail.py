@@ -24,17 +24,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tailbite.audit.records import UNSUPPORTED_STATUS, Output, Stdin
-from tailbite.kernel.namespace import die_with_parent, unshare
+from tailbite.kernel.namespace import unshare
+from tailbite.kernel.prctl import become_subreaper, die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Jail", "OutputKeeper", "become_subreaper"]
+__all__ = ["Jail", "OutputKeeper"]
 
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWPID: Final = 0x20000000
-_PR_SET_CHILD_SUBREAPER: Final = 36
 _MS_REC: Final = 1 << 14
 _MS_PRIVATE: Final = 1 << 18
 
@@ -267,12 +267,6 @@ def _own_proc() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0:
         libc.mount(b"proc", b"/proc", b"proc", 0, None)
-
-
-def become_subreaper() -> None:
-    """Become the parent of orphaned descendants (prctl(2), Linux 3.4)."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def _become(start: _Start) -> NoReturn:

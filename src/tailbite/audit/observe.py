@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailbite.audit.records import Ending, SelfConnect, StateSpan
-from tailbite.kernel.packets import Capture, Packet, TcpFlags, TcpSegment
+from tailbite.kernel.capture import Capture
+from tailbite.kernel.packets import Packet, TcpFlags, TcpSegment
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from tailbite.audit.jail import become_subreaper
 from tailbite.audit.judge import judge
 from tailbite.audit.records import Client, Limits, Observation
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel import namespace
+from tailbite.kernel.prctl import become_subreaper, die_with_parent, signal_when_parent_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,7 +174,7 @@ def be_the_warden() -> NoReturn:
     # Before anything is made: from here on a signal is only ever waited for.
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us wait for nobody
-    namespace.die_with_parent(signal.SIGTERM)
+    signal_when_parent_ends(signal.SIGTERM)
     try:
         job = pickle.load(sys.stdin.buffer)
     except (EOFError, pickle.UnpicklingError):
@@ -211,7 +211,7 @@ def _watch(job: _Job, warden: int) -> NoReturn:
         _send(_Seen(observation, evidence if job.with_packets else None))
 
     try:
-        namespace.die_with_parent()
+        die_with_parent()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAITED_FOR)
         if os.getppid() != warden:
             os._exit(0)

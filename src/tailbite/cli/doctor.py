@@ -13,7 +13,7 @@ from tailbite.cli.services import SERVICES
 from tailbite.host.explain.checkup import check_host
 from tailbite.host.explain.finding import Severity
 from tailbite.host.see import namespaces
-from tailbite.host.see.abilities import kernel_release
+from tailbite.kernel.release import kernel_release
 
 if TYPE_CHECKING:
     from tailbite.host.explain.checkup import Checkup

@@ -1,1 +1,1 @@
-"""Facts of the kernel, one module per interface: bytes in, records out, and the thinnest calls around them."""
+"""Interfaces of the Linux kernel, one module each: bytes in, records out, and the thinnest calls around them."""

@@ -4,20 +4,20 @@ The kernel can filter a dump with a small bytecode (INET_DIAG_REQ_BYTECODE, linu
 with a constant; it cannot compare the two ports with each other. But equal ports lie in the same interval of *any*
 partition of the port space, so a program that accepts exactly the sockets whose two ports share an interval accepts
 every self-connect, wherever the partition is cut: inside or outside the ephemeral range, IPv4, IPv6, TIME-WAIT. The
-cuts decide about speed alone. An ordinary connection has one port drawn from the ephemeral range: cut that range into
-64 pieces, and one socket in 64 comes through when its other port lies in the range too, none otherwise.
+cuts affect the speed alone. The kernel chose one port of an ordinary connection from the ephemeral range: cut that
+range into 64 pieces, and one socket in 64 comes through when its other port lies in the range too, none otherwise.
 
-How a program is read (net/ipv4/inet_diag.c, inet_diag_bc_run)::
+The kernel reads a program like this (net/ipv4/inet_diag.c, inet_diag_bc_run)::
 
     operation     4 bytes: code, yes, no       comparisons are followed by 4 more that hold the port
     comparison    true: go ``yes`` bytes on; false: go ``no`` bytes on
     jump          always goes ``no`` bytes on
     end           reaching it exactly accepts the socket; 4 bytes past it rejects
 
-and what it may look like (inet_diag_bc_audit, else EINVAL): jumps go forward only; every operation lies on the chain
-that following ``yes`` from the start makes, and a ``no`` leads to one of that chain, to the end, or 4 past it. So all
-operations stand in a row, ``yes`` is an operation's own size, and the program is the row of a decision tree: the
-source port is compared with the middle cut, the upper half follows, the lower half is jumped to. A leaf compares
+and refuses any other shape with EINVAL (inet_diag_bc_audit): jumps go forward only; every operation lies on the
+chain that following ``yes`` from the start makes, and a ``no`` leads to one of that chain, to the end, or 4 past it.
+So all operations stand in a row, ``yes`` is an operation's own size, and the program is the row of a decision tree:
+the source port is compared with the middle cut, the upper half follows, the lower half is jumped to. A leaf compares
 the destination port with its interval's two ends.
 """
 
@@ -87,8 +87,8 @@ def same_interval(starts: Sequence[int]) -> bytes:
 def local_port_is(port: int) -> bytes:
     """Return the program that accepts the sockets on this local port.
 
-    The request's own ``idiag_sport`` would do for listeners and connections, but the kernel does not look at it when
-    it lists sockets that are only bound.
+    The request's own ``idiag_sport`` would do for listeners and connections, but the kernel ignores it when it lists
+    sockets that are only bound.
     """
     program = _Program()
     program.compare(S_GE, port, _REJECT)

@@ -85,7 +85,7 @@ class TcpSocket:
     Attributes:
         family: AF_INET or AF_INET6, as the socket was made; a v4-mapped one is AF_INET6 with IPv4 endpoints.
         state: its TCP state.
-        endpoints: where it is and where it goes; for a listener the remote port is 0.
+        endpoints: its local and its remote end; for a listener the remote port is 0.
         uid: the user that owns it.
         inode: the number /proc/PID/fd shows; 0 when no process has it (TIME-WAIT, or not accepted yet).
         receive_queue: bytes that came and were not read; for a listener, connections waiting for accept(2).
@@ -110,7 +110,7 @@ class TcpSocket:
 
     @property
     def is_self_connected(self) -> bool:
-        """True if this socket is connected to itself, or about to be, or was until a moment ago (TIME-WAIT)."""
+        """True if this socket is connected to itself, is about to be, or was until it was closed (TIME-WAIT)."""
         # A self-connect that was destroyed while its owner had bound the port is listed with its old destination.
         return self.state in CONNECTION_STATES and self.endpoints.remote.port != 0 and self.endpoints.is_self
 
@@ -131,7 +131,7 @@ def encode_request(
         states: which states a dump lists.
         target: ask for this very socket, by its cookie.
         endpoints: ask for the socket with these endpoints.
-        extension: the number of an INET_DIAG_ attribute to be told as well; 0 for none.
+        extension: the number of an INET_DIAG_ attribute to ask for as well; 0 for none.
         program: a filter for a dump (:mod:`tailbite.kernel.diag_filter`).
 
     Raises:
@@ -176,14 +176,14 @@ def _pack_host(family: int, host: str) -> bytes:
             host = f"::ffff:{host}"
         return socket.inet_pton(family, host)
     except OSError:
-        raise ValueError(f"{host!r} is no address of family {socket.AddressFamily(family).name}") from None
+        raise ValueError(f"{host!r} is not an address of family {socket.AddressFamily(family).name}") from None
 
 
 def decode(payload: memoryview | bytes) -> TcpSocket:
     """Read one ``inet_diag_msg``.
 
     Raises:
-        ValueError: too short, or a family or state that is none.
+        ValueError: the message is too short, or has an unknown family or state.
     """
     if len(payload) < _MESSAGE_SIZE:
         raise ValueError(f"{len(payload)} bytes are too few for an inet_diag_msg of {_MESSAGE_SIZE}")
@@ -223,9 +223,9 @@ def _v6_only(payload: memoryview | bytes) -> bool | None:
 
 
 def self_connect_offsets(data: memoryview, kind: int) -> tuple[list[int], int]:
-    """Find the self-connected sockets among the messages of one recv(2), decoding as little as that takes.
+    """Find the self-connected sockets among the messages of one recv(2), decoding as little as possible.
 
-    On a host with very many sockets this loop decides how long a scan takes.
+    On a host with very many sockets this loop decides the duration of a scan.
 
     Args:
         data: messages back to back.
@@ -240,7 +240,7 @@ def self_connect_offsets(data: memoryview, kind: int) -> tuple[list[int], int]:
     found = []
     offset, end = 0, len(data)
     glance = _GLANCE.unpack_from
-    # A message shorter than the glance is NLMSG_DONE or an error: its header is all that is looked at elsewhere.
+    # A message shorter than the glance is NLMSG_DONE or an error, of which other code reads the header alone.
     while end - offset >= _GLANCE.size:
         length, number, local, remote = glance(data, offset)
         if number != kind:

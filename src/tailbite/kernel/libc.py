@@ -14,14 +14,14 @@ __all__ = ["last_error", "libc", "quick_errno", "quick_error", "quick_libc"]
 
 @cache
 def libc() -> ctypes.CDLL:
-    """Return the C library; what a call failed with, :func:`last_error` tells."""
-    import ctypes  # here, so that only who calls it waits for it
+    """Return the C library; after a failed call, :func:`last_error` returns its error."""
+    import ctypes  # here, so that only callers pay for the import
 
     return ctypes.CDLL(None, use_errno=True)
 
 
 def last_error(call: str) -> OSError:
-    """Return what the last call of a function of :func:`libc` failed with; ``call`` is its name."""
+    """Return the error of the last call through :func:`libc`; ``call`` is the name for its message."""
     import ctypes
 
     number = ctypes.get_errno()
@@ -30,7 +30,7 @@ def last_error(call: str) -> OSError:
 
 @cache
 def quick_libc() -> ctypes.PyDLL:
-    """Return the C library for calls that must be quick, by processes with a single thread.
+    """Return the C library for calls that must be quick, in processes with a single thread.
 
     It keeps the GIL and does not save errno for each call, both of which cost more than a short system call. Give no
     ``argtypes`` either: prepared ctypes objects are passed on as they are.
@@ -44,18 +44,18 @@ def quick_libc() -> ctypes.PyDLL:
 def _errno() -> ctypes.c_int:
     import ctypes
 
-    where = ctypes.PyDLL(None).__errno_location  # what the macro errno stands for, in glibc and in musl
-    where.restype = ctypes.POINTER(ctypes.c_int)
-    found: ctypes.c_int = where().contents
-    return found
+    location = ctypes.PyDLL(None).__errno_location  # what the macro errno stands for, in glibc and in musl
+    location.restype = ctypes.POINTER(ctypes.c_int)
+    value: ctypes.c_int = location().contents
+    return value
 
 
 def quick_errno() -> int:
-    """Return errno as a call of :func:`quick_libc` left it; to be asked at once, by the main thread."""
+    """Return errno as the last call through :func:`quick_libc` left it; call this at once, in the main thread."""
     return _errno().value
 
 
 def quick_error(call: str) -> OSError:
-    """Return what a call of :func:`quick_libc` failed with just now."""
+    """Return the error of the last call through :func:`quick_libc`; ``call`` is the name for its message."""
     number = quick_errno()
     return OSError(number, f"{call}: {os.strerror(number)}")

@@ -1,7 +1,7 @@
-"""User and network namespaces (namespaces(7)): a private network to do in what must not be done to the host's.
+"""User and network namespaces (namespaces(7)): a private network for what must not be done to the host's.
 
-Nothing here outlives the process: a namespace without processes, descriptors and mounts is gone, whether its
-last process returned or was killed.
+Nothing here outlives the process: the kernel removes a namespace with its last process, descriptor and mount,
+whether that process returned or was killed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bring_up",
-    "die_with_parent",
     "enter_private_network",
     "entered",
     "fresh_network",
@@ -34,8 +33,6 @@ __all__ = [
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
-_PR_SET_PDEATHSIG = 1
-_SIGKILL = 9
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
 _THREAD_NETWORK = "/proc/thread-self/ns/net"
@@ -61,12 +58,6 @@ def setns(descriptor: int, flags: int) -> None:
         raise last_error("setns")
 
 
-def die_with_parent(number: int = _SIGKILL) -> None:
-    """Have the kernel send a fresh child, which we are, a signal when its parent thread ends (PR_SET_PDEATHSIG)."""
-    if libc().prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
-        raise last_error("prctl(PR_SET_PDEATHSIG)")
-
-
 def bring_up(interface: str = "lo") -> None:
     """Set an interface of the calling thread's network namespace UP (netdevice(7), SIOCSIFFLAGS).
 
@@ -78,15 +69,15 @@ def bring_up(interface: str = "lo") -> None:
 
 
 def enter_private_network(*, keep_user: bool = False) -> None:
-    """Move this whole process into a network namespace of its own, with ``lo`` up; there is no way back.
+    """Move this whole process into a network namespace of its own, with ``lo`` up. This cannot be undone.
 
-    Root (CAP_SYS_ADMIN) needs no user namespace, and keeps its users. Anybody else becomes root of a new user
+    Root (CAP_SYS_ADMIN) needs no user namespace, and keeps its users. Other users become root of a new user
     namespace that has one user, which the kernel allows single-threaded processes only.
 
     Args:
-        keep_user: stay who we are in the new user namespace instead of becoming its root. This process has all
-            capabilities there all the same, and so do its forks; what they execute has none (capabilities(7)), as
-            outside. Programs that refuse to run as root do run then.
+        keep_user: keep the user and group in the new user namespace instead of becoming its root. This process and
+            its forks have all capabilities there in both cases; programs they execute have none (capabilities(7)),
+            as outside. Programs that refuse to run as root can run then.
 
     Raises:
         NamespaceUnavailable: this system does not allow it; the error says which setting.
@@ -112,7 +103,7 @@ def enter_private_network(*, keep_user: bool = False) -> None:
 def fresh_network() -> Iterator[None]:
     """Put the calling thread into a new network namespace with ``lo`` up, and back at the end.
 
-    Needs CAP_SYS_ADMIN, which root has and everybody has after :func:`enter_private_network`. Threads and
+    Needs CAP_SYS_ADMIN, which root has, and every user after :func:`enter_private_network`. Threads and
     processes started inside stay in the new namespace.
 
     Raises:

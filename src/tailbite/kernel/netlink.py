@@ -62,7 +62,7 @@ def messages(data: bytes | memoryview) -> Iterator[Message]:
     """Split what one recv(2) returned into messages.
 
     Raises:
-        ValueError: a length that cannot be: shorter than a header, or past the end.
+        ValueError: a length is invalid: shorter than a header, or past the end.
     """
     view = memoryview(data)
     offset, end = 0, len(view)
@@ -85,7 +85,7 @@ def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Split the tail of a message into its attributes: type and payload (rtnetlink(7)).
 
     Raises:
-        ValueError: a length that cannot be.
+        ValueError: a length is invalid.
     """
     offset, end = 0, len(data)
     while end - offset >= _ATTRIBUTE.size:
@@ -101,7 +101,7 @@ class Netlink:
 
     Attributes:
         interrupted: becomes True when a dump is marked NLM_F_DUMP_INTR: something changed while it ran, so it may
-            lack an entry. Whoever cares sets it back.
+            lack an entry. The caller resets it before a dump.
 
     Raises:
         OSError: the kernel has no such netlink family.
@@ -124,18 +124,19 @@ class Netlink:
         self.close()
 
     def dump(self, kind: int, payload: bytes, request: str, pick: Pick | None = None) -> Iterator[Message]:
-        """Ask for a dump and yield its messages as they come; the socket is not to be used meanwhile.
+        """Request a dump and yield its messages as they arrive; do not use the socket meanwhile.
 
         Args:
             kind: the message type.
             payload: what follows the header.
             request: the request in words, for the error.
-            pick: chooses among very many answers before they become messages: takes what one recv(2) returned and the
-                message type, returns the offsets of the wanted ones and that of the first message it did not look at.
+            pick: selects among very many answers before they become messages. It gets the bytes that one recv(2)
+                returned and the message type; it returns the offsets of the wanted messages and that of the first
+                message that it did not read.
 
         Raises:
             NetlinkError: the kernel refused.
-            ValueError: the kernel's answer is no netlink.
+            ValueError: the kernel's answer is not valid netlink.
         """
         self._socket.send(encode(kind, NLM_F_REQUEST | NLM_F_DUMP, payload))
         buffer = bytearray(_RECEIVE)
@@ -159,7 +160,7 @@ class Netlink:
 
         Raises:
             NetlinkError: the kernel refused.
-            ValueError: the kernel's answer is no netlink.
+            ValueError: the kernel's answer is not valid netlink.
         """
         self._socket.send(encode(kind, NLM_F_REQUEST | flags, payload))
         buffer = bytearray(_RECEIVE)
@@ -174,7 +175,7 @@ class Netlink:
     def _receive_into(self, buffer: bytearray, request: str) -> int:
         try:
             return self._socket.recv_into(buffer)
-        except OSError as error:  # ENOBUFS: the kernel had more to say than the socket's buffer holds
+        except OSError as error:  # ENOBUFS: the answer was larger than the socket's buffer
             raise NetlinkError(error.errno or errno.EIO, request) from error
 
     @staticmethod

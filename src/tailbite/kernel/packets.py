@@ -1,15 +1,7 @@
-"""TCP segments on an interface: packet(7) to capture them, pure decoding, and pcap to keep them.
-
-On ``lo`` a packet socket sees every packet twice, once as it leaves and once as it arrives. The copy that arrives
-is the one kept here, as libpcap does: it is what TCP is about to act on.
-
-Polling sockets misses a self-connect that lasts a millisecond; these segments are the complete record.
-"""
+"""TCP segments in IP packets (RFC 791, 8200, 9293): bytes in, records out. Pure."""
 
 from __future__ import annotations
 
-import ctypes
-import select
 import socket
 import struct
 from dataclasses import dataclass
@@ -19,57 +11,16 @@ from typing import TYPE_CHECKING
 from tailbite.core.address import Endpoint, canonical_host, is_self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-__all__ = ["Capture", "Packet", "TcpFlags", "TcpOptions", "TcpSegment", "decode", "pcap_header", "pcap_record"]
-
-_SOL_PACKET = 263
-_PACKET_STATISTICS = 6
-_PACKET_AUXDATA = 8
-_PACKET_IGNORE_OUTGOING = 23  # Linux 4.20, include/uapi/linux/if_packet.h
-_SO_ATTACH_FILTER = 26
-_SO_TIMESTAMPNS = 35
-_ETH_P_ALL = 0x0003
-_ETH_P_IP = 0x0800
-_ETH_P_IPV6 = 0x86DD
+__all__ = ["Packet", "TcpFlags", "TcpOptions", "TcpSegment", "decode"]
 
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")  # RFC 791 section 3.1
 _IPV6 = struct.Struct("!IHBB16s16s")  # RFC 8200 section 3
 _TCP = struct.Struct("!HHIIHHHH")  # RFC 9293 section 3.1
-_TIMESPEC = struct.Struct("@ll")
-_AUXDATA = struct.Struct("=III")  # struct tpacket_auxdata: status, length on the wire, captured length
 
 # IPv6 extension headers that may stand before TCP (RFC 8200 section 4, RFC 4302 for AH).
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION = 0, 43, 44, 51, 60
-
-_PCAP_NANOSECONDS = 0xA1B23C4D  # draft-ietf-opsawg-pcap, section 4
-_LINKTYPE_RAW = 101  # the packet begins with its IPv4 or IPv6 header
-
-
-# Classic BPF (Documentation/networking/filter.rst): code, jump if true, jump if false, k. TCP whose two ports are the
-# same, over IPv4 or plain IPv6; the packet starts with its IP header.
-_SAME_PORTS = (
-    (0x30, 0, 0, 0),  # A = first byte
-    (0x74, 0, 0, 4),  # A >>= 4
-    (0x15, 0, 8, 4),  # IPv4? else to the IPv6 half
-    (0x30, 0, 0, 9),  # A = protocol
-    (0x15, 0, 14, socket.IPPROTO_TCP),
-    (0xB1, 0, 0, 0),  # X = header length
-    (0x48, 0, 0, 0),  # A = source port
-    (0x02, 0, 0, 0),  # M[0] = A
-    (0x48, 0, 0, 2),  # A = destination port
-    (0x61, 0, 0, 0),  # X = M[0]
-    (0x1D, 7, 8, 0),  # A == X?
-    (0x15, 0, 7, 6),  # IPv6?
-    (0x30, 0, 0, 6),  # A = next header
-    (0x15, 0, 5, socket.IPPROTO_TCP),
-    (0x28, 0, 0, 40),  # A = source port
-    (0x07, 0, 0, 0),  # X = A
-    (0x28, 0, 0, 42),  # A = destination port
-    (0x1D, 0, 1, 0),  # A == X?
-    (0x06, 0, 0, 0xFFFFFFFF),  # take it
-    (0x06, 0, 0, 0),  # leave it
-)
 
 
 class TcpFlags(IntFlag):
@@ -92,7 +43,7 @@ class TcpFlags(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class TcpOptions:
-    """The options tailbite looks at; None or empty where the segment has none.
+    """The options that tailbite reads; None or empty where the segment has none.
 
     Attributes:
         maximum_segment_size: bytes (RFC 9293 section 3.7.1).
@@ -139,7 +90,7 @@ class TcpSegment:
 
     @property
     def is_to_itself(self) -> bool:
-        """True if the sender wrote to its own endpoint: part of a self-connect, or the SYN that makes one."""
+        """True if source and destination are the same endpoint: part of a self-connect, or the SYN that makes one."""
         return is_self(self.source, self.destination)
 
     @property
@@ -305,123 +256,3 @@ def _option_list(data: bytes) -> Iterator[tuple[int, bytes]]:
             return
         yield data[offset], data[offset + 2 : offset + length]
         offset += length
-
-
-class Capture:
-    """The IP packets of one interface of the calling thread's network namespace, from now on.
-
-    Needs CAP_NET_RAW over that namespace, which everybody has in a namespace of their own (``unshare -Urn``).
-    Use it as a context manager, or close it. The kernel holds what was not read yet: about 500 small packets, or
-    more if ``net.core.rmem_max`` says so; what did not fit is counted in :attr:`lost`.
-
-    Args:
-        interface: its name.
-        snap_length: keep at most this many bytes of each packet.
-        same_ports: only TCP whose two ports are the same, chosen by the kernel: what may be a self-connect is then
-            not lost for the sake of other traffic.
-
-    Raises:
-        OSError: EPERM without CAP_NET_RAW, ENODEV without such an interface.
-    """
-
-    def __init__(self, interface: str = "lo", *, snap_length: int = 65535, same_ports: bool = False) -> None:
-        self._snap_length = snap_length
-        self._lost = 0
-        # Protocol 0 receives nothing yet: bind() starts it, on one interface only (packet(7)).
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0)
-        try:
-            self._socket.setblocking(False)
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 20)  # cut to net.core.rmem_max
-            try:
-                self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            except OSError:
-                pass  # before Linux 4.20 they come, and are dropped below
-            if same_ports:
-                _attach_filter(self._socket, _SAME_PORTS)
-            self._socket.bind((interface, _ETH_P_ALL))
-        except BaseException:
-            self._socket.close()
-            raise
-
-    def __enter__(self) -> Capture:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop capturing."""
-        self._socket.close()
-
-    def fileno(self) -> int:
-        """Return the descriptor, for select(2) and its kin: readable when there are packets."""
-        return self._socket.fileno()
-
-    @property
-    def lost(self) -> int:
-        """How many packets the kernel had no room for, so far."""
-        statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
-        self._lost += int(struct.unpack("=II", statistics)[1])  # reading resets the kernel's count
-        return self._lost
-
-    def read(self, timeout: float = 0.0, *, most: int | None = None) -> list[Packet]:
-        """Return the packets that have come since the last call, the oldest first.
-
-        Args:
-            timeout: seconds to wait for the first of them.
-            most: return after this many; they may come as fast as they are read.
-
-        Raises:
-            OSError: ENETDOWN if the interface went down meanwhile.
-        """
-        if timeout > 0:
-            select.select([self._socket], [], [], timeout)
-        packets: list[Packet] = []
-        while most is None or len(packets) < most:
-            try:
-                data, ancillary, _, (_, protocol, kind, *_) = self._socket.recvmsg(self._snap_length, 128)
-            except BlockingIOError:
-                return packets
-            if kind == socket.PACKET_OUTGOING or protocol not in (_ETH_P_IP, _ETH_P_IPV6):
-                continue
-            packets.append(_packet(data, ancillary))
-        return packets
-
-    def segments(self, timeout: float = 0.0) -> list[TcpSegment]:
-        """Return the TCP segments among the packets that have come since the last call; see :meth:`read`."""
-        found = (packet.segment() for packet in self.read(timeout))
-        return [segment for segment in found if segment is not None]
-
-
-def _attach_filter(sock: socket.socket, program: Iterable[tuple[int, int, int, int]]) -> None:
-    """Have the kernel run a classic BPF program on each packet (socket(7), SO_ATTACH_FILTER)."""
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-    buffer = ctypes.create_string_buffer(code, len(code))  # the kernel copies it
-    sock.setsockopt(
-        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
-    )
-
-
-def _packet(data: bytes, ancillary: Iterable[tuple[int, int, bytes]]) -> Packet:
-    """Put one packet together of what recvmsg(2) returned."""
-    timestamp_ns, length = 0, len(data)
-    for level, kind, value in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(value) >= _TIMESPEC.size:
-            seconds, rest = _TIMESPEC.unpack_from(value)
-            timestamp_ns = seconds * 1_000_000_000 + rest
-        elif (level, kind) == (_SOL_PACKET, _PACKET_AUXDATA) and len(value) >= _AUXDATA.size:
-            length = _AUXDATA.unpack_from(value)[1]
-    return Packet(timestamp_ns, length, data)
-
-
-def pcap_header(snap_length: int = 65535) -> bytes:
-    """Return the first bytes of a pcap file of IP packets, with times in nanoseconds, for tcpdump and Wireshark."""
-    return struct.pack("=IHHiIII", _PCAP_NANOSECONDS, 2, 4, 0, 0, snap_length, _LINKTYPE_RAW)
-
-
-def pcap_record(packet: Packet) -> bytes:
-    """Return one packet as it stands in a pcap file, after :func:`pcap_header` and the packets before it."""
-    seconds, rest = divmod(packet.timestamp_ns, 1_000_000_000)
-    return struct.pack("=IIII", seconds, rest, len(packet.data), packet.length) + packet.data

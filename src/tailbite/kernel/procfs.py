@@ -1,8 +1,8 @@
-"""Processes as /proc shows them (proc(5)): who holds a socket, and which network namespaces there are.
+"""Processes as /proc shows them (proc(5)): the holders of sockets, and the network namespaces.
 
-Everything here races with processes that come and go: what is gone is skipped, what is closed to this user is
-counted. Of other users' processes nothing of this can be read without root (ptrace(2), PTRACE_MODE_READ), and with
-the mount option ``hidepid`` they may not even be listed.
+Everything here races with processes that start and end: a process that is gone is skipped, one that this user may not
+read is counted. None of this can be read of other users' processes without root (ptrace(2), PTRACE_MODE_READ), and
+with the mount option ``hidepid`` they may not even be listed.
 
 No pathlib and no regular expression that is compiled before it is needed: a host has thousands of processes, and a
 scan of one that has few would spend most of its time on loading them.
@@ -46,7 +46,7 @@ SPARE_DESCRIPTORS = 10_000
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})
 _CLOSED = frozenset({errno.EACCES, errno.EPERM})
 
-# What container managers call the cgroup of a container: docker-<id>.scope, cri-containerd-<id>.scope,
+# The names that container managers give the cgroup of a container: docker-<id>.scope, cri-containerd-<id>.scope,
 # crio-<id>.scope, libpod-<id>.scope, /docker/<id>, /libpod_parent/libpod-<id>, /kubepods/.../<id>,
 # kubepods-....slice:cri-containerd:<id>; lxc.payload.<name>, /lxc/<name>; machine-<name>.scope for systemd-nspawn
 # and libvirt, where systemd writes what its unit names may not hold as \x2d (systemd.unit(5)).
@@ -59,11 +59,11 @@ _CONTAINERS = (
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """Who has sockets open.
+    """The processes that have sockets open.
 
     Attributes:
         by_inode: for each inode asked for that some process holds, the pids, ascending.
-        closed: how many processes would not show their descriptors to this user.
+        closed: the number of processes whose descriptors this user may not read.
     """
 
     by_inode: dict[int, tuple[int, ...]]
@@ -76,7 +76,7 @@ class NetworkNamespaces:
 
     Attributes:
         pids: for each namespace's inode its processes, ascending.
-        closed: how many processes would not show their namespace to this user.
+        closed: the number of processes whose namespace this user may not read.
     """
 
     pids: dict[int, tuple[int, ...]]
@@ -93,17 +93,17 @@ def process_ids(proc: Path | str = PROC) -> list[int]:
 
 
 def socket_holders(inodes: Collection[int], proc: Path | str = PROC, spare: int = SPARE_DESCRIPTORS) -> Holders:
-    """Find the processes that have these sockets open; all of them, for descriptors are inherited and passed on.
+    """Find all processes that have these sockets open: descriptors are inherited and passed on.
 
-    Nothing but a readlink of each descriptor of each process tells, a microsecond or two apiece, which on a host with
-    a million sockets takes longer than everything else. So processes with few descriptors come first, and when every
-    socket has a holder only so many more descriptors are read: more than most hosts have. A process with more than
-    that is not begun with.
+    The only way is a readlink of each descriptor of each process. It takes a microsecond or two each, which on a host
+    with a million sockets is longer than everything else. So processes with few descriptors come first, and when
+    every socket has a holder, at most ``spare`` more descriptors are read, more than most hosts have. A process with
+    more descriptors than that is skipped then.
 
     Args:
-        inodes: the sockets; 0 is none.
-        proc: where /proc is.
-        spare: how many descriptors to read at most after every socket has a holder.
+        inodes: the sockets; 0 is ignored.
+        proc: the mount point of /proc.
+        spare: the most descriptors to read after every socket has a holder.
 
     Raises:
         OSError: /proc cannot be read.
@@ -134,7 +134,7 @@ def _by_size(proc: Path | str) -> list[tuple[int, int]]:
     """Return the number of descriptors and the pid of each process, ascending."""
     sizes = []
     for pid in process_ids(proc):
-        with contextlib.suppress(OSError):  # gone; closed ones can be looked at from outside
+        with contextlib.suppress(OSError):  # gone; the size can be read of a folder that cannot be listed
             # The size of the folder is the number of its entries since Linux 6.2, and 0 before.
             sizes.append((os.stat(f"{proc}/{pid}/fd").st_size, pid))
     return sorted(sizes)
@@ -188,7 +188,7 @@ def _namespace(text: str) -> int:
 
 
 def named_namespaces(proc: Path | str = PROC) -> dict[int, str]:
-    """Return the network namespaces that are mounted somewhere: those of ``ip netns``, Docker's, and others.
+    """Return the network namespaces that are mounted somewhere: those of ``ip netns``, Docker and others.
 
     Raises:
         OSError: /proc cannot be read.
@@ -221,11 +221,11 @@ def _unescape(text: str) -> str:
 
 
 def hidden_processes(proc: Path | str = PROC) -> str:
-    """Return the ``hidepid`` option that keeps other users' processes from sight, or "" if there is none.
+    """Return the ``hidepid`` option that hides other users' processes, or "" if there is none.
 
     Nothing is hidden from root (CAP_SYS_PTRACE).
 
-    Linux 5.8 shows it as a word (``invisible``), older kernels as a number; ``subset=pid`` hides other things.
+    Linux 5.8 shows it as a word (``invisible``), older kernels as a number; ``subset=pid`` hides other files.
     """
     if os.geteuid() == 0:
         return ""
@@ -245,7 +245,7 @@ def hidden_processes(proc: Path | str = PROC) -> str:
 
 
 def read_cgroup(pid: int | str, proc: Path | str = PROC) -> str:
-    """Return the text of ``/proc/PID/cgroup``; "" if the process is gone or closed to this user."""
+    """Return the text of ``/proc/PID/cgroup``; "" if the process is gone or this user may not read it."""
     try:
         return _read(f"{proc}/{pid}/cgroup")
     except OSError:
@@ -263,7 +263,7 @@ def _container_patterns() -> tuple[re.Pattern[str], ...]:
 
 
 def container_of(cgroup: str) -> str:
-    """Return the container that a ``/proc/PID/cgroup`` text tells of: 12 digits of its id, or its name; else ""."""
+    """Return the container named in the text of ``/proc/PID/cgroup``: 12 digits of its id, or its name; else ""."""
     for line in cgroup.splitlines():
         path = line.split(":", 2)[-1]
         for pattern in _container_patterns():

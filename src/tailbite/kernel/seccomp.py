@@ -1,7 +1,7 @@
 """seccomp user notification (seccomp_unotify(2)): a process asks another one before it calls connect(2).
 
 The filter is bytes, made by a pure function; installing it, and receiving and answering what it reports, are one
-call each. What to answer is not decided here.
+call each. The answers are decided elsewhere.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ MSG_FASTOPEN: Final = 0x20000000
 """sendto(2) with this flag connects as well (Linux 3.7, include/linux/socket.h)."""
 
 SHORTEST_ADDRESS: Final = 16
-"""sizeof(struct sockaddr_in): whatever is shorter is no Internet address."""
+"""sizeof(struct sockaddr_in): anything shorter is not an Internet address."""
 
 UNIX_ADDRESS: Final = 110
-"""sizeof(struct sockaddr_un): what most programs pass for a unix socket, so they need not be asked."""
+"""sizeof(struct sockaddr_un): the length that most programs pass for a Unix socket; such calls are not reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ def call_filter(abi: Abi) -> bytes:
 
     connect(2) with an address at least as long as an IPv4 one and not of the size of a unix one, and sendto(2)
     with MSG_FASTOPEN and such an address. Everything else, calls of another ABI included (32-bit programs on a
-    64-bit kernel), runs without being looked at: a filter can read registers only, so the port is not for it.
+    64-bit kernel), runs without being reported. A filter sees register values, not memory, so
+    it cannot test the port.
     """
 
     def argument(number: int) -> int:
@@ -129,8 +130,8 @@ def parse_call(notification: bytes | memoryview, abi: Abi) -> tuple[int, int, in
         struct.error: it is too short.
     """
     tid, number, descriptor, one, two, four, five = _CALL.unpack_from(notification)
-    # The kernel takes a descriptor and a length as an int, so that is what counts; the upper half of the register
-    # is anything.
+    # The kernel reads a descriptor and a length as an int, the lower half of the register; the upper half may hold
+    # anything.
     if number == abi.sendto:
         return tid, descriptor & 0xFFFFFFFF, four, five & 0xFFFFFFFF
     return tid, descriptor & 0xFFFFFFFF, one, two & 0xFFFFFFFF
@@ -150,7 +151,7 @@ def is_supported(abi: Abi) -> bool:
 
 
 def install(abi: Abi, program: bytes) -> tuple[int, bool]:
-    """Put the calling thread, and all it will start, under ``program``; there is no way back.
+    """Put the calling thread, and everything it starts, under ``program``. This cannot be undone.
 
     With CAP_SYS_ADMIN it works as it is. Without, the kernel wants no_new_privs (prctl(2)), and from then on
     set-user-ID programs such as sudo gain nothing.
@@ -202,7 +203,7 @@ class Listener:
 
     Attributes:
         descriptor: the same.
-        call: the call in hand, a ``struct seccomp_notif``; all zeros if there was none yet.
+        call: the current call, a ``struct seccomp_notif``; all zeros if there was none yet.
     """
 
     def __init__(self, descriptor: int, memory: mmap) -> None:
@@ -218,7 +219,7 @@ class Listener:
 
     @property
     def call_id(self) -> int:
-        """What names the call in hand to the kernel; 0 if there was none yet."""
+        """The kernel's id of the current call; 0 if there was none yet."""
         return self._call_id[0]
 
     def wake_synchronously(self) -> bool:
@@ -230,10 +231,10 @@ class Listener:
         """Wait for a call, and have the kernel write it.
 
         Returns:
-            False if there was none after all: the caller died, or a signal took it back.
+            False if there was none after all: the caller died, or a signal interrupted its call.
 
         Raises:
-            OSError: the listener is of no use any more.
+            OSError: the listener does not work any more.
         """
         self.call[:] = _ZEROS  # as the kernel demands
         if self._ioctl(self.descriptor, self._receive, self._room) == 0:
@@ -243,18 +244,18 @@ class Listener:
         raise quick_error("ioctl(SECCOMP_IOCTL_NOTIF_RECV)")
 
     def is_waiting(self) -> bool:
-        """Tell whether the caller still waits: if so, what was read of it just now was really of it."""
+        """Tell whether the caller still waits; if so, everything read from its process until now was its own."""
         call_id = ctypes.c_uint64(self.call_id)
         return bool(self._ioctl(self.descriptor, ctypes.c_ulong(_ID_VALID), ctypes.byref(call_id)) == 0)
 
     def answer(self) -> bool:
-        """Let the call in hand run as if nobody had looked.
+        """Let the current call run unchanged.
 
         Returns:
-            False if nobody waits for that answer any more.
+            False if the caller does not wait for the answer any more.
 
         Raises:
-            OSError: the listener is of no use any more.
+            OSError: the listener does not work any more.
         """
         self._response_id[0] = self._call_id[0]
         if self._ioctl(self.descriptor, self._send, self._response) == 0:

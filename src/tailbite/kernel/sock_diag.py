@@ -1,6 +1,6 @@
 """The TCP sockets of a network namespace: sock_diag(7), NETLINK_SOCK_DIAG.
 
-Every user may ask, and sees every user's sockets of the namespace; only destroying one needs CAP_NET_ADMIN.
+Every user may list the sockets of every user in the namespace; only destroying one needs CAP_NET_ADMIN.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _REFUSALS = frozenset({errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP})
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The answer to one question about many sockets.
+    """The result of one dump.
 
     Attributes:
-        sockets: what was found.
+        sockets: the sockets that matched.
         complete: False if the kernel marked every one of several dumps as interrupted by a change, so that one may
             be missing.
     """
@@ -82,7 +82,7 @@ class SockDiag:
         *,
         program: bytes = b"",
     ) -> Iterator[TcpSocket]:
-        """Yield the sockets in these states as they come; see :meth:`listing` for one that repeats what went wrong.
+        """Yield the sockets in these states as they arrive; :meth:`listing` repeats a dump that went wrong.
 
         Args:
             states: which states.
@@ -112,10 +112,10 @@ class SockDiag:
         """List every self-connected socket, whatever its port, family and state.
 
         The kernel drops nearly all others (:mod:`tailbite.kernel.diag_filter`), the rest is dropped undecoded, so
-        neither memory nor, much, time grows with the number of sockets.
+        memory does not grow with the number of sockets, and time grows little.
 
         Args:
-            ephemeral: where most ports of the namespace lie; it only decides how fast this is.
+            ephemeral: the range where most ports of the namespace lie; it affects the speed alone.
 
         Raises:
             NetlinkError: the kernel refused, or lost part of the answer time and again (ENOBUFS).
@@ -129,10 +129,10 @@ class SockDiag:
             for family in _FAMILIES:
                 yield from self._scan(SOCK_DIAG_BY_FAMILY, encode_request(family, CONNECTION_STATES, program=program))
 
-        # A kernel, or what passes for one, without the old request or without filters says so at once.
-        for look in (both, lambda: each(program)):
+        # A kernel without the old request or without filters (or an emulation of one) refuses at once.
+        for ask in (both, lambda: each(program)):
             try:
-                return self._settled(look)
+                return self._settled(ask)
             except NetlinkError as error:
                 if error.errno not in _REFUSALS:
                     raise
@@ -144,17 +144,17 @@ class SockDiag:
             if found.is_self_connected:
                 yield found
 
-    def _settled(self, look: Callable[[], Iterable[TcpSocket]]) -> Listing:
+    def _settled(self, list_sockets: Callable[[], Iterable[TcpSocket]]) -> Listing:
         attempt = 0
         while True:
             attempt += 1
             self._netlink.interrupted = False
             try:
-                found = tuple(look())
+                found = tuple(list_sockets())
             except NetlinkError as error:
                 if error.errno != errno.ENOBUFS or attempt == _ATTEMPTS:
                     raise
-                # The kernel had more to say than the socket's buffer holds; what is left in it belongs to no dump.
+                # The answer was larger than the socket's buffer; the rest in the buffer does not belong to any dump.
                 self._netlink.close()
                 self._netlink = Netlink(NETLINK_SOCK_DIAG)
                 continue
@@ -190,7 +190,7 @@ class SockDiag:
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 return None
             raise
-        from tailbite.kernel import tcp_info  # most looks find nothing
+        from tailbite.kernel import tcp_info  # most inspections find nothing
 
         data = decode_attribute(answer.payload, INET_DIAG_INFO) if answer is not None else None
         return tcp_info.decode(data) if data is not None else None

@@ -1,4 +1,4 @@
-"""The socket options tailbite lives on (ip(7), socket(7)), which Python's socket module does not all name."""
+"""The socket options that tailbite needs (ip(7), socket(7)), which Python's socket module does not all name."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def pack_port_range(low: int, high: int) -> int:
     """Return the option's value, low | high << 16, as the *signed* C int that setsockopt(2) takes from Python.
 
     From port 32768 on the high half sets the sign bit, and Python refuses ints that a C int cannot hold. A test
-    that stays below port 32768 never sees it.
+    with ports below 32768 does not meet this case.
     """
     value = low | high << 16
     return value if value < 1 << 31 else value - (1 << 32)
 
 
 def set_local_port_range(sock: socket.socket, ports: PortRange) -> None:
-    """Have the kernel draw this socket's source port from ``ports`` (Linux 6.3, unprivileged).
+    """Have the kernel choose this socket's source port from ``ports`` (Linux 6.3, unprivileged).
 
     A bound outside ``ip_local_port_range`` is ignored on its own, so ``ports`` must lie within it.
 
@@ -77,7 +77,7 @@ def supports_local_port_range() -> bool:
 
 
 def netns_cookie(sock: socket.socket) -> bytes:
-    """Return the 8 bytes that name the socket's network namespace for as long as the machine is up.
+    """Return the 8 bytes that identify the socket's network namespace until the machine restarts.
 
     Raises:
         OSError: ENOPROTOOPT before Linux 5.14 and elsewhere.
@@ -88,11 +88,11 @@ def netns_cookie(sock: socket.socket) -> bytes:
 def abort(sock: socket.socket) -> None:
     """Close a connection with RST: no TIME-WAIT stays behind (RFC 9293 section 3.10.5; SO_LINGER in socket(7)).
 
-    Never raises: a socket that is closed, or was never connected, is closed afterwards all the same.
+    Never raises: a socket that is closed, or was never connected, is closed afterwards too.
     """
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     except OSError:
-        pass  # closed already, or a family without the option: close() is all there is
+        pass  # closed already, or a family without the option: close() must do
     finally:
         sock.close()

@@ -1,7 +1,7 @@
 """The sysctls of a network namespace that decide about source ports.
 
-``/proc/sys/net`` shows the namespace of the *thread* that opens the file, so these functions speak of the
-caller's own namespace. (No pathlib here: it would double the time the library takes to import.)
+``/proc/sys/net`` shows the namespace of the *thread* that opens the file, so these functions read and write the
+caller's own namespace. (No pathlib here: it would double the import time of the library.)
 """
 # ruff: noqa: PTH123
 
@@ -50,7 +50,7 @@ def write_ephemeral_range(ports: PortRange) -> None:
 
 
 def read_reserved_ports() -> PortSet:
-    """Return ``ip_local_reserved_ports``: ports the kernel never draws, which servers may bind all the same.
+    """Return ``ip_local_reserved_ports``: ports that the kernel never chooses, and that servers may bind.
 
     Raises:
         OSError: the file cannot be read.
@@ -66,20 +66,20 @@ def read_reserved_ports() -> PortSet:
 
 
 def write_reserved_ports(ports: PortSet) -> None:
-    """Replace ``ip_local_reserved_ports``; what is to stay must be in ``ports``.
+    """Replace ``ip_local_reserved_ports``; ports that are to stay reserved must be in ``ports``.
 
-    A list longer than a page takes several writes, and the first of them replaces: for some microseconds the
-    kernel has the beginning of the list only.
+    A list longer than a page takes several writes, and the first of them replaces the list: for some microseconds
+    the kernel has its beginning only.
 
     Raises:
         OSError: not permitted in this namespace.
     """
-    # An empty write is no write at all; the kernel empties the list on a bare newline.
+    # write(2) of no bytes changes nothing; the kernel empties the list on a bare newline.
     write_sysctl("ip_local_reserved_ports", f"{ports}\n")
 
 
 def read_sysctl(name: str) -> str | None:
-    """Return one file below ``/proc/sys/net/ipv4`` without its newline; None where it is missing or closed to us."""
+    """Return one file below ``/proc/sys/net/ipv4`` without its newline; None where it is missing or not readable."""
     try:
         with open(f"{_IPV4}/{name}", encoding="ascii") as file:
             return file.read().strip()
@@ -97,7 +97,7 @@ def write_sysctl(name: str, value: str) -> None:
     try:
         rest = value.encode("ascii")
         while rest:
-            # Of more than a page the kernel takes what fits, up to a comma; a write at an offset adds to the list.
+            # The kernel reads at most a page, up to a comma, and returns that length; a write at an offset adds.
             rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What the kernel knows of one connection's traffic: ``struct tcp_info`` (linux/tcp.h, tcp(7))."""
+"""The traffic of one connection as the kernel counts it: ``struct tcp_info`` (linux/tcp.h, tcp(7))."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _BYTES_OFFSET = 120
 
 @dataclass(frozen=True, slots=True)
 class TcpInfo:
-    """The part of ``struct tcp_info`` that tells what a connection did.
+    """The part of ``struct tcp_info`` about data sent and received.
 
     Attributes:
         idle_ms: milliseconds since it last sent or received data, or since it was made if it never did.
         bytes_sent: bytes it sent and got acknowledged (tcpi_bytes_acked); None before Linux 4.1. A self-connect's own
             SYN counts as one.
-        bytes_received: bytes that came in (tcpi_bytes_received); None before Linux 4.1. On a self-connect these are
+        bytes_received: bytes it received (tcpi_bytes_received); None before Linux 4.1. On a self-connect these are
             its own bytes, echoed.
     """
 
@@ -31,10 +31,10 @@ class TcpInfo:
 
 
 def decode(data: bytes | memoryview) -> TcpInfo:
-    """Read a ``struct tcp_info``, which older kernels have shorter.
+    """Read a ``struct tcp_info``, which is shorter on older kernels.
 
     Raises:
-        ValueError: shorter than any kernel's.
+        ValueError: it is shorter than that of any kernel.
     """
     if len(data) < _TIMES_OFFSET + _TIMES.size:
         raise ValueError(f"{len(data)} bytes are too few for a tcp_info")

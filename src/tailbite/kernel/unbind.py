@@ -1,17 +1,17 @@
-"""Give back a source port that the kernel chose in bind(2), and keep the socket.
+"""Unbinding of a source port that the kernel chose in bind(2), while the socket stays open.
 
 A client that binds to port 0 before it connects has its source port, and there is no unbind(2). The kernel has
-one all the same: when a TCP socket falls back to CLOSED it gives up its port *unless the program named that port
-itself* (SOCK_BINDPORT_LOCK; inet_put_port in tcp_set_state, Linux net/ipv4/tcp.c). So a drawn port can be given
-back and a deliberate one cannot, which is just the difference that matters here, and nothing else in the kernel
-tells the two apart.
+an equivalent: when a TCP socket falls back to CLOSED, it gives up its port *unless the program named that port
+itself* (SOCK_BINDPORT_LOCK; inet_put_port in tcp_set_state, Linux net/ipv4/tcp.c). So a port that the
+kernel chose can be unbound and one that the program chose cannot. That is the difference that matters here, and
+nothing else in the kernel reveals it.
 
 A socket that is bound only is CLOSED already, so it must leave that state first:
 
 - a deferred connect (TCP_FASTOPEN_CONNECT with TCP_FASTOPEN_NO_COOKIE, Linux 4.15) puts it into SYN-SENT without
-  sending anything: the SYN would wait for the first write. connect(AF_UNSPEC) then takes it back (connect(2)).
+  sending anything: the SYN would wait for the first write. connect(AF_UNSPEC) then dissolves it (connect(2)).
 - where TCP Fast Open is switched off (sysctl tcp_fastopen), listen(2) does as well. The price is that the port
-  listens for some microseconds, and a connection that comes just then is reset.
+  listens for some microseconds, and a connection that arrives during that time is reset.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tailbite.kernel.libc import last_error, libc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["give_back_drawn_port"]
+__all__ = ["unbind_chosen_port"]
 
 _TCP_FASTOPEN_CONNECT = 30
 _TCP_FASTOPEN_NO_COOKIE = 34
@@ -37,24 +37,25 @@ _TCP = (6, 262)  # IPPROTO_TCP; IPPROTO_MPTCP, Linux 5.6
 _UNSPECIFIED = bytes(28)  # a struct sockaddr_in6 of family AF_UNSPEC
 
 
-def give_back_drawn_port(sock: Any) -> None:
-    """Unbind a bound, unconnected TCP socket from a port the kernel drew; its address and options stay.
+def unbind_chosen_port(sock: Any) -> None:
+    """Unbind a bound, unconnected TCP socket from a port that the kernel chose; its address and options stay.
 
-    A port the program named in bind(2) stays too. ``getsockname`` tells the old port in both cases, until the
-    socket is bound or connected anew; bind(2) tells the difference: EINVAL if the port is still held.
+    A port that the program named in bind(2) stays too. ``getsockname`` returns the old port in both cases, until the
+    socket is bound or connected again; bind(2) shows the difference: EINVAL if the port is still bound.
 
     Args:
         sock: a ``socket.socket`` of AF_INET or AF_INET6. Nothing is done elsewhere than on Linux.
 
     Raises:
-        OSError: it is no such socket, or closed.
+        OSError: the socket is closed, or is not a TCP socket.
     """
     if not sys.platform.startswith("linux"):
         return
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) not in _TCP:
-        # SCTP would take the listen(2) below for meant, and its programs do use one port at both ends.
+        # On SCTP the listen(2) below would really open a listener, and SCTP programs may use one port at both ends
+        # on purpose.
         raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
-    # libc's connect, not Python's: audit hooks are for connections that programs make.
+    # libc's connect, not Python's: audit hooks are for connections of the program itself.
     connect = libc().connect
     descriptor = sock.fileno()
     with contextlib.ExitStack() as stack:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from tailbite.kernel.namespace import die_with_parent
+from tailbite.kernel.prctl import die_with_parent
 from tailbite.kernel.sockopt import abort
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from tailbite.core.address import FourTuple
 from tailbite.core.ports import PortRange
-from tailbite.kernel.packets import Capture, Packet, TcpFlags, TcpSegment
+from tailbite.kernel.capture import Capture
+from tailbite.kernel.packets import Packet, TcpFlags, TcpSegment
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_ephemeral_range

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortRange
-from tailbite.kernel.namespace import die_with_parent
+from tailbite.kernel.prctl import die_with_parent
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_ephemeral_range
 from tailbite.lab.record import NotARecord, Record

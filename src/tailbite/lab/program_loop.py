@@ -14,7 +14,8 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
-from tailbite.kernel.packets import Capture, TcpFlags
+from tailbite.kernel.capture import Capture
+from tailbite.kernel.packets import TcpFlags
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import write_ephemeral_range
 from tailbite.lab.loop import LoopSettings, Tally, WorkerFailed

@@ -21,8 +21,9 @@ import pytest
 from support.guarded import NOBODY, PYTHON, RUN, needs_another_user
 from support.trap import PORT, Trap
 from support.users import open_to_all
+from tailbite.kernel.capture import Capture
 from tailbite.kernel.namespace import fresh_network
-from tailbite.kernel.packets import Capture, TcpFlags
+from tailbite.kernel.packets import TcpFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tailbite.audit.report.data import observation_as_data
-from tailbite.kernel.packets import pcap_header, pcap_record
+from tailbite.kernel.pcap import pcap_header, pcap_record
 
 if TYPE_CHECKING:
     from pathlib import Path

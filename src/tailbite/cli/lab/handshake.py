@@ -12,7 +12,7 @@ from tailbite.cli import status
 from tailbite.cli.lab.files import Files, experiment, need_folder, saved
 from tailbite.cli.lab.group import private_network
 from tailbite.cli.output import Unsupported, emit_json, note
-from tailbite.kernel.packets import pcap_header, pcap_record
+from tailbite.kernel.pcap import pcap_header, pcap_record
 from tailbite.lab.handshake import NoSelfConnect, Scene, capture_scenes, from_record, to_record
 from tailbite.lab.ladder import as_mermaid, as_text
 

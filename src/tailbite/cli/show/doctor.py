@@ -12,7 +12,7 @@ from rich.text import Text
 from tailbite.cli.output import plain
 from tailbite.core.ports import shortened
 from tailbite.host.explain.finding import Severity
-from tailbite.host.see.abilities import kernel_release
+from tailbite.kernel.release import kernel_release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

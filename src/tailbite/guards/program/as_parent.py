@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 from tailbite.guards.program.helpers import answer_all, detach, serve
 from tailbite.guards.program.run import Order, Report, enter, execute, steerer_maker, unguarded
 from tailbite.guards.program.shared_page import Tally
-from tailbite.kernel.process import become_subreaper
+from tailbite.kernel.prctl import become_subreaper
 from tailbite.kernel.seccomp import Listener
 
 if TYPE_CHECKING:

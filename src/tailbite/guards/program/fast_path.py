@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from tailbite.guards.program.shared_page import Outcome
 from tailbite.kernel.libc import quick_libc
-from tailbite.kernel.process import PIDFD_GETFD, Vector
+from tailbite.kernel.memory import Vector
+from tailbite.kernel.pidfd import PIDFD_GETFD
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE
 
 if TYPE_CHECKING:

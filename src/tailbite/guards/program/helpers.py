@@ -22,7 +22,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Final
 
 from tailbite.guards.program.shared_page import Outcome
-from tailbite.kernel.process import name_process, signal_when_parent_ends
+from tailbite.kernel.prctl import name_process, signal_when_parent_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,6 @@ the program's parent, because Yama's scope 1 lets only ancestors look into a pro
 from __future__ import annotations
 
 import os
-import re
 import sys
 from dataclasses import dataclass
 from enum import Enum
@@ -122,21 +121,21 @@ def _hindrance(limits: Limits) -> str | None:
 
 def look() -> Limits:
     """Ask this system what it allows; changes nothing."""
-    from tailbite.kernel import process, seccomp, sockopt
+    from tailbite.kernel import capabilities, memory, pidfd, seccomp, sockopt
+    from tailbite.kernel.release import kernel_version
 
     machine = os.uname().machine
     abi = seccomp.ABIS.get(machine) if sys.byteorder == "little" and sys.maxsize > 1 << 32 else None
     is_linux = sys.platform.startswith("linux")
-    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return Limits(
         system="linux" if is_linux else sys.platform,
         machine=machine,
         is_known_machine=abi is not None,
-        release=(int(numbers[1]), int(numbers[2])) if numbers else (0, 0),
+        release=kernel_version(),
         reports_calls=is_linux and abi is not None and seccomp.is_supported(abi),
-        reads_memory=is_linux and process.can_read_memory(),
-        copies_descriptors=is_linux and process.can_copy_descriptors(),
+        reads_memory=is_linux and memory.can_read_memory(),
+        copies_descriptors=is_linux and pidfd.can_copy_descriptors(),
         steers=sockopt.supports_local_port_range(),
-        yama=process.yama_scope(),
-        is_privileged=process.has_capability(process.CAP_SYS_PTRACE),
+        yama=memory.yama_scope(),
+        is_privileged=capabilities.has_capability(capabilities.CAP_SYS_PTRACE),
     )

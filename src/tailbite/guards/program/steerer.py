@@ -23,9 +23,10 @@ from tailbite.guards.program.namespaces import Namespaces, cookie
 from tailbite.guards.program.port_hold import Holds
 from tailbite.guards.program.shared_page import Outcome
 from tailbite.kernel import seccomp
-from tailbite.kernel.process import MemoryReader, copy_descriptor, open_thread
+from tailbite.kernel.memory import MemoryReader
+from tailbite.kernel.pidfd import copy_descriptor, open_thread
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE
-from tailbite.kernel.unbind import give_back_drawn_port
+from tailbite.kernel.unbind import unbind_chosen_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +139,7 @@ class Steerer:
         if name[1] == port:
             # The kernel drew it for a bind to port 0, or the program named it, or it is the memory of a failed
             # connect, which getsockname(2) shows until the next one.
-            give_back_drawn_port(sock)
+            unbind_chosen_port(sock)
         sock.setsockopt(_IPPROTO_IP, IP_LOCAL_PORT_RANGE, side)
         if name[1] == port:
             outcome = _bind_again(sock, name)

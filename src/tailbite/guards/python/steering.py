@@ -41,7 +41,7 @@ from tailbite.core.plan import HostFacts, Means, Plan, plan
 from tailbite.core.ports import PortRange
 from tailbite.core.sides import effective_range
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, pack_port_range
-from tailbite.kernel.unbind import give_back_drawn_port
+from tailbite.kernel.unbind import unbind_chosen_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,7 +198,7 @@ def _steer(sock: Any, port: int, chosen: Plan) -> _Done:
     _set_range(sock, sides[0])
     if _getsockname(sock)[1] != port:
         return _STEER, sides[0]
-    give_back_drawn_port(sock)
+    unbind_chosen_port(sock)
     for side in sides:
         _set_range(sock, side)
         try:
@@ -224,7 +224,7 @@ def _bind(sock: Any, port: int) -> _Done:
     for _ in range(_TRIES):
         name = _getsockname(sock)
         if name[1] == port:
-            give_back_drawn_port(sock)
+            unbind_chosen_port(sock)
         with _held(sock, port), _drawn_at_bind(sock):
             try:
                 # A port that is neither 0 nor P: bound for good (EINVAL), or what is left of a refused connect,

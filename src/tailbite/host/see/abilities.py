@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import os
 import re
 import socket
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from pathlib import Path
 
 from tailbite.core.address import Endpoint, FourTuple
 from tailbite.core.selection import Selection
+from tailbite.kernel.release import kernel_release, parse_version
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 from tailbite.kernel.sockopt import supports_local_port_range
 
-__all__ = ["Ability", "kernel_abilities", "kernel_release", "kernel_version", "port_selection"]
+__all__ = ["Ability", "kernel_abilities", "port_selection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +49,9 @@ def kernel_abilities() -> tuple[Ability, ...]:
     )
 
 
-def kernel_release() -> str:
-    """Return the kernel's release, e.g. ``6.18.44-amd64``."""
-    return os.uname().release
-
-
-def kernel_version(of: str | None = None) -> tuple[int, int]:
-    """Return the two numbers of a kernel's release, the running one's if none is given; (99, 0) if it has none."""
-    match = re.match(r"(\d+)\.(\d+)", of if of is not None else kernel_release())
-    return (int(match[1]), int(match[2])) if match else (99, 0)
-
-
 def port_selection(of: str | None = None) -> Selection:
     """Return how a Linux of this release draws source ports; the running one if none is given."""
-    version = kernel_version(of)
+    version = parse_version(of if of is not None else kernel_release()) or (99, 0)
     if version >= (5, 18):
         return Selection.STRIDES
     return Selection.BY_TWO if version >= (4, 2) else Selection.ONE_BY_ONE

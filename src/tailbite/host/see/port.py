@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tailbite.host.see.abilities import kernel_version
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.records import NotVisible
 from tailbite.host.see.visit import call_in_namespace
-from tailbite.kernel.process import CAP_NET_BIND_SERVICE, has_capability
+from tailbite.kernel.capabilities import CAP_NET_BIND_SERVICE, has_capability
+from tailbite.kernel.release import kernel_version
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
 

@@ -1,0 +1,74 @@
+"""Descriptors of other processes: pidfd_open(2) and pidfd_getfd(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import Final
+
+from tailbite.kernel.libc import last_error, libc, quick_error, quick_libc
+
+__all__ = ["PIDFD_GETFD", "can_copy_descriptors", "copy_descriptor", "open_thread"]
+
+# The same on every architecture since Linux 5.1 unified the numbers (include/uapi/asm-generic/unistd.h).
+_PIDFD_OPEN: Final = 434
+PIDFD_GETFD: Final = 438
+"""The number of pidfd_getfd(2)."""
+_PIDFD_THREAD = os.O_EXCL  # Linux 6.9
+
+
+def open_thread(tid: int) -> int:
+    """Return a pidfd of a thread: since Linux 6.9 of exactly that thread, before that of its process.
+
+    Raises:
+        OSError: ESRCH, the thread is gone.
+    """
+    descriptor = libc().syscall(_PIDFD_OPEN, tid, _PIDFD_THREAD)
+    if descriptor < 0 and ctypes.get_errno() == errno.EINVAL:
+        # All threads but those of clone(2) without CLONE_FILES share the descriptors of their leader.
+        descriptor = libc().syscall(_PIDFD_OPEN, _leader(tid), 0)
+    if descriptor < 0:
+        raise last_error("pidfd_open")
+    return int(descriptor)
+
+
+def _leader(tid: int) -> int:
+    with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as lines:  # noqa: PTH123
+        for line in lines:
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+
+def copy_descriptor(pidfd: int, descriptor: int) -> int:
+    """Return a descriptor of our own for what another process has open as ``descriptor`` (Linux 5.6).
+
+    Raises:
+        OSError: EBADF, the process has no such descriptor; ESRCH, the process is gone; EPERM, this user may not
+            trace it.
+    """
+    copy: int = quick_libc().syscall(PIDFD_GETFD, pidfd, descriptor, 0)
+    if copy < 0:
+        raise quick_error("pidfd_getfd")
+    return copy
+
+
+def can_copy_descriptors() -> bool:
+    """Tell whether this system allows copying descriptors at all: Docker's profile wants CAP_SYS_PTRACE for it."""
+    try:
+        pidfd = open_thread(os.getpid())
+    except OSError:
+        return False
+    try:
+        ours, theirs = os.pipe()
+        try:
+            os.close(copy_descriptor(pidfd, ours))
+        except OSError:
+            return False
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        return True
+    finally:
+        os.close(pidfd)

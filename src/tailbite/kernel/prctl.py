@@ -1,0 +1,50 @@
+"""Attributes of this process that only prctl(2) sets."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tailbite.kernel.libc import last_error, libc
+
+__all__ = ["become_subreaper", "die_with_parent", "name_process", "signal_when_parent_ends"]
+
+# include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+_SIGKILL: Final = 9
+
+
+def become_subreaper() -> None:
+    """Have orphaned descendants become children of this process (PR_SET_CHILD_SUBREAPER, Linux 3.4).
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    _set(_PR_SET_CHILD_SUBREAPER, 1, "PR_SET_CHILD_SUBREAPER")
+
+
+def signal_when_parent_ends(number: int) -> None:
+    """Have the kernel send this process a signal when its parent *thread* ends (PR_SET_PDEATHSIG); 0 for none.
+
+    Raises:
+        OSError: EINVAL, the number is not a valid signal.
+    """
+    _set(_PR_SET_PDEATHSIG, number, "PR_SET_PDEATHSIG")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process (SIGKILL) when its parent thread ends.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    signal_when_parent_ends(_SIGKILL)
+
+
+def name_process(name: str) -> None:
+    """Set the name of this thread that ps(1) and top(1) show; the kernel keeps at most 15 bytes."""
+    _set(_PR_SET_NAME, name.encode()[:15], "PR_SET_NAME")
+
+
+def _set(option: int, value: int | bytes, name: str) -> None:
+    if libc().prctl(option, value, 0, 0, 0) != 0:
+        raise last_error(f"prctl({name})")
