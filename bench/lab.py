@@ -19,8 +19,8 @@ from paired import Ratio, compare, left_out, report
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import circle_of
 from tailbite.kernel.namespace import enter_private_network
-from tailbite.lab.fleet import simulate
-from tailbite.lab.loop import LoopSettings, run_loop
+from tailbite.lab.loop import ExperimentSettings, run_loop
+from tailbite.lab.simulation import simulate_hosts
 
 if TYPE_CHECKING:
     from tailbite.core.selection import Circle
@@ -42,7 +42,7 @@ def telnet() -> float:
 def loop() -> float:
     """Run the lab's loop on every CPU, counting; the odd port is never hit, so all attempts are made."""
     cpus = os.cpu_count() or 1
-    settings = LoopSettings(ODD, RANGE, cpus, ATTEMPTS, workers=cpus)
+    settings = ExperimentSettings(ODD, RANGE, cpus, ATTEMPTS, workers=cpus)
     start = perf_counter()
     tallies = run_loop(settings, lambda hits, attempts: None)
     return (perf_counter() - start) / sum(tally.attempts for tally in tallies)
@@ -64,7 +64,7 @@ def one_by_one(circle: Circle) -> float:
 def at_once(circle: Circle) -> float:
     """Simulate a fleet; return seconds for one host."""
     start = perf_counter()
-    simulate(circle, EVEN, hosts=HOSTS, attempts=TRIES)
+    simulate_hosts(circle, EVEN, hosts=HOSTS, attempts=TRIES)
     return (perf_counter() - start) / HOSTS
 
 

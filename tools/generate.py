@@ -1,4 +1,4 @@
-"""Writes the man page and the shell completions below share/: ``make man``. With --check it only compares."""
+"""Generator of the man page and the shell completions in share/: ``make man``. With --check it only compares."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARE = Path(__file__).resolve().parent.parent / "share"
 
 
 def generated() -> dict[str, str]:
-    """Return every file below share/ with what it should say."""
+    """Return the text of every generated file in share/ by its name."""
     root = command_tree(tailbite, "tailbite")
     return {
         "man/man8/tailbite.8": man_page(root, __version__),
@@ -27,14 +27,14 @@ def generated() -> dict[str, str]:
 
 
 def main() -> int:
-    """Write or compare; returns 1 if a file is not as it should be."""
+    """Write or compare the files; return 1 if a file differs."""
     stale = 0
     for name, text in generated().items():
         file = SHARE / name
         if file.is_file() and file.read_text(encoding="utf-8") == text:
             continue
         if "--check" in sys.argv:
-            print(f"{file.relative_to(SHARE.parent)} is not what the commands say: run make man")
+            print(f"{file.relative_to(SHARE.parent)} does not match the commands: run make man")
             stale = 1
             continue
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""The same self-connect as netstat, ss, lsof, psutil and tailbite show it: writes docs/seen.md.
+"""Generator of docs/seen.md: the same self-connect as netstat, ss, lsof, psutil and tailbite show it.
 
-Makes three things in a private network namespace: a client that is connected to itself, the TIME-WAIT that another
-one left, and a port that is only bound. Then runs each program and looks for them in what it prints.
-Run: ``python tools/seen.py`` (Debian: net-tools, iproute2, lsof); ``--check`` says whether the page is up to date.
+The tool makes three sockets in a private network namespace: a self-connected client, the TIME-WAIT of another one,
+and a port that is only bound. Then it runs each program and searches its output for them.
+Run: ``python tools/seen.py`` (Debian: net-tools, iproute2, lsof); ``--check`` compares only.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ HELD, LEFT, BOUND = 32246, 32248, 32250
 PSUTIL = "import psutil\nfor c in psutil.net_connections('tcp'): print(c.laddr, c.raddr, c.status, c.pid)"
 
 INTRODUCTION = f"""\
-A client is connected to itself on 127.0.0.1:{HELD}; another was on {LEFT}, closed, and left TIME-WAIT; port {BOUND}
-is bound and nobody listens. `python tools/seen.py` makes these, runs the programs, and writes this page."""
+One client is connected to itself on 127.0.0.1:{HELD}. A second one was, on port {LEFT}; it closed its socket and
+left a TIME-WAIT. Port {BOUND} is bound without a listener. `python tools/seen.py` makes these three sockets, runs the
+programs, and writes this page."""
 REMARK = """\
-`netstat` and `ss` show the line among all others and leave it to you to see that both ends are the same; neither can
-be asked for it (`ss` has no filter that compares two ports). `lsof` knows sockets by their processes, and TIME-WAIT
-has none. A port that is only bound shows in none of them (newer `ss` has an option for it)."""
+`netstat` and `ss` print the line among all others, and you must notice that both ends are the same: `ss` has no
+filter that compares two ports. `lsof` finds sockets through their processes, and a TIME-WAIT has no process. None of
+them shows a port that is only bound (newer versions of `ss` have an option for it)."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One program's view.
+    """The output of one program.
 
     Attributes:
-        name: what it is called.
-        shown: the command as people type it.
+        name: name of the program.
+        shown: the command as a user types it.
         arguments: the command as it is run.
-        text: what it printed.
+        text: its output.
     """
 
     name: str
@@ -47,13 +48,13 @@ class View:
     arguments: tuple[str, ...]
     text: str = ""
 
-    def look(self) -> View:
-        """Run it."""
+    def run(self) -> View:
+        """Run the program and return the view with its output."""
         done = subprocess.run(self.arguments, capture_output=True, text=True, check=False)
         return View(self.name, self.shown, self.arguments, done.stdout)
 
     def lines(self, port: int) -> list[str]:
-        """Return the lines that have a port."""
+        """Return the lines that contain a port."""
         return [line.rstrip() for line in self.text.splitlines() if re.search(rf"\b{port}\b", line)]
 
 
@@ -71,7 +72,7 @@ def views() -> list[View]:
 
 
 def scene() -> list[socket.socket]:
-    """Make what is to be seen."""
+    """Make the three sockets; return those that must stay open."""
     made = []
     for port in (HELD, LEFT, BOUND):
         sock = socket.socket()
@@ -85,7 +86,7 @@ def scene() -> list[socket.socket]:
 
 def table(seen: list[View], why: dict[int, str]) -> list[str]:
     """Return the table in Markdown."""
-    titles = ("", "self-connect", "TIME-WAIT of one", "only bound", "names the process", "says what it is")
+    titles = ("", "self-connect", "TIME-WAIT of one", "only bound", "names the process", "explains it")
     rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for view in seen:
         own = view.name.startswith("tailbite")
@@ -100,12 +101,12 @@ def table(seen: list[View], why: dict[int, str]) -> list[str]:
 
 
 def page(seen: list[View]) -> str:
-    """Return the page; the pid differs in each run, so it is always written as 812."""
+    """Return the page; the process number differs in each run, so 812 replaces it."""
     command = (sys.executable, "-m", "tailbite", "why", "--netns", "self")
     codes = {port: f"tailbite why {port}" for port in (HELD, LEFT, BOUND)}
-    said = {port: View("", "", (*command, str(port))).look().text.partition("\n")[0] for port in codes}
+    said = {port: View("", "", (*command, str(port))).run().text.partition("\n")[0] for port in codes}
     text = [
-        "# The same self-connect, seen by five programs",
+        "# The same self-connect in netstat, ss, lsof and psutil",
         "",
         INTRODUCTION,
         "",
@@ -116,7 +117,7 @@ def page(seen: list[View]) -> str:
     for view in seen:
         lines = view.lines(HELD) if view.name != "tailbite why" else view.text.splitlines()[:7]
         text += ["", f"## {view.name}", "", f"    $ {view.shown}", *(f"    {line}".rstrip() for line in lines)]
-    text += ["", "## tailbite why, the other two", ""]
+    text += ["", "## tailbite why on the other two ports", ""]
     text += [f"    $ {codes[port]}\n    {said[port]}" for port in (LEFT, BOUND)]
     return re.sub(rf"\b{os.getpid()}\b", "812", "\n".join(text)) + "\n"
 
@@ -125,14 +126,14 @@ def main() -> int:
     """Write or check the page."""
     missing = [name for name in ("netstat", "ss", "lsof") if shutil.which(name) is None]
     if missing:
-        print(f"missing: {', '.join(missing)}", file=sys.stderr)
+        print(f"not installed: {', '.join(missing)}", file=sys.stderr)
         return 4
     enter_private_network()
     kept = scene()
-    text = page([view.look() for view in views()])
+    text = page([view.run() for view in views()])
     for sock in kept:
         sock.close()
-    if "--check" in sys.argv:  # the table: what stands below it differs a little from version to version
+    if "--check" in sys.argv:  # only the table: the outputs below differ a little between versions
         return int(text.split("\n## ")[0] != PAGE.read_text(encoding="utf-8").split("\n## ")[0])
     PAGE.write_text(text, encoding="utf-8")
     return 0

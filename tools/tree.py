@@ -1,4 +1,4 @@
-"""The commands of tailbite as plain records, read from click: what the man page and the completions are made of."""
+"""The commands of tailbite as plain records, read from click: the source of the man page and the completions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Parameter:
 
     Attributes:
         names: an option's spellings, the short ones first; empty for an argument.
-        metavar: what stands for the value; empty if it takes none.
-        help: what it does.
-        choices: the values it may have, if that is a short list.
-        kind: "file", "directory", "netns", "command" or "": what a shell may complete there.
-        value_is_optional: True for an option that may stand without its value.
+        metavar: placeholder of the value; empty for a flag.
+        help: description.
+        choices: the permitted values, if that is a short list.
+        kind: "file", "directory", "netns", "command" or "": the values that a shell completes.
+        value_is_optional: True for an option that can be used without its value.
         is_many: True for an argument that takes more than one word.
     """
 
@@ -46,9 +46,9 @@ class Command:
         path: its words, e.g. ``("tailbite", "scan")``.
         summary: one line.
         paragraphs: the help text; a paragraph that keeps its lines begins with a line feed.
-        usage: what follows the path in a usage line.
+        usage: the usage line without the path.
         parameters: options and arguments, in their order.
-        commands: those of a group.
+        commands: the commands of a group.
     """
 
     path: tuple[str, ...]
@@ -74,7 +74,7 @@ class Command:
 
 
 def command_tree(root: click.Command, name: str) -> Command:
-    """Read ``root`` and everything below it."""
+    """Read ``root`` and all commands below it."""
     return _command(root, (name,), None)
 
 
@@ -114,7 +114,7 @@ def _parameter(one: click.Parameter, context: click.Context) -> Parameter:
     if isinstance(one, click.Option):
         names = tuple(sorted((*one.opts, *one.secondary_opts), key=lambda name: (name.startswith("--"), len(name))))
         metavar = "" if one.is_flag or one.count else one.make_metavar(context)
-        # click shows the default in brackets behind the help; what it shows is what a person should read.
+        # The help record has the default in brackets after the help text, as click prints it.
         record = one.get_help_record(context)
         text = " ".join(record[1].split()) if record else ""
         optional = not one.is_flag and getattr(one, "_flag_needs_value", False)

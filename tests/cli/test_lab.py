@@ -67,18 +67,18 @@ def test_odds_without_numpy_and_matplotlib_answers_but_does_not_draw(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("odds --port 1 --every soon", "no duration"),
+        ("odds --port 1 --every soon", "soon"),
         ("odds --port 1 --every 0s", "more than 0"),
-        ("odds --port 1 --range 5-1", "low <= high"),
+        ("odds --port 1 --range 5-1", "5-1"),
         ("odds --port 1 --hosts 5", "--outage"),
         ("odds --port 1 --hosts none --outage 1h", "whole number"),
-        ("odds --port 1 --reserved x", "range of ports"),
+        ("odds --port 1 --reserved x", "x"),
         ("odds --port 1 --reuse-address", "--bind-first"),
         ("odds --port 1 --outage 1ms", "second attempt"),
         ("loop --figure /no/such/folder/x", "no folder"),
         ("loop --data /no/such/folder/x", "no folder"),
-        ("loop --from pyproject.toml", "is no record"),
-        (f"cures --from {DATA / 'handshake.jsonl'}", "another kind"),
+        ("loop --from pyproject.toml", "is not a record"),
+        (f"cures --from {DATA / 'handshake.jsonl'}", "another experiment"),
         (f"handshake --from {DATA / 'handshake.jsonl'} --pcap x", "leave out --pcap"),
         (f"loop --from {DATA / 'loop-story.jsonl.gz'} --port 32774", "leave out --port"),
         (f"cures --from {DATA / 'cures.jsonl'} --data x", "leave out --data"),
@@ -110,7 +110,7 @@ def test_loop_measures_stores_and_draws_from_what_it_stored(tmp_path: Path) -> N
 def test_loop_on_a_port_of_the_wrong_parity_ends_and_says_why() -> None:
     done = run("loop", "--port", "40007", "--range", "40000-40199", "--attempts", "3000")
     assert done.returncode == 0
-    assert "none came, and none can" in done.stderr
+    assert "no self-connect, and none is possible" in done.stderr
     assert "40007 is odd" in done.stderr
 
 

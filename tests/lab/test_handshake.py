@@ -1,11 +1,11 @@
-"""One self-connect on the wire: captured, followed, told."""
+"""One self-connect on the wire: captured, followed, and shown."""
 
 from __future__ import annotations
 
 import pytest
 
-from tailbite.lab.handshake import Scene, capture_scenes, from_record, to_record
-from tailbite.lab.ladder import as_mermaid, as_text
+from tailbite.lab.diagrams import mermaid_diagrams, text_diagram
+from tailbite.lab.handshake import Scene, capture_scenes, scenes_from_record, scenes_to_record
 
 PORT = 32246
 
@@ -56,19 +56,19 @@ def test_an_ordinary_handshake_has_two_sides(scenes: list[Scene]) -> None:
 
 def test_text_fits_a_terminal_and_says_what_is_left(scenes: list[Scene]) -> None:
     for scene in scenes:
-        text = as_text(scene)
+        text = text_diagram(scene)
         assert all(len(line) <= 80 for line in text.splitlines())
         assert all(step.segment in text for step in scene.steps)
-    assert "no server can bind the port" in as_text(scenes[0])
-    assert "nothing is left" in as_text(scenes[1])
+    assert "no server can bind the port" in text_diagram(scenes[0])
+    assert "nothing is left" in text_diagram(scenes[1])
 
 
 def test_mermaid_has_a_message_for_each_segment(scenes: list[Scene]) -> None:
-    text = as_mermaid(scenes)
+    text = mermaid_diagrams(scenes)
     assert text.count("```mermaid") == len(scenes)
     assert text.count("->>") == sum(len(scene.steps) for scene in scenes)
     assert ";" not in text
 
 
 def test_a_record_comes_back_as_it_was(scenes: list[Scene]) -> None:
-    assert from_record(to_record(scenes)) == scenes
+    assert scenes_from_record(scenes_to_record(scenes)) == scenes

@@ -8,8 +8,8 @@ import pytest
 
 from support.trap import PORT, Trap, server_can_bind
 from tailbite.kernel.sysctl import write_sysctl
-from tailbite.lab.cures import Cures, from_record, run_cures, to_record
-from tailbite.lab.storm import Round, StormSettings, _in_the_way
+from tailbite.lab.cures import Cures, cures_from_record, cures_to_record, run_cures
+from tailbite.lab.storm import StormRound, StormSettings, _self_connected_socket
 from tailbite.lab.strategies import STRATEGIES
 
 QUICK = StormSettings(clients=8, restarts=2, attempts=800, every=0.1, patience=0.5)
@@ -18,7 +18,7 @@ NAMES = {strategy.name: strategy for strategy in STRATEGIES}
 
 
 def run(*names: str, settings: StormSettings = QUICK) -> Cures:
-    rounds: list[Round] = []
+    rounds: list[StormRound] = []
     seen = run_cures([NAMES[name] for name in names], settings, lambda name: None, rounds.append, blocks=4)
     assert list(seen.rounds) == rounds
     return seen
@@ -30,7 +30,7 @@ def test_a_naive_client_keeps_every_start_from_succeeding_until_it_is_killed() -
     assert summary.failed == summary.restarts == 2
     assert summary.self_connects >= 2
     assert summary.down is None
-    assert summary.kept_down == "for good"
+    assert summary.kept_down == "until killed"
     assert summary.recovered is None
 
 
@@ -83,21 +83,21 @@ def test_no_sysctl_shortens_time_wait(name: str, value: str) -> None:
     Trap().set()
     with socket.create_connection(("127.0.0.1", PORT)):
         pass
-    left = _in_the_way(PORT)
+    left = _self_connected_socket(PORT)
     assert left is not None
     assert 59_000 < left.expires_ms <= 60_000
     assert not server_can_bind(reuse=True)
 
 
 def test_the_claims_are_checked_not_assumed() -> None:
-    good = Round("port range", 1, 100, 0, 0, 0.0, False, None, 0.1)
-    bad = Round("port range", 1, 100, 0, 1, 0.2, False, "TIME-WAIT", 0.3)
-    naive = Round("naive", 1, 100, 0, 0, 0.0, False, None, 0.1)
+    good = StormRound("port range", 1, 100, 0, 0, 0.0, False, None, 0.1)
+    bad = StormRound("port range", 1, 100, 0, 1, 0.2, False, "TIME-WAIT", 0.3)
+    naive = StormRound("naive", 1, 100, 0, 0, 0.0, False, None, 0.1)
     assert Cures(QUICK, (good,), ()).is_as_claimed
     assert not Cures(QUICK, (bad,), ()).is_as_claimed
     assert not Cures(QUICK, (naive, good), ()).is_as_claimed
 
 
 def test_a_record_comes_back_as_it_was() -> None:
-    seen = Cures(QUICK, (Round("naive", 1, 100, 2, 3, 0.5, True, "ESTABLISHED", None),), ())
-    assert from_record(to_record(seen)) == seen
+    seen = Cures(QUICK, (StormRound("naive", 1, 100, 2, 3, 0.5, True, "ESTABLISHED", None),), ())
+    assert cures_from_record(cures_to_record(seen)) == seen

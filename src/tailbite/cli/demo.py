@@ -1,13 +1,13 @@
-"""``tailbite demo``: the effect and its cure, on this kernel, in acts."""
+"""``tailbite demo``: a self-connect and its prevention on this kernel, in six acts."""
 
 from __future__ import annotations
 
+import textwrap
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
-from rich.padding import Padding
 from rich.text import Text
 
 from tailbite.cli import status
@@ -17,7 +17,8 @@ from tailbite.core.ports import PortRange
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel.namespace import enter_private_network
 from tailbite.kernel.sysctl import read_ephemeral_range
-from tailbite.lab.story import Act, Settings, tell, tell_natural
+from tailbite.lab.demo.acts import play_demo, play_natural_demo
+from tailbite.lab.demo.records import DemoAct, DemoSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-STORY_PORT = 32246
-STORY_RANGE = PortRange(9000, 65500)
+DEFAULT_PORT = 32246
+DEFAULT_RANGE = PortRange(9000, 65500)
 
 
-class _Silent:
-    """Tells nothing: for --json."""
+class _SilentNarrator:
+    """A narrator without output, for --json."""
 
     def begin(self, number: int, title: str) -> None: ...
     def say(self, text: str) -> None: ...
@@ -39,8 +40,8 @@ class _Silent:
     def count(self, attempts: int) -> None: ...
 
 
-class _Teller:
-    """Tells it on a terminal, or to a file, while it happens."""
+class _ConsoleNarrator:
+    """A narrator that prints while the acts happen."""
 
     def __init__(self, screen: Console) -> None:
         self._screen = screen
@@ -53,7 +54,8 @@ class _Teller:
 
     def say(self, text: str) -> None:
         self._end_count()
-        self._screen.print(Padding(Text(text, style="dim"), (0, 3)))
+        lines = textwrap.wrap(text, max(self._screen.width - 6, 20), break_long_words=False)
+        self._screen.print(Text("\n".join(f"   {line}" for line in lines), style="dim"))
 
     def show(self, text: str) -> None:
         self._end_count()
@@ -79,7 +81,7 @@ def _private_network(natural: bool) -> Iterator[None]:
     except NamespaceUnavailable as error:
         raise Unsupported(
             f"{error}; the demo needs a private network to be certain. "
-            "'tailbite demo --natural' needs none: it waits for chance, on this network"
+            "Without one, run 'tailbite demo --natural', which uses this network and waits for chance"
         ) from error
 
 
@@ -87,45 +89,45 @@ def _private_network(natural: bool) -> Iterator[None]:
 @click.option(
     "--port",
     type=click.IntRange(1024, 65534),
-    help=f"The dead port.  [default: {STORY_PORT}, or with --natural one the kernel can draw]",
+    help=f"The dead port.  [default: {DEFAULT_PORT}, or with --natural one that the kernel can choose]",
 )
 @click.option(
     "--range",
     "ephemeral",
     type=RANGE,
-    help=f"The ephemeral range the acts begin with, before it is narrowed.  [default: {STORY_RANGE}]",
+    help=f"The ephemeral range to begin with, before it is narrowed.  [default: {DEFAULT_RANGE}]",
 )
-@click.option("--full", is_flag=True, help="Wait until the usual cure's TIME-WAIT is over (a minute), and time it.")
+@click.option("--full", is_flag=True, help="Wait for the end of the TIME-WAIT in act 5 (a minute), and time it.")
 @click.option(
     "--natural",
     is_flag=True,
-    help="No private network and no narrowed range: reconnect with this machine's range until it happens by chance.",
+    help="Use no private network and no narrowed range: reconnect with this machine's range until chance brings it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was measured as one JSON object.")
 @click.pass_context
 def command(
     ctx: click.Context, port: int | None, ephemeral: PortRange | None, full: bool, natural: bool, as_json: bool
 ) -> None:
-    """Show the effect and its cure on this kernel.
+    """Show a self-connect and its prevention on this kernel.
 
-    In a private network (nothing outside is touched, no root needed) a real client reconnects to a dead port
-    until it is connected to itself; netstat's line; the server that cannot start; the usual cure, which does not
-    help; and tailbite, which does.
+    In a private network (nothing outside is touched, no root needed), a real client reconnects to a dead port
+    until it is connected to itself. The acts show the line of netstat, the server that cannot start, the usual
+    fix, which does not help, and tailbite, which does.
 
-    Exit status: 0 if every act showed what it claims, 1 if one did not, 4 if this system does not let us make a
+    Exit status: 0 if every act showed what it claims, 1 if an act did not, 4 if this system does not permit a
     private network.
     """
     if natural and (full or ephemeral is not None):
         raise click.UsageError(
-            "--natural uses this machine's range and waits for nothing: leave out --full and --range"
+            "--natural uses this machine's range and waits for no TIME-WAIT: leave out --full and --range"
         )
     settings = _natural_settings(port) if natural else _settings(port, ephemeral, full)
     screen = console()
-    teller = _Silent() if as_json else _Teller(screen)
+    narrator = _SilentNarrator() if as_json else _ConsoleNarrator(screen)
     began = time.monotonic()
     with _private_network(natural):
         acts = []
-        for act in (tell_natural if natural else tell)(teller, settings):
+        for act in (play_natural_demo if natural else play_demo)(narrator, settings):
             acts.append(act)
             if not act.shown and not as_json:
                 screen.print(f"   [red]This act did not show what it claims: {act.claim}.[/red]")
@@ -144,46 +146,46 @@ def command(
                     "title": act.title,
                     "claim": act.claim,
                     "shown": act.shown,
-                    "measured": {fact.name: fact.value for fact in act.facts},
+                    "measured": {each.name: each.value for each in act.measurements},
                 }
                 for act in acts
             ],
         )
     else:
-        _summary(screen, acts, seconds)
+        _print_summary(screen, acts, seconds)
     ctx.exit(status.FINE if shown else status.FOUND)
 
 
-def _settings(port: int | None, ephemeral: PortRange | None, full: bool) -> Settings:
-    port, ephemeral = port or STORY_PORT, ephemeral or STORY_RANGE
+def _settings(port: int | None, ephemeral: PortRange | None, full: bool) -> DemoSettings:
+    port, ephemeral = port or DEFAULT_PORT, ephemeral or DEFAULT_RANGE
     if port not in ephemeral:
         raise click.UsageError(
-            f"port {port} lies outside the range {ephemeral}, where the kernel never draws it and nothing happens; "
-            f"choose a port inside"
+            f"port {port} lies outside the range {ephemeral}, so the kernel never chooses it as source port; "
+            f"give a port inside the range"
         )
-    return Settings(port, ephemeral, wait=full)
+    return DemoSettings(port, ephemeral, wait=full)
 
 
-def _natural_settings(port: int | None) -> Settings:
+def _natural_settings(port: int | None) -> DemoSettings:
     try:
         ephemeral = read_ephemeral_range()
     except (OSError, ValueError) as error:
         raise Unsupported(f"this system's ephemeral range cannot be read ({error})") from error
     if port is None:
-        # connect(2) draws ports of the low end's parity (Linux 4.2). A few steps in, so that nothing else has it.
+        # connect(2) chooses ports of the low end's parity (Linux 4.2). Not the first one, which others may use.
         port = min(ephemeral.low + 6, ephemeral.high - (ephemeral.high - ephemeral.low) % 2)
     if port not in ephemeral:
         raise click.UsageError(f"port {port} lies outside this machine's ephemeral range {ephemeral}")
-    return Settings(port, ephemeral)
+    return DemoSettings(port, ephemeral)
 
 
-def _summary(screen: Console, acts: list[Act], seconds: float) -> None:
+def _print_summary(screen: Console, acts: list[DemoAct], seconds: float) -> None:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
     table.add_column("", justify="right")
-    table.add_column("what it shows", ratio=4)
+    table.add_column("claim", ratio=4)
     table.add_column("measured here", ratio=6)
     table.add_column("")
     for act in acts:

@@ -1,1 +1,1 @@
-"""Experiments that measure the real kernel, in private networks, and show what they found."""
+"""Experiments that measure the real kernel in private networks, and draw their results."""

@@ -1,7 +1,6 @@
-"""Clients without a guard that reconnect until they are connected: telnet, or a plain socket.
+"""Unguarded clients that reconnect until they are connected: telnet, or a plain Python socket.
 
-They are what the story is about, so they do nothing to protect themselves. Each is a context manager that leaves
-no process behind and resets what it holds.
+Each is a context manager that leaves no process behind and resets its socket.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["PlainClient", "StuckClient", "TelnetClient"]
+__all__ = ["PlainClient", "TelnetClient", "UnguardedClient"]
 
 _MOST_SECONDS = 10.0
 
 
-class StuckClient(Protocol):
-    """A client that ends up connected to itself.
+class UnguardedClient(Protocol):
+    """A client without any protection against self-connects.
 
     Attributes:
         name: the program's name.
         pid: the process that holds the socket.
-        attempts: how many connects it took.
+        attempts: number of connects so far.
     """
 
     name: str
@@ -43,12 +42,12 @@ class StuckClient(Protocol):
     @property
     def pid(self) -> int: ...
     def connect(self, host: str, port: int, show: Callable[[str], None]) -> bool:
-        """Reconnect until connected; False if that did not happen within reason."""
+        """Reconnect until connected; False if it gave up first."""
 
     def ask(self, line: str) -> str:
-        """Send one line and return the line that comes back, "" if none does."""
+        """Send one line and return the line that comes back, "" without one."""
 
-    def __enter__(self) -> StuckClient: ...
+    def __enter__(self) -> UnguardedClient: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
@@ -67,11 +66,11 @@ class PlainClient:
 
     @property
     def pid(self) -> int:
-        """This process."""
+        """The number of this process."""
         return os.getpid()
 
     def connect(self, host: str, port: int, show: Callable[[str], None]) -> bool:
-        """Call connect(2) on one socket after the other."""
+        """Call connect(2) on a new socket until one connects; False after the maximum of attempts."""
         show(f">>> while sock.connect_ex(({host!r}, {port})): ...    # 111, Connection refused, then a new socket")
         while self.attempts < self._most:
             self.attempts += 1
@@ -103,7 +102,7 @@ class PlainClient:
 
 
 class TelnetClient:
-    """The real telnet, started again and again as a shell loop would."""
+    """The telnet program, started again and again as a shell loop does."""
 
     name = "telnet"
 
@@ -120,11 +119,11 @@ class TelnetClient:
 
     @property
     def pid(self) -> int:
-        """The telnet that is running."""
+        """The number of the running telnet process, 0 without one."""
         return self._process.pid if self._process is not None else 0
 
     def connect(self, host: str, port: int, show: Callable[[str], None]) -> bool:
-        """Start telnet until it says that it is connected."""
+        """Start telnet until it prints that it is connected; False after 10 seconds."""
         show(f"$ while ! telnet {host} {port}; do :; done")
         deadline = time.monotonic() + _MOST_SECONDS
         while time.monotonic() < deadline:
@@ -152,7 +151,7 @@ class TelnetClient:
         return self._read_line(time.monotonic() + _MOST_SECONDS) or ""
 
     def _read_line(self, deadline: float) -> str | None:
-        """Return the next line without its end, or None at the end of the output or of our patience."""
+        """Return the next line without its end, or None at the end of the output or after the deadline."""
         assert self._process is not None
         output: IO[bytes] | None = self._process.stdout
         assert output is not None

@@ -1,7 +1,7 @@
-"""What a strategy costs per connect, against the naive one, to a live server on loopback.
+"""Cost of a strategy per connect, beside the naive strategy, to a listening server on loopback.
 
-Block by block in turn, so that a machine's changing speed hits both alike; the ratio is the median of the ratios of
-neighbouring blocks.
+Blocks of both alternate, so that a change in the machine's speed affects both alike. The ratio is the median of the
+ratios of neighbouring blocks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tailbite.lab.strategies import HOST, STRATEGIES, Strategy
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["Cost", "cost"]
+__all__ = ["Cost", "measure_cost"]
 
 _PORT = 46884
 _BLOCK = 150
@@ -31,11 +31,11 @@ class Cost:
 
     Attributes:
         strategy: the strategy's name.
-        naive_us: median microseconds of the naive one.
-        own_us: median microseconds of this one.
+        naive_us: median of the naive strategy, microseconds.
+        own_us: median of this strategy, microseconds.
         ratio: median of the ratios of neighbouring blocks.
-        low: their first quartile.
-        high: their third quartile.
+        low: first quartile of those ratios.
+        high: third quartile of those ratios.
     """
 
     strategy: str
@@ -46,8 +46,8 @@ class Cost:
     high: float
 
 
-def cost(strategy: Strategy, *, blocks: int) -> Cost:
-    """Measure in the calling thread's network namespace, which must be a private one with the default range."""
+def measure_cost(strategy: Strategy, *, blocks: int) -> Cost:
+    """Measure in the calling thread's network namespace, which must be private and have the default range."""
     naive = STRATEGIES[0]
     pairs = []
     with socket.create_server((HOST, _PORT), backlog=64) as server:
@@ -59,7 +59,7 @@ def cost(strategy: Strategy, *, blocks: int) -> Cost:
                     strategy.prepare(_PORT) if each is strategy else contextlib.nullcontext()
                 )
                 with preparation:
-                    # Its own place in the order tells the naive one apart when it is compared with itself.
+                    # The position keeps both apart when the naive strategy is compared with itself.
                     spent[each.name, position] = _block(each, server)
             first, second = spent.values()
             pairs.append((first, second) if number % 2 else (second, first))

@@ -1,4 +1,4 @@
-"""The picture of the cures: how long each keeps the server down, how many starts fail, and what a connect costs."""
+"""Figure of the strategies: time without the server, failed starts, and cost of a connect."""
 
 from __future__ import annotations
 

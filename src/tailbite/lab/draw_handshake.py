@@ -1,11 +1,11 @@
-"""The picture of the handshakes: the folded one, closed and reset, beside the one of two sides."""
+"""Figure of the handshakes: a self-connect, closed and reset, beside an ordinary connection."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tailbite.lab.handshake import Ending
-from tailbite.lab.ladder import remark
+from tailbite.lab.diagrams import explain_segment
+from tailbite.lab.handshake import ConnectionEnding
 from tailbite.lab.style import DARK, INK, MID, caption, figure, save
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from tailbite.lab.handshake import Scene, Step
+    from tailbite.lab.handshake import Scene, SegmentStep
 
 __all__ = ["draw_handshake"]
 
@@ -31,7 +31,7 @@ def draw_handshake(scenes: list[Scene], machine: str, stem: Path) -> tuple[Path,
     letters = "abcdefgh"[: len(scenes)]
     with figure(4.6 * len(scenes), 1.9 + 0.78 * longest, letters) as (drawing, panels):
         for axes, scene in zip(panels, scenes, strict=True):
-            is_closed = scene.is_folded and scene.ending is Ending.CLOSE
+            is_closed = scene.is_folded and scene.ending is ConnectionEnding.CLOSE
             axes.set_title(f"{scene.name}, closed" if is_closed else scene.name)
             axes.set_xlim(-0.62, _FAR + 0.62)
             axes.set_ylim(-longest - 0.75, 0.75)
@@ -51,12 +51,12 @@ def _state(axes: Axes, x: float, y: float, state: str, *, left: bool) -> None:
     axes.text(x + (-0.04 if left else 0.04), y, state, ha="right" if left else "left", va="center", fontsize=8)
 
 
-def _text(step: Step) -> str:
+def _text(step: SegmentStep) -> str:
     return step.segment.replace("><", "  ").strip("<>")
 
 
 def _folded(axes: Axes, scene: Scene) -> None:
-    """One lifeline; each segment leaves it, turns, and comes back."""
+    """Draw one lifeline; each segment leaves it and returns to it."""
     end = -len(scene.steps) - 0.1
     _lifeline(axes, 0.0, "one socket, both sides", "CLOSED", end)
     for number, step in enumerate(scene.steps):
@@ -66,7 +66,7 @@ def _folded(axes: Axes, scene: Scene) -> None:
         axes.text(0.05, out - 0.21, _text(step), va="center", fontsize=8, color=INK)
         _state(axes, 0.0, out, step.before, left=True)
         _state(axes, 0.0, back, step.after, left=True)
-        if remark(step) is not None and step.duplicate is not None:
+        if explain_segment(step) is not None and step.duplicate is not None:
             block = f"D-SACK\n{step.duplicate[0]}-{step.duplicate[1]}"
             axes.text(_FAR + 0.04, (out + back) / 2, block, va="center", fontsize=8)
     left = "nothing is left" if scene.left is None else f"{scene.left} is left\non {scene.port} <-> {scene.port}"
@@ -74,7 +74,7 @@ def _folded(axes: Axes, scene: Scene) -> None:
 
 
 def _ladder(axes: Axes, scene: Scene) -> None:
-    """Two lifelines, as everybody knows it."""
+    """Draw two lifelines."""
     end = -len(scene.steps) - 0.1
     _lifeline(axes, 0.0, "client", "CLOSED", end)
     _lifeline(axes, _FAR, "server", "LISTEN", end)

@@ -1,4 +1,4 @@
-"""The picture of a loop: waits against the model, the strides, and the parity that decides it all."""
+"""Figure of a loop: waits beside the model, strides of the source port, and parity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tailbite.lab.fit import expected, fit, waits_of
+from tailbite.lab.fit import expected_odds, fit_model, waits_of
 from tailbite.lab.style import DARK, INK, LIGHT, MID, caption, figure, save, tidy
 
 if TYPE_CHECKING:
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from tailbite.lab.loop import LoopSettings, Tally
+    from tailbite.lab.loop import ExperimentSettings, LoopTally
 
 __all__ = ["draw_loop"]
 
 
-def draw_loop(settings: LoopSettings, tallies: list[Tally], machine: str, stem: Path) -> tuple[Path, Path]:
+def draw_loop(settings: ExperimentSettings, tallies: list[LoopTally], machine: str, stem: Path) -> tuple[Path, Path]:
     """Draw a loop's record as ``stem.svg`` and ``stem.png``.
 
     Raises:
@@ -38,14 +38,14 @@ def draw_loop(settings: LoopSettings, tallies: list[Tally], machine: str, stem: 
         return save(drawing, stem)
 
 
-def _waits(axes: Axes, settings: LoopSettings, tallies: list[Tally]) -> None:
-    model, waits = expected(settings), waits_of(tallies)
+def _waits(axes: Axes, settings: ExperimentSettings, tallies: list[LoopTally]) -> None:
+    model, waits = expected_odds(settings), waits_of(tallies)
     axes.set_title("From one self-connect to the next")
     axes.set_xlabel("attempts")
-    axes.set_ylabel("share that came by then")
+    axes.set_ylabel("share of self-connects within")
     tidy(axes)
     if model.law is None or not waits:
-        never = "the kernel never draws this port" if model.law is None else "fewer than two self-connects"
+        never = "the kernel never chooses this port" if model.law is None else "fewer than two self-connects"
         axes.text(0.5, 0.5, never, transform=axes.transAxes, ha="center", va="center")
         axes.set_yticks([])
         return
@@ -62,7 +62,7 @@ def _waits(axes: Axes, settings: LoopSettings, tallies: list[Tally]) -> None:
     axes.set_ylim(0, 1.02)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.legend(loc="lower right")
-    if (seen := fit(settings, tallies)) is not None:
+    if (seen := fit_model(settings, tallies)) is not None:
         lines = [
             f"{seen.waits:,} waits, mean {seen.mean:,.0f} (model {seen.model_mean:,.0f})",
             f"Kolmogorov-Smirnov p = {seen.p_value:.2f}",
@@ -72,26 +72,33 @@ def _waits(axes: Axes, settings: LoopSettings, tallies: list[Tally]) -> None:
         axes.text(0.985, 0.30, "\n".join(lines), transform=axes.transAxes, ha="right", va="bottom", fontsize=9)
 
 
-def _strides(axes: Axes, tallies: list[Tally]) -> None:
+def _strides(axes: Axes, tallies: list[LoopTally]) -> None:
     strides: Counter[int] = sum((tally.strides for tally in tallies), Counter())
     total = strides.total() or 1
-    # What other programs of the machine drew from the same sequence shows as a few larger strides.
+    # Other programs that use the same sequence cause a few larger strides.
     shown = sorted(stride for stride, times in strides.items() if stride > 0 and times > 0.002 * total)
     shown = shown or list(range(2, 17, 2))
-    axes.set_title("How far the source port moves on")
-    axes.set_xlabel("stride, in ports")
-    axes.set_ylabel("share of draws")
+    axes.set_title("Stride of the source port")
+    axes.set_xlabel("ports from one attempt to the next")
+    axes.set_ylabel("share of attempts")
     tidy(axes)
     axes.bar(shown, [strides[stride] / total for stride in shown], width=1.4, color=LIGHT, edgecolor=DARK)
     axes.set_xticks(shown)
     if sum(strides[stride] for stride in shown) < 0.5 * total:
-        axes.text(0.5, 0.85, "no stride: each draw is a new one", transform=axes.transAxes, ha="center", fontsize=9)
+        axes.text(
+            0.5,
+            0.85,
+            "no fixed strides: ports are chosen independently",
+            transform=axes.transAxes,
+            ha="center",
+            fontsize=9,
+        )
 
 
-def _parity(axes: Axes, settings: LoopSettings, tallies: list[Tally]) -> None:
+def _parity(axes: Axes, settings: ExperimentSettings, tallies: list[LoopTally]) -> None:
     even, odd = (sum(getattr(tally, name) for tally in tallies) for name in ("even", "odd"))
-    axes.set_title("Which ports are drawn")
-    axes.set_ylabel("draws, million")
+    axes.set_title("Parity of the source ports")
+    axes.set_ylabel("attempts, million")
     tidy(axes)
     bars = axes.bar(
         ["even", "odd"], [even / 1e6, odd / 1e6], width=0.55, color=[LIGHT, LIGHT], edgecolor=DARK, hatch=["", "//"]

@@ -1,4 +1,4 @@
-"""The picture of the odds: how likely it is by when, for the kinds of clients and systems there are."""
+"""Figure of the odds: probability of a self-connect over time, for each kind of client and system."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAMES = ("1 ms", "1 s", "1 minute", "1 hour", "1 day", "1 week", "1 year")
 def draw_odds(
     port: int, ephemeral: PortRange, reserved: PortSet, every: float, clients: int, stem: Path
 ) -> tuple[Path, Path]:
-    """Draw ``stem.svg`` and ``stem.png``: the probability over time, for each way of drawing source ports.
+    """Draw ``stem.svg`` and ``stem.png``: the probability over time, for each way of choosing source ports.
 
     Raises:
         OSError: a file cannot be written.
@@ -34,7 +34,7 @@ def draw_odds(
         ("connect(), Linux since 5.18", {}, {"color": DARK, "ls": "-", "lw": 2.4}),
         ("bind() first, Linux", {"binds_first": True}, {"color": MID, "ls": "--"}),
         ("Linux before 4.2", {"selection": Selection.ONE_BY_ONE}, {"color": INK, "ls": "-.", "lw": 1.3}),
-        ("drawn at random (BSD, macOS)", {"selection": Selection.RANDOM}, {"color": "#777777", "ls": ":"}),
+        ("chosen at random (BSD, macOS)", {"selection": Selection.RANDOM}, {"color": "#777777", "ls": ":"}),
     ]
     curves = [(name, odds(port, ephemeral, reserved, **kind), look) for name, kind, look in kinds]
     times = [curve.seconds(0.999, every=every, clients=clients) for _, curve, _ in curves if curve.is_possible]

@@ -1,4 +1,4 @@
-"""The model against what was measured: mean, laps, and the whole distribution."""
+"""Comparison of the model with measured waits: mean, laps, and the whole distribution."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tailbite.core.odds import Odds
-    from tailbite.lab.loop import LoopSettings, Tally
+    from tailbite.lab.loop import ExperimentSettings, LoopTally
 
-__all__ = ["Fit", "fit", "kolmogorov_smirnov", "wilson"]
+__all__ = ["Fit", "expected_odds", "fit_model", "kolmogorov_smirnov", "waits_of", "wilson_interval"]
 
 _CRITICAL = 0.01
 _TWO_SIDED_99 = 2.576
@@ -24,20 +24,20 @@ _TWO_SIDED_99 = 2.576
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well the model of :mod:`tailbite.core.odds` describes the self-connects that were seen.
+    """Agreement of the model of :mod:`tailbite.core.odds` with the observed self-connects.
 
     Attributes:
-        waits: how many times from one self-connect to the next were seen.
-        mean: their mean, attempts.
-        model_mean: what the model says.
-        error: the standard error of the mean, by the model's own spread being that of the data.
-        laps: laps around the range in all those waits; None if draws are independent, or laps are a few strides.
-        lap_chance: the share of laps that hit.
-        lap_low: lower end of its 99 % confidence interval (Wilson).
-        lap_high: upper end.
-        model_lap_chance: what the model says; 2/9 when nothing is taken.
+        waits: number of observed waits from one self-connect to the next.
+        mean: mean of the waits, in attempts.
+        model_mean: mean by the model.
+        error: standard error of the mean.
+        laps: laps around the range in all those waits; None if source ports are chosen independently.
+        lap_chance: share of laps with a self-connect.
+        lap_low: lower end of the 99 % confidence interval of that share (Wilson).
+        lap_high: upper end of that interval.
+        model_lap_chance: that share by the model; 2/9 if no port is taken.
         distance: Kolmogorov-Smirnov statistic of the waits.
-        p_value: the probability of such a distance or a larger one if the model is true.
+        p_value: probability of this distance or a larger one if the model is true.
     """
 
     waits: int
@@ -54,12 +54,12 @@ class Fit:
 
     @property
     def deviation(self) -> float:
-        """How far the mean is from the model's, as a share of it."""
+        """Deviation of the mean from the model's mean, as a share of the latter."""
         return self.mean / self.model_mean - 1
 
     @property
     def agrees(self) -> bool:
-        """True if nothing speaks against the model at the 1 % level."""
+        """True if the data do not contradict the model at the 1 % level."""
         within = abs(self.mean - self.model_mean) <= _TWO_SIDED_99 * self.error
         laps = (
             self.lap_low is None
@@ -70,29 +70,29 @@ class Fit:
         return within and laps and self.p_value > _CRITICAL
 
 
-def expected(settings: LoopSettings) -> Odds:
-    """Return the model of a loop in a namespace where nothing is reserved and nobody else holds a port."""
+def expected_odds(settings: ExperimentSettings) -> Odds:
+    """Return the model of a loop in a namespace without reserved ports and without other programs."""
     return odds(settings.port, settings.ephemeral, binds_first=settings.binds_first)
 
 
-def waits_of(tallies: Sequence[Tally]) -> list[int]:
-    """Return the attempts from hit to hit; the first hit of each worker began at an unknown place and is left out."""
+def waits_of(tallies: Sequence[LoopTally]) -> list[int]:
+    """Return the attempts between self-connects; the first of each worker is left out, its start is unknown."""
     return sorted(wait for tally in tallies for wait in tally.hits[1:])
 
 
-def fit(settings: LoopSettings, tallies: Sequence[Tally]) -> Fit | None:
-    """Compare; None if there is nothing to compare: no two hits in a row, or a port the model never hits."""
-    model = expected(settings)
+def fit_model(settings: ExperimentSettings, tallies: Sequence[LoopTally]) -> Fit | None:
+    """Compare the waits with the model; None with fewer than two waits, or if the model rules self-connects out."""
+    model = expected_odds(settings)
     waits = waits_of(tallies)
     if model.law is None or len(waits) < 2:
         return None
     law = model.law
     laps = chance = low = high = model_chance = None
     if isinstance(law, Laps):
-        # The k-th lap ends after k L attempts, give or take a few dozen: which lap hit is beyond doubt.
+        # The k-th lap ends after k L attempts, give or take a few dozen: so the lap that hit is certain.
         laps = sum(max(1, round(wait / law.lap)) for wait in waits)
         chance, model_chance = len(waits) / laps, law.chance
-        low, high = wilson(len(waits), laps)
+        low, high = wilson_interval(len(waits), laps)
     distance, p_value = kolmogorov_smirnov(waits, lambda wait: 1 - law.survival_between(wait))
     return Fit(
         waits=len(waits),
@@ -109,8 +109,8 @@ def fit(settings: LoopSettings, tallies: Sequence[Tally]) -> Fit | None:
     )
 
 
-def wilson(hits: int, trials: int, z: float = _TWO_SIDED_99) -> tuple[float, float]:
-    """Return the Wilson score interval of a share (E. B. Wilson, 1927)."""
+def wilson_interval(hits: int, trials: int, z: float = _TWO_SIDED_99) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion (E. B. Wilson, 1927)."""
     share = hits / trials
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
@@ -119,10 +119,11 @@ def wilson(hits: int, trials: int, z: float = _TWO_SIDED_99) -> tuple[float, flo
 
 
 def kolmogorov_smirnov(values: Sequence[int], distribution: Callable[[float], float]) -> tuple[float, float]:
-    """Return the largest distance of the values from a distribution function, and its p-value.
+    """Return the largest distance of the values from a distribution function, and the p-value of that distance.
 
     The values are whole numbers: P(T <= v) is compared with the share up to v, P(T <= v - 1) with the share below.
-    The p-value is Kolmogorov's series with Stephens' correction (1970); for such values it errs towards 1.
+    The p-value is Kolmogorov's series with Stephens' correction (1970); for whole numbers it errs on the
+    large side.
     """
     ordered = sorted(values)
     count = len(ordered)

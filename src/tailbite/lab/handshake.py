@@ -1,10 +1,10 @@
-"""One self-connect on the wire, beside an ordinary connection: captured, and told step by step.
+"""The segments of one self-connect, captured beside those of an ordinary connection.
 
-RFC 9293 draws simultaneous open between two peers (figure 8; RFC 793 figure 8): both send a SYN, both answer the
+RFC 9293 describes simultaneous open between two peers (figure 8; RFC 793 figure 8): both send a SYN, both answer the
 other's SYN with a SYN+ACK, both are ESTABLISHED. A self-connect is that figure folded along its middle: the two peers
 are one socket, and each pair of crossing segments is one segment, which the socket sends and receives. So there is
-one SYN and one SYN+ACK instead of two each, and the initial sequence number of "the other side" is its own. The
-SYN+ACK repeats a SYN that had arrived already, so an ACK answers it with a D-SACK block (RFC 2883).
+one SYN and one SYN+ACK instead of two each, and the initial sequence number of the peer is the socket's own. The
+SYN+ACK repeats a SYN that had already arrived, so an ACK answers it with a D-SACK block (RFC 2883).
 """
 
 from __future__ import annotations
@@ -28,49 +28,49 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 __all__ = [
-    "Ending",
+    "ConnectionEnding",
     "NoSelfConnect",
     "Scene",
-    "Step",
+    "SegmentStep",
     "capture_scenes",
-    "follow",
-    "follow_two",
-    "from_record",
-    "to_record",
+    "follow_connection",
+    "follow_self_connect",
+    "scenes_from_record",
+    "scenes_to_record",
 ]
 
 HOST = "127.0.0.1"
 _LINE = b"hello\n"
 _MOST_SECONDS = 5.0
 _QUIET = 0.06
-"""Seconds after which nothing more is coming: more than the longest delay of an ACK on loopback (40 ms)."""
+"""Seconds of silence after which no more segments are expected: longer than the delayed ACK of loopback (40 ms)."""
 
 
-class NoSelfConnect(RuntimeError):  # noqa: N818 - it says what was missing
-    """The trap did not spring."""
+class NoSelfConnect(RuntimeError):  # noqa: N818 - named like BlockingIOError
+    """No self-connect happened although the trap was armed."""
 
 
-class Ending(Enum):
-    """How a connection is ended."""
+class ConnectionEnding(Enum):
+    """Way to end a connection."""
 
     CLOSE = "close()"
     RESET = "close() with SO_LINGER 1, 0"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One segment, and what it did.
+class SegmentStep:
+    """One segment and the states it belongs to.
 
     Attributes:
-        sender: 0 for the socket that dials, 1 for the server's; 0 for both in a self-connect.
-        before: the sender's state when it sent this, RFC 9293 section 3.3.2.
+        sender: 0 for the connecting socket, 1 for the server's; always 0 in a self-connect.
+        before: the sender's state when it sent the segment, RFC 9293 section 3.3.2.
         flags: the control bits, as SYN,ACK.
         sequence: relative to the initial sequence number of its sender.
         acknowledgment: relative to that of its receiver; None without ACK.
         length: bytes of data.
-        duplicate: the D-SACK block, relative; None without.
-        after: the receiver's state when it had this.
-        milliseconds: since the first segment.
+        duplicate: the D-SACK block, relative; None without one.
+        after: the receiver's state after the segment arrived.
+        milliseconds: time since the first segment.
     """
 
     sender: int
@@ -97,21 +97,21 @@ class Scene:
 
     Attributes:
         name: ``self-connect``, ``self-connect, reset``, or ``three-way handshake``.
-        port: the port dialled.
-        ending: how it was ended.
+        port: the destination port.
+        ending: how the connection was ended.
         steps: its segments.
-        left: the state of what is left of it in the kernel afterwards, seen by sock_diag; None if nothing.
+        left: state of the socket that the kernel keeps afterwards, by sock_diag; None without one.
     """
 
     name: str
     port: int
-    ending: Ending
-    steps: tuple[Step, ...]
+    ending: ConnectionEnding
+    steps: tuple[SegmentStep, ...]
     left: str | None
 
     @property
     def is_folded(self) -> bool:
-        """True if both sides are one socket."""
+        """True if both ends are one socket."""
         return all(step.sender == 0 for step in self.steps)
 
 
@@ -124,8 +124,8 @@ def _relative(number: int, base: int) -> int:
     return (number - base) & 0xFFFFFFFF
 
 
-# RFC 9293 figure 5: state -> what arrives -> state, for the segments that loopback brings. A SYN that arrives in
-# SYN-SENT makes a simultaneous open; a FIN that arrives in FIN-WAIT-1 a simultaneous close.
+# RFC 9293 figure 5: state -> arriving segment -> state, for the segments that occur on loopback. A SYN that arrives
+# in SYN-SENT makes a simultaneous open; a FIN that arrives in FIN-WAIT-1 a simultaneous close.
 _ARRIVALS: dict[str, Callable[[TcpFlags, bool], str | None]] = {
     "LISTEN": lambda flags, _: "SYN-RECEIVED" if TcpFlags.SYN in flags else None,
     "SYN-SENT": lambda flags, _: (
@@ -143,15 +143,15 @@ _ARRIVALS: dict[str, Callable[[TcpFlags, bool], str | None]] = {
 
 
 class _Peer:
-    """One TCP's state, followed from what it sends and what it gets."""
+    """The state of one TCP, derived from the segments that it sends and receives."""
 
     def __init__(self, state: str) -> None:
         self.state = state
         self.start: int | None = None
         self._fin: int | None = None
 
-    def sends(self, segment: TcpSegment) -> str:
-        """Return the state it sent this in; it may be what sending this made it."""
+    def send(self, segment: TcpSegment) -> str:
+        """Return the state in which the segment is sent; for SYN and FIN the state that sending leads to."""
         if TcpFlags.SYN in segment.flags and TcpFlags.ACK not in segment.flags:
             self.state = "SYN-SENT"
         if TcpFlags.FIN in segment.flags:
@@ -164,8 +164,8 @@ class _Peer:
             return before
         return self.state
 
-    def gets(self, segment: TcpSegment) -> str:
-        """Return the state it is in after this arrived."""
+    def receive(self, segment: TcpSegment) -> str:
+        """Return the state after the segment has arrived."""
         if TcpFlags.RST in segment.flags:
             self.state = "CLOSED"
         elif (arrive := _ARRIVALS.get(self.state)) is not None:
@@ -174,20 +174,20 @@ class _Peer:
         return self.state
 
 
-def follow(segments: Iterable[TcpSegment]) -> tuple[Step, ...]:
-    """Tell a self-connect's segments as steps: one socket is both sender and receiver."""
+def follow_self_connect(segments: Iterable[TcpSegment]) -> tuple[SegmentStep, ...]:
+    """Return the steps of a self-connect: one socket is both sender and receiver."""
     return _follow(segments, _Peer("CLOSED"), None)
 
 
-def follow_two(segments: Iterable[TcpSegment], client_port: int) -> tuple[Step, ...]:
-    """Tell an ordinary connection's segments as steps of a client and a listening server."""
+def follow_connection(segments: Iterable[TcpSegment], client_port: int) -> tuple[SegmentStep, ...]:
+    """Return the steps of an ordinary connection between a client and a listening server."""
     return _follow(segments, _Peer("CLOSED"), _Peer("LISTEN"), client_port)
 
 
 def _follow(
     segments: Iterable[TcpSegment], client: _Peer, server: _Peer | None, client_port: int | None = None
-) -> tuple[Step, ...]:
-    steps: list[Step] = []
+) -> tuple[SegmentStep, ...]:
+    steps: list[SegmentStep] = []
     began: int | None = None
     for segment in segments:
         began = segment.timestamp_ns if began is None else began
@@ -196,11 +196,11 @@ def _follow(
         receiver = client if server is None else (server if is_client else client)
         assert sender is not None
         assert receiver is not None
-        before = sender.sends(segment)
+        before = sender.send(segment)
         ours, theirs = sender.start or 0, receiver.start or 0
         duplicate = segment.duplicate_sack
         steps.append(
-            Step(
+            SegmentStep(
                 sender=0 if is_client else 1,
                 before=before,
                 flags=_flags(segment.flags),
@@ -210,33 +210,33 @@ def _follow(
                 duplicate=None
                 if duplicate is None
                 else (_relative(duplicate[0], theirs), _relative(duplicate[1], theirs)),
-                after=receiver.gets(segment),
+                after=receiver.receive(segment),
                 milliseconds=round((segment.timestamp_ns - began) / 1e6, 3),
             )
         )
     return tuple(steps)
 
 
-def to_record(scenes: list[Scene]) -> Record:
-    """Return the lines to store."""
+def scenes_to_record(scenes: list[Scene]) -> Record:
+    """Return the record to store."""
     rows = [{**asdict(scene), "ending": scene.ending.name} for scene in scenes]
     return Record("handshake", {"port": scenes[0].port}, tuple(rows))
 
 
-def from_record(record: Record) -> list[Scene]:
-    """Return what :func:`to_record` stored.
+def scenes_from_record(record: Record) -> list[Scene]:
+    """Return the scenes that :func:`scenes_to_record` stored.
 
     Raises:
-        NotARecord: a field is missing or makes no sense.
+        NotARecord: a field is missing or has an invalid value.
     """
     try:
         return [
             Scene(
                 **{
                     **row,
-                    "ending": Ending[row["ending"]],
+                    "ending": ConnectionEnding[row["ending"]],
                     "steps": tuple(
-                        Step(**{**step, "duplicate": step["duplicate"] and tuple(step["duplicate"])})
+                        SegmentStep(**{**step, "duplicate": step["duplicate"] and tuple(step["duplicate"])})
                         for step in row["steps"]
                     ),
                 }
@@ -253,70 +253,81 @@ def capture_scenes(port: int) -> tuple[list[Scene], list[Packet]]:
     Works in the calling thread's network namespace, which must be a private one, and changes its ephemeral range.
 
     Args:
-        port: the port to dial.
+        port: the destination port.
 
     Returns:
         The three scenes, and all their packets.
 
     Raises:
-        NoSelfConnect: the trap did not spring.
-        OSError: no capture in this namespace.
+        NoSelfConnect: no self-connect happened although the trap was armed.
+        OSError: packets cannot be captured in this namespace.
     """
     scenes, packets = [], []
     with Capture() as capture:
-        for name, ending in (("self-connect", Ending.CLOSE), ("self-connect, reset", Ending.RESET)):
-            write_ephemeral_range(PortRange(port, port + 1))  # connect() draws the low end's parity: port alone
+        for name, ending in (
+            ("self-connect", ConnectionEnding.CLOSE),
+            ("self-connect, reset", ConnectionEnding.RESET),
+        ):
+            write_ephemeral_range(PortRange(port, port + 1))  # connect() chooses the low end's parity: only port
             sock = _connected_to_itself(port, capture)
-            _say(sock, sock)
-            _end(sock, ending)
+            _exchange_line(sock, sock)
+            _end_connection(sock, ending)
             mine = _drain(capture)
             packets += mine
-            scenes.append(Scene(name, port, ending, follow(_of(mine)), _left(port)))
-            _clear(port)
+            scenes.append(Scene(name, port, ending, follow_self_connect(_segments_of(mine)), _remaining_state(port)))
+            _destroy_self_connects(port)
         write_ephemeral_range(PortRange(port + 10, port + 60) if port < 65000 else PortRange(port - 60, port - 10))
         with socket.create_server((HOST, port)) as listener:
             sock = socket.create_connection((HOST, port))
             own = sock.getsockname()[1]
             accepted = listener.accept()[0]
-            _say(sock, accepted)
+            _exchange_line(sock, accepted)
             sock.close()
             time.sleep(_QUIET)
             accepted.close()
             mine = _drain(capture)
         packets += mine
-        scenes.append(Scene("three-way handshake", port, Ending.CLOSE, follow_two(_of(mine), own), _left(own)))
+        scenes.append(
+            Scene(
+                "three-way handshake",
+                port,
+                ConnectionEnding.CLOSE,
+                follow_connection(_segments_of(mine), own),
+                _remaining_state(own),
+            )
+        )
     return scenes, packets
 
 
 def _connected_to_itself(port: int, capture: Capture) -> socket.socket:
     for _ in range(8):
-        capture.read()  # what a draw of the other port left
+        capture.read()  # packets of attempts from the other port
         sock = socket.socket()
         if sock.connect_ex((HOST, port)) == 0 and sock.getsockname() == sock.getpeername():
             return sock
         abort(sock)
-    raise NoSelfConnect(f"no self-connect on port {port} in its trap")
+    raise NoSelfConnect(f"no self-connect on port {port} although the trap is armed")
 
 
-def _say(one: socket.socket, other: socket.socket) -> None:
+def _exchange_line(sender: socket.socket, receiver: socket.socket) -> None:
     time.sleep(_QUIET)
-    one.sendall(_LINE)
-    other.settimeout(_MOST_SECONDS)
+    sender.sendall(_LINE)
+    receiver.settimeout(_MOST_SECONDS)
     got = b""
     while len(got) < len(_LINE):
-        got += other.recv(len(_LINE) - len(got)) or b"?" * len(_LINE)
+        got += receiver.recv(len(_LINE) - len(got)) or b"?" * len(_LINE)
     time.sleep(_QUIET)
 
 
-def _end(sock: socket.socket, ending: Ending) -> None:
-    if ending is Ending.RESET:
+def _end_connection(sock: socket.socket, ending: ConnectionEnding) -> None:
+    if ending is ConnectionEnding.RESET:
         abort(sock)
     else:
         sock.close()
 
 
 def _drain(capture: Capture) -> list[Packet]:
-    """Return what comes until it is quiet."""
+    """Return the packets that arrive until there is silence."""
     packets: list[Packet] = []
     deadline = time.monotonic() + _MOST_SECONDS
     while time.monotonic() < deadline and (more := capture.read(_QUIET)):
@@ -324,12 +335,12 @@ def _drain(capture: Capture) -> list[Packet]:
     return packets
 
 
-def _of(packets: list[Packet]) -> list[TcpSegment]:
+def _segments_of(packets: list[Packet]) -> list[TcpSegment]:
     return [segment for packet in packets if (segment := packet.segment()) is not None]
 
 
-def _left(port: int) -> str | None:
-    """Return the state of what is left on a port, listeners aside."""
+def _remaining_state(port: int) -> str | None:
+    """Return the state of the socket that the kernel keeps on a port, other than a listener; None without one."""
     with SockDiag() as diag:
         left = [
             each for each in diag.dump() if each.endpoints.local.port == port and each.state is not TcpState.LISTEN
@@ -337,7 +348,7 @@ def _left(port: int) -> str | None:
     return left[0].state.label if left else None
 
 
-def _clear(port: int) -> None:
+def _destroy_self_connects(port: int) -> None:
     with SockDiag() as diag:
         for each in list(diag.dump()):
             if each.endpoints.local.port == port and FourTuple(each.endpoints.local, each.endpoints.remote).is_self:

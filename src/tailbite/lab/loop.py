@@ -1,10 +1,10 @@
-"""The story's loop at full speed and counted: connect to a dead port until the socket is connected to itself.
+"""The reconnect loop at full speed, with counts: connect to a dead port until the socket is connected to itself.
 
-Every attempt is a real connect(2) in the process's own network namespace. The source port that was tried is known
-even after ECONNREFUSED: getsockname(2) still tells it. A self-connect is counted, reset, and the loop goes on.
+Every attempt is a real connect(2) in the process's own network namespace. The source port is known even after
+ECONNREFUSED: getsockname(2) still returns it. A self-connect is counted and reset, and the loop continues.
 
-All who dial one destination from one address share the kernel's sequence of source ports, in whatever namespace they
-are: the sequence is keyed by addresses and destination port alone. So every worker dials an address of its own.
+All clients that connect to one destination from one address share the kernel's sequence of source ports, across all
+namespaces: its key consists of the addresses and the destination port. So every worker connects to its own address.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
-__all__ = ["LoopSettings", "Tally", "WorkerFailed", "from_record", "run_loop", "to_record"]
+__all__ = ["ExperimentSettings", "LoopTally", "WorkerFailed", "loop_from_record", "loop_to_record", "run_loop"]
 
 _BATCH = 20_000
 _BINS = 64
@@ -41,22 +41,22 @@ _MOST_STRIDE = 64
 _SIOCSIFADDR = 0x8916
 
 
-class WorkerFailed(RuntimeError):  # noqa: N818 - it says what happened
-    """A measuring process ended before it was done; the text says why."""
+class WorkerFailed(RuntimeError):  # noqa: N818 - named like BlockingIOError
+    """A measuring process ended too early; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class LoopSettings:
-    """What to measure.
+class ExperimentSettings:
+    """Settings of a loop.
 
     Attributes:
         port: the dead port.
-        ephemeral: the range to draw from.
-        hits: self-connects to see, by all workers together.
-        attempts: stop a worker after this many attempts, hits or not.
+        ephemeral: the ephemeral range.
+        hits: number of self-connects to wait for, by all workers together.
+        attempts: largest number of attempts of each worker.
         binds_first: bind to port 0 before each connect.
-        ipv6: dial an IPv6 address.
-        workers: processes that dial at the same time.
+        ipv6: connect to an IPv6 address.
+        workers: number of processes that connect at the same time.
     """
 
     port: int
@@ -68,28 +68,28 @@ class LoopSettings:
     workers: int = 1
 
     def share(self, worker: int) -> int:
-        """Return how many hits this worker is to see.
+        """Return the number of self-connects that this worker waits for.
 
-        Fixed beforehand: if all stopped when the last hit of all came, long waits would be cut off more often than
-        short ones, and the mean would be too small.
+        The number is fixed beforehand: if all workers stopped at the last of all self-connects, long waits would be
+        cut off more often than short ones, and the mean would be too small.
         """
         return self.hits // self.workers + (worker < self.hits % self.workers)
 
 
 @dataclass(slots=True)
-class Tally:
-    """What one worker saw.
+class LoopTally:
+    """Counts of one worker.
 
     Attributes:
-        worker: its number.
-        address: the address it dialled, and came from.
-        attempts: how many connects it made.
-        hits: attempts to each self-connect: from the start to the first, then from one to the next.
-        strides: how often the source port moved on by this much, wrapped around the range; 0 is anything larger.
-        even: draws of even ports.
-        odd: draws of odd ports.
-        bins: draws in each 64th of the range.
-        errors: attempts that ended otherwise than refused or connected to itself.
+        worker: number of the worker.
+        address: source and destination address of its connects.
+        attempts: number of connects.
+        hits: attempts to each self-connect: from the start to the first, then from each to the next.
+        strides: number of steps of the source port by this distance, modulo the range; 0 counts all longer steps.
+        even: number of even source ports.
+        odd: number of odd source ports.
+        bins: number of source ports in each 64th of the range.
+        errors: attempts that failed with another error than ECONNREFUSED.
     """
 
     worker: int
@@ -103,61 +103,61 @@ class Tally:
     errors: int = 0
 
     def count(self, ports: array[int], before: int | None, ephemeral: PortRange) -> None:
-        """Add a batch of drawn ports; ``before`` is the draw just before it."""
+        """Add a batch of source ports; ``before`` is the source port just before the batch."""
         size = len(ephemeral) & ~1 or 1
         width = len(ephemeral) / _BINS
         self.attempts += len(ports)
         odd = sum(port & 1 for port in ports)
         self.odd += odd
         self.even += len(ports) - odd
-        for number, draws in Counter(int((port - ephemeral.low) / width) for port in ports).items():
-            self.bins[min(number, _BINS - 1)] += draws
+        for number, times in Counter(int((port - ephemeral.low) / width) for port in ports).items():
+            self.bins[min(number, _BINS - 1)] += times
         previous = ports if before is None else array("i", [before, *ports])
         for stride, times in Counter((after - ahead) % size for ahead, after in itertools.pairwise(previous)).items():
             self.strides[stride if stride <= _MOST_STRIDE else 0] += times
 
 
-def to_record(settings: LoopSettings, tallies: list[Tally]) -> Record:
-    """Return the lines to store."""
+def loop_to_record(settings: ExperimentSettings, tallies: list[LoopTally]) -> Record:
+    """Return the record to store."""
     header = {**asdict(settings), "ephemeral": str(settings.ephemeral)}
     rows = [{**asdict(tally), "strides": sorted(tally.strides.items())} for tally in tallies]
     return Record("loop", header, tuple(rows))
 
 
-def from_record(record: Record) -> tuple[LoopSettings, list[Tally]]:
-    """Return what :func:`to_record` stored.
+def loop_from_record(record: Record) -> tuple[ExperimentSettings, list[LoopTally]]:
+    """Return the settings and counts that :func:`loop_to_record` stored.
 
     Raises:
-        NotARecord: a field is missing or makes no sense.
+        NotARecord: a field is missing or has an invalid value.
     """
     try:
-        wanted = {field.name: record.header[field.name] for field in fields(LoopSettings)}
-        settings = LoopSettings(**{**wanted, "ephemeral": PortRange.parse(wanted["ephemeral"])})
-        return settings, [Tally(**{**row, "strides": Counter(dict(row["strides"]))}) for row in record.rows]
+        values = {field.name: record.header[field.name] for field in fields(ExperimentSettings)}
+        settings = ExperimentSettings(**{**values, "ephemeral": PortRange.parse(values["ephemeral"])})
+        return settings, [LoopTally(**{**row, "strides": Counter(dict(row["strides"]))}) for row in record.rows]
     except (KeyError, TypeError, ValueError) as error:
         raise NotARecord(f"the record is damaged ({error})") from error
 
 
-def run_loop(settings: LoopSettings, progress: Callable[[int, int], None]) -> list[Tally]:
-    """Measure in processes of their own and return what each saw; this process must be in a private network.
+def run_loop(settings: ExperimentSettings, progress: Callable[[int, int], None]) -> list[LoopTally]:
+    """Measure in worker processes and return the counts of each; this process must be in a private network.
 
     Args:
-        settings: what to measure.
-        progress: is called with the self-connects and the attempts so far.
+        settings: the experiment.
+        progress: called with the number of self-connects and of attempts so far.
 
     Raises:
-        WorkerFailed: a worker could not go on, and why.
+        WorkerFailed: a worker could not continue; the text says why.
         OSError: the namespace's range or addresses cannot be set.
     """
     write_ephemeral_range(settings.ephemeral)
-    addresses = [_address(number, settings.ipv6) for number in range(settings.workers)]
+    addresses = [_worker_address(number, settings.ipv6) for number in range(settings.workers)]
     context = multiprocessing.get_context("fork")
     channels: dict[Connection, int] = {}
     workers = []
     try:
         for number, address in enumerate(addresses):
             here, there = context.Pipe(duplex=False)
-            worker = context.Process(target=_work, args=(settings, number, address, there), daemon=True)
+            worker = context.Process(target=_run_worker, args=(settings, number, address, there), daemon=True)
             worker.start()
             there.close()
             channels[here] = number
@@ -170,8 +170,8 @@ def run_loop(settings: LoopSettings, progress: Callable[[int, int], None]) -> li
     return [latest[number] for number in sorted(latest)]
 
 
-def _gather(channels: dict[Connection, int], progress: Callable[[int, int], None]) -> dict[int, Tally]:
-    latest: dict[int, Tally] = {}
+def _gather(channels: dict[Connection, int], progress: Callable[[int, int], None]) -> dict[int, LoopTally]:
+    latest: dict[int, LoopTally] = {}
     done: set[int] = set()
     while len(done) < len(channels):
         for ready in multiprocessing.connection.wait([c for c, number in channels.items() if number not in done]):
@@ -179,7 +179,7 @@ def _gather(channels: dict[Connection, int], progress: Callable[[int, int], None
             try:
                 message = ready.recv()
             except EOFError:
-                raise WorkerFailed(f"measuring process {channels[ready]} ended before it was done") from None
+                raise WorkerFailed(f"measuring process {channels[ready]} ended too early") from None
             if isinstance(message, str):
                 raise WorkerFailed(message)
             tally, is_done = message
@@ -190,8 +190,8 @@ def _gather(channels: dict[Connection, int], progress: Callable[[int, int], None
     return latest
 
 
-def _address(number: int, ipv6: bool) -> str:
-    """Return an address of this namespace that no other worker dials; the first is the one everybody dials."""
+def _worker_address(number: int, ipv6: bool) -> str:
+    """Return an address that no other worker uses; the first worker uses the usual loopback address."""
     if number == 0:
         return "::1" if ipv6 else "127.0.0.1"
     if ipv6:
@@ -212,15 +212,15 @@ def _add_ipv6(number: int) -> str:
     return address
 
 
-def _work(settings: LoopSettings, number: int, address: str, channel: Connection) -> None:
-    """Be a worker: dial until the share of hits is reached, and report every batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+def _run_worker(settings: ExperimentSettings, number: int, address: str, channel: Connection) -> None:
+    """Run a worker: connect until its share of self-connects is reached, and report every batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     with contextlib.suppress(OSError):
         die_with_parent()
-    tally = Tally(number, address)
+    tally = LoopTally(number, address)
     share = settings.share(number)
     try:
-        for ports, before in _dial(settings, address, tally, share):
+        for ports, before in _connect_in_batches(settings, address, tally, share):
             tally.count(ports, before, settings.ephemeral)
             is_done = len(tally.hits) >= share or tally.attempts >= settings.attempts
             channel.send((tally, is_done))
@@ -230,8 +230,10 @@ def _work(settings: LoopSettings, number: int, address: str, channel: Connection
         channel.send(f"a connect to port {settings.port} failed: {error.strerror}")
 
 
-def _dial(settings: LoopSettings, address: str, tally: Tally, share: int) -> Iterator[tuple[array[int], int | None]]:
-    """Yield batches of source ports, with the port drawn before each."""
+def _connect_in_batches(
+    settings: ExperimentSettings, address: str, tally: LoopTally, share: int
+) -> Iterator[tuple[array[int], int | None]]:
+    """Yield batches of source ports, and the source port before each batch."""
     family = socket.AF_INET6 if settings.ipv6 else socket.AF_INET
     target = (address, settings.port)
     binds_first, refused = settings.binds_first, errno.ECONNREFUSED
@@ -244,7 +246,7 @@ def _dial(settings: LoopSettings, address: str, tally: Tally, share: int) -> Ite
             if binds_first:
                 sock = socket.socket(family)
                 sock.bind((address, 0))
-            # A refused socket can be connected again, and draws anew; making a new one would take twice the time.
+            # A refused socket can connect again, with a new source port; a new socket would take twice the time.
             result = sock.connect_ex(target)
             ports.append(sock.getsockname()[1])
             since += 1
@@ -253,7 +255,7 @@ def _dial(settings: LoopSettings, address: str, tally: Tally, share: int) -> Ite
                     tally.hits.append(since)
                     since = 0
                 else:
-                    raise OSError(errno.EISCONN, "somebody listens there")
+                    raise OSError(errno.EISCONN, "a server listens there")
                 abort(sock)
                 sock = socket.socket(family)
                 if len(tally.hits) >= share:

@@ -1,7 +1,7 @@
-"""Which ports are drawn at all: each combination of what matters, by the model and by the kernel.
+"""Source ports that the kernel chooses at all, by the model and by the kernel, for each combination of conditions.
 
-A range of sixteen ports makes the answer certain: a port that can be drawn is drawn within a few hundred attempts,
-but for a chance of one in a million million.
+A range of sixteen ports makes the answer certain: a port that can be chosen is chosen within a few hundred attempts,
+except with a probability of one in 10^12.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tailbite.kernel.sysctl import write_ephemeral_range
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Cell", "cells", "measure"]
+__all__ = ["ParityCell", "measure_cell", "parity_cells"]
 
 _WIDTH = 16
 _SURE = 1 - 1e-12
@@ -28,17 +28,17 @@ _AT_LEAST = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One combination.
+class ParityCell:
+    """One combination of conditions, and its results.
 
     Attributes:
         ephemeral: a range of sixteen ports.
         port: the dead port in it.
         binds_first: the client binds to port 0 before it connects.
         ipv6: ::1 instead of 127.0.0.1.
-        model: whether the model says that it connects to itself.
-        attempts: connects made.
-        hits: how many connected to themselves.
+        model: True if the model says that the client can connect to itself.
+        attempts: number of connects.
+        hits: number of self-connects.
     """
 
     ephemeral: PortRange
@@ -51,23 +51,25 @@ class Cell:
 
     @property
     def agrees(self) -> bool:
-        """True if the kernel did what the model says."""
+        """True if kernel and model agree."""
         return self.model == (self.hits > 0)
 
 
-def cells(low: int = 40000) -> Iterator[Cell]:
+def parity_cells(low: int = 40000) -> Iterator[ParityCell]:
     """Yield every combination of port parity, parity of the low end, kind of client, and address family."""
     for low_odd, port_odd, binds_first, ipv6 in itertools.product((False, True), repeat=4):
         ephemeral = PortRange(low + low_odd, low + low_odd + _WIDTH - 1)
         port = low + _WIDTH // 2 + port_odd
-        yield Cell(ephemeral, port, binds_first, ipv6, odds(port, ephemeral, binds_first=binds_first).is_possible)
+        yield ParityCell(
+            ephemeral, port, binds_first, ipv6, odds(port, ephemeral, binds_first=binds_first).is_possible
+        )
 
 
-def measure(cell: Cell) -> Cell:
-    """Return the cell with what the kernel did, in the calling thread's network namespace.
+def measure_cell(cell: ParityCell) -> ParityCell:
+    """Return the cell with the kernel's result, measured in the calling thread's network namespace.
 
     Raises:
-        OSError: the range cannot be set, or a connect failed otherwise than refused.
+        OSError: the range cannot be set, or a connect failed with another error than ECONNREFUSED.
     """
     model = odds(cell.port, cell.ephemeral, binds_first=cell.binds_first)
     attempts = max(_AT_LEAST, int(model.quantile(_SURE))) if cell.model else _AT_LEAST
@@ -86,4 +88,4 @@ def measure(cell: Cell) -> Cell:
                 raise OSError(result, f"connect to {host}: {errno.errorcode.get(result, result)}")
         finally:
             abort(sock)
-    return Cell(cell.ephemeral, cell.port, cell.binds_first, cell.ipv6, cell.model, attempts, hits)
+    return ParityCell(cell.ephemeral, cell.port, cell.binds_first, cell.ipv6, cell.model, attempts, hits)

@@ -1,8 +1,8 @@
-"""The same loop with a real program as the client, one run per attempt: ``telnet``, as in the story.
+"""The reconnect loop with a real program as the client, one run per attempt; by default ``telnet``.
 
-What it did is read off the wire: each SYN on ``lo`` tells the source port, and a SYN+ACK from an endpoint to itself
-is a self-connect (RFC 9293 figure 8). What the program leaves behind, a TIME-WAIT as a rule, is removed, so that
-every attempt finds the port free.
+The result is read from captured packets: each SYN on ``lo`` shows the source port, and a SYN+ACK from an endpoint to
+itself is a self-connect (RFC 9293 figure 8). The TIME-WAIT that the program usually leaves is removed, so that every
+attempt starts with a free port.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tailbite.kernel.capture import Capture
 from tailbite.kernel.packets import TcpFlags
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import write_ephemeral_range
-from tailbite.lab.loop import LoopSettings, Tally, WorkerFailed
+from tailbite.lab.loop import ExperimentSettings, LoopTally, WorkerFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,17 +30,17 @@ _MOST_SECONDS = 10.0
 _GLANCE = 0.002
 
 
-def run_program_loop(settings: LoopSettings, client: str, progress: Callable[[int, int], None]) -> Tally:
-    """Run the program until it was connected to itself often enough; this process must be in a private network.
+def run_program_loop(settings: ExperimentSettings, client: str, progress: Callable[[int, int], None]) -> LoopTally:
+    """Run the program until it has connected to itself ``settings.hits`` times; needs a private network.
 
     Args:
-        settings: what to measure; one program runs at a time.
+        settings: the experiment; one program runs at a time.
         client: ``telnet``, or a command with ``{host}`` and ``{port}``. Its standard input is empty.
-        progress: is called with the self-connects and the attempts so far.
+        progress: called with the number of self-connects and of attempts so far.
 
     Raises:
-        FileNotFoundError: there is no such program.
-        WorkerFailed: it does not connect.
+        FileNotFoundError: the program is not installed.
+        WorkerFailed: the program does not connect to the port.
     """
     host = "::1" if settings.ipv6 else "127.0.0.1"
     words = shlex.split(_TELNET if client == "telnet" else client)
@@ -48,12 +48,12 @@ def run_program_loop(settings: LoopSettings, client: str, progress: Callable[[in
     if not command or shutil.which(command[0]) is None:
         raise FileNotFoundError(f"the program {command[0] if command else client} is not installed")
     write_ephemeral_range(settings.ephemeral)
-    tally = Tally(0, host)
+    tally = LoopTally(0, host)
     before: int | None = None
     since = 0
     with Capture() as capture:
         while len(tally.hits) < settings.hits and tally.attempts < settings.attempts:
-            syns, is_hit = _run(command, capture, settings.port)
+            syns, is_hit = _run_once(command, capture, settings.port)
             if not syns:
                 raise WorkerFailed(f"'{shlex.join(command)}' did not connect to port {settings.port}")
             tally.count(array("i", syns), before, settings.ephemeral)
@@ -62,15 +62,15 @@ def run_program_loop(settings: LoopSettings, client: str, progress: Callable[[in
             if is_hit:
                 tally.hits.append(since)
                 since = 0
-                _clear(settings.port)
+                _destroy_self_connects(settings.port)
             progress(len(tally.hits), tally.attempts)
     return tally
 
 
-def _run(command: list[str], capture: Capture, port: int) -> tuple[list[int], bool]:
-    """Run the program once; return the source ports of its SYNs, and whether it connected to itself.
+def _run_once(command: list[str], capture: Capture, port: int) -> tuple[list[int], bool]:
+    """Run the program once; return the source ports of its SYNs, and True if it connected to itself.
 
-    A program that is connected to itself is killed: telnet would negotiate options with itself forever.
+    A self-connected program is killed: telnet would negotiate options with itself forever.
     """
     deadline = time.monotonic() + _MOST_SECONDS
     nothing = subprocess.DEVNULL
@@ -82,13 +82,13 @@ def _run(command: list[str], capture: Capture, port: int) -> tuple[list[int], bo
                 time.sleep(_GLANCE)
         finally:
             process.kill()
-    # Only now, for a program that talks to itself sends faster than packets can be read here.
+    # Read after the program has ended: a self-connected program sends faster than packets can be read here.
     segments = [each for each in capture.segments() if each.destination.port == port and TcpFlags.SYN in each.flags]
     syns = [each.source.port for each in segments if TcpFlags.ACK not in each.flags]
     return syns, any(each.is_to_itself for each in segments if TcpFlags.ACK in each.flags)
 
 
-def _clear(port: int) -> None:
+def _destroy_self_connects(port: int) -> None:
     with SockDiag() as diag:
         for sock in list(diag.dump()):
             if sock.endpoints.local.port == port and sock.is_self_connected:

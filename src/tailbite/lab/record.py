@@ -1,6 +1,6 @@
-"""What an experiment measured, as JSON lines: one header with the facts of the machine, then one row per result.
+"""Stored results of an experiment as JSON lines: a header with facts of the machine, then one row per result.
 
-A name that ends in ``.gz`` is compressed, without a time stamp, so the same data give the same file.
+A file whose name ends in ``.gz`` is compressed without a time stamp, so the same data give the same file.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["NotARecord", "Record", "machine_facts", "read_record", "write_record"]
 
 
-class NotARecord(ValueError):  # noqa: N818 - it says what is so
-    """The file is no record of that experiment; the text says why."""
+class NotARecord(ValueError):  # noqa: N818 - named like BlockingIOError
+    """The file is not a record of that experiment; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Record:
     """One file of measurements.
 
     Attributes:
-        experiment: ``loop``, ``cures``, ...: which command made it.
-        header: what was asked for, and the facts of the machine.
-        rows: what came out.
+        experiment: name of the command that made it: ``loop``, ``cures``, ...
+        header: settings, and facts of the machine.
+        rows: the results.
     """
 
     experiment: str
@@ -41,13 +41,13 @@ class Record:
 
     @property
     def machine(self) -> str:
-        """The machine in one line, for captions."""
+        """One line about the machine, for captions."""
         facts = self.header.get("machine") or machine_facts()
         return f"{facts.get('system')} {facts.get('kernel')}, {facts.get('cpus')} CPUs, Python {facts.get('python')}"
 
 
 def machine_facts() -> dict[str, Any]:
-    """Return what a figure must say about where it was measured; the kernel's version without its build."""
+    """Return the facts that a figure states about its machine; the kernel's version without its build."""
     return {
         "system": platform.system(),
         "kernel": ".".join(platform.release().split("-")[0].split(".")[:2]),
@@ -59,7 +59,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record, completely or not at all.
+    """Write a record atomically.
 
     Raises:
         OSError: the file cannot be written.
@@ -75,7 +75,7 @@ def read_record(path: Path, experiment: str) -> Record:
 
     Raises:
         OSError: the file cannot be read.
-        NotARecord: it holds something else.
+        NotARecord: the file has other content.
     """
     data = path.read_bytes()
     try:
@@ -83,7 +83,7 @@ def read_record(path: Path, experiment: str) -> Record:
         header, *rows = [json.loads(line) for line in lines if line]
         schema = header.pop("schema")
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NotARecord(f"{path} is no record of 'tailbite lab {experiment}'") from error
+        raise NotARecord(f"{path} is not a record of 'tailbite lab {experiment}'") from error
     if schema != f"tailbite.lab.{experiment}/1":
-        raise NotARecord(f"{path} is a record of another kind ({schema}), not of 'tailbite lab {experiment}'")
+        raise NotARecord(f"{path} is a record of another experiment ({schema}), not of 'tailbite lab {experiment}'")
     return Record(experiment, header, tuple(rows))

@@ -1,7 +1,7 @@
-"""What clients do about self-connects, side by side: each strategy is one way to dial.
+"""Strategies of clients against self-connects; each strategy is one way to connect.
 
-A strategy returns a connected socket, or None if it dropped a self-connect, and tells of each one it noticed. Whether
-what it returned is a self-connect after all is not its business: the experiment looks.
+A strategy returns a connected socket, or None if it dropped a self-connect, and reports each self-connect that it
+noticed. The experiment itself examines the returned socket: a strategy may return a self-connect without noticing.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Strategy:
     """One way to deal with self-connects.
 
     Attributes:
-        name: as on the command line and in figures.
-        text: what it does, in a few words.
+        name: name on the command line and in figures.
+        text: description in a few words.
         dial: connect to a port of this host, and call the function for each self-connect noticed; raises OSError if
-            refused.
-        prepare: what is done to the network namespace meanwhile, given the port.
-        binds_first: it draws source ports as bind() does, so the dead port must be one that bind() draws.
-        prevents: it keeps self-connects from coming about, rather than dealing with them.
+            the connect is refused.
+        prepare: context manager that changes the network namespace for this strategy, given the port.
+        binds_first: True if bind() chooses the source port, so that the dead port must have the parity of bind().
+        prevents: True if the strategy prevents self-connects; False if it detects them afterwards, or not at all.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Strategy:
 
 
 def is_to_itself(sock: socket.socket) -> bool:
-    """Tell whether an IPv4 socket is connected to itself; False if it is not connected any more."""
+    """Return True if an IPv4 socket is connected to itself; False also for a socket that has lost its connection."""
     try:
         return bool(sock.getsockname() == sock.getpeername())
     except OSError:
@@ -69,7 +69,7 @@ def _naive(port: int, noticed: Callable[[], None]) -> socket.socket:
 
 
 def _compare_and_close(port: int, noticed: Callable[[], None]) -> socket.socket | None:
-    """The story's own solution."""
+    """Compare the endpoints after the connect, and close a self-connect."""
     sock = _connect(port)
     if not is_to_itself(sock):
         return sock
@@ -79,8 +79,8 @@ def _compare_and_close(port: int, noticed: Callable[[], None]) -> socket.socket 
 
 
 def _reuse_and_close(port: int, noticed: Callable[[], None]) -> socket.socket | None:
-    """With SO_REUSEADDR on both, a server may bind over the client's TIME-WAIT (inet_csk_bind_conflict)."""
-    # What socket.create_connection does, with one line more: it does not let us set an option before it connects.
+    """Set SO_REUSEADDR as well: a server that sets it too may bind over the TIME-WAIT (inet_csk_bind_conflict)."""
+    # As socket.create_connection, which cannot set an option before it connects.
     family, kind, protocol, _, address = socket.getaddrinfo(HOST, port, type=socket.SOCK_STREAM)[0]
     sock = socket.socket(family, kind, protocol)
     try:
@@ -97,7 +97,7 @@ def _reuse_and_close(port: int, noticed: Callable[[], None]) -> socket.socket | 
 
 
 def _as_go(port: int, noticed: Callable[[], None]) -> socket.socket | None:
-    """Go's net.Dial: close and dial again, twice at most, then take what comes (src/net/tcpsock_posix.go)."""
+    """Connect as Go's net.Dial: close and redial at most twice, then accept any result (src/net/tcpsock_posix.go)."""
     sock = _connect(port)
     for _ in range(_GO_REDIALS):
         if not is_to_itself(sock):
@@ -123,7 +123,7 @@ def _tailbite(port: int, noticed: Callable[[], None]) -> socket.socket:
 
 @contextlib.contextmanager
 def _without_port_ranges(port: int) -> Iterator[None]:
-    """Have tailbite plan as it does before Linux 6.3 and on other systems: bind, and look."""
+    """Make tailbite plan as it does before Linux 6.3 and on other systems: bind, compare, then connect."""
     with mock.patch.object(attempt, "plan_for", lambda sock, port: plan(port, 0, HostFacts(None, steerable=False))):
         yield
 
@@ -151,15 +151,15 @@ def _guarded(port: int) -> Iterator[None]:
 
 
 STRATEGIES: tuple[Strategy, ...] = (
-    Strategy("naive", "connect, and believe it", _naive),
-    Strategy("compare and close", "getsockname == getpeername? close (the story's)", _compare_and_close),
+    Strategy("naive", "connect, and accept any connection", _naive),
+    Strategy("compare and close", "getsockname == getpeername? then close", _compare_and_close),
     Strategy("as Go", "close and redial, twice at most (net.Dial)", _as_go),
     Strategy("reuse and close", "the same, with SO_REUSEADDR on the client", _reuse_and_close),
-    Strategy("abort", "compare, and reset (RST)", _abort),
+    Strategy("abort", "compare, and reset (RST) a self-connect", _abort),
     Strategy("port range", "tailbite: IP_LOCAL_PORT_RANGE without the port", _tailbite, prevents=True),
     Strategy(
         "bind and look",
-        "tailbite before Linux 6.3: bind, look, then connect",
+        "tailbite before Linux 6.3: bind, compare, then connect",
         _tailbite,
         _without_port_ranges,
         binds_first=True,

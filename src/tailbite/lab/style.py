@@ -1,7 +1,7 @@
-"""One look for every figure: readable in black and white, and the same file from the same data.
+"""Common style of all figures: readable in grey, and identical files from identical data.
 
-Series differ in line style, hatch and grey level before they differ in colour. SVG ids are salted with a constant,
-and no file carries a date.
+Series differ in line style, hatch and grey level, not in colour alone. SVG ids are salted with a constant, and no
+file has a date.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ MID = "#c05a12"
 LIGHT = "#c9d6e4"
 _GRID = "#dddddd"
 
-_RULES: Final[Any] = {  # any: the stubs type its keys as a literal of them all
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
+_RULES: Final[Any] = {  # Any: the type stubs want one literal type of all keys
+    "font.family": "DejaVu Sans",  # part of matplotlib, so it is the same everywhere
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -51,7 +51,7 @@ _RULES: Final[Any] = {  # any: the stubs type its keys as a literal of them all
 
 @contextlib.contextmanager
 def figure(width: float, height: float, mosaic: str = "a", **layout: Any) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Yield a figure of the house style and its axes in the order of their letters; inches."""
+    """Yield a figure in the common style, and its axes in the order of their letters; sizes in inches."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -66,14 +66,14 @@ def figure(width: float, height: float, mosaic: str = "a", **layout: Any) -> Ite
 
 
 def tidy(axes: Axes, *, grid: str | None = "y") -> None:
-    """Leave the grid lines of one direction only."""
+    """Keep the grid lines of one direction only."""
     axes.grid(False)
     if grid is not None:
         axes.grid(True, axis="y" if grid == "y" else "x")
 
 
 def caption(drawing: Figure, text: str) -> None:
-    """Say under the figure where it was measured."""
+    """Add a line below the figure: where it was measured."""
     drawing.supxlabel(text, fontsize=8, color="#555555", x=0.01, ha="left")
 
 

@@ -1,4 +1,4 @@
-"""``tailbite lab cures``: the strategies side by side."""
+"""``tailbite lab cures``: the strategies of clients, compared."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.cli.params import DURATION
 from tailbite.errors import FirewallError, NamespaceUnavailable
 from tailbite.guards.host.firewall import find_firewall, read_state
-from tailbite.lab.cures import Cures, from_record, run_cures, to_record
+from tailbite.lab.cures import Cures, cures_from_record, cures_to_record, run_cures
 from tailbite.lab.storm import NoControl, StormSettings
 from tailbite.lab.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from tailbite.lab.storm import Round
+    from tailbite.lab.storm import StormRound
 
 __all__ = ["command"]
 
@@ -28,29 +28,37 @@ _HOST_GUARD = "host guard"
 
 
 @click.command("cures")
-@click.option("--clients", type=click.IntRange(1, 500), default=20, show_default=True, help="Clients that reconnect.")
 @click.option(
-    "--restarts", type=click.IntRange(1, 1000), default=5, show_default=True, help="Restarts of the server."
+    "--clients", type=click.IntRange(1, 500), default=20, show_default=True, help="Number of clients that reconnect."
+)
+@click.option(
+    "--restarts", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of restarts of the server."
 )
 @click.option(
     "--attempts",
     type=click.IntRange(100, 1_000_000),
     default=2000,
     show_default=True,
-    help="Connects of all clients in each outage.",
+    help="Connects of all clients during each outage.",
 )
-@click.option("--every", type=DURATION, help="How often a client tries while the server starts.  [default: 250ms]")
-@click.option("--patience", type=DURATION, help="When to help a server that cannot start.  [default: 3s]")
 @click.option(
-    "--full", is_flag=True, help="Wait out every TIME-WAIT: --every 1s --patience 150s. Takes half an hour."
+    "--every", type=DURATION, help="Time between two connects of a client while the server starts.  [default: 250ms]"
 )
-@click.option("--plain-server", is_flag=True, help="A server without SO_REUSEADDR.")
+@click.option(
+    "--patience", type=DURATION, help="Time after which a server that cannot start is helped.  [default: 3s]"
+)
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Wait for the end of every TIME-WAIT: --every 1s --patience 150s. Takes half an hour.",
+)
+@click.option("--plain-server", is_flag=True, help="Use a server without SO_REUSEADDR.")
 @click.option(
     "--only",
     "names",
     multiple=True,
     type=click.Choice([strategy.name for strategy in STRATEGIES]),
-    help="Only this strategy; can be given several times.",
+    help="Measure only this strategy; can be given several times.",
 )
 @experiment("cures")
 @click.pass_context
@@ -67,32 +75,26 @@ def command(
     files: Files,
     as_json: bool,
 ) -> None:
-    """Compare what clients do about self-connects, under a storm.
+    """Compare the strategies of clients against self-connects.
 
-    Clients reconnect to a server that goes away and comes back. For each strategy: how many self-connects, which
-    restarts failed, how long the server was kept down, how long until all clients were served, and what a connect
-    costs.
+    Many clients reconnect to a server that stops and starts again. For each strategy the table shows the number of
+    self-connects and of failed starts, the time without the server, the time until all clients were served, and the
+    cost of a connect.
 
-    Exit status: 0 if preventing kept every start from failing and the naive client did not, 1 if not, 4 if this
-    system does not let us make a private network.
+    Exit status: 0 if no start failed with the strategies that prevent self-connects, and some failed with the naive
+    strategy; 1 if not; 4 if this system does not permit a private network.
     """
     if full and (every is not None or patience is not None):
         raise click.UsageError("--full sets --every and --patience: leave them out")
     if files.stored:
-        record, seen = files.read(from_record)
+        record, seen = files.read(cures_from_record)
     else:
-        settings = StormSettings(
-            clients,
-            restarts,
-            attempts,
-            every or (_FULL_EVERY if full else 0.25),
-            patience or (_FULL_PATIENCE if full else 3.0),
-            plain_server,
-        )
+        every, patience = every or (_FULL_EVERY if full else 0.25), patience or (_FULL_PATIENCE if full else 3.0)
+        settings = StormSettings(clients, restarts, attempts, every, patience, plain_server)
         private_network("the storm")
         seen = _measure(settings, names, quiet=as_json)
-        record = to_record(seen)
-        files.keep(record)
+        record = cures_to_record(seen)
+        files.store(record)
     if files.figure:
         from tailbite.lab.draw_cures import draw_cures
 
@@ -107,7 +109,7 @@ def command(
             as_claimed=seen.is_as_claimed,
         )
     else:
-        _show(seen)
+        _print_table(seen)
     ctx.exit(status.FINE if seen.is_as_claimed else status.FOUND)
 
 
@@ -115,20 +117,20 @@ def _measure(settings: StormSettings, names: tuple[str, ...], *, quiet: bool) ->
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     chosen = [strategy for strategy in STRATEGIES if not names or strategy.name in names]
-    if (lacking := _lacking()) is not None and any(strategy.name == _HOST_GUARD for strategy in chosen):
+    if (obstacle := _host_guard_obstacle()) is not None and any(strategy.name == _HOST_GUARD for strategy in chosen):
         if _HOST_GUARD in names:
-            raise Unsupported(lacking)
-        note(f"without the {_HOST_GUARD}: {lacking}")
+            raise Unsupported(obstacle)
+        note(f"without the {_HOST_GUARD}: {obstacle}")
         chosen = [strategy for strategy in chosen if strategy.name != _HOST_GUARD]
-    columns = (BarColumn(bar_width=24), TextColumn("{task.fields[doing]}"), TimeElapsedColumn())
+    columns = (BarColumn(bar_width=24), TextColumn("{task.fields[strategy_name]}"), TimeElapsedColumn())
     screen = console(stderr=True)
     with Progress(*columns, console=screen, disable=quiet or not screen.is_terminal) as bar:
-        task = bar.add_task("", total=len(chosen) * settings.restarts, doing="")
+        task = bar.add_task("", total=len(chosen) * settings.restarts, strategy_name="")
 
         def begin(name: str) -> None:
-            bar.update(task, doing=name)
+            bar.update(task, strategy_name=name)
 
-        def progress(_: Round) -> None:
+        def progress(_: StormRound) -> None:
             bar.advance(task)
 
         try:
@@ -139,8 +141,8 @@ def _measure(settings: StormSettings, names: tuple[str, ...], *, quiet: bool) ->
             raise click.ClickException(str(error)) from error
 
 
-def _lacking() -> str | None:
-    """Say what the host guard lacks here, None if nothing."""
+def _host_guard_obstacle() -> str | None:
+    """Return the reason why the host guard does not work here, None if it does."""
     try:
         read_state(find_firewall(4))
     except FirewallError as error:
@@ -148,7 +150,7 @@ def _lacking() -> str | None:
     return None
 
 
-def _show(seen: Cures) -> None:
+def _print_table(seen: Cures) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -176,8 +178,8 @@ def _show(seen: Cures) -> None:
         f"clients: {settings.clients}, restarts: {settings.restarts}; {settings.attempts:,} connects in each outage; "
         f"a server {'without' if settings.plain_server else 'with'} SO_REUSEADDR"
     )
-    if any(one.helped for one in seen.rounds):
+    if any(each.helped for each in seen.rounds):
         note(
-            f"after {settings.patience:g} s the clients in the server's way were killed; "
-            "for TIME-WAIT, what the kernel's timer still said is added"
+            f"after {settings.patience:g} s the clients that held the server's port were killed; "
+            "for TIME-WAIT, the rest of the kernel's timer is added"
         )

@@ -1,4 +1,4 @@
-"""The files of an experiment: where its data go or come from, and its picture; the same options in all of them."""
+"""Files of an experiment (data to write, data to read, figure) and their options, common to all experiments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tailbite.lab.record import NotARecord, Record, read_record, write_record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["FIGURE", "Files", "experiment", "need_folder", "saved"]
+__all__ = ["FIGURE", "Files", "check_folder", "experiment", "writing"]
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _T = TypeVar("_T")
@@ -29,22 +29,22 @@ FIGURE = click.option(
     "--figure", type=_FILE, metavar="NAME", help="Draw NAME.svg and NAME.png (needs the 'lab' extra)."
 )
 _OPTIONS = (
-    click.option("--data", type=_FILE, help="Store what was measured, as JSON lines."),
+    click.option("--data", type=_FILE, help="Store the measurements as JSON lines."),
     click.option(
         "--from",
         "stored",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Measure nothing: use the data of this file.",
+        help="Use the data of this file instead of measuring.",
     ),
     FIGURE,
-    click.option("--json", "as_json", is_flag=True, help="Print what was measured as one JSON object."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
 )
 _OF_OUTPUT = frozenset({"stored", "figure", "as_json", "mermaid"})
-"""What may stand beside --from; every other option says what to measure."""
+"""Parameters that are allowed beside --from; every other option is about the measurement."""
 
 
 def experiment(name: str) -> Callable[[_F], Callable[..., Any]]:
-    """Give a command --data, --from and --figure, as one argument ``files``, and --json, as ``as_json``."""
+    """Add --data, --from and --figure to a command as one argument ``files``, and --json as ``as_json``."""
 
     def decorate(command: _F) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -60,13 +60,13 @@ def experiment(name: str) -> Callable[[_F], Callable[..., Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What the user named.
+    """Files that the user named.
 
     Attributes:
-        experiment: which record it is: ``loop``, ``cures``, ...
-        data: the file to store the record in.
-        stored: the file to read it from instead of measuring.
-        figure: the picture's path without its suffix.
+        experiment: name of the experiment: ``loop``, ``cures``, ...
+        data: file to store the record in.
+        stored: file to read the record from, instead of measuring.
+        figure: path of the figure without its suffix.
     """
 
     experiment: str
@@ -75,22 +75,26 @@ class Files:
     figure: Path | None = None
 
     def check(self) -> None:
-        """Fail before anything is measured if it could not be stored or drawn afterwards, or is not asked for."""
+        """Fail before the measurement if its result could not be stored or drawn, or if options contradict --from."""
         if self.figure is not None:
             if find_spec("matplotlib") is None or find_spec("numpy") is None:
-                raise Unsupported("pictures need the 'lab' extra; install it with: pip install 'tailbite[lab]'")
-            need_folder(self.figure)
+                raise Unsupported("figures need the 'lab' extra; install it with: pip install 'tailbite[lab]'")
+            check_folder(self.figure)
         if self.data is not None:
-            need_folder(self.data)
+            check_folder(self.data)
         if self.stored is not None:
             ctx = click.get_current_context()
             for param in ctx.command.params:
                 given = param.name and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
                 if given and param.name not in _OF_OUTPUT:
-                    raise click.UsageError(f"--from measures nothing anew: leave out {param.opts[0]}")
+                    raise click.UsageError(f"--from uses stored data and measures nothing: leave out {param.opts[0]}")
 
     def read(self, parse: Callable[[Record], _T]) -> tuple[Record, _T]:
-        """Read the stored record, or say in a sentence why not."""
+        """Read the stored record.
+
+        Raises:
+            click.UsageError: the file cannot be read, or is not such a record.
+        """
         assert self.stored is not None
         try:
             record = read_record(self.stored, self.experiment)
@@ -103,32 +107,32 @@ class Files:
         except NotARecord as error:
             raise click.UsageError(f"{self.stored}: {error}") from error
 
-    def keep(self, record: Record) -> None:
-        """Store the record if that was asked for."""
+    def store(self, record: Record) -> None:
+        """Store the record if --data names a file."""
         if self.data is not None:
-            with saved():
+            with writing():
                 write_record(self.data, record)
             note(f"data: {self.data}")
 
     def draw(self, drawing: Callable[[Path], tuple[Path, Path]]) -> None:
-        """Draw the picture, and say where it is."""
+        """Draw the figure, and print its path."""
         assert self.figure is not None
-        with saved():
+        with writing():
             svg, png = drawing(self.figure)
         note(f"figure: {svg} and {png.name}")
 
 
-def need_folder(path: Path) -> None:
-    """Fail before anything is measured if the file could not be written afterwards."""
+def check_folder(path: Path) -> None:
+    """Fail before the measurement if the file could not be written afterwards."""
     if not path.parent.is_dir():
         raise click.UsageError(f"there is no folder {path.parent} to write {path.name} to")
     if not os.access(path.parent, os.W_OK):
-        raise click.UsageError(f"you may not write {path.name} to {path.parent}")
+        raise click.UsageError(f"{path.name} cannot be written to {path.parent}: permission denied")
 
 
 @contextmanager
-def saved() -> Iterator[None]:
-    """Turn a file that cannot be written into a sentence."""
+def writing() -> Iterator[None]:
+    """Replace the error of a file that cannot be written by a usage error."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""``tailbite lab``: experiments on this kernel, their data and their pictures."""
+"""``tailbite lab``: experiments on this kernel, their data and their figures."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from tailbite.kernel.namespace import enter_private_network
 __all__ = ["command", "private_network"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "loop": ("tailbite.cli.lab.loop", "The story's loop at full speed, counted, against the model."),
-    "parity": ("tailbite.cli.lab.parity", "Which ports are drawn at all: model against kernel."),
-    "odds": ("tailbite.cli.lab.odds", "Can it happen here, when, and how often in a fleet."),
-    "handshake": ("tailbite.cli.lab.handshake", "One self-connect on the wire, beside an ordinary handshake."),
-    "cures": ("tailbite.cli.lab.cures", "The strategies of clients side by side, under a storm."),
+    "loop": ("tailbite.cli.lab.loop", "Count self-connects of a reconnect loop at full speed, beside the model."),
+    "parity": ("tailbite.cli.lab.parity", "Compare model and kernel: which source ports are possible at all."),
+    "odds": ("tailbite.cli.lab.odds", "Calculate whether, when and how often it happens, on one host or many."),
+    "handshake": (
+        "tailbite.cli.lab.handshake",
+        "Capture the segments of one self-connect, beside an ordinary handshake.",
+    ),
+    "cures": ("tailbite.cli.lab.cures", "Compare the strategies of clients while a server restarts."),
 }
 
 
 @click.group("lab", cls=LazyGroup, commands=COMMANDS, no_args_is_help=True)
 def command() -> None:
-    """Measure why it happens, how often, and which cure helps.
+    """Measure why it happens, how often, and which strategy helps.
 
     Every experiment runs on this kernel in a private network (nothing outside is touched, no root needed), stores
     its data as JSON lines (--data FILE), and draws from data (--figure NAME makes NAME.svg and NAME.png; --from FILE
@@ -33,7 +36,7 @@ def command() -> None:
 
 
 def private_network(purpose: str) -> None:
-    """Move this process into a network of its own."""
+    """Move this process into a private network."""
     try:
         enter_private_network()
     except NamespaceUnavailable as error:

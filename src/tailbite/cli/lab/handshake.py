@@ -1,4 +1,4 @@
-"""``tailbite lab handshake``: one self-connect on the wire."""
+"""``tailbite lab handshake``: the segments of one self-connect."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import click
 
 from tailbite._files import write_atomically
 from tailbite.cli import status
-from tailbite.cli.lab.files import Files, experiment, need_folder, saved
+from tailbite.cli.lab.files import Files, check_folder, experiment, writing
 from tailbite.cli.lab.group import private_network
 from tailbite.cli.output import Unsupported, emit_json, note
 from tailbite.kernel.pcap import pcap_header, pcap_record
-from tailbite.lab.handshake import NoSelfConnect, Scene, capture_scenes, from_record, to_record
-from tailbite.lab.ladder import as_mermaid, as_text
+from tailbite.lab.diagrams import mermaid_diagrams, text_diagram
+from tailbite.lab.handshake import NoSelfConnect, Scene, capture_scenes, scenes_from_record, scenes_to_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +29,9 @@ def _capture(port: int, pcap: Path | None) -> list[Scene]:
     except NoSelfConnect as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise Unsupported(f"no segments can be captured here ({error.strerror})") from error
+        raise Unsupported(f"packets cannot be captured here ({error.strerror})") from error
     if pcap is not None:
-        with saved():
+        with writing():
             write_atomically(pcap, pcap_header() + b"".join(pcap_record(packet) for packet in packets))
         note(f"packets: {pcap}")
     return scenes
@@ -39,11 +39,11 @@ def _capture(port: int, pcap: Path | None) -> list[Scene]:
 
 @click.command("handshake")
 @click.option("--port", type=click.IntRange(1024, 65534), default=32246, show_default=True, help="The dead port.")
-@click.option("--mermaid", is_flag=True, help="Print Mermaid sequence diagrams, for a page of Markdown.")
+@click.option("--mermaid", is_flag=True, help="Print Mermaid sequence diagrams for Markdown.")
 @click.option(
     "--pcap",
     type=click.Path(dir_okay=False, path_type=pathlib.Path),
-    help="Store the packets, for Wireshark and tcpdump.",
+    help="Store the packets for Wireshark and tcpdump.",
 )
 @experiment("handshake")
 @click.pass_context
@@ -55,22 +55,22 @@ def command(
     files: Files,
     as_json: bool,
 ) -> None:
-    """Capture one self-connect and draw it as RFC 9293 draws simultaneous open, with both sides folded into one.
+    """Capture one self-connect and show its segments as RFC 9293 shows simultaneous open, both ends in one socket.
 
-    Beside it an ordinary three-way handshake; and the end of a self-connect, by close (which leaves TIME-WAIT) and
-    by reset (which leaves nothing).
+    The output also has an ordinary three-way handshake, and both ends of a self-connect: close (which leaves
+    TIME-WAIT) and reset (which leaves nothing).
 
-    Exit status: 0 if it was captured, 1 if no self-connect came about, 4 if this system does not let us make a
-    private network or capture in it.
+    Exit status: 0 if it was captured, 1 if no self-connect happened, 4 if this system does not permit a
+    private network or the capture.
     """
     if files.stored:
-        record, scenes = files.read(from_record)
+        record, scenes = files.read(scenes_from_record)
     else:
         if pcap is not None:
-            need_folder(pcap)
+            check_folder(pcap)
         scenes = _capture(port, pcap)
-        record = to_record(scenes)
-        files.keep(record)
+        record = scenes_to_record(scenes)
+        files.store(record)
     if files.figure:
         from tailbite.lab.draw_handshake import draw_handshake
 
@@ -78,7 +78,7 @@ def command(
     if as_json:
         emit_json("lab.handshake", scenes=scenes)
     elif mermaid:
-        click.echo(as_mermaid(scenes))
+        click.echo(mermaid_diagrams(scenes))
     else:
-        click.echo("\n\n".join(as_text(scene) for scene in scenes))
+        click.echo("\n\n".join(text_diagram(scene) for scene in scenes))
     ctx.exit(status.FINE)

@@ -1,4 +1,4 @@
-"""``tailbite lab loop``: the loop of the story at full speed, counted."""
+"""``tailbite lab loop``: a reconnect loop at full speed, with counts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from tailbite.cli.lab.files import Files, experiment
 from tailbite.cli.lab.group import private_network
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.cli.params import RANGE, WHOLE
-from tailbite.lab.fit import Fit, expected, fit
-from tailbite.lab.loop import LoopSettings, Tally, WorkerFailed, from_record, run_loop, to_record
+from tailbite.lab.fit import Fit, expected_odds, fit_model
+from tailbite.lab.loop import (
+    ExperimentSettings,
+    LoopTally,
+    WorkerFailed,
+    loop_from_record,
+    loop_to_record,
+    run_loop,
+)
 
 if TYPE_CHECKING:
     from tailbite.core.odds import Odds
@@ -23,7 +30,7 @@ __all__ = ["command"]
 
 _NEVER_ATTEMPTS = 200_000
 _PATIENCE = 40
-"""Times the expected number of attempts after which a loop gives up: chance below 1e-15."""
+"""Multiple of the expected number of attempts after which a loop stops: probability below 1e-15."""
 
 
 @click.command("loop")
@@ -34,21 +41,21 @@ _PATIENCE = 40
     type=RANGE,
     default="32768-60999",
     show_default=True,
-    help="The ephemeral range to draw source ports from.",
+    help="The ephemeral range.",
 )
-@click.option("--hits", type=WHOLE, default=20, show_default=True, help="Self-connects to wait for.")
-@click.option("--attempts", type=WHOLE, help="Give up after so many connects per process.")
-@click.option("--bind-first", "binds_first", is_flag=True, help="A client that binds to port 0 before it connects.")
-@click.option("--ipv6", is_flag=True, help="Dial ::1 instead of 127.0.0.1.")
+@click.option("--hits", type=WHOLE, default=20, show_default=True, help="Number of self-connects to wait for.")
+@click.option("--attempts", type=WHOLE, help="Stop each process after this many connects.")
+@click.option("--bind-first", "binds_first", is_flag=True, help="Bind to port 0 before each connect.")
+@click.option("--ipv6", is_flag=True, help="Connect to ::1 instead of 127.0.0.1.")
 @click.option(
     "--workers",
     type=click.IntRange(1, 200),
     default=os.cpu_count() or 1,
-    help="Processes that dial, each an address of its own.  [default: one per CPU]",
+    help="Number of processes, each with its own address.  [default: one per CPU]",
 )
 @click.option(
     "--client",
-    help="Run this program instead, once per attempt: telnet, or a command with {host} and {port}.",
+    help="Run this program once per attempt: telnet, or a command with {host} and {port}.",
 )
 @experiment("loop")
 @click.pass_context
@@ -67,38 +74,38 @@ def command(
 ) -> None:
     """Connect to a dead port until the socket is connected to itself, again and again, and count.
 
-    The story's 'while true; do telnet 127.0.0.1 32775; done' at tens of thousands of attempts a second. Since Linux
-    4.2 connect() draws ports of the parity of the range's low end, so the story's own 32775 never hits in the default
-    range; 32774 does, and so does 32775 for a client that binds first (--bind-first).
+    The loop is 'while true; do telnet 127.0.0.1 32775; done' at tens of thousands of attempts a second. Since Linux
+    4.2 connect() chooses ports with the parity of the range's low end first, so port 32775 never self-connects in the
+    default range; 32774 does, and so does 32775 for a client that binds first (--bind-first).
 
-    Exit status: 0 if the kernel does what the model says (tailbite lab odds), 1 if it does not, 4 if this system does
-    not let us make a private network or lacks the client.
+    Exit status: 0 if kernel and model (tailbite lab odds) agree, 1 if they do not, 4 if this system does not permit a
+    private network or lacks the client.
     """
     if files.stored:
-        record, (settings, tallies) = files.read(from_record)
+        record, (settings, tallies) = files.read(loop_from_record)
     else:
-        model = expected(LoopSettings(port, ephemeral, 1, 1, binds_first))
+        model = expected_odds(ExperimentSettings(port, ephemeral, 1, 1, binds_first))
         limit = attempts or (int(_PATIENCE * model.between) * hits if model.is_possible else _NEVER_ATTEMPTS)
         workers = min(workers, hits) if client is None else 1
-        settings = LoopSettings(port, ephemeral, hits, limit, binds_first, ipv6, workers)
+        settings = ExperimentSettings(port, ephemeral, hits, limit, binds_first, ipv6, workers)
         private_network("the loop")
         tallies = _measure(settings, client, quiet=as_json)
-        record = to_record(settings, tallies)
-        files.keep(record)
-    seen = fit(settings, tallies)
+        record = loop_to_record(settings, tallies)
+        files.store(record)
+    seen = fit_model(settings, tallies)
     agrees = _agrees(settings, tallies, seen)
     if files.figure:
         from tailbite.lab.draw_loop import draw_loop
 
         files.draw(lambda stem: draw_loop(settings, tallies, record.machine, stem))
     if as_json:
-        _emit(settings, tallies, seen, agrees)
+        _print_json(settings, tallies, seen, agrees)
     else:
-        _show(settings, tallies, seen, agrees)
+        _print_table(settings, tallies, seen, agrees)
     ctx.exit(status.FINE if agrees else status.FOUND)
 
 
-def _measure(settings: LoopSettings, client: str | None, *, quiet: bool) -> list[Tally]:
+def _measure(settings: ExperimentSettings, client: str | None, *, quiet: bool) -> list[LoopTally]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -127,18 +134,18 @@ def _measure(settings: LoopSettings, client: str | None, *, quiet: bool) -> list
             raise click.ClickException(str(error)) from error
 
 
-def _agrees(settings: LoopSettings, tallies: list[Tally], seen: Fit | None) -> bool:
-    model = expected(settings)
+def _agrees(settings: ExperimentSettings, tallies: list[LoopTally], seen: Fit | None) -> bool:
+    model = expected_odds(settings)
     if not model.is_possible:
         return not any(tally.hits for tally in tallies)
     if seen is not None:
         return seen.agrees
-    # Too few hits for statistics: it is enough that one came, or that their absence is no wonder.
+    # Too few self-connects for statistics: one is enough, or their absence must be likely.
     attempts = sum(tally.attempts for tally in tallies)
     return any(tally.hits for tally in tallies) or model.probability(attempts) < 0.99
 
 
-def _emit(settings: LoopSettings, tallies: list[Tally], seen: Fit | None, agrees: bool) -> None:
+def _print_json(settings: ExperimentSettings, tallies: list[LoopTally], seen: Fit | None, agrees: bool) -> None:
     emit_json(
         "lab.loop",
         port=settings.port,
@@ -155,14 +162,14 @@ def _emit(settings: LoopSettings, tallies: list[Tally], seen: Fit | None, agrees
     )
 
 
-def _strides(tallies: list[Tally]) -> list[int]:
+def _strides(tallies: list[LoopTally]) -> list[int]:
     return sorted({stride for tally in tallies for stride in tally.strides})
 
 
-def _show(settings: LoopSettings, tallies: list[Tally], seen: Fit | None, agrees: bool) -> None:
+def _print_table(settings: ExperimentSettings, tallies: list[LoopTally], seen: Fit | None, agrees: bool) -> None:
     from rich.table import Table
 
-    model = expected(settings)
+    model = expected_odds(settings)
     screen = console()
     attempts = sum(tally.attempts for tally in tallies)
     hits = sum(len(tally.hits) for tally in tallies)
@@ -176,18 +183,18 @@ def _show(settings: LoopSettings, tallies: list[Tally], seen: Fit | None, agrees
     table.add_row("even source ports", f"{even:,}", "")
     table.add_row("odd source ports", f"{odd:,}", "")
     if seen is not None:
-        table.add_row("attempts from hit to hit, mean", _attempts(seen.mean), _attempts(seen.model_mean))
-        table.add_row("  that is", f"{seen.deviation:+.1%}", f"± {seen.error / seen.model_mean:.1%}")
+        table.add_row("attempts between self-connects", _attempts(seen.mean), _attempts(seen.model_mean))
+        table.add_row("  deviation", f"{seen.deviation:+.1%}", f"± {seen.error / seen.model_mean:.1%}")
         if seen.lap_chance is not None and seen.model_lap_chance is not None:
             table.add_row(
-                "a lap of the range hits with",
+                "probability in one lap of the range",
                 f"{seen.lap_chance:.4f}",
                 f"{seen.model_lap_chance:.4f}",
             )
             table.add_row("  99 % confidence", f"{seen.lap_low:.4f}-{seen.lap_high:.4f}", "")
         table.add_row("Kolmogorov-Smirnov p", f"{seen.p_value:.3f}", "> 0.01")
     screen.print(table)
-    _show_strides(tallies, settings)
+    _print_strides(tallies, settings)
     note(_sentence(settings, model, hits, agrees))
 
 
@@ -195,23 +202,23 @@ def _attempts(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"
 
 
-def _show_strides(tallies: list[Tally], settings: LoopSettings) -> None:
+def _print_strides(tallies: list[LoopTally], settings: ExperimentSettings) -> None:
     screen = console()
     total = sum(tally.strides.total() for tally in tallies)
     shown = [stride for stride in _strides(tallies) if 0 < stride <= 16]
     if settings.binds_first or not total:
         return
-    screen.print("\nhow far the source port moved on")
+    screen.print("\nstride of the source port")
     for stride in shown:
         share = sum(tally.strides[stride] for tally in tallies) / total
         screen.print(f"  {stride:>3} {'#' * round(share * 100):<50} {share:.1%}")
 
 
-def _sentence(settings: LoopSettings, model: Odds, hits: int, agrees: bool) -> str:
+def _sentence(settings: ExperimentSettings, model: Odds, hits: int, agrees: bool) -> str:
     if not agrees:
-        return "the kernel does NOT do what the model says"
+        return "kernel and model do NOT agree"
     if not model.is_possible:
-        return f"none came, and none can: {model.sentence().removeprefix('cannot happen: ')}"
+        return f"no self-connect, and none is possible: {model.sentence().removeprefix('cannot happen: ')}"
     if not hits:
-        return "none came, which is no wonder after so few attempts; wait longer with --attempts"
-    return "the kernel does what the model says"
+        return "no self-connect, which is likely after so few attempts; allow more with --attempts"
+    return "kernel and model agree"

@@ -1,4 +1,4 @@
-"""``tailbite lab odds``: can it happen, and when."""
+"""``tailbite lab odds``: the probability of a self-connect over time."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ __all__ = ["command"]
 
 _SHARES = (0.05, 0.5, 0.95)
 _SIMULATED_DRAWS = 2e10
-"""Hosts times attempts up to which a fleet is simulated as well: about half a minute."""
+"""Hosts times attempts up to which hosts are simulated as well: about half a minute."""
 
 
 @click.command("odds")
-@click.option("--port", type=click.IntRange(1, 65535), required=True, help="The port the client dials.")
+@click.option("--port", type=click.IntRange(1, 65535), required=True, help="The port that the client connects to.")
 @click.option("--range", "ephemeral", type=RANGE, help="The ephemeral range.  [default: this host's]")
 @click.option(
     "--reserved",
     type=PORTS,
-    help="Ports never drawn: reserved, or held by somebody.  [default: this host's reserved ports if --range is]",
+    help="Ports that are never chosen: reserved, or in use.  [default: this host's reserved ports, without --range]",
 )
-@click.option("--every", type=DURATION, default="1s", show_default=True, help="How often a client tries.")
 @click.option(
-    "--clients", type=WHOLE, default="1", show_default=True, help="Clients of this host that dial the port."
+    "--every", type=DURATION, default="1s", show_default=True, help="Time between two connects of a client."
 )
+@click.option("--clients", type=WHOLE, default="1", show_default=True, help="Number of clients on the host.")
 @click.option("--bind-first", "binds_first", is_flag=True, help="The client binds to port 0 before it connects.")
-@click.option("--reuse-address", is_flag=True, help="With --bind-first: it sets SO_REUSEADDR before.")
-@click.option("--own-range", is_flag=True, help="Its socket has IP_LOCAL_PORT_RANGE set to the range.")
+@click.option("--reuse-address", is_flag=True, help="With --bind-first: the client sets SO_REUSEADDR before.")
+@click.option("--own-range", is_flag=True, help="The client sets IP_LOCAL_PORT_RANGE to the range.")
 @click.option(
     "--system",
     type=click.Choice([selection.label for selection in Selection]),
@@ -47,8 +47,8 @@ _SIMULATED_DRAWS = 2e10
     show_default=True,
     help="; ".join(f"{selection.label}: {selection.value}" for selection in Selection) + ".",
 )
-@click.option("--outage", type=DURATION, help="How long nobody listens: the probability within that time.")
-@click.option("--hosts", type=WHOLE, help="With --outage: how many hosts of a fleet will connect to themselves.")
+@click.option("--outage", type=DURATION, help="Time without a listener: print the probability within that time.")
+@click.option("--hosts", type=WHOLE, help="With --outage: number of hosts; print how many connect to themselves.")
 @FIGURE
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object.")
 def command(
@@ -66,22 +66,22 @@ def command(
     figure: Path | None,
     as_json: bool,
 ) -> None:
-    """Say whether a client that keeps dialling a dead port of its own host can connect to itself, and when.
+    """Calculate whether and when a client that reconnects to a dead port of its own host connects to itself.
 
     \b
     tailbite lab odds --port 32246 --range 9000-65500 --every 1s
     tailbite lab odds --port 32774 --hosts 1e6 --outage 10m --every 100ms
     """
     if hosts is not None and outage is None:
-        raise click.UsageError("--hosts needs --outage: how long is nobody listening?")
+        raise click.UsageError("--hosts needs --outage, the time without a listener")
     if reuse_address and not binds_first:
-        raise click.UsageError("--reuse-address changes nothing for a client that does not --bind-first")
+        raise click.UsageError("--reuse-address has an effect only together with --bind-first")
     if outage is not None and outage < every:
         raise click.UsageError(f"an outage of {spell_duration(outage)} ends before the second attempt")
     files = Files("odds", figure=figure)
     files.check()
-    ephemeral, reserved = _host(ephemeral, reserved)
-    selection = next(one for one in Selection if one.label == system)
+    ephemeral, reserved = _range_and_reserved(ephemeral, reserved)
+    selection = next(each for each in Selection if each.label == system)
     kind = {"binds_first": binds_first, "reuse_address": reuse_address, "own_range": own_range}
     seen = odds(port, ephemeral, reserved, selection=selection, **kind)
     attempts = 0 if outage is None else int(outage / every * clients + 1e-9)
@@ -93,17 +93,17 @@ def command(
 
         files.draw(lambda stem: draw_odds(port, ephemeral, reserved, every, clients, stem))
     if as_json:
-        _emit(seen, every, clients, outage, hosts, simulated)
+        _print_json(seen, every, clients, outage, hosts, simulated)
         return
     note(seen.sentence(every=every, clients=clients))
     if seen.is_possible:
-        _show(seen, every, clients)
+        _print_table(seen, every, clients)
     if outage is not None:
-        _show_outage(seen, every, clients, outage, hosts, simulated)
+        _print_outage(seen, every, clients, outage, hosts, simulated)
 
 
-def _host(ephemeral: PortRange | None, reserved: PortSet | None) -> tuple[PortRange, PortSet]:
-    """Fill in this host's own range, and its reserved ports with it."""
+def _range_and_reserved(ephemeral: PortRange | None, reserved: PortSet | None) -> tuple[PortRange, PortSet]:
+    """Return the given range and reserved ports, or those of this host."""
     if ephemeral is not None:
         return ephemeral, reserved or PortSet()
     from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports
@@ -124,19 +124,19 @@ def _simulate(
     attempts: int,
 ) -> int | None:
     if find_spec("numpy") is None:
-        note("the fleet is calculated only; to simulate it as well: pip install 'tailbite[lab]'")
+        note("the hosts are calculated, not simulated; to simulate them as well: pip install 'tailbite[lab]'")
         return None
     if hosts * attempts > _SIMULATED_DRAWS:
-        note("the fleet is calculated only: so many attempts take too long to simulate")
+        note("the hosts are calculated, not simulated: so many attempts would take too long")
         return None
-    from tailbite.lab.fleet import simulate
+    from tailbite.lab.simulation import simulate_hosts
 
     circle = circle_of(ephemeral, reserved, selection=selection, **kind)
-    assert circle is not None  # it is possible
-    return simulate(circle, port, hosts=hosts, attempts=attempts).hit
+    assert circle is not None  # the caller has checked that a self-connect is possible
+    return simulate_hosts(circle, port, hosts=hosts, attempts=attempts).hit
 
 
-def _emit(
+def _print_json(
     seen: Odds, every: float, clients: int, outage: float | None, hosts: int | None, simulated: int | None
 ) -> None:
     within = None if outage is None else seen.probability_within(outage, every=every, clients=clients)
@@ -170,7 +170,7 @@ def _emit(
     )
 
 
-def _show(seen: Odds, every: float, clients: int) -> None:
+def _print_table(seen: Odds, every: float, clients: int) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -178,17 +178,17 @@ def _show(seen: Odds, every: float, clients: int) -> None:
     table.add_column("attempts", justify="right")
     table.add_column("time", justify="right")
     rows: list[tuple[str, float, float]] = [
-        (f"within, with {share:.0%}", seen.quantile(share), seen.seconds(share, every=every, clients=clients))
+        (f"with probability {share:.0%}", seen.quantile(share), seen.seconds(share, every=every, clients=clients))
         for share in _SHARES
     ]
     rows.append(("on average", seen.mean, seen.seconds(every=every, clients=clients)))
-    rows.append(("and from one to the next", seen.between, seen.between * every / clients))
+    rows.append(("from one to the next", seen.between, seen.between * every / clients))
     for name, attempts, seconds in rows:
         table.add_row(name, f"{attempts:,.0f}", spell_duration(seconds))
     console().print(table)
 
 
-def _show_outage(
+def _print_outage(
     seen: Odds, every: float, clients: int, outage: float, hosts: int | None, simulated: int | None
 ) -> None:
     within = seen.probability_within(outage, every=every, clients=clients)

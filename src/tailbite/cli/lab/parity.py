@@ -1,4 +1,4 @@
-"""``tailbite lab parity``: which ports are drawn at all."""
+"""``tailbite lab parity``: the source ports that the kernel chooses at all."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     Even and odd port, even and odd low end of the range, connect() alone and bind() first, IPv4 and IPv6.
 
-    Exit status: 0 if they agree in all cells, 1 if not, 4 if this system does not let us make a private network.
+    Exit status: 0 if they agree in all cells, 1 if not, 4 if this system does not permit a private network.
     """
-    from tailbite.lab.parity import cells, measure
+    from tailbite.lab.parity import measure_cell, parity_cells
 
     private_network("the table")
-    measured = [measure(cell) for cell in cells()]
+    measured = [measure_cell(cell) for cell in parity_cells()]
     agree = all(cell.agrees for cell in measured)
     if as_json:
         emit_json("lab.parity", cells=measured, agree=agree)

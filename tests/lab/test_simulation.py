@@ -1,4 +1,4 @@
-"""A simulated fleet against the closed form."""
+"""Simulated hosts against the closed form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tailbite.core.odds import odds
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import circle_of
-from tailbite.lab.fleet import simulate
+from tailbite.lab.simulation import simulate_hosts
 
 
 @pytest.mark.parametrize(
@@ -21,26 +21,26 @@ from tailbite.lab.fleet import simulate
         (PortRange(40000, 40063), "40010", 40012, False),
     ],
 )
-def test_a_simulated_fleet_is_hit_as_the_closed_form_says(
+def test_simulated_hosts_are_hit_as_the_closed_form_says(
     ephemeral: PortRange, reserved: str, port: int, binds_first: bool
 ) -> None:
     taken = PortSet.parse(reserved)
     circle = circle_of(ephemeral, taken, binds_first=binds_first)
     assert circle is not None
     for attempts in (10, 500, 4000):
-        fleet = simulate(circle, port, hosts=40_000, attempts=attempts)
+        fleet = simulate_hosts(circle, port, hosts=40_000, attempts=attempts)
         share = odds(port, ephemeral, taken, binds_first=binds_first).probability(attempts)
         assert abs(fleet.share - share) <= 5 * math.sqrt(share * (1 - share) / fleet.hosts) + 0.003
 
 
-def test_a_port_that_is_never_drawn_hits_nobody() -> None:
+def test_a_port_that_is_never_chosen_hits_nobody() -> None:
     circle = circle_of(PortRange(32768, 60999), PortSet())
     assert circle is not None
-    assert simulate(circle, 32775, hosts=1000, attempts=5000).hit == 0
+    assert simulate_hosts(circle, 32775, hosts=1000, attempts=5000).hit == 0
 
 
-def test_the_same_seed_gives_the_same_fleet() -> None:
+def test_the_same_seed_gives_the_same_result() -> None:
     circle = circle_of(PortRange(40000, 40999), PortSet())
     assert circle is not None
-    once, again, other = (simulate(circle, 40100, hosts=5000, attempts=100, seed=seed) for seed in (3, 3, 4))
+    once, again, other = (simulate_hosts(circle, 40100, hosts=5000, attempts=100, seed=seed) for seed in (3, 3, 4))
     assert once == again != other

@@ -1,7 +1,8 @@
-"""Many hosts at once: the same draws as the kernel's, a million hosts in one array.
+"""Simulation of many hosts that choose source ports as the kernel does, in one array.
 
-Beside the closed form of :mod:`tailbite.core.laws`, as a check that shares nothing with it but the circle. A host
-that is far from anything special takes many strides at once: the distribution of their sum is known exactly.
+The simulation checks the closed form of :mod:`tailbite.core.laws` and shares only the circle of ports with it. A host
+that is far from the dead port and from reserved ports takes many strides in one step: the distribution of their sum
+is known exactly.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ if TYPE_CHECKING:
 
     from tailbite.core.selection import Circle
 
-__all__ = ["Fleet", "simulate"]
+__all__ = ["SimulatedHosts", "simulate_hosts"]
 
 _AT_ONCE = 250_000
 _LEAPS = (512, 64, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
-    """What happened to simulated hosts.
+class SimulatedHosts:
+    """Result of a simulation.
 
     Attributes:
-        hosts: how many were simulated.
-        attempts: connects each of them made at most.
-        hit: hosts that connected to themselves.
+        hosts: number of simulated hosts.
+        attempts: largest number of connects of each host.
+        hit: number of hosts that connected to themselves.
     """
 
     hosts: int
@@ -42,38 +43,38 @@ class Fleet:
         return self.hit / self.hosts
 
 
-def simulate(circle: Circle, port: int, *, hosts: int, attempts: int, seed: int = 1) -> Fleet:
-    """Let every host dial ``port`` this often, from a start of its own, and count who connects to itself.
+def simulate_hosts(circle: Circle, port: int, *, hosts: int, attempts: int, seed: int = 1) -> SimulatedHosts:
+    """Let every host connect to ``port`` up to ``attempts`` times, and count the hosts that connect to themselves.
 
     Args:
         circle: the slots of the client, from :func:`tailbite.core.selection.circle_of`.
         port: the dead port.
-        hosts: how many hosts.
-        attempts: connects of each; a host that connected to itself stops.
-        seed: of the generator; the same seed gives the same fleet.
+        hosts: number of hosts.
+        attempts: connects of each host; a host that connected to itself stops.
+        seed: seed of the generator; the same seed gives the same result.
     """
     generator = np.random.default_rng(seed)
     hit = 0
     for first in range(0, hosts, _AT_ONCE):
-        hit += _some(circle, port, min(_AT_ONCE, hosts - first), attempts, generator)
-    return Fleet(hosts, attempts, hit)
+        hit += _simulate_batch(circle, port, min(_AT_ONCE, hosts - first), attempts, generator)
+    return SimulatedHosts(hosts, attempts, hit)
 
 
-def _some(circle: Circle, port: int, hosts: int, attempts: int, generator: np.random.Generator) -> int:
+def _simulate_batch(circle: Circle, port: int, hosts: int, attempts: int, generator: np.random.Generator) -> int:
     slots, strides = len(circle), circle.strides
     lands = np.array(circle.chosen) == port
     if not strides:
-        # Independent draws need no walk: a host is hit if its first hit comes in time.
+        # Independent choices need no walk: a host is hit if its first hit comes in time.
         share = lands.mean()
         return int((generator.geometric(share, hosts) <= attempts).sum()) if share else 0
     skipped = np.array(circle.skipped, dtype=np.int64)
-    ahead = _ahead(lands | (skipped > 0))
+    distances = _distances(lands | (skipped > 0))
     leaps = [(steps, _sum_of_strides(strides, steps)) for steps in _LEAPS]
     at = generator.integers(0, slots, hosts)
     left = np.full(hosts, attempts)
     hit = 0
     while len(at):
-        clear = ahead[at]
+        clear = distances[at]
         moved = np.zeros(len(at), dtype=bool)
         for steps, table in leaps:
             go = np.flatnonzero(~moved & (clear > strides * steps) & (left >= steps))
@@ -92,8 +93,8 @@ def _some(circle: Circle, port: int, hosts: int, attempts: int, generator: np.ra
     return hit
 
 
-def _ahead(special: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Return for each slot how far the next special one is, itself included."""
+def _distances(special: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return the distance from each slot to the next special slot, 0 for a special slot itself."""
     slots = len(special)
     places = np.flatnonzero(special)
     if not len(places):
@@ -104,7 +105,7 @@ def _ahead(special: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 
 def _sum_of_strides(strides: int, steps: int) -> npt.NDArray[np.float64]:
-    """Return the distribution function of the sum of so many strides, less their number (each is at least 1)."""
+    """Return the distribution function of the sum of ``steps`` strides, minus ``steps`` (each is at least 1)."""
     single = np.full(strides, 1 / strides)
     total = np.ones(1)
     for _ in range(steps):

@@ -1,0 +1,170 @@
+"""The last act: the same reconnect loop with tailbite, and a server that starts meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import tailbite
+from tailbite.audit.records import Allocator
+from tailbite.audit.trap import connects_to_itself
+from tailbite.kernel.sockopt import abort
+from tailbite.lab.demo.probes import DEMO_HOST, sockets_on
+from tailbite.lab.demo.records import DemoAct, Measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailbite.lab.demo.records import Narrator
+
+__all__ = ["play_guarded"]
+
+_GREETING = b"the real server\n"
+_CONTROL_ATTEMPTS = 4
+"""In a range of two ports the first attempt self-connects; the others allow for the kernel's perturbation."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ServerStart:
+    """The server's start while the guarded client reconnects.
+
+    Attributes:
+        outcome: ``ok``, or the name of the errno of bind or listen.
+        seconds: duration of bind and listen.
+        answer: the line that the client read from the server.
+    """
+
+    outcome: str
+    seconds: float
+    answer: str
+
+
+def play_guarded(narrator: Narrator, port: int, attempts: int, *, control: bool = True) -> DemoAct:
+    """Reconnect with tailbite at least ``attempts`` times, then start the server.
+
+    Args:
+        narrator: presentation.
+        port: the dead port.
+        attempts: number of refused connects before the server starts.
+        control: first prove with a plain socket that the trap is still armed.
+    """
+    title = "tailbite: the same endless reconnect"
+    narrator.begin(6, title)
+    is_armed = control and _is_armed(port)
+    if control:
+        narrator.say(
+            "First a plain socket, to prove that the trap is still armed: it connected to itself, and was reset."
+            if is_armed
+            else "First a plain socket, to prove that the trap is still armed: it did NOT connect to itself."
+        )
+    narrator.show(f"sock = tailbite.create_connection(({DEMO_HOST!r}, {port}))")
+    loop = _GuardedLoop(port, narrator.count)
+    loop.start()
+    loop.wait_for_attempts(attempts)
+    left = len(sockets_on(port))
+    server = _start_server(port, loop)
+    narrator.say(
+        f"{loop.attempts:,} attempts while the server was down, {loop.self_connects} of them self-connects, "
+        f"{left} sockets left on the port. The server's first start: {server.outcome}, "
+        f"in {server.seconds * 1000:.1f} ms."
+    )
+    narrator.show(f"the client reads: {server.answer!r}")
+    return _result(title, loop, server, attempts, left, is_armed=is_armed, control=control)
+
+
+def _result(
+    title: str, loop: _GuardedLoop, server: _ServerStart, attempts: int, left: int, *, is_armed: bool, control: bool
+) -> DemoAct:
+    return DemoAct(
+        6,
+        title,
+        "no self-connect; the server starts at once and answers",
+        f"{loop.attempts:,} attempts, {loop.self_connects} self-connects; "
+        f"server: {server.outcome}; answer {server.answer!r}",
+        (is_armed or not control)
+        and server.outcome == "ok"
+        and loop.self_connects == 0
+        and left == 0
+        and loop.attempts >= attempts
+        and server.answer == _GREETING.decode().strip(),
+        (
+            Measurement("control_self_connected", is_armed),
+            Measurement("attempts", loop.attempts),
+            Measurement("self_connects", loop.self_connects),
+            Measurement("sockets_left_on_the_port", left),
+            Measurement("bind", server.outcome),
+            Measurement("server_start_milliseconds", round(server.seconds * 1000, 2)),
+            Measurement("answer", server.answer),
+        ),
+    )
+
+
+def _is_armed(port: int) -> bool:
+    return any(connects_to_itself(DEMO_HOST, port, Allocator.CONNECT) for _ in range(_CONTROL_ATTEMPTS))
+
+
+def _start_server(port: int, loop: _GuardedLoop) -> _ServerStart:
+    began, seconds, answer = time.monotonic(), 0.0, ""
+    try:
+        with socket.socket() as server:  # without SO_REUSEADDR, which create_server would set
+            server.bind((DEMO_HOST, port))
+            server.listen()
+            seconds = time.monotonic() - began
+            server.settimeout(10)
+            accepted, _ = server.accept()
+            with accepted:
+                accepted.sendall(_GREETING)
+                answer = loop.finish()
+    except OSError as error:
+        loop.stop()
+        return _ServerStart(errno.errorcode.get(error.errno or 0, str(error)), seconds, answer)
+    return _ServerStart("ok", seconds, answer)
+
+
+class _GuardedLoop:
+    """A client in a thread of its own: reconnects until there is a server, then reads one line."""
+
+    def __init__(self, port: int, count: Callable[[int], None]) -> None:
+        self.attempts = 0
+        self.self_connects = 0
+        self._port = port
+        self._count = count
+        self._answer = ""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait_for_attempts(self, attempts: int) -> None:
+        while self.attempts < attempts and self._thread.is_alive():
+            time.sleep(0.005)
+            self._count(self.attempts)
+
+    def finish(self) -> str:
+        """Wait until the client has read its line, and return the line."""
+        self._thread.join(10)
+        return self._answer
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                sock = tailbite.create_connection((DEMO_HOST, self._port), timeout=5)
+            except ConnectionRefusedError:
+                self.attempts += 1
+                continue
+            with sock:
+                if tailbite.is_self_connected(sock):
+                    self.self_connects += 1
+                    abort(sock)
+                    continue
+                self._answer = sock.makefile().readline().strip()
+                return
