@@ -87,23 +87,6 @@ def test_natural_needs_no_namespace_and_happens_by_chance() -> None:
 
 
 @pytest.mark.usefixtures("network")
-def test_natural_on_a_port_of_the_other_parity_says_that_nothing_was_shown() -> None:
-    """The story's own 32775 is odd, the default range's low end even: connect(2) never draws it."""
-    code = (
-        "from tailbite.lab.demo.acts import play_natural_demo\n"
-        "from tailbite.lab.demo.records import DemoSettings\n"
-        "from tailbite.core.ports import PortRange\n"
-        "class N:\n"
-        "    def begin(self, *a): pass\n"
-        "    say = show = count = begin\n"
-        "acts = play_natural_demo(N(), DemoSettings(32775, PortRange(32768, 60999), most_attempts=20000))\n"
-        "first, second = next(acts), next(acts)\n"
-        "assert not first.shown and not second.shown\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-@pytest.mark.usefixtures("network")
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about becoming nobody")
 def test_an_ordinary_user_needs_nothing() -> None:
     command = python_as_nobody("-m", "tailbite", "demo", "--json")

@@ -34,10 +34,10 @@ DEFAULT_RANGE = PortRange(9000, 65500)
 class _SilentNarrator:
     """A narrator without output, for --json."""
 
-    def begin(self, number: int, title: str) -> None: ...
-    def say(self, text: str) -> None: ...
-    def show(self, text: str) -> None: ...
-    def count(self, attempts: int) -> None: ...
+    def begin_act(self, number: int, title: str) -> None: ...
+    def explain(self, text: str) -> None: ...
+    def show_line(self, text: str) -> None: ...
+    def count_attempts(self, attempts: int) -> None: ...
 
 
 class _ConsoleNarrator:
@@ -47,21 +47,21 @@ class _ConsoleNarrator:
         self._screen = screen
         self._counting = False
 
-    def begin(self, number: int, title: str) -> None:
+    def begin_act(self, number: int, title: str) -> None:
         self._end_count()
         self._screen.print()
         self._screen.print(f"[bold]{number}. {title}[/bold]")
 
-    def say(self, text: str) -> None:
+    def explain(self, text: str) -> None:
         self._end_count()
         lines = textwrap.wrap(text, max(self._screen.width - 6, 20), break_long_words=False)
         self._screen.print(Text("\n".join(f"   {line}" for line in lines), style="dim"))
 
-    def show(self, text: str) -> None:
+    def show_line(self, text: str) -> None:
         self._end_count()
         self._screen.print(f"   {text}", markup=False, soft_wrap=True)
 
-    def count(self, attempts: int) -> None:
+    def count_attempts(self, attempts: int) -> None:
         if self._screen.is_terminal:
             self._screen.print(f"   {attempts:,} attempts", end="\r")
             self._counting = True

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tailbite.kernel.sockopt import abort
-from tailbite.lab.strategies import HOST, STRATEGIES, Strategy
+from tailbite.lab.strategies import STRATEGIES, STRATEGY_HOST, Strategy
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -50,7 +50,7 @@ def measure_cost(strategy: Strategy, *, blocks: int) -> Cost:
     """Measure in the calling thread's network namespace, which must be private and have the default range."""
     naive = STRATEGIES[0]
     pairs = []
-    with socket.create_server((HOST, _PORT), backlog=64) as server:
+    with socket.create_server((STRATEGY_HOST, _PORT), backlog=64) as server:
         for number in range(blocks + 1):
             order = (naive, strategy) if number % 2 else (strategy, naive)
             spent = {}

@@ -39,7 +39,7 @@ __all__ = [
     "scenes_to_record",
 ]
 
-HOST = "127.0.0.1"
+_HOST = "127.0.0.1"
 _LINE = b"hello\n"
 _MOST_SECONDS = 5.0
 _QUIET = 0.06
@@ -277,8 +277,8 @@ def capture_scenes(port: int) -> tuple[list[Scene], list[Packet]]:
             scenes.append(Scene(name, port, ending, follow_self_connect(_segments_of(mine)), _remaining_state(port)))
             _destroy_self_connects(port)
         write_ephemeral_range(PortRange(port + 10, port + 60) if port < 65000 else PortRange(port - 60, port - 10))
-        with socket.create_server((HOST, port)) as listener:
-            sock = socket.create_connection((HOST, port))
+        with socket.create_server((_HOST, port)) as listener:
+            sock = socket.create_connection((_HOST, port))
             own = sock.getsockname()[1]
             accepted = listener.accept()[0]
             _exchange_line(sock, accepted)
@@ -303,7 +303,7 @@ def _connected_to_itself(port: int, capture: Capture) -> socket.socket:
     for _ in range(8):
         capture.read()  # packets of attempts from the other port
         sock = socket.socket()
-        if sock.connect_ex((HOST, port)) == 0 and sock.getsockname() == sock.getpeername():
+        if sock.connect_ex((_HOST, port)) == 0 and sock.getsockname() == sock.getpeername():
             return sock
         abort(sock)
     raise NoSelfConnect(f"no self-connect on port {port} although the trap is armed")

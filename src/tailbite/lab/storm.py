@@ -30,7 +30,7 @@ from tailbite.core.ports import PortRange
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import read_ephemeral_range, write_ephemeral_range
-from tailbite.lab.strategies import HOST, Strategy, is_to_itself
+from tailbite.lab.strategies import STRATEGY_HOST, Strategy, is_to_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +127,7 @@ def run_storm(
 
 def _send_control(port: int, allocator: Allocator) -> None:
     """Prove that an unguarded client connects to itself on this port; leaves nothing behind."""
-    if not any(connects_to_itself(HOST, port, allocator) for _ in range(40 * _WIDTH)):
+    if not any(connects_to_itself(STRATEGY_HOST, port, allocator) for _ in range(40 * _WIDTH)):
         raise NoControl(
             f"an unguarded client did not connect to itself on port {port}, so there is nothing to compare with"
         )
@@ -173,7 +173,7 @@ def _try_to_listen(port: int, *, plain: bool) -> socket.socket | None:
     try:
         if not plain:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((HOST, port))
+        sock.bind((STRATEGY_HOST, port))
         sock.listen(256)
     except OSError:
         sock.close()

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["HOST", "STRATEGIES", "Strategy", "is_to_itself"]
+__all__ = ["STRATEGIES", "STRATEGY_HOST", "Strategy", "is_to_itself"]
 
-HOST = "127.0.0.1"
+STRATEGY_HOST = "127.0.0.1"
 _GO_REDIALS = 2
 
 
@@ -61,7 +61,7 @@ def is_to_itself(sock: socket.socket) -> bool:
 
 
 def _connect(port: int) -> socket.socket:
-    return socket.create_connection((HOST, port))
+    return socket.create_connection((STRATEGY_HOST, port))
 
 
 def _naive(port: int, noticed: Callable[[], None]) -> socket.socket:
@@ -81,7 +81,7 @@ def _compare_and_close(port: int, noticed: Callable[[], None]) -> socket.socket 
 def _reuse_and_close(port: int, noticed: Callable[[], None]) -> socket.socket | None:
     """Set SO_REUSEADDR as well: a server that sets it too may bind over the TIME-WAIT (inet_csk_bind_conflict)."""
     # As socket.create_connection, which cannot set an option before it connects.
-    family, kind, protocol, _, address = socket.getaddrinfo(HOST, port, type=socket.SOCK_STREAM)[0]
+    family, kind, protocol, _, address = socket.getaddrinfo(STRATEGY_HOST, port, type=socket.SOCK_STREAM)[0]
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -118,7 +118,7 @@ def _abort(port: int, noticed: Callable[[], None]) -> socket.socket | None:
 
 
 def _tailbite(port: int, noticed: Callable[[], None]) -> socket.socket:
-    return tailbite.create_connection((HOST, port))
+    return tailbite.create_connection((STRATEGY_HOST, port))
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def command(
     if files.figure:
         from tailbite.lab.draw_cures import draw_cures
 
-        files.draw(lambda stem: draw_cures(seen, record.machine, stem))
+        files.draw_figure(lambda stem: draw_cures(seen, record.machine, stem))
     if as_json:
         emit_json(
             "lab.cures",

@@ -75,7 +75,7 @@ class Files:
     figure: Path | None = None
 
     def check(self) -> None:
-        """Fail before the measurement if its result could not be stored or drawn, or if options contradict --from."""
+        """Fail before the measurement if its files could not be written, or if options contradict --from."""
         if self.figure is not None:
             if find_spec("matplotlib") is None or find_spec("numpy") is None:
                 raise Unsupported("figures need the 'lab' extra; install it with: pip install 'tailbite[lab]'")
@@ -114,7 +114,7 @@ class Files:
                 write_record(self.data, record)
             note(f"data: {self.data}")
 
-    def draw(self, drawing: Callable[[Path], tuple[Path, Path]]) -> None:
+    def draw_figure(self, drawing: Callable[[Path], tuple[Path, Path]]) -> None:
         """Draw the figure, and print its path."""
         assert self.figure is not None
         with writing():

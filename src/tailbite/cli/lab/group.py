@@ -13,7 +13,7 @@ from tailbite.kernel.namespace import enter_private_network
 
 __all__ = ["command", "private_network"]
 
-COMMANDS: Final[dict[str, tuple[str, str]]] = {
+LAB_COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "loop": ("tailbite.cli.lab.loop", "Count self-connects of a reconnect loop at full speed, beside the model."),
     "parity": ("tailbite.cli.lab.parity", "Compare model and kernel: which source ports are possible at all."),
     "odds": ("tailbite.cli.lab.odds", "Calculate whether, when and how often it happens, on one host or many."),
@@ -25,7 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-@click.group("lab", cls=LazyGroup, commands=COMMANDS, no_args_is_help=True)
+@click.group("lab", cls=LazyGroup, commands=LAB_COMMANDS, no_args_is_help=True)
 def command() -> None:
     """Measure why it happens, how often, and which strategy helps.
 

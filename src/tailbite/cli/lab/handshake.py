@@ -74,7 +74,7 @@ def command(
     if files.figure:
         from tailbite.lab.draw_handshake import draw_handshake
 
-        files.draw(lambda stem: draw_handshake(scenes, record.machine, stem))
+        files.draw_figure(lambda stem: draw_handshake(scenes, record.machine, stem))
     if as_json:
         emit_json("lab.handshake", scenes=scenes)
     elif mermaid:

@@ -97,7 +97,7 @@ def command(
     if files.figure:
         from tailbite.lab.draw_loop import draw_loop
 
-        files.draw(lambda stem: draw_loop(settings, tallies, record.machine, stem))
+        files.draw_figure(lambda stem: draw_loop(settings, tallies, record.machine, stem))
     if as_json:
         _print_json(settings, tallies, seen, agrees)
     else:

@@ -91,7 +91,7 @@ def command(
     if figure is not None:
         from tailbite.lab.draw_odds import draw_odds
 
-        files.draw(lambda stem: draw_odds(port, ephemeral, reserved, every, clients, stem))
+        files.draw_figure(lambda stem: draw_odds(port, ephemeral, reserved, every, clients, stem))
     if as_json:
         _print_json(seen, every, clients, outage, hosts, simulated)
         return

@@ -60,7 +60,7 @@ def play_natural_demo(narrator: Narrator, settings: DemoSettings) -> Iterator[De
     Act 5 (compare and close) is left out: its TIME-WAIT would stay on the machine for a minute.
     """
     yield _show_natural_dead_port(narrator, settings)
-    client = PlainClient(settings.most_attempts, narrator.count)
+    client = PlainClient(settings.most_attempts, narrator.count_attempts)
     with client:
         yield _reconnect_until_successful(narrator, settings.port, client)
         yield _show_netstat(narrator, settings.port, client)
@@ -71,19 +71,19 @@ def play_natural_demo(narrator: Narrator, settings: DemoSettings) -> Iterator[De
 
 def _show_natural_dead_port(narrator: Narrator, settings: DemoSettings) -> DemoAct:
     title = "A dead port in the ephemeral range"
-    narrator.begin(1, title)
+    narrator.begin_act(1, title)
     ephemeral = settings.ephemeral
-    narrator.show("$ cat /proc/sys/net/ipv4/ip_local_port_range")
-    narrator.show(f"{ephemeral.low}\t{ephemeral.high}")
+    narrator.show_line("$ cat /proc/sys/net/ipv4/ip_local_port_range")
+    narrator.show_line(f"{ephemeral.low}\t{ephemeral.high}")
     dead = not sockets_on(settings.port)
     reachable = settings.port in ephemeral and settings.port % 2 == ephemeral.low % 2
     if reachable:
-        narrator.say(
+        narrator.explain(
             f"Nobody listens on {DEMO_HOST}:{settings.port}. The port lies in the range and has the parity of the "
             f"range's low end ({'odd' if settings.port % 2 else 'even'}): connect(2) chooses such ports first."
         )
     else:
-        narrator.say(
+        narrator.explain(
             f"Port {settings.port} does not have the parity of the range's low end, {ephemeral.low}: connect(2) "
             f"chooses ports of the other parity."
         )
@@ -103,19 +103,19 @@ def _show_natural_dead_port(narrator: Narrator, settings: DemoSettings) -> DemoA
 
 def _show_dead_port(narrator: Narrator, settings: DemoSettings, narrow: PortRange) -> DemoAct:
     title = "A dead port in the ephemeral range"
-    narrator.begin(1, title)
+    narrator.begin_act(1, title)
     write_ephemeral_range(settings.ephemeral)
-    narrator.show("$ cat /proc/sys/net/ipv4/ip_local_port_range")
+    narrator.show_line("$ cat /proc/sys/net/ipv4/ip_local_port_range")
     before = read_ephemeral_range()
-    narrator.show(f"{before.low}\t{before.high}")
-    narrator.say(
+    narrator.show_line(f"{before.low}\t{before.high}")
+    narrator.explain(
         f"Nobody listens on {DEMO_HOST}:{settings.port}, and the kernel may choose {settings.port} as a source port. "
         f"In that range this takes thousands of attempts. Here, in a private network, the range is made two ports "
         f"wide, so that it is certain."
     )
     write_ephemeral_range(narrow)
     after = read_ephemeral_range()
-    narrator.show(f"$ echo '{narrow.low} {narrow.high}' > /proc/sys/net/ipv4/ip_local_port_range")
+    narrator.show_line(f"$ echo '{narrow.low} {narrow.high}' > /proc/sys/net/ipv4/ip_local_port_range")
     dead = not sockets_on(settings.port)
     return DemoAct(
         1,
@@ -134,17 +134,17 @@ def _show_dead_port(narrator: Narrator, settings: DemoSettings, narrow: PortRang
 
 def _reconnect_until_successful(narrator: Narrator, port: int, client: UnguardedClient) -> DemoAct:
     title = "A client reconnects until it is successful"
-    narrator.begin(2, title)
-    connected = client.connect(DEMO_HOST, port, narrator.show)
+    narrator.begin_act(2, title)
+    connected = client.connect(DEMO_HOST, port, narrator.show_line)
     sent = "hello"
     echoed = client.ask(sent) if connected else ""
     if connected:
-        narrator.show(f"{sent}        <- typed")
-        narrator.show(f"{echoed}        <- came back")
-        narrator.say("The client believes that it is connected to a server. It is talking to itself.")
+        narrator.show_line(f"{sent}        <- typed")
+        narrator.show_line(f"{echoed}        <- came back")
+        narrator.explain("The client believes that it is connected to a server. It is talking to itself.")
         measured = f"{client.name}: attempt {client.attempts:,} connected, {echoed!r} came back"
     else:
-        narrator.say(f"No self-connect in {client.attempts:,} attempts.")
+        narrator.explain(f"No self-connect in {client.attempts:,} attempts.")
         measured = f"{client.name}: {client.attempts:,} attempts, none connected"
     return DemoAct(
         2,
@@ -163,7 +163,7 @@ def _reconnect_until_successful(narrator: Narrator, port: int, client: Unguarded
 
 def _show_netstat(narrator: Narrator, port: int, client: UnguardedClient) -> DemoAct:
     title = "What netstat shows"
-    narrator.begin(3, title)
+    narrator.begin_act(3, title)
     sockets = sockets_on(port)
     established = [s for s in sockets if s.is_self_connected and s.state is TcpState.ESTABLISHED]
     listeners = [s for s in sockets if s.state is TcpState.LISTEN]
@@ -171,12 +171,12 @@ def _show_netstat(narrator: Narrator, port: int, client: UnguardedClient) -> Dem
     owned = [s for s in established if client.pid in holders.get(s.inode, ())]
     for sock in established:
         owner = f"{client.pid}/{client.name}" if sock in owned else "-"
-        narrator.show(
+        narrator.show_line(
             f"tcp {sock.receive_queue} {sock.send_queue} {_endpoint_columns(sock)} {sock.state.label:<11} {owner}"
         )
     if established:
         ends = established[0].endpoints
-        narrator.say("One socket is both ends of one connection; there is no listener.")
+        narrator.explain("One socket is both ends of one connection; there is no listener.")
         line = f"{ends.local} {ends.remote} {established[0].state.label}"
     else:
         line = "nothing"
@@ -201,7 +201,7 @@ def _endpoint_columns(sock: TcpSocket) -> str:
 
 def _start_server(narrator: Narrator, port: int) -> DemoAct:
     title = "The real server starts"
-    narrator.begin(4, title)
+    narrator.begin_act(4, title)
     plain, reuse = bind_both_ways(narrator, port)
     return DemoAct(
         4,
@@ -215,15 +215,16 @@ def _start_server(narrator: Narrator, port: int) -> DemoAct:
 
 def _compare_and_close(narrator: Narrator, settings: DemoSettings) -> DemoAct:
     title = "The usual fix: compare the endpoints, close, retry"
-    narrator.begin(5, title)
+    narrator.begin_act(5, title)
     attempts, is_self = _connect_and_close(settings.port)
     if is_self:
-        narrator.say(
+        narrator.explain(
             f"Attempt {attempts} was a self-connect. The client noticed, closed the socket, and would retry."
         )
     left = [s for s in sockets_on(settings.port) if s.state is TcpState.TIME_WAIT]
     for sock in left:
-        narrator.show(f"tcp 0 0 {_endpoint_columns(sock)} {sock.state.label:<11} for {sock.expires_ms / 1000:.0f} s")
+        seconds = sock.expires_ms / 1000
+        narrator.show_line(f"tcp 0 0 {_endpoint_columns(sock)} {sock.state.label:<11} for {seconds:.0f} s")
     closed = time.monotonic()
     plain, reuse = bind_both_ways(narrator, settings.port)
     state = left[0].state.label if left else "nothing"
@@ -242,7 +243,7 @@ def _compare_and_close(narrator: Narrator, settings: DemoSettings) -> DemoAct:
         measured += f"; kept down for {waited:.1f} s"
         shown = shown and waited < TIME_WAIT_LIMIT
     elif left:
-        narrator.say("The socket is gone, and its TIME-WAIT keeps the server down (--full waits, and times it).")
+        narrator.explain("The socket is gone, and its TIME-WAIT keeps the server down (--full waits, and times it).")
     return DemoAct(5, title, "the server still cannot start", measured, shown, tuple(measurements))
 
 
@@ -258,7 +259,7 @@ def _connect_and_close(port: int) -> tuple[int, bool]:
 
 
 def _time_the_outage(narrator: Narrator, port: int, closed: float) -> float:
-    narrator.say("Waiting until the server can start (about a minute) ...")
+    narrator.explain("Waiting until the server can start (about a minute) ...")
     waited = wait_until_bindable(port, closed)
-    narrator.say(f"The server could start {waited:.1f} s after the client had closed its connection.")
+    narrator.explain(f"The server could start {waited:.1f} s after the client had closed its connection.")
     return waited

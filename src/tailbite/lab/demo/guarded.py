@@ -53,26 +53,26 @@ def play_guarded(narrator: Narrator, port: int, attempts: int, *, control: bool 
         control: first prove with a plain socket that the trap is still armed.
     """
     title = "tailbite: the same endless reconnect"
-    narrator.begin(6, title)
+    narrator.begin_act(6, title)
     is_armed = control and _is_armed(port)
     if control:
-        narrator.say(
+        narrator.explain(
             "First a plain socket, to prove that the trap is still armed: it connected to itself, and was reset."
             if is_armed
             else "First a plain socket, to prove that the trap is still armed: it did NOT connect to itself."
         )
-    narrator.show(f"sock = tailbite.create_connection(({DEMO_HOST!r}, {port}))")
-    loop = _GuardedLoop(port, narrator.count)
+    narrator.show_line(f"sock = tailbite.create_connection(({DEMO_HOST!r}, {port}))")
+    loop = _GuardedLoop(port, narrator.count_attempts)
     loop.start()
     loop.wait_for_attempts(attempts)
     left = len(sockets_on(port))
     server = _start_server(port, loop)
-    narrator.say(
+    narrator.explain(
         f"{loop.attempts:,} attempts while the server was down, {loop.self_connects} of them self-connects, "
         f"{left} sockets left on the port. The server's first start: {server.outcome}, "
         f"in {server.seconds * 1000:.1f} ms."
     )
-    narrator.show(f"the client reads: {server.answer!r}")
+    narrator.show_line(f"the client reads: {server.answer!r}")
     return _result(title, loop, server, attempts, left, is_armed=is_armed, control=control)
 
 

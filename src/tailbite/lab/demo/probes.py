@@ -31,7 +31,7 @@ def bind_both_ways(narrator: Narrator, port: int) -> tuple[str, str]:
     for reuse in (False, True):
         outcome = _bind(port, reuse=reuse)
         words = "Address already in use" if outcome == "EADDRINUSE" else outcome
-        narrator.show(f"server{' with SO_REUSEADDR' if reuse else ''}: bind({DEMO_HOST}:{port}): {words}")
+        narrator.show_line(f"server{' with SO_REUSEADDR' if reuse else ''}: bind({DEMO_HOST}:{port}): {words}")
         outcomes.append(outcome)
     return outcomes[0], outcomes[1]
 

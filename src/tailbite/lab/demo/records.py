@@ -60,14 +60,14 @@ class DemoAct:
 class Narrator(Protocol):
     """Presentation of the acts while they happen."""
 
-    def begin(self, number: int, title: str) -> None:
+    def begin_act(self, number: int, title: str) -> None:
         """Announce an act."""
 
-    def say(self, text: str) -> None:
+    def explain(self, text: str) -> None:
         """Explain in prose."""
 
-    def show(self, text: str) -> None:
+    def show_line(self, text: str) -> None:
         """Show a line of a terminal: a command, or output of a program."""
 
-    def count(self, attempts: int) -> None:
+    def count_attempts(self, attempts: int) -> None:
         """Update the number of attempts made so far."""
