@@ -20,7 +20,7 @@ from tailbite.host.explain.checkup import check_host
 from tailbite.host.explain.doctor import ports_to_free
 from tailbite.host.explain.risk import ports_at_risk
 from tailbite.host.see import namespaces
-from tailbite.host.see.scan import scan
+from tailbite.host.see.scan import scan_snapshots
 from tailbite.host.see.snapshot import take_snapshot
 from tailbite.host.sysctl.tree import HOST, is_host_namespace, read_tree
 
@@ -135,7 +135,8 @@ def _plan(wanted: str, explicit: FixRequest | None, services: tuple[Service, ...
     except namespaces.UnknownNamespace as error:
         raise click.BadParameter(str(error), param_hint="--netns") from None
     if explicit is not None:
-        shots, seen = [take_snapshot(place) for place in places], scan(places)
+        shots = [take_snapshot(place) for place in places]
+        seen = scan_snapshots(shots)
         wishes = dict.fromkeys(places, explicit)
         not_visible = tuple(
             dict.fromkeys((*not_visible, *seen.not_visible, *(item for shot in shots for item in shot.not_visible)))

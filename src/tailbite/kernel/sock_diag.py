@@ -106,7 +106,13 @@ class SockDiag:
         """
         program = b"" if local_port is None else local_port_is(local_port)
         wanted = frozenset(states)
-        return self._settled(lambda: self.dump(wanted, program=program))
+
+        def both() -> Iterator[TcpSocket]:
+            request = encode_old_request(wanted, program)
+            for message in self._netlink.dump(TCPDIAG_GETSOCK, request, "listing TCP sockets"):
+                yield decode(message.payload)
+
+        return self._first_accepted(both, lambda: self.dump(wanted, program=program))
 
     def self_connects(self, ephemeral: PortRange | None = None) -> Listing:
         """List every self-connected socket, whatever its port, family and state.
@@ -129,20 +135,23 @@ class SockDiag:
             for family in _FAMILIES:
                 yield from self._scan(SOCK_DIAG_BY_FAMILY, encode_request(family, CONNECTION_STATES, program=program))
 
-        # A kernel without the old request or without filters (or an emulation of one) refuses at once.
-        for ask in (both, lambda: each(program)):
-            try:
-                return self._settled(ask)
-            except NetlinkError as error:
-                if error.errno not in _REFUSALS:
-                    raise
-        return self._settled(lambda: each(b""))
+        return self._first_accepted(both, lambda: each(program), lambda: each(b""))
 
     def _scan(self, kind: int, request: bytes) -> Iterator[TcpSocket]:
         for message in self._netlink.dump(kind, request, "looking for self-connected sockets", self_connect_offsets):
             found = decode(message.payload)
             if found.is_self_connected:
                 yield found
+
+    def _first_accepted(self, *ways: Callable[[], Iterable[TcpSocket]]) -> Listing:
+        """Use the first way that this kernel has: one without the old request or without filters refuses at once."""
+        for list_sockets in ways[:-1]:
+            try:
+                return self._settled(list_sockets)
+            except NetlinkError as error:
+                if error.errno not in _REFUSALS:
+                    raise
+        return self._settled(ways[-1])
 
     def _settled(self, list_sockets: Callable[[], Iterable[TcpSocket]]) -> Listing:
         attempt = 0

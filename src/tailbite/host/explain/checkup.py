@@ -11,7 +11,7 @@ from tailbite.host.explain.doctor import examine_kernel, examine_namespace
 from tailbite.host.explain.subject import Subject
 from tailbite.host.see.abilities import kernel_abilities, port_selection
 from tailbite.host.see.processes import find_holders
-from tailbite.host.see.scan import scan
+from tailbite.host.see.scan import scan_snapshots
 from tailbite.host.see.snapshot import take_snapshot
 from tailbite.host.sysctl.tree import HOST, is_host_namespace, read_tree
 
@@ -70,11 +70,11 @@ def check_host(
     """
     taken = time.time()
     unseen = list(not_visible)
-    seen = scan(places)
-    unseen += seen.not_visible
     shots = [take_snapshot(place) for place in places]
+    seen = scan_snapshots(shots)
+    unseen += seen.not_visible
     owners, not_seen = find_holders(one for shot in shots for one in shot.listeners)
-    unseen += [item for shot in shots for item in shot.not_visible] + list(not_seen)
+    unseen += not_seen
     subjects = []
     findings: list[Finding] = []
     able = kernel_abilities()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tailbite.host.see.records import NotVisible
 from tailbite.kernel.sock_diag import SockDiag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import TypeVar
 
     from tailbite.kernel.sock_diag import Listing, TcpSocket
+    from tailbite.kernel.tcp_info import TcpInfo
 
     T = TypeVar("T")
 
@@ -53,3 +55,10 @@ class Inspection:
                 NotVisible(what, "they changed faster than they could be listed, so one may be missing")
             )
         return listing.sockets
+
+    def read_traffic(self, sockets: Sequence[TcpSocket]) -> tuple[TcpInfo | None, ...]:
+        """Return the counters of each socket of the calling thread's namespace; None for one in TIME-WAIT."""
+        if not sockets:
+            return ()
+        with SockDiag() as diag:
+            return tuple(self.read("the traffic", partial(diag.traffic, one)) for one in sockets)

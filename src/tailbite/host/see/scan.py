@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tailbite.errors import NetlinkError
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.records import NotVisible
+from tailbite.host.see.usage import read_usage, usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import read_ephemeral_range
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
     from tailbite.core.ports import PortRange
     from tailbite.host.see.records import Namespace, Process
+    from tailbite.host.see.snapshot import Snapshot
     from tailbite.kernel.sock_diag import TcpSocket
     from tailbite.kernel.tcp_info import TcpInfo
 
-__all__ = ["Destruction", "Scan", "Sighting", "destroy_self_connects", "scan"]
+__all__ = ["Destruction", "Scan", "Sighting", "destroy_self_connects", "scan", "scan_snapshots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,10 @@ def scan(namespaces: Iterable[Namespace], not_visible: Iterable[NotVisible] = ()
     unseen = list(not_visible)
     places = []
     for namespace in namespaces:
+        usage = read_usage(namespace)
+        if usage is not None and usage.is_empty:
+            places.append(namespace)
+            continue
         try:
             found, not_found = call_in_namespace(namespace, partial(_look, namespace))
         except OSError as error:
@@ -96,28 +102,44 @@ def scan(namespaces: Iterable[Namespace], not_visible: Iterable[NotVisible] = ()
         places.append(namespace)
         sightings += found
         unseen += not_found
-    if sightings:
-        from tailbite.host.see.processes import (
-            find_holders,  # with psutil: only a host that has something waits for it
-        )
+    return _with_owners(Scan(taken, tuple(places), tuple(sightings), tuple(unseen)))
 
-        owners, not_seen = find_holders(one.socket for one in sightings)
-        unseen += not_seen
-        sightings = [replace(one, owners=owners.get(one.socket.inode, ())) for one in sightings]
-    return Scan(taken, tuple(places), tuple(sightings), tuple(unseen))
+
+def scan_snapshots(snapshots: Iterable[Snapshot]) -> Scan:
+    """Return the scan that snapshots taken just now contain, without listing the sockets again."""
+    taken = time.time()
+    places: list[Namespace] = []
+    sightings: list[Sighting] = []
+    unseen: list[NotVisible] = []
+    for shot in snapshots:
+        unseen += shot.not_visible
+        if shot.ephemeral is not None:
+            places.append(shot.namespace)
+        found = zip(shot.self_connects, shot.traffic, strict=True)
+        sightings += [Sighting(shot.namespace, socket, traffic) for socket, traffic in found]
+    return _with_owners(Scan(taken, tuple(places), tuple(sightings), tuple(unseen)))
+
+
+def _with_owners(found: Scan) -> Scan:
+    if not found.sightings:
+        return found
+    from tailbite.host.see.processes import find_holders  # only a host that has something pays for the import
+
+    owners, not_seen = find_holders(one.socket for one in found.sightings)
+    sightings = tuple(replace(one, owners=owners.get(one.socket.inode, ())) for one in found.sightings)
+    return replace(found, sightings=sightings, not_visible=found.not_visible + tuple(not_seen))
 
 
 def _look(namespace: Namespace) -> tuple[list[Sighting], list[NotVisible]]:
     inspection = Inspection()
+    usage = usage_here()  # of a namespace that could not be read from outside
+    if usage is not None and usage.is_empty:
+        return [], []
     sockets = inspection.list_sockets(
         f"the sockets of {namespace}", lambda diag: diag.self_connects(_ephemeral_range())
     )
-    if not sockets:
-        return [], inspection.not_visible
-    with SockDiag() as diag:
-        found = [
-            Sighting(namespace, one, inspection.read("the traffic", partial(diag.traffic, one))) for one in sockets
-        ]
+    traffic = inspection.read_traffic(sockets)
+    found = [Sighting(namespace, *pair) for pair in zip(sockets, traffic, strict=True)]
     return found, inspection.not_visible
 
 

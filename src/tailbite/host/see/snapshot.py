@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.records import NotVisible
+from tailbite.host.see.usage import usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tailbite.core.ports import PortRange, PortSet
     from tailbite.host.see.records import Namespace
     from tailbite.kernel.sock_diag import TcpSocket
+    from tailbite.kernel.tcp_info import TcpInfo
 
 __all__ = ["SYSCTLS", "Snapshot", "Sysctl", "take_snapshot"]
 
@@ -53,6 +55,7 @@ class Snapshot:
         listeners: every listening socket.
         bound: sockets that are bound, neither listening nor connected (visible since Linux 6.8).
         not_visible: what could not be looked at.
+        traffic: the counters of each of the self-connects; None for one in TIME-WAIT.
     """
 
     namespace: Namespace
@@ -64,6 +67,7 @@ class Snapshot:
     listeners: tuple[TcpSocket, ...]
     bound: tuple[TcpSocket, ...]
     not_visible: tuple[NotVisible, ...] = ()
+    traffic: tuple[TcpInfo | None, ...] = ()
 
     @property
     def held(self) -> tuple[TcpSocket, ...]:
@@ -92,16 +96,25 @@ def take_snapshot(namespace: Namespace) -> Snapshot:
 def _take_here(namespace: Namespace) -> Snapshot:
     inspection = Inspection()
     ephemeral = inspection.read("the ephemeral port range", read_ephemeral_range)
+    usage = usage_here()
+    connected: tuple[TcpSocket, ...] = ()
+    if usage is None or not usage.is_empty:
+        connected = inspection.list_sockets("the self-connected sockets", lambda diag: diag.self_connects(ephemeral))
+    # Listening and bound sockets are in tables of their own: one dump of both does not walk that of the connections.
+    states = [TcpState.LISTEN] if usage is None or usage.in_use else []
+    states += [TcpState.BOUND_INACTIVE] if usage is None or usage.sockets else []
+    others: tuple[TcpSocket, ...] = ()
+    if states:
+        others = inspection.list_sockets("the listening and bound sockets", lambda diag: diag.listing(states))
     return Snapshot(
         namespace=namespace,
         taken=time.time(),
         ephemeral=ephemeral,
         reserved=inspection.read("the reserved ports", read_reserved_ports),
         sysctls=tuple(Sysctl(name, read_sysctl(name)) for name in SYSCTLS),
-        self_connects=inspection.list_sockets(
-            "the self-connected sockets", lambda diag: diag.self_connects(ephemeral)
-        ),
-        listeners=inspection.list_sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,))),
-        bound=inspection.list_sockets("the bound sockets", lambda diag: diag.listing((TcpState.BOUND_INACTIVE,))),
+        self_connects=connected,
+        listeners=tuple(one for one in others if one.state is TcpState.LISTEN),
+        bound=tuple(one for one in others if one.state is TcpState.BOUND_INACTIVE),
+        traffic=inspection.read_traffic(connected),
         not_visible=tuple(inspection.not_visible),
     )

@@ -1,0 +1,45 @@
+"""The number of TCP sockets in a namespace, without entering it: most namespaces of a busy node have none."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from tailbite.kernel.procfs import PROC
+from tailbite.kernel.sockstat import TcpUsage, read_tcp_usage
+
+if TYPE_CHECKING:
+    from tailbite.host.see.records import Namespace
+
+__all__ = ["read_usage", "usage_here"]
+
+
+def read_usage(namespace: Namespace) -> TcpUsage | None:
+    """Return the counts of a namespace; None if only an inspection can tell.
+
+    A namespace without a process (``ip netns add``) has no folder below /proc to read them from, and a process may
+    have ended, or changed its namespace, since the namespaces were listed.
+    """
+    if namespace.is_own:
+        return usage_here()
+    if not namespace.pids:
+        return None
+    folder = f"{PROC}/{namespace.pids[0]}"
+    usage = _read(folder)
+    try:
+        is_the_same = os.readlink(f"{folder}/ns/net") == f"net:[{namespace.inode}]"  # noqa: PTH115
+    except OSError:
+        return None
+    return usage if is_the_same else None
+
+
+def usage_here() -> TcpUsage | None:
+    """Return the counts of the calling thread's namespace; None if they cannot be read."""
+    return _read(f"{PROC}/thread-self")
+
+
+def _read(folder: str) -> TcpUsage | None:
+    try:
+        return read_tcp_usage(folder)
+    except (OSError, ValueError):
+        return None
