@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import tailbite
 from tailbite._version import __version__
 from tailbite.cli.front import COMMANDS
 
@@ -69,11 +70,19 @@ def test_a_full_disk_is_one_sentence(arguments: list[str]) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_without_the_cli_extra_a_sentence_says_what_to_install() -> None:
+def test_without_the_commands_libraries_a_sentence_says_how_to_install_them() -> None:
     code = "import sys; sys.modules['click'] = None; from tailbite.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 4
-    assert "pip install 'tailbite[cli]'" in done.stderr
+    assert "click is missing; install it with: pip install 'tailbite[cli]'" in done.stderr
+
+
+def test_the_version_needs_no_option_parser() -> None:
+    code = (
+        "import sys; sys.modules['click'] = None; sys.argv[1:] = ['--version']; from tailbite.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"tailbite {tailbite.__version__}\n")
 
 
 def loaded(code: str) -> set[str]:

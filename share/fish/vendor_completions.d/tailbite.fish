@@ -35,6 +35,8 @@ complete -c tailbite -n '__tailbite_at exactly' -a fix -d 'Show the remedies as 
 complete -c tailbite -n '__tailbite_at exactly' -a host-guard -d 'Refuse every self-connect of this host in the kernel, whoever makes it'
 complete -c tailbite -n '__tailbite_at exactly' -a audit -d 'Run a client where it must connect to itself, and tell what it does'
 complete -c tailbite -n '__tailbite_at exactly' -a lab -d 'Measure why it happens, how often, and which strategy helps'
+complete -c tailbite -n '__tailbite_at exactly' -a completion -d 'Print the completions for bash, zsh or fish'
+complete -c tailbite -n '__tailbite_at exactly' -a man -d 'Show the man page'
 complete -c tailbite -n '__tailbite_at exactly' -l version -d 'Show the version and exit'
 complete -c tailbite -n '__tailbite_at exactly' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside demo' -l port -r -f -d 'The dead port'
@@ -186,3 +188,7 @@ complete -c tailbite -n '__tailbite_at inside lab cures' -l from -r -F -d 'Use t
 complete -c tailbite -n '__tailbite_at inside lab cures' -l figure -r -F -d 'Draw NAME.svg and NAME.png (needs the '\''lab'\'' extra)'
 complete -c tailbite -n '__tailbite_at inside lab cures' -l json -d 'Print the result as one JSON object'
 complete -c tailbite -n '__tailbite_at inside lab cures' -s h -l help -d 'Show this message and exit'
+complete -c tailbite -n '__tailbite_at inside completion' -s h -l help -d 'Show this message and exit'
+complete -c tailbite -n '__tailbite_at inside completion' -f -a "'bash' 'fish' 'zsh'"
+complete -c tailbite -n '__tailbite_at inside man' -l raw -d 'Print its source (roff), to be saved as tailbite.8'
+complete -c tailbite -n '__tailbite_at inside man' -s h -l help -d 'Show this message and exit'

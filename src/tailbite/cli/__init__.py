@@ -1,6 +1,7 @@
 """The command line: one module per command, imported only when that command runs.
 
-``main`` is the entry point of the wheel, so it must work without the ``cli`` extra: it says what to install.
+``main`` is the entry point of the wheel. Where the libraries of the command are missing (``pip install --no-deps``),
+it says how to install them.
 """
 
 from __future__ import annotations
@@ -39,13 +40,17 @@ def _main() -> int:
         from tailbite.cli.run_program import run
 
         return run(tuple(sys.argv[3:]))
+    if sys.argv[1:] == ["--version"]:
+        from tailbite._version import __version__
+
+        print(f"tailbite {__version__}")  # noqa: T201
+        return 0
     try:
         import click  # noqa: F401
-    except ImportError:
-        print(  # noqa: T201
-            "tailbite: the command line needs the 'cli' extra; install it with: pip install 'tailbite[cli]'",
-            file=sys.stderr,
-        )
+    except ImportError as error:
+        from tailbite._extras import how_to_install
+
+        print(f"tailbite: {error.name} is missing; install it with: {how_to_install('cli')}", file=sys.stderr)  # noqa: T201
         return 4
     from tailbite.cli.group import tailbite
 

@@ -18,6 +18,8 @@ COMMANDS = {
     "host-guard": ("tailbite.cli.host_guard", "Refuse every self-connect of this host, by a firewall rule."),
     "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
     "lab": ("tailbite.cli.lab.group", "Measure why, how often, and which cure; draw it."),
+    "completion": ("tailbite.cli.completion", "Print the completions for bash, zsh or fish."),
+    "man": ("tailbite.cli.man", "Show the man page."),
 }
 
 ABOUT = """\

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from tailbite._extras import missing
 from tailbite.cli.output import Unsupported, note
 from tailbite.lab.record import NotARecord, Record, read_record, write_record
 
@@ -78,7 +79,7 @@ class Files:
         """Fail before the measurement if its files could not be written, or if options contradict --from."""
         if self.figure is not None:
             if find_spec("matplotlib") is None or find_spec("numpy") is None:
-                raise Unsupported("figures need the 'lab' extra; install it with: pip install 'tailbite[lab]'")
+                raise Unsupported(missing("figures", "lab"))
             check_folder(self.figure)
         if self.data is not None:
             check_folder(self.data)

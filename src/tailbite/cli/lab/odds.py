@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tailbite._extras import how_to_install
 from tailbite.cli.lab.files import FIGURE, Files
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.cli.params import DURATION, PORTS, RANGE, WHOLE
@@ -124,7 +125,7 @@ def _simulate(
     attempts: int,
 ) -> int | None:
     if find_spec("numpy") is None:
-        note("the hosts are calculated, not simulated; to simulate them as well: pip install 'tailbite[lab]'")
+        note(f"the hosts are calculated, not simulated; to simulate them as well: {how_to_install('lab')}")
         return None
     if hosts * attempts > _SIMULATED_DRAWS:
         note("the hosts are calculated, not simulated: so many attempts would take too long")
