@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from support.abilities import has_ability
 from support.isolation import worker_command
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel import namespace
@@ -27,8 +28,22 @@ pytest_plugins = ["pytester"]
 CI = os.environ.get("CI", "").lower() == "true"
 _no_network: str | None = None
 
-settings.register_profile("tailbite", deadline=None)  # two noisy cores: a slow example is no bug
-settings.load_profile("tailbite")
+# A slow example on a busy machine is not a bug. In CI every run tries the same examples, so that a failure is the
+# change's own; at home each run tries new ones, and prints how to repeat one that failed.
+settings.register_profile("home", deadline=None, print_blob=True)
+settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+settings.load_profile("ci" if CI else "home")
+
+TAKE_LONG = (
+    "tests/audit/test_known_clients.py",
+    "tests/audit/test_recovery.py",
+    "tests/testkit/",
+    "tests/cli/test_lab.py",
+    "tests/audit/",
+    "tests/guards/program/",
+    "tests/cli/",
+)
+"""Files whose tests wait for the kernel or start many processes: they come first, so that no worker ends alone."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,10 +57,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start two workers for each core: half of the longest tests only wait."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(specs: list[Any]) -> None:
     """Start each xdist worker in a PID namespace of its own, where the system allows one."""
     for spec in specs:
         spec.python = spec.python or worker_command()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((index for index, path in enumerate(TAKE_LONG) if item.nodeid.startswith(path)), len(TAKE_LONG))
+
+    items.sort(key=place)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for name in (name for mark in item.iter_markers("needs") for name in mark.args):
+        if _no_network:
+            pytest.skip(_no_network)
+        if not has_ability(name):
+            (pytest.fail if CI else pytest.skip)(f"this kernel lacks {name}")
 
 
 @pytest.fixture
@@ -73,28 +109,13 @@ def peer() -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for ``localhost`` with its key, in one PEM file; made by the openssl program."""
+    """Make a self-signed certificate for ``localhost`` with its key, in one PEM file, with the openssl program."""
     folder = tmp_path_factory.mktemp("tls")
-    pem = folder / "both.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    pem.write_text((folder / "key.pem").read_text() + (folder / "certificate.pem").read_text())
+    pem, key, own = folder / "both.pem", folder / "key.pem", folder / "certificate.pem"
+    make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(own)]
+    subprocess.run([find_peer("openssl"), *make.split(), *names], check=True, capture_output=True)
+    pem.write_text(key.read_text() + own.read_text())
     return pem
 
 

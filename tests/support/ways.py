@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import find_peer
 from support.trap import Trap, leftovers, server_can_bind
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ def certain_trap(means: str, host: str, source: tuple[str, int] | None) -> Itera
 
 
 def _add_own_address() -> None:
-    subprocess.run(["ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1"], check=True)
-    subprocess.run(f"ip addr add {VETH}/24 dev v0".split(), check=True)
-    for end in ("v0", "v1"):
-        subprocess.run(f"ip link set {end} up".split(), check=True)
+    ip = find_peer("ip")
+    for words in (
+        "link add v0 type veth peer name v1",
+        f"addr add {VETH}/24 dev v0",
+        "link set v0 up",
+        "link set v1 up",
+    ):
+        subprocess.run([ip, *words.split()], check=True)

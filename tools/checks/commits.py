@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,8 @@ def subjects(root: Path) -> Iterator[Offence]:
 
 
 def _log(root: Path) -> Iterator[tuple[str, str]]:
+    if shutil.which("git") is None or not (root / ".git").exists():
+        return
     command = ["git", "-C", str(root), "log", "--no-merges", "--format=%h%x09%s"]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     lines = [line.split("\t", 1) for line in result.stdout.splitlines() if "\t" in line]

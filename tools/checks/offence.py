@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -37,10 +38,21 @@ class Offence:
 
 @cache
 def tracked(root: Path) -> tuple[Path, ...]:
-    """Return the files of the repository that exist: tracked ones, and new ones that are not ignored."""
+    """Return the files of the repository that exist: tracked ones, and new ones that are not ignored.
+
+    Without git, or in an unpacked archive: all files outside hidden folders and caches.
+    """
     command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return tuple(sorted(path for name in set(listing.split("\0")) if name and (path := root / name).is_file()))
+    if shutil.which("git") and (root / ".git").exists():
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return tuple(sorted(path for name in set(listing.split("\0")) if name and (path := root / name).is_file()))
+    inside = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return tuple(sorted(path for path in inside if not _is_hidden(path.relative_to(root))))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Tell whether a folder on the way is hidden, such as .venv; .ci is ours."""
+    return any(part.startswith(".") and part != ".ci" for part in path.parts[:-1])
 
 
 def modules(root: Path, *folders: str) -> Iterator[tuple[str, Path]]:

@@ -1,0 +1,184 @@
+"""Abilities of the running kernel that tests need, each asked of the kernel itself and never read off its release.
+
+``@pytest.mark.needs("SOCK_DESTROY")`` skips a test visibly where the kernel lacks the ability; with ``CI=true`` it
+fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from functools import cache
+from typing import TYPE_CHECKING
+
+from support.trap import PORT
+from tailbite.kernel import namespace
+from tailbite.kernel.sock_diag import SockDiag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["ABILITIES", "has_ability"]
+
+
+def has_ability(name: str) -> bool:
+    """Tell whether the running kernel has an ability of :data:`ABILITIES`.
+
+    Raises:
+        LookupError: there is no ability of that name; the error lists them.
+    """
+    if name not in ABILITIES:
+        raise LookupError(f"{name!r} is not an ability; there are {', '.join(sorted(ABILITIES))}")
+    return ABILITIES[name]()
+
+
+@cache
+def _ip_local_port_range() -> bool:
+    with socket.socket() as sock:
+        return _allowed(lambda: sock.setsockopt(socket.IPPROTO_IP, 51, 0))
+
+
+@cache
+def _so_netns_cookie() -> bool:
+    with socket.socket() as sock:
+        return _allowed(lambda: sock.getsockopt(socket.SOL_SOCKET, 71, 8))
+
+
+@cache
+def _sock_destroy() -> bool:
+    """Destroy an established self-connect."""
+    with namespace.fresh_network(), _self_connected():
+        return _allowed(_destroy_all)
+
+
+@cache
+def _sock_destroy_time_wait() -> bool:
+    """Destroy the TIME-WAIT that an ordinary close leaves; Linux refuses it up to 5.10 at least."""
+    with namespace.fresh_network():
+        with _self_connected():
+            pass
+        return _allowed(_destroy_all)
+
+
+@cache
+def _bound_sockets_listed() -> bool:
+    """Find a socket that is bound and does not listen in a dump (Linux 6.8)."""
+    with namespace.fresh_network(), socket.socket() as sock, SockDiag() as diag:
+        sock.bind(("127.0.0.1", PORT))
+        return any(listed.endpoints.local.port == PORT for listed in diag.dump())
+
+
+@cache
+def _pidfd_getfd() -> bool:
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        copy = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, pidfd, 0)
+        if copy >= 0:
+            os.close(copy)
+        return bool(copy >= 0)
+    finally:
+        os.close(pidfd)
+
+
+@cache
+def _seccomp_listener() -> bool:
+    """Ask for the sizes of seccomp's notifications (SECCOMP_GET_NOTIF_SIZES, Linux 5.0)."""
+    sizes = ctypes.create_string_buffer(6)
+    return bool(ctypes.CDLL(None).syscall(317, 3, 0, sizes) == 0)
+
+
+@cache
+def _duplicate_sack() -> bool:
+    """Capture a self-connect: newer kernels put a SACK option (RFC 2883) into its third segment."""
+    with namespace.fresh_network(), socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) as capture:
+        with _self_connected(abort=True):
+            pass
+        capture.settimeout(1)
+        packets = [capture.recv(200) for _ in range(6)]  # each of three segments, as it leaves and as it arrives
+        return any(_has_sack_option(packet[20:]) for packet in packets)
+
+
+@cache
+def _xt_bpf_through_nftables() -> bool:
+    return _takes_bpf_rule("iptables-nft")
+
+
+@cache
+def _xt_bpf_through_legacy() -> bool:
+    return _takes_bpf_rule("iptables-legacy")
+
+
+@cache
+def _nftables() -> bool:
+    nft = shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if nft is None:
+        return True  # the test asks for the program, and says that it is missing
+    with namespace.fresh_network():
+        return subprocess.run([nft, "add", "table", "ip", "probe"], check=False, capture_output=True).returncode == 0
+
+
+ABILITIES: dict[str, Callable[[], bool]] = {
+    "BOUND_SOCKETS_LISTED": _bound_sockets_listed,
+    "DUPLICATE_SACK": _duplicate_sack,
+    "IP_LOCAL_PORT_RANGE": _ip_local_port_range,
+    "NFTABLES": _nftables,
+    "PIDFD_GETFD": _pidfd_getfd,
+    "SECCOMP_LISTENER": _seccomp_listener,
+    "SOCK_DESTROY": _sock_destroy,
+    "SOCK_DESTROY_TIME_WAIT": _sock_destroy_time_wait,
+    "SO_NETNS_COOKIE": _so_netns_cookie,
+    "XT_BPF_LEGACY": _xt_bpf_through_legacy,
+    "XT_BPF_NFT": _xt_bpf_through_nftables,
+}
+
+
+def _allowed(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except OSError:
+        return False
+    return True
+
+
+def _has_sack_option(segment: bytes) -> bool:
+    """Look for the option of kind 5 (SACK, RFC 2018) in a TCP header."""
+    options = segment[20 : (segment[12] >> 4) * 4]
+    at = 0
+    while at < len(options) and options[at] != 0:
+        if options[at] == 5:
+            return True
+        at += 1 if options[at] == 1 else max(options[at + 1], 2)
+    return False
+
+
+@contextlib.contextmanager
+def _self_connected(*, abort: bool = False) -> Iterator[None]:
+    """Hold a connection of PORT to itself."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", PORT))
+        sock.connect(("127.0.0.1", PORT))
+        if abort:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        yield
+
+
+def _destroy_all() -> None:
+    with SockDiag() as diag:
+        for listed in list(diag.dump()):
+            if listed.endpoints.local.port == PORT:
+                diag.destroy(listed)
+
+
+def _takes_bpf_rule(program: str) -> bool:
+    path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        return True  # the test asks for the program, and says that it is missing
+    rule = [path, "-w", "5", "-I", "INPUT", "-m", "bpf", "--bytecode", "1,6 0 0 0", "-j", "ACCEPT"]
+    with namespace.fresh_network():
+        environment = {**os.environ, "XTABLES_LOCKFILE": "/dev/null"}
+        return subprocess.run(rule, check=False, capture_output=True, env=environment).returncode == 0
