@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test setup dev lint bench figures measure man clean peers matrix
+.PHONY: demo test setup dev lint bench figures measure man clean peers matrix dist try-packages
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -81,6 +81,14 @@ peers: dev
 # It goes on where it was interrupted.
 matrix: dev
 	TAILBITE_PEERS=$(CURDIR)/.peers $(BIN)/python tools/matrix.py
+
+# What is released: both wheels, the source, the single file, and the packages for Debian and RPM systems.
+dist: dev
+	PYTHONPATH=tools $(BIN)/python -m dist
+
+# The packages installed, used, upgraded and removed in a Debian of their own (root, mmdebstrap, Debian's archive).
+try-packages: dev
+	PYTHONPATH=tools $(BIN)/python -m dist.try_packages $(TRY_ARGS)
 
 clean:
 	rm -rf $(VENV) .peers .matrix.jsonl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

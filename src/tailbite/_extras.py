@@ -1,4 +1,4 @@
-"""How to install an optional part of tailbite, in the words that fit how tailbite itself was installed.
+"""Installation advice for the optional parts of tailbite, in the words that fit how tailbite itself was installed.
 
 ``pip install`` is the wrong advice where pipx or uv keeps tailbite in an environment of its own, where the system's
 package manager owns Python (PEP 668), and where tailbite is a single file. Owns that choice; knows nothing of
