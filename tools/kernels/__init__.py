@@ -1,0 +1,1 @@
+"""Booting kernels of other releases and running the product on them."""

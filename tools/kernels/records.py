@@ -1,0 +1,59 @@
+"""Records of the kernel runs: a kernel to boot, and one cell of the page."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["KERNELS", "Cell", "Kernel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel that Debian packages and a machine without privileges can boot.
+
+    Attributes:
+        name: its name on the command line of the tool, and the key of its results.
+        way: "uml" (User Mode Linux, a process of the host) or "vm" (qemu without KVM).
+        suite: the Debian suite that has its package.
+        package: the package; for "vm" the beginning of its name, the newest one is taken.
+        why: what it stands for.
+    """
+
+    name: str
+    way: str
+    suite: str
+    package: str
+    why: str
+
+
+KERNELS = (
+    Kernel("uml-5.10", "uml", "bullseye", "user-mode-linux", "Debian 11 of 2021; no port range option"),
+    Kernel("uml-6.1", "uml", "bookworm", "user-mode-linux", "Debian 12; the option is backported"),
+    Kernel("uml-6.12", "uml", "trixie", "user-mode-linux", "Debian 13"),
+    Kernel("uml-7", "uml", "sid", "user-mode-linux", "Debian's development"),
+    Kernel("vm-5.10", "vm", "bullseye-security", "linux-image-5.10", "Debian 11 with its security updates"),
+    Kernel("vm-6.1", "vm", "bookworm", "linux-image-6.1", "Debian 12 as clouds run it"),
+    Kernel("vm-6.12", "vm", "trixie", "linux-image-6.12", "Debian 13 as clouds run it"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One command, trap or test suite on one kernel.
+
+    Attributes:
+        row: what was run, the row of the page.
+        outcome: "ok", "fault" or "not run".
+        detail: figures, or the reason.
+        seconds: how long it took in the booted kernel.
+    """
+
+    row: str
+    outcome: str
+    detail: str
+    seconds: float = 0.0
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return asdict(self)
