@@ -11,6 +11,7 @@
     ├── CatalogueError         (ValueError)              a file of clients to audit is not as it must be
     ├── NotReadyError          (TimeoutError)            servers that were waited for did not come in time
     ├── NamespaceUnavailable   (OSError)                 this system does not let us make a namespace
+    ├── GuardError             (RuntimeError)            guard() could not be switched on
     ├── FirewallError          (OSError)                 a firewall command failed, or is not there
     └── NetlinkError           (OSError)                 the kernel answered a netlink request with an error
 
@@ -52,6 +53,7 @@ __all__ = [
     "CatalogueError",
     "FirewallError",
     "GaveUpError",
+    "GuardError",
     "NamespaceUnavailable",
     "NetlinkError",
     "NotReadyError",
@@ -312,6 +314,19 @@ class NetlinkError(TailbiteError, OSError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (NetlinkError, (self.errno, self.request))
+
+
+class GuardError(TailbiteError, RuntimeError):
+    """``tailbite.guard()`` could not be switched on: an audit hook of this process forbids further audit hooks.
+
+    Python adds no hook that an earlier one objects to, and says nothing (PEP 578). Nothing is guarded then.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "guard() is not on: an audit hook of this process forbids further audit hooks. Call tailbite.guard() "
+            "before that hook is added, or start the program under `tailbite run`."
+        )
 
 
 class FirewallError(TailbiteError, OSError):

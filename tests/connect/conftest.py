@@ -1,4 +1,4 @@
-"""Both preventions for the tests of the shells."""
+"""Both means for the tests of the shells."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from tailbite.connect import facts
 
 
-@pytest.fixture(params=["steered", "bind-and-look"])
+@pytest.fixture(params=["steered", "reset"])
 def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both preventions: this kernel's, and the one for kernels before 6.3 and for other systems."""
-    if request.param == "bind-and-look":
+    """Both means: IP_LOCAL_PORT_RANGE, and the one for kernels and systems without it."""
+    if request.param == "reset":
         monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
         monkeypatch.setattr(facts, "_known", {})
     return str(request.param)

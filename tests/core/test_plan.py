@@ -52,13 +52,14 @@ def test_each_means_is_chosen_where_it_is_enough(
     elif steerable and len(ephemeral) > 1:
         assert made.means is Means.STEER
     else:
-        assert made.means is Means.BIND
-    assert made.is_certain == (made.means is not Means.CHECK)
+        assert made.means is Means.RESET
+    assert made.is_certain == (made.means in (Means.NOTHING, Means.STEER))
+    assert made.has_other_port == (bound != 0 or ephemeral != PortRange(port, port))
 
 
 @given(port=ports, steerable=st.booleans())
 def test_an_unknown_range_is_never_trusted(port: int, steerable: bool) -> None:
-    assert plan(port, 0, HostFacts(None, steerable)).means is Means.BIND
+    assert plan(port, 0, HostFacts(None, steerable)).means is Means.RESET
 
 
 def test_what_would_be_to_itself() -> None:

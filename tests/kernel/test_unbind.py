@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from support.trap import PORT, leftovers
 from tailbite.core.ports import PortRange
+from tailbite.kernel.sockaddr import pack_sockaddr
 from tailbite.kernel.sysctl import write_ephemeral_range, write_sysctl
-from tailbite.kernel.unbind import unbind_chosen_port
+from tailbite.kernel.unbind import source_address, unbind_chosen_port
 
 HOSTS = ["127.0.0.1", "0.0.0.0", "127.0.0.9", "::1", "::", "::ffff:127.0.0.1"]
 
@@ -100,3 +102,18 @@ def test_a_socket_of_another_protocol_is_not_touched(tmp_path: Path) -> None:
             unbind_chosen_port(other)
         assert refused.value.errno == errno.EPROTONOSUPPORT
         assert other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
+
+
+@pytest.mark.usefixtures("network")
+def test_the_source_address_is_asked_without_sending_anything() -> None:
+    subprocess.run(["ip", "addr", "add", "10.93.0.1/32", "dev", "lo"], check=True)
+    for host, source in (("127.0.0.1", "127.0.0.1"), ("10.93.0.1", "10.93.0.1"), ("127.0.0.9", "127.0.0.1")):
+        with socket.create_server((host, PORT)) as server, socket.socket() as sock:
+            server.setblocking(False)
+            assert source_address(sock, pack_sockaddr(socket.AF_INET, (host, PORT))) == source
+            with pytest.raises(BlockingIOError):
+                server.accept()
+            sock.connect((host, PORT))
+            server.accept()[0].close()
+    with socket.socket() as sock, pytest.raises(OSError):
+        source_address(sock, pack_sockaddr(socket.AF_INET, ("198.51.100.1", PORT)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tailbite.core.address import Endpoint, FourTuple
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket
-from tailbite.kernel.sockopt import abort
+from tailbite.kernel.sockopt import abort, leave_port_to_connect
 from tailbite.kernel.sysctl import write_ephemeral_range
 
 PORT = 32246
@@ -31,11 +31,13 @@ class Trap:
         write_ephemeral_range(PortRange(low, low + 1))
         return self
 
-    def springs(self, host: str = "127.0.0.1", source: str | None = None) -> bool:
+    def springs(self, host: str = "127.0.0.1", source: str | None = None, *, leaves_port: bool = False) -> bool:
         """The control: a plain socket. True if it connected to itself; leaves nothing behind."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family)
         try:
+            if leaves_port:
+                leave_port_to_connect(sock)
             if source is not None:
                 sock.bind((source, 0))
             sock.connect((host, self.port))
@@ -46,9 +48,11 @@ class Trap:
         finally:
             abort(sock)
 
-    def control(self, host: str = "127.0.0.1", source: str | None = None) -> None:
+    def control(self, host: str = "127.0.0.1", source: str | None = None, *, leaves_port: bool = False) -> None:
         """Prove that the trap springs. A range's perturbed start may need a second draw, never a third."""
-        assert any(self.springs(host, source) for _ in range(4)), "the control did not self-connect"
+        assert any(self.springs(host, source, leaves_port=leaves_port) for _ in range(4)), (
+            "the control did not self-connect"
+        )
 
     def control_fails(self) -> None:
         """Prove that at present it does not spring."""

@@ -1,4 +1,4 @@
-"""The ways to dial the dead port that the shells are tried on, each in a trap with its control."""
+"""Ways to connect to the dead port, on which the shells are tried, each in a trap with its control."""
 
 from __future__ import annotations
 
@@ -30,23 +30,20 @@ WAYS = [
 
 
 @contextlib.contextmanager
-def certain_trap(means: str, host: str, source: tuple[str, int] | None) -> Iterator[None]:
-    """A trap that springs for plain clients of this way, before and after; in it nothing was left on the port.
+def certain_trap(host: str, source: tuple[str, int] | None) -> Iterator[None]:
+    """A trap for plain clients of this way, proven before and after; in between nothing is left on the port.
 
-    bind-and-look is a client that binds first, so it meets the trap for those; a steered one without a source meets
-    the other. With a source both bind.
+    tailbite leaves the port to connect(2) when it binds to a source address, and so does the control.
     """
     if host == VETH:
         _add_own_address()
-    trap = Trap(binds_first=source is not None or means == "bind-and-look").set()
-    bound = None
-    if trap.binds_first:
-        bound = source[0] if source else "::" if ":" in host else "0.0.0.0"
-    trap.control(host, bound)
+    trap = Trap().set()
+    bound = source[0] if source else None
+    trap.control(host, bound, leaves_port=True)
     yield
     assert leftovers() == []
     assert server_can_bind()
-    trap.control(host, bound)
+    trap.control(host, bound, leaves_port=True)
 
 
 def _add_own_address() -> None:

@@ -1,8 +1,8 @@
 """The asyncio shell: ``create_connection`` and ``open_connection`` as asyncio has them, and never to itself.
 
-asyncio connects its sockets where nobody can reach them. So the names are resolved and the sockets connected
-here, on the loop's own ``sock_connect``, and the loop gets a connected socket; transports, protocols and TLS are
-asyncio's (or uvloop's) own from there on.
+asyncio gives no access to a socket before it is connected. So names are resolved and sockets are connected here, with
+the loop's own ``sock_connect``, and the loop gets a connected socket. Transports, protocols and TLS are asyncio's (or
+uvloop's) own from there on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tailbite.connect.attempt import Attempt, abort_if_self_connected, connected_at_once
-from tailbite.connect.resolve import AddrInfo, interleaved, numeric
+from tailbite.connect.resolve import AddrInfo, interleaved, numeric_for_asyncio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -28,7 +28,7 @@ async def open_connection(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to a TCP server and return a reader and a writer; never a stream that is connected to itself.
 
-    The drop-in for :func:`asyncio.open_connection`: every keyword of :func:`create_connection` is taken.
+    The drop-in for :func:`asyncio.open_connection`: it takes every keyword of :func:`create_connection`.
 
     Args:
         host: a name or an address.
@@ -61,8 +61,9 @@ async def create_connection(
     happy_eyeballs_delay: float | None = None,
     interleave: int | None = None,
     all_errors: bool = False,
+    ssl_handshake_timeout: float | None = None,
+    ssl_shutdown_timeout: float | None = None,
     allow_same_port: bool = False,
-    **transport_options: Any,
 ) -> tuple[asyncio.Transport, _Protocol]:
     """Connect to a TCP server as ``loop.create_connection`` does; never a transport that is connected to itself.
 
@@ -73,8 +74,8 @@ async def create_connection(
         family: AF_INET, AF_INET6, or 0 for both.
         proto: passed to getaddrinfo(3).
         flags: passed to getaddrinfo(3).
-        sock: a connected socket to use instead of host and port; it is looked at, and reset if it is connected
-            to itself.
+        sock: a connected socket to use instead of host and port. It is reset if it is connected to itself; else it
+            stays open when an argument is wrong, as with asyncio.
         local_addr: host and port to bind to first.
         ssl: True or an ssl.SSLContext for TLS.
         server_hostname: the name the certificate must be for; ``host`` if not given.
@@ -82,10 +83,10 @@ async def create_connection(
             recommends 0.25); None tries one after the other.
         interleave: how many addresses of the first family come before the other family's first.
         all_errors: raise an ExceptionGroup of all errors.
+        ssl_handshake_timeout: seconds to wait for the TLS handshake; None is asyncio's default of 60.
+        ssl_shutdown_timeout: seconds to wait for the TLS shutdown; None is asyncio's default of 30.
         allow_same_port: accept a ``local_addr`` with the destination's port; a self-connect is then found after
             the connect, and reset.
-        transport_options: ``ssl_handshake_timeout``, ``ssl_shutdown_timeout`` and whatever else the running
-            loop's ``create_connection`` takes.
 
     Raises:
         OSError: no address could be reached; :class:`~tailbite.SelfConnectError`, a ConnectionRefusedError, if
@@ -93,8 +94,11 @@ async def create_connection(
         ExceptionGroup: the same with ``all_errors``.
         SourcePortError: ``local_addr`` would make it a self-connect; nothing was connected.
         ValueError: arguments that contradict each other.
+        OverflowError: ``port`` is a number that is not a port.
     """
     loop = asyncio.get_running_loop()
+    named = {"ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
+    timeouts: dict[str, Any] = {name: seconds for name, seconds in named.items() if seconds is not None}
     if ssl:
         if server_hostname is None:
             if not host:
@@ -106,9 +110,8 @@ async def create_connection(
     if sock is None:
         if host is None and port is None:
             raise ValueError("host and port was not specified and no sock specified")
-        for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):
-            if not ssl and transport_options.get(name) is not None:
-                raise ValueError(f"{name} is only meaningful with ssl")
+        if not ssl and timeouts:
+            raise ValueError(f"{next(iter(timeouts))} is only meaningful with ssl")
         sock = await connect_socket(
             host,
             port,
@@ -121,16 +124,19 @@ async def create_connection(
             all_errors=all_errors,
             allow_same_port=allow_same_port,
         )
+        is_ours = True
     elif host is not None or port is not None:
         raise ValueError("host/port and sock can not be specified at the same time")
     else:
         abort_if_self_connected(sock)
+        is_ours = False
     try:
         return await loop.create_connection(
-            protocol_factory, sock=sock, ssl=ssl, server_hostname=server_hostname, **transport_options
+            protocol_factory, sock=sock, ssl=ssl, server_hostname=server_hostname, **timeouts
         )
     except BaseException:
-        sock.close()
+        if is_ours:
+            sock.close()
         raise
 
 
@@ -151,7 +157,8 @@ async def connect_socket(
     infos = await _resolve(host, port, family, proto, flags)
     sources = None
     if local_addr is not None:
-        sources = await _resolve(local_addr[0], local_addr[1], family, proto, flags)
+        source_host, source_port = local_addr[:2]
+        sources = await _resolve(source_host, source_port, family, proto, flags)
     if happy_eyeballs_delay is not None and interleave is None:
         interleave = 1
     if interleave:
@@ -183,7 +190,7 @@ async def connect_socket(
 
 async def _resolve(host: str | None, port: int | str | None, family: int, proto: int, flags: int) -> list[AddrInfo]:
     """Resolve as asyncio does: numeric addresses at once, names in the loop's executor."""
-    if proto in (0, socket.IPPROTO_TCP) and (known := numeric(host, port, family)) is not None:
+    if (known := numeric_for_asyncio(host, port, family, proto)) is not None:
         return known
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags)
@@ -252,33 +259,45 @@ async def _race(
     running: set[asyncio.Task[socket.socket | None]] = set()
     winner: socket.socket | None = None
     try:
-        while winner is None and (waiting or running):
-            if waiting:
-                running.add(asyncio.create_task(waiting.pop()()))
-            done, running = await asyncio.wait(
-                running, timeout=delay if waiting else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                winner = _first(winner, task)
-    finally:
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
-        for task in running:
-            # A loser may have been connected in the very moment it was cancelled.
-            if not task.cancelled() and (sock := task.result()) is not None:
-                sock.close()
+        try:
+            while winner is None and (waiting or running):
+                if waiting:
+                    running.add(asyncio.create_task(waiting.pop()()))
+                done, _ = await asyncio.wait(
+                    running, timeout=delay if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    winner = _first(winner, task.result())
+                    running.discard(task)
+        finally:
+            await _stop(running)
+    except BaseException:
+        if winner is not None:
+            winner.close()
+        raise
     return winner
 
 
-def _first(winner: socket.socket | None, task: asyncio.Task[socket.socket | None]) -> socket.socket | None:
-    sock = task.result()
-    if winner is None:
-        return sock
-    if sock is not None:
+def _first(winner: socket.socket | None, sock: socket.socket | None) -> socket.socket | None:
+    if winner is None or sock is None:
+        return winner or sock
+    sock.close()
+    return winner
+
+
+async def _stop(tasks: set[asyncio.Task[socket.socket | None]]) -> None:
+    """End the losers. A cancellation while this waits loses no socket: each is closed by its own task's callback."""
+    for task in tasks:
+        task.add_done_callback(_close_result)
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+def _close_result(task: asyncio.Task[socket.socket | None]) -> None:
+    # A loser may have been connected in the very moment in which it was cancelled.
+    if not task.cancelled() and task.exception() is None and (sock := task.result()) is not None:
         sock.close()
-    return winner
 
 
 def _raise(errors: list[OSError], all_errors: bool) -> None:

@@ -9,7 +9,7 @@ The shells differ only in how they wait for connect(2), so everything around it 
             break
         except OSError as error:
             attempt.failed(error)       # raises, unless the other side of the port range is still to try
-    sock = attempt.finish()             # raises SelfConnectError if the plan was no guarantee and it came so
+    sock = attempt.finish()             # raises SelfConnectError if the socket is connected to itself
 
 Why abort and not close: a closed self-connect leaves TIME-WAIT on P <-> P, and for a minute no server can bind P,
 SO_REUSEADDR or not. A reset leaves nothing (RFC 9293 section 3.10.5; measured, ``docs/architecture.md``).
@@ -24,13 +24,12 @@ import sys
 from random import random
 from typing import TYPE_CHECKING, Any
 
-from tailbite.connect import facts
 from tailbite.connect.facts import plan_for
 from tailbite.core.address import Endpoint, is_self
 from tailbite.core.plan import HostFacts as _HostFacts
 from tailbite.core.plan import Means, Plan, plan, would_be_self
 from tailbite.errors import SelfConnectError, SourcePortError
-from tailbite.kernel.sockopt import abort, set_local_port_range
+from tailbite.kernel.sockopt import abort, leave_port_to_connect, set_local_port_range
 
 if TYPE_CHECKING:
     from tailbite.core.ports import PortRange
@@ -44,7 +43,6 @@ __all__ = [
     "self_connected_endpoints",
 ]
 
-_NOTHING = Means.NOTHING
 _STEER = Means.STEER
 _LINUX = sys.platform.startswith("linux")
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -52,26 +50,26 @@ _UNKNOWN = _HostFacts(None, False)
 
 
 class Attempt:
-    """A socket made for ``destination`` so that its source port cannot be the destination's.
+    """A socket for one destination, prepared so that its source port is not the destination's.
 
     Attributes:
         sock: the socket to connect; blocking, without a timeout, unless the default timeout says otherwise.
-        plan: what was done to keep the connection from being to itself.
+        plan: the plan that was applied to the socket.
 
     Args:
-        family: AF_INET or AF_INET6 (any other is connected as it is).
+        family: AF_INET or AF_INET6 (a socket of any other family is connected as it is).
         kind: SOCK_STREAM.
         proto: a protocol number, 0 for the default.
-        destination: the sockaddr it will be connected to.
-        source: the sockaddr to bind it to; None leaves address and port to the kernel.
-        allow_same_port: accept a source port that is the destination's, and look after the connect.
+        destination: the sockaddr the socket will be connected to.
+        source: the sockaddr to bind the socket to; None leaves address and port to the kernel.
+        allow_same_port: accept a source port that is the destination's, and compare the endpoints after the connect.
 
     Raises:
         OSError: the socket cannot be made, or the source address cannot be bound.
         SourcePortError: the source would make it a self-connect.
     """
 
-    __slots__ = ("_next_side", "plan", "sock")
+    __slots__ = ("_destination", "_next_side", "plan", "sock")
 
     def __init__(
         self,
@@ -83,112 +81,114 @@ class Attempt:
         *,
         allow_same_port: bool = False,
     ) -> None:
+        self._destination = destination
         self._next_side: PortRange | None = None
         sock = self.sock = socket.socket(family, kind, proto)
         try:
             if source is not None:
-                self.plan = self._bind_source(destination, source, allow_same_port)
+                self.plan = self._bind_source(source, allow_same_port)
                 return
             chosen = self.plan = plan_for(sock, destination[1]) if family in _INTERNET else _UNGUARDED
-            means = chosen.means
-            if means is _NOTHING:
-                return
-            if means is _STEER:
+            if chosen.means is _STEER:
                 self._steer(chosen)
-            else:
-                self._bind_and_look(destination[1], ("", 0))
         except BaseException:
-            self.sock.close()
+            sock.close()
             raise
 
     def _steer(self, chosen: Plan) -> None:
         sides = chosen.order(random())
-        self._set_range(sides[0])
+        set_local_port_range(self.sock, sides[0])
         self._next_side = sides[1] if len(sides) > 1 else None
 
-    def _bind_source(self, destination: Any, source: Any, allow_same_port: bool) -> Plan:
-        if source[1]:
-            # Names are resolved by bind(2)'s caller, so compare what the kernel made of the source, not the text.
+    def _bind_source(self, source: Any, allow_same_port: bool) -> Plan:
+        if len(source) < 2 or source[1]:
             self.sock.bind(source)
-            bound = self.sock.getsockname()
-            if not allow_same_port and bound[1] == destination[1]:
-                wanted, there = Endpoint.from_sockaddr(bound), Endpoint.from_sockaddr(destination)
-                if would_be_self(wanted, there):
-                    raise SourcePortError(wanted, there)
-            return plan(destination[1], bound[1], _UNKNOWN)
-        chosen = plan_for(self.sock, destination[1])
-        if chosen.means is Means.NOTHING:
-            self.sock.bind(source)
-        elif chosen.means is Means.STEER:
+            return self._plan_for_bound(allow_same_port)
+        chosen = plan_for(self.sock, self._destination[1])
+        if chosen.means is _STEER:
             self._steer(chosen)
-            self._bind_in_range(source)
-        else:
-            self._bind_and_look(destination[1], source)
+        self._bind_address(source)
         return chosen
 
-    def _bind_in_range(self, source: Any) -> None:
+    def _plan_for_bound(self, allow_same_port: bool) -> Plan:
+        # bind(2)'s caller resolves names, so compare the address that the kernel has, not the text.
+        bound, port = self.sock.getsockname(), self._destination[1]
+        if not allow_same_port and bound[1] == port:
+            source, destination = Endpoint.from_sockaddr(bound), Endpoint.from_sockaddr(self._destination)
+            if would_be_self(source, destination):
+                raise SourcePortError(source, destination)
+        return plan(port, bound[1], _UNKNOWN)
+
+    def _bind_address(self, source: Any) -> None:
+        """Bind to an address and leave the port to connect(2), which can share a port between destinations.
+
+        A port that bind(2) chooses belongs to this socket alone, so a client with a source address of its own would
+        have far fewer source ports than others (IP_BIND_ADDRESS_NO_PORT, Linux 4.2, ip(7)).
+        """
+        leave_port_to_connect(self.sock)
         while True:
             try:
                 return self.sock.bind(source)
             except OSError as error:
-                # With port 0, EADDRINUSE says that no port of the range is left (inet_csk_get_port).
+                # Without that option, EADDRINUSE for port 0 says that the side has no port left (inet_csk_get_port).
                 if error.errno != errno.EADDRINUSE or not self._take_other_side():
                     raise
-
-    def _bind_and_look(self, port: int, source: Any) -> None:
-        """Bind to a port of the kernel's choice that is not ``port``.
-
-        A socket cannot be bound twice, so one that got ``port`` stays open while a second one is bound, and so
-        keeps it from getting the same.
-        """
-        self.sock.bind(source)
-        if self.sock.getsockname()[1] != port:
-            return
-        holder = self.sock
-        try:
-            self.sock = socket.socket(holder.family, holder.type, holder.proto)
-            self.sock.bind(source)
-        finally:
-            holder.close()
 
     def _take_other_side(self) -> bool:
         if self._next_side is None:
             return False
-        self._set_range(self._next_side)
+        set_local_port_range(self.sock, self._next_side)
         self._next_side = None
         return True
 
-    def _set_range(self, side: PortRange) -> None:
-        set_local_port_range(self.sock, side)
-        if facts.when_steered is not None:
-            facts.when_steered()
-
     def failed(self, error: OSError) -> None:
-        """Return if the connect may be tried again on the same socket, else close it and raise ``error``.
+        """Return if the connect may be repeated on the same socket, else close it and raise ``error``.
 
         EADDRNOTAVAIL from connect(2) says that every port of the side is in use for this destination (ip(7)).
+
+        Raises:
+            OSError: ``error``.
+            SelfConnectError: the system refused to connect the socket to itself, as macOS does with EINVAL.
         """
         if error.errno == errno.EADDRNOTAVAIL and self._take_other_side():
             return
+        is_to_itself = not _LINUX and error.errno == errno.EINVAL and self._has_destination_port()
         self.drop()
+        if is_to_itself:
+            end = Endpoint.from_sockaddr(self._destination)
+            raise SelfConnectError(end, end) from error
         raise error
 
     def finish(self) -> socket.socket:
-        """Return the connected socket.
+        """Return the connected socket; compare its port with the destination's, whatever the plan relied on.
 
         Raises:
-            SelfConnectError: it was connected to itself; it has been reset.
+            SelfConnectError: the socket was connected to itself; it has been reset.
+            OSError: EADDRNOTAVAIL, the same, and the ephemeral range has no other port.
         """
-        if not self.plan.is_certain:
-            abort_if_self_connected(self.sock)
+        if self._has_destination_port():
+            try:
+                abort_if_self_connected(self.sock)
+            except SelfConnectError:
+                if self.plan.has_other_port:
+                    raise
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
         return self.sock
 
     def drop(self) -> None:
-        """Close the socket; with RST where it might have become a self-connect that nobody looked at yet."""
-        if self.plan.is_certain:
-            self.sock.close()
-        else:
+        """Close the socket; with RST where it may be a self-connect."""
+        if self._has_destination_port():
             abort(self.sock)
+        else:
+            self.sock.close()
+
+    def _has_destination_port(self) -> bool:
+        if self.plan is _UNGUARDED:
+            return False
+        try:
+            return bool(self.sock.getsockname()[1] == self._destination[1])
+        except OSError:  # closed, or on Windows not bound
+            return False
 
 
 _UNGUARDED = Plan(Means.NOTHING)

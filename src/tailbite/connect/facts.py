@@ -1,17 +1,22 @@
-"""What the plan must know of a socket's network namespace, and how to know it for next to nothing.
+"""Cached facts about a socket's network namespace that the plan depends on: port range and kernel support.
 
 Reading ``ip_local_port_range`` costs a fifth of a loopback connect, and both the value and the thread's
 namespace may change at any time. So facts are kept per namespace, which the socket itself names
 (SO_NETNS_COOKIE), and only for :data:`FRESH_FOR` seconds: a client that connects in a tight loop reads the file
-once in hundreds of connects, one that connects once a second reads it every time and does not notice.
+once in hundreds of connects, and one that connects once a second reads it every time, without noticing the cost. A
+range that changes within that time breaks no promise, because the port of the connected socket is compared as well
+(:meth:`tailbite.connect.attempt.Attempt.finish`).
 """
 
 from __future__ import annotations
 
+import _socket
+import contextlib
+import errno
 import os
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tailbite.core.plan import HostFacts, Plan, plan
 from tailbite.kernel.sockopt import netns_cookie, supports_local_port_range
@@ -19,18 +24,13 @@ from tailbite.kernel.sysctl import read_ephemeral_range
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from tailbite.core.ports import PortRange
 
-__all__ = ["FRESH_FOR", "host_facts", "plan_for", "when_steered"]
+__all__ = ["FRESH_FOR", "ask_kernel", "host_facts", "plan_for"]
 
 FRESH_FOR = 0.01
-"""Seconds for which a port range that was read is believed."""
-
-when_steered: Callable[[], object] | None = None
-"""Called when one of tailbite's own sockets was given a side of the port range, in the thread that connects it next.
-``tailbite.guard()`` looks at every socket of the process, and has to know that this one's side is chosen already."""
+"""Seconds for which a port range that was read is believed. :mod:`tailbite.guards` uses the same figure."""
 
 _MOST_NAMESPACES = 64
 _MOST_PLANS = 4096
@@ -63,8 +63,13 @@ def plan_for(sock: socket.socket, port: int) -> Plan:
 
 
 def host_facts(sock: socket.socket) -> HostFacts:
-    """Return what is known of the socket's network namespace, at most :data:`FRESH_FOR` seconds old."""
+    """Return the facts about the socket's network namespace, at most :data:`FRESH_FOR` seconds old."""
     return _look_up(sock).facts
+
+
+def ask_kernel() -> None:
+    """Find out now whether this kernel has IP_LOCAL_PORT_RANGE, which takes a descriptor the first time."""
+    supports_local_port_range()
 
 
 def _look_up(sock: socket.socket) -> _Known:
@@ -80,7 +85,8 @@ def _look_up(sock: socket.socket) -> _Known:
 
 
 def _refresh(name: bytes | None, old: _Known | None) -> _Known:
-    facts = HostFacts(_ephemeral_range(), supports_local_port_range())
+    ephemeral = _ephemeral_range() if _is_of_thread(name) else None
+    facts = HostFacts(ephemeral, supports_local_port_range())
     if old is not None and old.facts == facts:
         old.until = monotonic() + FRESH_FOR
         return old
@@ -88,6 +94,22 @@ def _refresh(name: bytes | None, old: _Known | None) -> _Known:
         _known.clear()
     known = _known[name] = _Known(facts, monotonic() + FRESH_FOR)
     return known
+
+
+def _is_of_thread(name: bytes | None) -> bool:
+    """Tell whether the calling thread is in that namespace, whose files it would read.
+
+    A socket stays in the namespace in which it was made, and the thread that connects it may be in another one. A
+    second socket shows the thread's; without a descriptor left for it, the answer is no.
+    """
+    if not _LINUX:
+        return True
+    try:
+        here: Any = _socket.socket()
+        with contextlib.closing(here):
+            return netns_cookie(here) == name
+    except OSError as error:
+        return error.errno == errno.ENOPROTOOPT  # no cookies here, so the name is the thread's namespace
 
 
 def _ephemeral_range() -> PortRange | None:

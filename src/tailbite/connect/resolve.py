@@ -1,4 +1,4 @@
-"""Numeric hosts, which need no resolver; and the order in which a name's addresses are tried."""
+"""Addresses of numeric hosts, which need no resolver, and the order in which a name's addresses are tried."""
 
 from __future__ import annotations
 
@@ -9,23 +9,54 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["AddrInfo", "interleaved", "numeric"]
+__all__ = ["AddrInfo", "interleaved", "numeric", "numeric_for_asyncio"]
 
 AddrInfo: TypeAlias = tuple[int, int, int, str, Any]
-"""What getaddrinfo(3) returns for one address."""
+"""Family, type, protocol, canonical name and sockaddr, as getaddrinfo(3) returns them for one address."""
 
 _RESOLVER = socket.getaddrinfo
 
 
 def numeric(host: object, port: object, family: int = 0) -> list[AddrInfo] | None:
-    """Return what getaddrinfo(3) would for a plain IP address and a port number, or None: then ask it.
+    """Return the result of getaddrinfo(3) for a plain IP address and a port number, or None: then ask getaddrinfo.
 
     asyncio has the same short cut. Here it pays for the guard: getaddrinfo is a fifth of a loopback connect, and
-    the plan costs less than that. Whoever has replaced ``socket.getaddrinfo`` (tests do) is asked all the same.
+    the plan costs less than that. A replacement of ``socket.getaddrinfo``, as tests make it, is asked all the same.
     """
     if type(host) is not str or type(port) is not int or not 0 <= port <= 65535:
         return None
     if socket.getaddrinfo is not _RESOLVER:
+        return None
+    return _parse(host, port, family)
+
+
+def numeric_for_asyncio(host: Any, port: Any, family: int, proto: int) -> list[AddrInfo] | None:
+    """Return the addresses that asyncio connects to without asking a resolver, or None: then ask the loop.
+
+    As in asyncio's ``_ipaddr_info``, ports are taken as they are: connect(2)'s wrapper in Python says what is wrong
+    with 70000, while getaddrinfo would take it for 4464.
+
+    Raises:
+        TypeError: the host is neither a string nor bytes.
+        ValueError: the host contains a NUL character.
+    """
+    if host is None or proto not in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+        return None
+    if port is None or port in ("", b""):
+        port = 0
+    try:
+        number = int(port)
+    except (TypeError, ValueError):
+        return None
+    if isinstance(host, bytes):
+        host = host.decode("idna")
+    return None if "%" in host else _parse(host, number, family, rejects_nul=True)
+
+
+def _parse(host: str, port: int, family: int, *, rejects_nul: bool = False) -> list[AddrInfo] | None:
+    if "\0" in host:
+        if rejects_nul:
+            raise ValueError("embedded null character")
         return None
     if family != socket.AF_INET6:
         try:

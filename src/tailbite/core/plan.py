@@ -1,19 +1,22 @@
-"""What keeps the destination port P from becoming the source port.
+"""The means that keep the destination port P from becoming the source port.
 
-A self-connect needs the source port to be P (``docs/architecture.md``). :func:`plan` looks at what is known
-before the attempt and chooses the cheapest means that makes that impossible:
+A self-connect needs the source port to be P (``docs/architecture.md``). :func:`plan` takes what is known before the
+connect, and chooses the cheapest means:
 
-====================================  ==============  ========================================================
+====================================  ==============  =========================================================
 what is known                         means           why it is enough
-====================================  ==============  ========================================================
+====================================  ==============  =========================================================
 the socket is bound to another port   ``NOTHING``     the source port is settled, and it is not P
-the socket is bound to P              ``CHECK``       the caller asked for it; only a look afterwards can tell
-P is outside the ephemeral range      ``NOTHING``     the kernel draws source ports from the range only
-the socket can have a range           ``STEER``       IP_LOCAL_PORT_RANGE (Linux 6.3) on a side without P
-anything else                         ``BIND``        bind to port 0, look, and connect only when it is not P
-====================================  ==============  ========================================================
+the socket is bound to P              ``CHECK``       the caller asked for it; the endpoints are compared after
+P is outside the ephemeral range      ``NOTHING``     the kernel chooses source ports from that range only
+the socket can have a range           ``STEER``       IP_LOCAL_PORT_RANGE, set to a sub-range without P
+anything else                         ``RESET``       the endpoints are compared as soon as connect(2) returns,
+                                                      and a self-connect is reset: it was refused, as nobody
+                                                      listens on a port that the kernel could choose
+====================================  ==============  =========================================================
 
-Only ``CHECK`` is no guarantee: after it the four-tuple must be compared.
+``STEER`` and ``NOTHING`` rest on the range that was read a moment ago, so the connected socket's own port is compared
+with P after them as well.
 """
 
 from __future__ import annotations
@@ -33,21 +36,23 @@ __all__ = ["HostFacts", "Means", "Plan", "plan", "would_be_self"]
 
 
 class Means(Enum):
-    """How P is kept from being the source port."""
+    """The means that keep a socket from being connected to itself."""
 
     NOTHING = "nothing to do"
     STEER = "a port range on the socket that leaves P out"
-    BIND = "bind first, and look at the port"
+    RESET = "compare the endpoints at once, and reset a self-connect"
+    BIND = "bind to another port first"
     CHECK = "compare the endpoints after the connect"
 
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What the plan must know of the host, or rather of the socket's network namespace.
+    """Facts about the socket's network namespace that the plan depends on.
 
     Attributes:
-        ephemeral: the range source ports are drawn from; None if it could not be read.
-        steerable: True if a socket can have a range of its own (IP_LOCAL_PORT_RANGE, Linux 6.3).
+        ephemeral: the range that the kernel chooses source ports from; None if it could not be read.
+        steerable: True if a socket can have a range of its own (IP_LOCAL_PORT_RANGE; Linux 6.3, and older kernels
+            that have it backported).
     """
 
     ephemeral: PortRange | None
@@ -59,16 +64,18 @@ class Plan:
     """A means, and for ``STEER`` where the source port may come from.
 
     Attributes:
-        means: how P is kept away.
+        means: the means that keeps P away.
         sides: what P leaves of the ephemeral range, the lower side first: one or two ranges.
         lower_share: how likely the lower side is to come first, 0 to 1 (:func:`tailbite.core.sides.lower_share`).
-        is_certain: True if after this plan the connection cannot be to itself.
+        is_certain: True if the connection cannot be to itself, provided that the range is what was read.
+        has_other_port: False if P is the only port of the ephemeral range: then no source port is left.
     """
 
     means: Means
     sides: tuple[PortRange, ...] = ()
     lower_share: float = 1.0
     is_certain: bool = True
+    has_other_port: bool = True
 
     def order(self, draw: float) -> tuple[PortRange, ...]:
         """Return the sides in the order to try them; a connect that cannot be repeated uses the first.
@@ -80,28 +87,29 @@ class Plan:
 
 
 _NOTHING = Plan(Means.NOTHING)
-_BIND = Plan(Means.BIND)
+_RESET = Plan(Means.RESET, is_certain=False)
+_ONLY_PORT = Plan(Means.RESET, is_certain=False, has_other_port=False)
 _CHECK = Plan(Means.CHECK, is_certain=False)
 
 
 def plan(port: int, bound_port: int, facts: HostFacts) -> Plan:
-    """Choose what keeps a socket that will be connected to ``port`` from getting it as its source port.
+    """Choose the means that keeps a socket from being connected to itself when it is connected to ``port``.
 
     Args:
         port: the destination port.
         bound_port: the port the socket is bound to, 0 if the kernel is still to choose.
-        facts: what is known of the socket's network namespace.
+        facts: the facts about the socket's network namespace.
     """
     if bound_port:
         return _CHECK if bound_port == port else _NOTHING
-    if facts.ephemeral is not None:
-        if port not in facts.ephemeral:
-            return _NOTHING
-        if facts.steerable and (sides := facts.ephemeral.around(port)):
-            return Plan(Means.STEER, sides, lower_share=lower_share(sides))
-    # Either the range is unknown, or sockets cannot be steered, or the range consists of P alone: then the bind
-    # fails with EADDRNOTAVAIL, and that is the truth.
-    return _BIND
+    if facts.ephemeral is None:
+        return _RESET
+    if port not in facts.ephemeral:
+        return _NOTHING
+    sides = facts.ephemeral.around(port)
+    if not sides:
+        return _ONLY_PORT
+    return Plan(Means.STEER, sides, lower_share=lower_share(sides)) if facts.steerable else _RESET
 
 
 def would_be_self(source: Endpoint, destination: Endpoint) -> bool:

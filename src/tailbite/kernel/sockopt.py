@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from tailbite.core.ports import PortRange
 
 __all__ = [
+    "IP_BIND_ADDRESS_NO_PORT",
     "IP_LOCAL_PORT_RANGE",
     "RESET_ON_CLOSE",
+    "SO_NETNS_COOKIE",
     "abort",
+    "leave_port_to_connect",
     "local_port_range",
     "netns_cookie",
     "pack_port_range",
@@ -25,11 +28,14 @@ __all__ = [
 IP_LOCAL_PORT_RANGE = 51
 """Linux 6.3, include/uapi/linux/in.h. Level IPPROTO_IP for AF_INET6 and MPTCP sockets as well."""
 
+IP_BIND_ADDRESS_NO_PORT = 24
+"""Linux 4.2, include/uapi/linux/in.h."""
+
 SO_NETNS_COOKIE = 71
 """Linux 5.14, include/uapi/asm-generic/socket.h (a few architectures have another number and fail the probe)."""
 
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""SO_LINGER, struct linger: on, 0 seconds."""
+RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""SO_LINGER, struct linger: on, 0 seconds. Its members are of type u_short on Windows."""
 
 
 def pack_port_range(low: int, high: int) -> int:
@@ -74,6 +80,21 @@ def supports_local_port_range() -> bool:
             return local_port_range(sock) == (40000, 50000)
         except OSError:
             return False
+
+
+def leave_port_to_connect(sock: socket.socket) -> bool:
+    """Have bind(2) with port 0 bind the address only, so that connect(2) chooses the port (ip(7)).
+
+    Returns:
+        False where the system or the protocol lacks the option: then bind(2) chooses the port.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    except OSError:
+        return False
+    return True
 
 
 def netns_cookie(sock: socket.socket) -> bytes:

@@ -20,21 +20,20 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
 from tailbite.kernel.libc import last_error, libc
+from tailbite.kernel.sockaddr import UNSPECIFIED, pack_sockaddr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["unbind_chosen_port"]
+__all__ = ["source_address", "unbind_chosen_port"]
 
 _TCP_FASTOPEN_CONNECT = 30
 _TCP_FASTOPEN_NO_COOKIE = 34
 _TCP = (6, 262)  # IPPROTO_TCP; IPPROTO_MPTCP, Linux 5.6
-_UNSPECIFIED = bytes(28)  # a struct sockaddr_in6 of family AF_UNSPEC
 
 
 def unbind_chosen_port(sock: Any) -> None:
@@ -66,7 +65,27 @@ def unbind_chosen_port(sock: Any) -> None:
                 raise last_error("connect")
         except OSError:
             sock.listen(0)
-        connect(descriptor, _UNSPECIFIED, len(_UNSPECIFIED))
+        connect(descriptor, UNSPECIFIED, len(UNSPECIFIED))
+
+
+def source_address(sock: Any, destination: bytes) -> str:
+    """Return the address that a connect of an unbound TCP socket to ``destination`` would come from; nothing is sent.
+
+    Args:
+        sock: a ``socket.socket`` of AF_INET or AF_INET6 that is neither connected nor bound to a port.
+        destination: a packed address, see :func:`tailbite.kernel.sockaddr.pack_sockaddr`.
+
+    Raises:
+        OSError: there is no route, or no connect can be deferred here (before Linux 4.15, or TCP Fast Open is off).
+    """
+    connect = libc().connect
+    with _deferred_connect(sock):
+        if connect(sock.fileno(), destination, len(destination)) != 0:
+            raise last_error("connect")
+        try:
+            return str(sock.getsockname()[0])
+        finally:
+            connect(sock.fileno(), UNSPECIFIED, len(UNSPECIFIED))
 
 
 @contextlib.contextmanager
@@ -90,9 +109,5 @@ def _some_destination(sock: Any) -> bytes:
     No packet goes there, so the port does not matter, as long as it is another than the socket's own.
     """
     host, port, *rest = sock.getsockname()
-    elsewhere = struct.pack("!H", port ^ 1)
-    if sock.family == socket.AF_INET:
-        address = socket.inet_pton(socket.AF_INET, "127.0.0.1" if host == "0.0.0.0" else host)
-        return struct.pack("=H", socket.AF_INET) + elsewhere + address + bytes(8)
-    address = socket.inet_pton(socket.AF_INET6, "::1" if host == "::" else host.partition("%")[0])
-    return struct.pack("=H", socket.AF_INET6) + elsewhere + bytes(4) + address + struct.pack("=I", rest[1])
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return pack_sockaddr(sock.family, (loopback.get(host, host), port ^ 1, *rest))

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 MANY = 1000
 
 
-@pytest.fixture(params=["steered", "bound"])
+@pytest.fixture(params=["steered", "early"])
 def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both preventions: with IP_LOCAL_PORT_RANGE, and the one for kernels before 6.3."""
-    if request.param == "bound":
+    if request.param == "early":
         monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
         monkeypatch.setattr(facts, "_known", {})
     return str(request.param)
@@ -44,7 +44,7 @@ def _all_off(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test may leave the guard on, or its namespace to the next; what was bound here counts for nobody else."""
     monkeypatch.setattr(steering, "_is_plain", True)
     monkeypatch.setattr(steering, "_named_ports", set())
-    steering._forget_short_cuts()
+    steering._known_ports.clear()
     yield
     assert guard._holds == 0
     assert guard._listeners == {}

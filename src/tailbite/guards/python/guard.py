@@ -2,22 +2,28 @@
 
 CPython raises the audit event ``socket.connect`` (PEP 578) right before connect(2), with the socket and the
 address. That is the moment to keep the destination port P from becoming the source port, in every library that
-uses Python's own sockets. What is done then is in ``steering.py``; here is only what switches it on and off.
+uses Python's own sockets. ``steering.py`` does that; this module switches it on and off.
 
-An audit hook cannot be taken away again, so there is at most one, and switched off it returns at once. It is
-called for *every* audit event of the process (open, import, exec, ...), so the first thing it does is to compare
-the name, and that is all most events pay for.
+An audit hook cannot be removed, so there is at most one, and switched off it returns at once. Python calls it for
+*every* audit event of the process (open, import, exec, ...), so it compares the name first, and most events pay for
+nothing else.
+
+An earlier audit hook can forbid further ones (it raises on the event ``sys.addaudithook``), and Python then ignores
+the new hook silently. So an audit event of our own shows whether the hook is installed.
 """
 
 from __future__ import annotations
 
+import operator
 import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tailbite.connect import facts
-from tailbite.guards.python.steering import note_bind, note_own_socket, prepare
+from tailbite.errors import GuardError
+from tailbite.guards.python.steering import note_bind, prepare
+from tailbite.kernel.libc import libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +36,10 @@ __all__ = ["Guard", "GuardedConnect", "guard", "hook_for_good"]
 
 _lock = threading.Lock()
 _is_installed = False
+_PROBE = "tailbite.guard"
 _holds = 0
 _listeners: dict[Callable[[GuardedConnect], object], int] = {}
-_telling = threading.local()
+_reporting = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +49,11 @@ class GuardedConnect:
     Attributes:
         host: the destination as the program gave it: an address or a name.
         port: the destination port.
-        means: ``STEER``: the source port comes from ``source_ports``; ``BIND``: the socket is bound to another port
-            already; ``CHECK``: nothing, because the program itself bound the socket to the destination's port.
-        source_ports: where the source port comes from when ``means`` is ``STEER``, else None.
+        means: ``STEER``: the source port comes from ``source_ports``; ``RESET`` (no IP_LOCAL_PORT_RANGE here): the
+            socket was compared with its peer at once, and reset if it was connected to itself; ``BIND`` (Windows):
+            the socket was bound to another port; ``CHECK``: nothing was done, because the program itself bound the
+            socket to the destination's port.
+        source_ports: the range of the source port when ``means`` is ``STEER``, else None.
     """
 
     host: str
@@ -54,7 +63,7 @@ class GuardedConnect:
 
 
 class Guard:
-    """One hold on the guard of the process, which is on as long as anybody holds it.
+    """A hold on the guard of the process, which is on as long as there is one.
 
     Made by :func:`guard`, which switches it on. As a context manager it is on at ``with`` and off at the end.
 
@@ -69,14 +78,21 @@ class Guard:
         self.is_on = False
 
     def on(self) -> None:
-        """Switch on; nothing happens if it is on already."""
-        global _is_installed
-        self._hold(True)
+        """Switch on; nothing happens if it is on already.
+
+        Raises:
+            GuardError: an audit hook of this process forbids further ones, so that no connect would be guarded.
+        """
+        # The first connect may find the process without a descriptor for these two.
+        libc()
+        facts.ask_kernel()
         with _lock:
             if not _is_installed:
                 sys.addaudithook(_hook)
-                _is_installed = True
-            facts.when_steered = note_own_socket
+                sys.audit(_PROBE)
+                if not _is_installed:
+                    raise GuardError
+        self._hold(True)
 
     def off(self) -> None:
         """Switch off, unless somebody else holds the guard too; nothing happens if it is off already."""
@@ -120,16 +136,19 @@ def guard(*, events: Callable[[GuardedConnect], object] | None = None) -> Guard:
 
     A connect to a port outside the ephemeral range is left alone, and so is a socket that the program itself
     bound to the destination's port. A port range the program gave its socket (IP_LOCAL_PORT_RANGE) is narrowed,
-    not replaced. Where the system lacks that option (Linux before 6.3, other systems) the socket is bound first,
-    to a port that is not the destination's. When the range has no other port free, connecting raises
-    :class:`OSError` with EADDRNOTAVAIL.
+    not replaced. Where the system lacks that option (Linux before 6.3), a connect within this host is started early
+    and reset if it is a self-connect. When the range has no other port free, connecting raises :class:`OSError` with
+    EADDRNOTAVAIL.
 
     Args:
         events: called in the connecting thread, before the connect, with one :class:`GuardedConnect` for each
             connect within the range. What it raises is printed to stderr and does not reach the program.
 
     Returns:
-        What switches it off again; it stays on without being kept.
+        The object that switches it off again. It stays on if that object is not kept.
+
+    Raises:
+        GuardError: an audit hook of this process forbids further ones, so that no connect would be guarded.
     """
     held = Guard(events)
     held.on()
@@ -137,7 +156,7 @@ def guard(*, events: Callable[[GuardedConnect], object] | None = None) -> Guard:
 
 
 def hook_for_good() -> Callable[[str, tuple[Any, ...]], None]:
-    """Switch on for good, for an audit hook that is installed already; return what it is to call."""
+    """Switch on for the life of the process; return the function that an installed audit hook has to call."""
     global _is_installed
     _is_installed = True
     Guard(None).on()
@@ -145,18 +164,21 @@ def hook_for_good() -> Callable[[str, tuple[Any, ...]], None]:
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
+    global _is_installed
     if event == "socket.connect" and _holds:
         done = prepare(args[0], args[1])
         if done is not None and _listeners:
-            _tell(GuardedConnect(args[1][0], args[1][1], *done))
+            _report(GuardedConnect(args[1][0], operator.index(args[1][1]), *done))
     elif event == "socket.bind":
         note_bind(args[0], args[1])
+    elif event == _PROBE:
+        _is_installed = True
 
 
-def _tell(done: GuardedConnect) -> None:
-    if getattr(_telling, "is_busy", False):
+def _report(done: GuardedConnect) -> None:
+    if getattr(_reporting, "is_busy", False):
         return  # a listener that connects, to send its report somewhere, is guarded but not reported
-    _telling.is_busy = True
+    _reporting.is_busy = True
     try:
         for listener in _listeners:
             try:
@@ -166,4 +188,4 @@ def _tell(done: GuardedConnect) -> None:
 
                 traceback.print_exception(error)
     finally:
-        _telling.is_busy = False
+        _reporting.is_busy = False

@@ -1,0 +1,226 @@
+"""The guard of a socket that cannot have a port range of its own (before Linux 6.3, and on other systems).
+
+The audit event comes before connect(2), so a self-connect cannot be found afterwards. On Linux the guard therefore
+starts the program's connect itself, without waiting for it. On loopback the handshake takes place within that call,
+so the guard can compare the source port that the kernel chose with the destination port P at once. The program's own
+connect(2) then starts no second connect: while a socket is in the state SS_CONNECTING, connect(2) ignores its
+address, and says how the first connect went (``__inet_stream_connect``, Linux net/ipv4/af_inet.c).
+
+=======================================  =====================================================================
+the socket after the early connect       what is done
+=======================================  =====================================================================
+connected, from another port than P      nothing: the program's connect succeeds
+refused                                  nothing: the program's connect says ECONNREFUSED
+connected to itself                      connect(AF_UNSPEC) dissolves it and leaves nothing behind; a connect to
+                                         port 0, where nobody can listen, is refused in its place
+not answered: a listener's queue is      connect(AF_UNSPEC), and the program's connect starts again: P belongs to
+full, or a firewall drops the SYN        somebody, or no SYN arrives, so the socket cannot connect to itself
+=======================================  =====================================================================
+
+No source port is spent and no port is held, so no server and no other client notices. Destinations that are not on
+this host cannot be self-connects and are left alone.
+
+Windows has no such state. There the socket is bound to another port first, while a second socket holds P. macOS
+itself refuses to connect a socket to itself (EINVAL).
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import errno
+import os
+import select
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tailbite.core.address import Endpoint, is_self
+from tailbite.core.plan import Means
+from tailbite.kernel.libc import last_error, libc
+from tailbite.kernel.sockaddr import UNSPECIFIED, pack_sockaddr
+from tailbite.kernel.sockopt import IP_BIND_ADDRESS_NO_PORT, leave_port_to_connect
+from tailbite.kernel.unbind import source_address, unbind_chosen_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["connect_early", "protect"]
+
+_Socket: Any = _socket.socket
+_getsockname = _Socket.getsockname
+_getsockopt = _Socket.getsockopt
+_setsockopt = _Socket.setsockopt
+_IP, _TCP = int(socket.IPPROTO_IP), int(socket.IPPROTO_TCP)
+_INET = int(socket.AF_INET)
+_TCP_INFO = 11  # its first byte is the state, include/uapi/linux/tcp.h
+_TCP_FASTOPEN_CONNECT = 30
+_ESTABLISHED, _CLOSE = 1, 7  # include/net/tcp_states.h
+
+
+def protect(sock: Any, address: Any, port: int, *, has_other_port: bool) -> Means | None:
+    """Keep ``sock`` from connecting to itself without a port range of its own; return the means, None for nothing.
+
+    Args:
+        sock: an instance of ``_socket.socket`` for TCP over AF_INET or AF_INET6.
+        address: the address that the program is about to connect to.
+        port: its port.
+        has_other_port: False if the ephemeral range consists of ``port`` alone.
+
+    Raises:
+        OSError: EADDRNOTAVAIL, no other source port is left.
+    """
+    if sys.platform.startswith("linux"):
+        return connect_early(sock, address, port, has_other_port=has_other_port)
+    return None if sys.platform == "darwin" else _bind_elsewhere(sock, port)
+
+
+def connect_early(sock: Any, address: Any, port: int, *, has_other_port: bool) -> Means | None:
+    """Start the program's connect, and undo it if the socket is connected to itself (Linux); see :func:`protect`.
+
+    Raises:
+        OSError: EADDRNOTAVAIL, no other source port is left.
+    """
+    if not _is_unused(sock):
+        return None
+    name = _getsockname(sock)
+    if name[1] and _is_bound(sock, port):
+        return Means.CHECK if name[1] == port else None
+    destination = _destination_here(sock, address, port)
+    if destination is None or not _begin(sock, destination):
+        return None
+    if _getsockname(sock)[1] == port and _is_to_itself(sock):
+        _dissolve(sock)
+        if not has_other_port:
+            raise _no_port_left()
+        _begin(sock, (destination[0], 0, *destination[2:]))
+    elif _state(sock) not in (_ESTABLISHED, _CLOSE):
+        _dissolve(sock)
+    return Means.RESET
+
+
+def _is_unused(sock: Any) -> bool:
+    """Tell whether no connect is under way, and none has failed that the program was not told of yet."""
+    if _state(sock) != _CLOSE:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)
+    return not any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _state(sock: Any) -> int:
+    return int(_getsockopt(sock, _TCP, _TCP_INFO, 1)[0])
+
+
+def _is_bound(sock: Any, port: int) -> bool:
+    """Tell whether the socket still has a port after ``port``, if the kernel chose it in bind(2), was unbound.
+
+    ``getsockname`` cannot tell: after a refused connect it returns the port that was tried. bind(2) can: EINVAL says
+    that the socket has a port. Here it binds no port, only the address that the socket has anyway.
+    """
+    name = _getsockname(sock)
+    if name[1] == port:
+        unbind_chosen_port(sock)
+    packed = pack_sockaddr(_Socket.family.__get__(sock), (name[0], 0, *name[2:]))
+    before = _getsockopt(sock, _IP, IP_BIND_ADDRESS_NO_PORT)
+    leave_port_to_connect(sock)
+    try:
+        return libc().bind(sock.fileno(), packed, len(packed)) != 0 and last_error("bind").errno == errno.EINVAL
+    finally:
+        _setsockopt(sock, _IP, IP_BIND_ADDRESS_NO_PORT, before)
+
+
+def _destination_here(sock: Any, address: Any, port: int) -> Any:
+    """Return the numeric address that connect(2) would connect to, None if it is not on this host.
+
+    A name is resolved as connect(2)'s wrapper in Python does it, and the first address counts.
+    """
+    family = _Socket.family.__get__(sock)
+    host = address[0]
+    if not host:
+        host = "0.0.0.0" if family == _INET else "::"
+    try:
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
+    except (OSError, UnicodeError):
+        return None  # connect(2)'s wrapper says what is wrong; "<broadcast>" is not for TCP
+    if len(address) > 2 and len(found) == 4:
+        found = (found[0], port, *(*address[2:], found[3])[:2])
+    there = Endpoint.from_sockaddr(found)
+    if there.is_wildcard or there.host == "::1" or there.host.startswith("127."):
+        return found
+    try:
+        source = source_address(sock, pack_sockaddr(family, found))
+    except OSError:
+        return found  # not known: then one SYN more goes to another host
+    return found if Endpoint.from_sockaddr((source, 0)).host == there.host else None
+
+
+def _begin(sock: Any, destination: Any) -> bool:
+    """Start a connect without waiting; False if it failed at once, so that the program's own says why.
+
+    libc's connect, not Python's: audit hooks are for connections of the program itself.
+    """
+    descriptor = sock.fileno()
+    packed = pack_sockaddr(_Socket.family.__get__(sock), destination)
+    number = errno.ECONNABORTED
+    with _without_waiting(sock):
+        for _ in range(2):
+            if number == errno.ECONNABORTED:  # the end of an earlier connect whose error the program has read
+                is_done = libc().connect(descriptor, packed, len(packed)) == 0
+                number = 0 if is_done else last_error("connect").errno or 0
+    if number == errno.EADDRNOTAVAIL:
+        raise _no_port_left()
+    return number in (0, errno.EINPROGRESS)
+
+
+@contextlib.contextmanager
+def _without_waiting(sock: Any) -> Iterator[None]:
+    """Have connect(2) start at once and not wait: non-blocking, and not deferred to the first write."""
+    descriptor = sock.fileno()
+    is_blocking = os.get_blocking(descriptor)
+    is_deferred = _getsockopt(sock, _TCP, _TCP_FASTOPEN_CONNECT)
+    os.set_blocking(descriptor, False)
+    if is_deferred:
+        _setsockopt(sock, _TCP, _TCP_FASTOPEN_CONNECT, 0)
+    try:
+        yield
+    finally:
+        os.set_blocking(descriptor, is_blocking)
+        if is_deferred:
+            with contextlib.suppress(OSError):  # only a closed socket takes the option; else it has no use any more
+                _setsockopt(sock, _TCP, _TCP_FASTOPEN_CONNECT, is_deferred)
+
+
+def _is_to_itself(sock: Any) -> bool:
+    try:
+        there = Endpoint.from_sockaddr(_Socket.getpeername(sock))
+    except OSError:
+        return False
+    return is_self(Endpoint.from_sockaddr(_getsockname(sock)), there)
+
+
+def _dissolve(sock: Any) -> None:
+    libc().connect(sock.fileno(), UNSPECIFIED, len(UNSPECIFIED))
+
+
+def _no_port_left() -> OSError:
+    return OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+
+def _bind_elsewhere(sock: Any, port: int) -> Means | None:
+    """Bind an unbound socket to another port than ``port``, while a second socket keeps that one away."""
+    try:
+        before = _getsockname(sock)[1]
+    except OSError:  # Windows: not bound
+        before = 0
+    if before:
+        return Means.CHECK if before == port else None
+    family = _Socket.family.__get__(sock)
+    anywhere = "" if family == _INET else "::"
+    with contextlib.closing(_Socket(family, socket.SOCK_STREAM)) as holder:
+        with contextlib.suppress(OSError):  # somebody else has the port, so the kernel does not choose it
+            holder.bind((anywhere, port))
+        _Socket.bind(sock, (anywhere, 0))
+    if _getsockname(sock)[1] == port:
+        raise _no_port_left()
+    return Means.BIND
