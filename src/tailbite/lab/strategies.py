@@ -121,9 +121,17 @@ def _tailbite(port: int, noticed: Callable[[], None]) -> socket.socket:
     return tailbite.create_connection((STRATEGY_HOST, port))
 
 
+def _tailbite_comparing(port: int, noticed: Callable[[], None]) -> socket.socket | None:
+    try:
+        return tailbite.create_connection((STRATEGY_HOST, port))
+    except tailbite.SelfConnectError:
+        noticed()
+        return None
+
+
 @contextlib.contextmanager
 def _without_port_ranges(port: int) -> Iterator[None]:
-    """Make tailbite plan as it does before Linux 6.3 and on other systems: bind, compare, then connect."""
+    """Make tailbite plan as on a system without IP_LOCAL_PORT_RANGE: connect, compare at once, and reset."""
     with mock.patch.object(attempt, "plan_for", lambda sock, port: plan(port, 0, HostFacts(None, steerable=False))):
         yield
 
@@ -158,12 +166,10 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy("abort", "compare, and reset (RST) a self-connect", _abort),
     Strategy("port range", "tailbite: IP_LOCAL_PORT_RANGE without the port", _tailbite, prevents=True),
     Strategy(
-        "bind and look",
-        "tailbite before Linux 6.3: bind, compare, then connect",
-        _tailbite,
+        "compare and reset",
+        "tailbite without IP_LOCAL_PORT_RANGE: compare at once, and reset",
+        _tailbite_comparing,
         _without_port_ranges,
-        binds_first=True,
-        prevents=True,
     ),
     Strategy("reserved port", "ip_local_reserved_ports, any client", _naive, _reserved, prevents=True),
     Strategy("host guard", "a firewall rule that refuses self-connects, any client", _naive, _guarded, prevents=True),
