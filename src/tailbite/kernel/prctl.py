@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Final
+import contextlib
+import ctypes
+from typing import TYPE_CHECKING, Final
 
 from tailbite.kernel.libc import last_error, libc
 
-__all__ = ["become_subreaper", "die_with_parent", "name_process", "signal_when_parent_ends"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "become_subreaper",
+    "die_with_parent",
+    "is_subreaper",
+    "name_process",
+    "signal_when_parent_ends",
+    "without_orphans",
+]
 
 # include/uapi/linux/prctl.h
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 1, 15, 36, 37
 _SIGKILL: Final = 9
 
 
@@ -20,6 +32,25 @@ def become_subreaper() -> None:
         OSError: the kernel refused.
     """
     _set(_PR_SET_CHILD_SUBREAPER, 1, "PR_SET_CHILD_SUBREAPER")
+
+
+def is_subreaper() -> bool:
+    """Tell whether orphaned descendants become children of this process (PR_GET_CHILD_SUBREAPER)."""
+    answer = ctypes.c_int()
+    return bool(libc().prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0) == 0 and answer.value)
+
+
+@contextlib.contextmanager
+def without_orphans() -> Iterator[None]:
+    """Have descendants that become orphans inside the block pass this process by, if it is a subreaper."""
+    if not is_subreaper():
+        yield
+        return
+    _set(_PR_SET_CHILD_SUBREAPER, 0, "PR_SET_CHILD_SUBREAPER")
+    try:
+        yield
+    finally:
+        become_subreaper()
 
 
 def signal_when_parent_ends(number: int) -> None:

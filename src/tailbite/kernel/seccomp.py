@@ -10,12 +10,9 @@ import ctypes
 import errno
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tailbite.kernel.libc import last_error, libc, quick_errno, quick_error, quick_libc
-
-if TYPE_CHECKING:
-    from mmap import mmap
 
 __all__ = [
     "ABIS",
@@ -23,19 +20,20 @@ __all__ = [
     "Abi",
     "Listener",
     "call_filter",
+    "call_number",
     "install",
     "is_supported",
     "parse_call",
 ]
+
+CLONE_NEWNET: Final = 0x40000000
+"""unshare(2) with this flag makes a network namespace (include/uapi/linux/sched.h)."""
 
 MSG_FASTOPEN: Final = 0x20000000
 """sendto(2) with this flag connects as well (Linux 3.7, include/linux/socket.h)."""
 
 SHORTEST_ADDRESS: Final = 16
 """sizeof(struct sockaddr_in): anything shorter is not an Internet address."""
-
-UNIX_ADDRESS: Final = 110
-"""sizeof(struct sockaddr_un): the length that most programs pass for a Unix socket; such calls are not reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +45,23 @@ class Abi:
         connect: the number of connect(2).
         sendto: the number of sendto(2).
         seccomp: the number of seccomp(2).
+        setns: the number of setns(2).
+        unshare: the number of unshare(2).
     """
 
     arch: int
     connect: int
     sendto: int
     seccomp: int
+    setns: int
+    unshare: int
 
 
 ABIS: Final = {
-    "x86_64": Abi(0xC000003E, 42, 44, 317),
-    "aarch64": Abi(0xC00000B7, 203, 206, 277),
-    "riscv64": Abi(0xC00000F3, 203, 206, 277),
-    "loongarch64": Abi(0xC0000102, 203, 206, 277),
+    "x86_64": Abi(0xC000003E, 42, 44, 317, 308, 272),
+    "aarch64": Abi(0xC00000B7, 203, 206, 277, 268, 97),
+    "riscv64": Abi(0xC00000F3, 203, 206, 277, 268, 97),
+    "loongarch64": Abi(0xC0000102, 203, 206, 277, 268, 97),
 }
 """By ``os.uname().machine``: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h."""
 
@@ -74,33 +76,38 @@ _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
 def call_filter(abi: Abi) -> bytes:
     """Return the classic BPF program (``struct sock_filter[]``) that reports calls which may connect over TCP.
 
-    connect(2) with an address at least as long as an IPv4 one and not of the size of a unix one, and sendto(2)
-    with MSG_FASTOPEN and such an address. Everything else, calls of another ABI included (32-bit programs on a
-    64-bit kernel), runs without being reported. A filter sees register values, not memory, so
-    it cannot test the port.
+    These are connect(2) with an address at least as long as an IPv4 one, and sendto(2) with MSG_FASTOPEN and such an
+    address. A longer address is reported whatever its length, as the kernel takes up to 128 bytes (struct
+    sockaddr_storage) for an IPv4 address as well. Also reported are the calls by which a thread moves to another
+    network namespace: setns(2), and unshare(2) with CLONE_NEWNET. Every other call is allowed, calls of another ABI
+    included (32-bit programs on a 64-bit kernel). A filter sees register values, not memory, so it cannot test the
+    port.
     """
 
     def argument(number: int) -> int:
         return _ARGUMENTS + 8 * number
 
-    # (code, operand, label if true, label if false); a label is an index that `at` knows, None is the next line.
+    # (code, operand, label if true, label if false); `at` has the index of each label, None is the next line.
     lines: list[tuple[int, int, str | None, str | None]] = [
         (_LOAD, _ARCH, None, None),
         (_IF_EQUAL, abi.arch, None, "allow"),
         (_LOAD, _NUMBER, None, None),
         (_IF_EQUAL, abi.connect, "connect", None),
-        (_IF_EQUAL, abi.sendto, None, "allow"),
-        (_LOAD, argument(3), None, None),
+        (_IF_EQUAL, abi.sendto, "sendto", None),
+        (_IF_EQUAL, abi.setns, "notify", None),
+        (_IF_EQUAL, abi.unshare, None, "allow"),
+        (_LOAD, argument(0), None, None),
+        (_IF_ANY_BIT, CLONE_NEWNET, "notify", "allow"),
+        (_LOAD, argument(3), None, None),  # sendto:
         (_IF_ANY_BIT, MSG_FASTOPEN, None, "allow"),
         (_LOAD, argument(5), None, None),
         (_IF_AT_LEAST, SHORTEST_ADDRESS, "notify", "allow"),
         (_LOAD, argument(2), None, None),  # connect:
-        (_IF_AT_LEAST, SHORTEST_ADDRESS, None, "allow"),
-        (_IF_EQUAL, UNIX_ADDRESS, "allow", "notify"),
+        (_IF_AT_LEAST, SHORTEST_ADDRESS, "notify", "allow"),
         (_RETURN, _NOTIFY, None, None),  # notify:
         (_RETURN, _ALLOW, None, None),  # allow:
     ]
-    at = {"connect": 9, "notify": 12, "allow": 13}
+    at = {"sendto": 9, "connect": 13, "notify": 15, "allow": 16}
 
     def jump(here: int, label: str | None) -> int:
         return 0 if label is None else at[label] - here - 1
@@ -114,8 +121,15 @@ def call_filter(abi: Abi) -> bytes:
 # struct seccomp_notif: id, pid, flags, then struct seccomp_data: nr, arch, instruction pointer, args[6]
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
 _CALL = struct.Struct("=8xI4xi12xQQQ8xQQ")
+_CALL_NUMBER = struct.Struct("=16xi")
 _RESPONSE = struct.Struct("=QqiI")  # struct seccomp_notif_resp: id, value, error, flags
 NOTIFICATION_SIZE: Final = _NOTIFICATION.size
+
+
+def call_number(notification: bytes | memoryview) -> int:
+    """Return the number of the system call that a ``struct seccomp_notif`` reports."""
+    number: int = _CALL_NUMBER.unpack_from(notification)[0]
+    return number
 
 
 def parse_call(notification: bytes | memoryview, abi: Abi) -> tuple[int, int, int, int]:
@@ -199,16 +213,16 @@ class Listener:
 
     Args:
         descriptor: what :func:`install` returned.
-        memory: where calls are received, from its beginning on; it may be shared with other processes.
+        memory: room for one ``struct seccomp_notif``; it may be shared with other processes.
 
     Attributes:
         descriptor: the same.
         call: the current call, a ``struct seccomp_notif``; all zeros if there was none yet.
     """
 
-    def __init__(self, descriptor: int, memory: mmap) -> None:
+    def __init__(self, descriptor: int, memory: memoryview) -> None:
         self.descriptor = descriptor
-        self.call = memoryview(memory)[:NOTIFICATION_SIZE]
+        self.call = memory
         self._call_id = self.call[:8].cast("Q")
         self._room = ctypes.byref((ctypes.c_char * NOTIFICATION_SIZE).from_buffer(memory))
         response = ctypes.create_string_buffer(_RESPONSE.pack(0, 0, 0, _CONTINUE), _RESPONSE.size)
@@ -247,6 +261,15 @@ class Listener:
         """Tell whether the caller still waits; if so, everything read from its process until now was its own."""
         call_id = ctypes.c_uint64(self.call_id)
         return bool(self._ioctl(self.descriptor, ctypes.c_ulong(_ID_VALID), ctypes.byref(call_id)) == 0)
+
+    def fail(self, number: int) -> bool:
+        """End the current call without running it: it fails with the errno ``number``.
+
+        Returns:
+            False if the caller does not wait for the answer any more.
+        """
+        response = ctypes.create_string_buffer(_RESPONSE.pack(self.call_id, 0, -number, 0), _RESPONSE.size)
+        return bool(self._ioctl(self.descriptor, self._send, ctypes.byref(response)) == 0)
 
     def answer(self) -> bool:
         """Let the current call run unchanged.
