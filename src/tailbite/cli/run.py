@@ -29,7 +29,9 @@ __all__ = ["command"]
     help="Guard the Pythons among what runs, from inside (tailbite.guard()), and no other program. No seccomp.",
 )
 @click.option("--require", is_flag=True, help="Exit with status 4, and start nothing, if it cannot be guarded.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell on stderr how it is guarded and what was steered.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Report on stderr which guard is active and each connect that it changed."
+)
 @click.option(
     "--stats-json",
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),

@@ -1,4 +1,4 @@
-"""Carrying out ``tailbite run``. Without options no parser is loaded for it: every program would wait for that."""
+"""The execution of ``tailbite run``; without options no parser is loaded, as every program would wait for that."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tailbite.cli import status
 from tailbite.guards.program import run as program
-from tailbite.guards.program.exec import original_environment
-from tailbite.guards.program.mechanism import Mechanism, Place, choose, look
+from tailbite.guards.program.exec import InheritedSignals, original_environment
+from tailbite.guards.program.mechanism import Mechanism, Place, choose, read_capabilities
+from tailbite.guards.program.order import Order, Report, become_program, write_line
 
 if TYPE_CHECKING:
     from tailbite.guards.program.mechanism import Choice
@@ -25,9 +26,8 @@ def run_in_process(argv: tuple[str, ...], *, is_verbose: bool = False) -> NoRetu
     from tailbite.guards.python.inherit import environment
 
     if is_verbose:
-        program.tell(f"every Python 3.11 or newer below {argv[0]} guards itself; no other program is guarded")
-    program.execute(program.Order(argv, environment(original_environment())))
-    raise AssertionError("unreachable")
+        write_line(f"every Python 3.11 or newer below {argv[0]} guards itself; no other program is guarded")
+    become_program(Order(argv, environment(original_environment()), InheritedSignals.take_over()))
 
 
 def run(
@@ -50,23 +50,28 @@ def run(
     Raises:
         SystemExit: it cannot be started.
     """
-    chosen = choose(look(), names_ports=bool(ports), stays_parent=stats_json is not None)
+    signals = InheritedSignals.take_over()
+    chosen = choose(read_capabilities(), names_ports=bool(ports), stays_parent=stats_json is not None)
     if is_verbose and chosen.mechanism in (Mechanism.STEER, Mechanism.HOLD):
-        above = ", tailbite stays its parent" if chosen.place is Place.ABOVE else ""
-        program.tell(f"ports of {argv[0]} are {chosen.mechanism.value}{above}")
-    order = program.Order(
+        _describe(argv[0], chosen)
+    order = Order(
         command=argv,
         environment=original_environment(),
+        signals=signals,
         ports=ports,
         is_required=is_required,
         is_verbose=is_verbose,
         status_unguarded=status.UNSUPPORTED,
     )
-    if stats_json != "-":  # is it a file that can be written? Better known before anything runs
-        _write_stats(stats_json, chosen, program.Report(None, False, {}))
+    # A file that cannot be written is reported before anything runs.
+    if stats_json != "-":
+        _write_stats(stats_json, chosen, Report(None, False, {}))
+    elif not _is_open(1):
+        write_line("-: standard output is closed; name a file for --stats-json")
+        sys.exit(status.USAGE)
 
     def before_exec(is_guarded: bool) -> None:
-        _write_stats(stats_json, chosen, program.Report(None, is_guarded, {}))
+        _write_stats(stats_json, chosen, Report(None, is_guarded, {}))
 
     report = program.run(order, chosen, before_exec)
     _write_stats(stats_json, chosen, report)
@@ -75,7 +80,24 @@ def run(
     return mirror(report.status)
 
 
-def _write_stats(path: str | None, chosen: Choice, report: program.Report) -> None:
+def _describe(program_name: str, chosen: Choice) -> None:
+    above = ", tailbite stays its parent" if chosen.place is Place.ABOVE else ""
+    write_line(f"guarding {program_name}: {chosen.mechanism.value}{above}")
+    if chosen.not_covered:
+        write_line(f"not guarded here: {', '.join(chosen.not_covered)}")
+
+
+def _is_open(descriptor: int) -> bool:
+    import os
+
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _write_stats(path: str | None, chosen: Choice, report: Report) -> None:
     if path is None:
         return
     import json
@@ -89,6 +111,7 @@ def _write_stats(path: str | None, chosen: Choice, report: program.Report) -> No
         "mechanism": chosen.mechanism.name.lower().replace("_", "-"),
         "guarded": report.is_guarded,
         "reason": chosen.reason or None,
+        "not_covered": list(chosen.not_covered) if report.is_guarded else [],
         "status": None if report.status is None else os.waitstatus_to_exitcode(report.status),
         "connects": dict(report.counts),
     }
@@ -99,6 +122,6 @@ def _write_stats(path: str | None, chosen: Choice, report: program.Report) -> No
         else:
             write_atomically(Path(path), text)
     except OSError as error:
-        program.tell(f"{path}: {error.strerror}")
+        write_line(f"{path}: {error.strerror}")
         if report.status is None:
             sys.exit(status.USAGE)

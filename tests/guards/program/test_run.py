@@ -117,7 +117,7 @@ def test_a_standard_output_that_nobody_reads_changes_no_exit_status(tmp_path: Pa
 def test_verbose_tells_what_was_steered() -> None:
     Trap().set()
     done = run(guarded(client(count=1), "-v"))
-    assert "are steered before each connect" in done.stderr
+    assert "the source port is steered before each connect" in done.stderr
     assert f"connects to 127.0.0.1:{PORT}: source port from {PORT + 1}" in done.stderr
 
 
@@ -149,7 +149,7 @@ def test_a_port_that_is_never_drawn_needs_no_guard() -> None:
     """Nobody may hold a privileged port without privilege, and nobody need to."""
     done = run(guarded(["true"], "-v", "--require", "--port", "80", "--port", str(PORT), nobody=True))
     assert done.returncode == 0, done.stderr
-    assert "port 80 needs no guard: source ports are not drawn from there\n" in done.stderr
+    assert "port 80 needs no guard: source ports are not chosen from there\n" in done.stderr
     assert f"port {PORT} is held as long as true runs\n" in done.stderr
 
 

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailbite.guards.program.mechanism import Limits, Mechanism, Place, choose, look
+from tailbite.guards.program.mechanism import Capabilities, Mechanism, Place, choose, read_capabilities
 
-ALLOWS_ALL = Limits(
+ALLOWS_ALL = Capabilities(
     system="linux",
     machine="x86_64",
     is_known_machine=True,
     release=(6, 18),
     reports_calls=True,
+    reports_end=True,
     reads_memory=True,
     copies_descriptors=True,
     steers=True,
@@ -46,7 +47,10 @@ def test_what_is_chosen(changes: dict[str, object], mechanism: Mechanism, place:
     [
         ({"system": "darwin"}, "this is darwin, and programs can be guarded on Linux only"),
         ({"machine": "s390x", "is_known_machine": False}, "system call numbers of s390x"),
-        ({"release": (5, 4)}, "this is Linux 5.4, and watching connect calls needs Linux 5.8"),
+        (
+            {"release": (5, 4), "reports_end": False},
+            "this is Linux 5.4, and inspecting connect calls needs Linux 5.8",
+        ),
         ({"reports_calls": False}, "does not allow seccomp user notification"),
         ({"reads_memory": False}, "reading another process's memory is forbidden"),
         ({"yama": 2}, "kernel.yama.ptrace_scope is 2"),
@@ -60,12 +64,13 @@ def test_why_nothing_is(changes: dict[str, object], reason: str) -> None:
 
 
 systems = st.builds(
-    Limits,
+    Capabilities,
     system=st.sampled_from(["linux", "darwin", "freebsd14"]),
     machine=st.just("x86_64"),
     is_known_machine=st.booleans(),
     release=st.tuples(st.integers(3, 7), st.integers(0, 20)),
     reports_calls=st.booleans(),
+    reports_end=st.booleans(),
     reads_memory=st.booleans(),
     copies_descriptors=st.booleans(),
     steers=st.booleans(),
@@ -75,20 +80,22 @@ systems = st.builds(
 
 
 @given(systems, st.booleans(), st.booleans())
-def test_for_every_system_there_is_a_guard_or_a_reason(limits: Limits, names_ports: bool, stays: bool) -> None:
-    chosen = choose(limits, names_ports=names_ports, stays_parent=stays)
+def test_for_every_system_there_is_a_guard_or_a_reason(
+    capabilities: Capabilities, names_ports: bool, stays: bool
+) -> None:
+    chosen = choose(capabilities, names_ports=names_ports, stays_parent=stays)
     assert bool(chosen.reason) == (chosen.mechanism is Mechanism.NONE)
-    assert (chosen.mechanism is Mechanism.NAMED_PORTS) == (names_ports and limits.system == "linux")
+    assert (chosen.mechanism is Mechanism.NAMED_PORTS) == (names_ports and capabilities.system == "linux")
     if chosen.mechanism is Mechanism.STEER:
-        assert limits.copies_descriptors and limits.steers
-    if limits.yama and not limits.is_privileged and chosen.mechanism in (Mechanism.STEER, Mechanism.HOLD):
+        assert capabilities.copies_descriptors and capabilities.steers
+    if capabilities.yama and not capabilities.is_privileged and chosen.mechanism in (Mechanism.STEER, Mechanism.HOLD):
         assert chosen.place is Place.ABOVE
     if stays:
         assert chosen.place is Place.ABOVE
 
 
 def test_this_system_is_looked_at_without_changing_it() -> None:
-    limits = look()
-    assert limits.system == "linux"
-    assert limits.is_known_machine and limits.reports_calls and limits.reads_memory
-    assert look() == limits
+    capabilities = read_capabilities()
+    assert capabilities.system == "linux"
+    assert capabilities.is_known_machine and capabilities.reports_calls and capabilities.reads_memory
+    assert read_capabilities() == capabilities

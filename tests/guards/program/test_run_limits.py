@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+HOLD = "the destination port is held while it connects"
+STEER = "the source port is steered before each connect"
+
 pytestmark = [
     pytest.mark.usefixtures("network"),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="the emulated limits know x86_64's system calls"),
@@ -27,12 +30,12 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("limits", "mechanism"),
     [
-        (["pidfd_getfd"], "are held while it connects"),
-        (["IP_LOCAL_PORT_RANGE"], "are held while it connects"),
-        (["pidfd_getfd", "AF_INET6"], "are held while it connects"),
-        (["PIDFD_THREAD"], "are steered before each connect"),
-        (["WAIT_KILLABLE_RECV"], "are steered before each connect"),
-        (["SYNC_WAKE_UP"], "are steered before each connect"),
+        (["pidfd_getfd"], HOLD),
+        (["IP_LOCAL_PORT_RANGE"], HOLD),
+        (["pidfd_getfd", "AF_INET6"], HOLD),
+        (["PIDFD_THREAD"], STEER),
+        (["WAIT_KILLABLE_RECV"], STEER),
+        (["SYNC_WAKE_UP"], STEER),
     ],
     ids=" ".join,
 )
@@ -139,7 +142,7 @@ def test_a_program_that_hides_its_memory_from_an_unprivileged_guard_is_told_of()
     )
     done = run(guarded([PYTHON, "-c", code], "-v", nobody=True))
     assert done.stdout == "111\n"
-    assert "it cannot be looked into, not guarded" in done.stderr
+    assert "it cannot be inspected, not guarded" in done.stderr
 
 
 def test_the_supervisor_above_stays_an_ancestor_of_daemons() -> None:

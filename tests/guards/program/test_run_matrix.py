@@ -12,7 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,6 @@ from tailbite.kernel.packets import TcpFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.peers
 
@@ -305,21 +306,28 @@ def started(
             process.wait()
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a short name, open to everybody: a Unix socket's path has 107 bytes at most (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="run") as folder:
+        open_to_all(Path(folder))
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("name", CLIENTS)
 @pytest.mark.usefixtures("network")
 def test_a_real_program_never_reaches_itself_and_finds_the_server_that_comes(
-    name: str, tmp_path: Path, peer: Callable[[str], str], compiled: Callable[[str], list[str]]
+    name: str, short_path: Path, peer: Callable[[str], str], compiled: Callable[[str], list[str]]
 ) -> None:
     client = CLIENTS[name]
     for program in client.needs:
         peer(program)
     if name == "uvloop":
         pytest.importorskip("uvloop")
-    open_to_all(tmp_path)
     with fresh_network(), Capture() as capture:
         Trap(client.binds_first).set()
         wire = Wire(capture)
-        with started(client, tmp_path / "guarded", compiled, (*RUN, "--require", "--")):
+        with started(client, short_path / "guarded", compiled, (*RUN, "--require", "--")):
             wire.until(lambda seen: seen.attempts >= ATTEMPTS, "it had tried often enough")
             with socket.socket() as server:
                 server.bind(("127.0.0.1", PORT))  # at once, and without SO_REUSEADDR
@@ -329,7 +337,7 @@ def test_a_real_program_never_reaches_itself_and_finds_the_server_that_comes(
 
     with fresh_network(), Capture() as capture:
         Trap(client.binds_first).set()
-        with started(client, tmp_path / "control", compiled, ()):
+        with started(client, short_path / "control", compiled, ()):
             assert Wire(capture).until(lambda seen: seen.to_itself > 0, "the control reached itself").to_itself > 0
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -63,15 +64,22 @@ def helpers() -> list[int]:
     return sorted(found)
 
 
-def two_helpers() -> list[int]:
-    """Wait until both are there."""
-    wait_until(lambda: len(helpers()) == 2, "both helpers are there")
-    return helpers()
+def all_helpers() -> list[int]:
+    """Wait until at least two are there: a monitor and a worker, and one more worker or two when calls queue up."""
+    found: list[int] = []
+
+    def are_there() -> bool:
+        found[:] = helpers()
+        return len(found) >= 2
+
+    wait_until(are_there, "both helpers are there")
+    return found
 
 
 def kill(helper: int) -> None:
-    """Kill one, and see it gone: the other is alone now, until it has made a new one."""
-    os.kill(helper, signal.SIGKILL)
+    """Kill one, and see it gone: the others go on, and make a new one."""
+    with contextlib.suppress(ProcessLookupError):  # a worker that had nothing to do any more
+        os.kill(helper, signal.SIGKILL)
     wait_until(lambda: helper not in helpers(), "the one that was killed is gone")
 
 
@@ -87,9 +95,9 @@ def test_helpers_killed_at_random_moments_are_replaced_and_nobody_notices() -> N
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
         for _ in range(KILLS):
-            both = two_helpers()
+            there = all_helpers()
             sleep(pick.random() * 0.004)
-            kill(pick.choice(both))
+            kill(pick.choice(there))
         output, _ = program.communicate("stop\n", timeout=60)
     seen, slowest, hanging = json.loads(output)
     assert set(seen) == {"ECONNREFUSED"}, "every connect was refused, none was lost, none went to itself"
@@ -106,9 +114,9 @@ def test_after_both_are_killed_in_one_instant_connects_fail_with_enosys_and_none
     ) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
-        both = two_helpers()
+        there = all_helpers()
         for number in (signal.SIGSTOP, signal.SIGKILL):
-            for helper in both:
+            for helper in there:
                 os.kill(helper, number)
         sleep(0.2)
         output, _ = program.communicate("stop\n", timeout=60)
@@ -127,7 +135,7 @@ def test_the_helpers_end_with_the_last_process_they_guard() -> None:
         assert program.stdout is not None and program.stdin is not None
         assert program.stdout.readline() == "up\n"
         program.wait(30)
-        assert len(helpers()) == 2
+        assert len(helpers()) >= 2
         program.stdin.close()
         wait_until(lambda: not helpers(), "the helpers are gone")
 
@@ -144,7 +152,7 @@ def test_holders_of_named_ports_killed_at_random_are_replaced() -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
         for _ in range(20):
-            kill(pick.choice(two_helpers()))
+            kill(pick.choice(all_helpers()))
             Trap().control_fails()
         program.communicate("stop\n", timeout=60)
     wait_until(Trap().springs, "the port is let go when the program has ended")
@@ -160,10 +168,10 @@ def test_above_the_program_goes_on_unguarded_when_its_supervisor_is_killed() -> 
     ) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
-        supervisor = min(two_helpers())
+        supervisor = min(all_helpers())
         for _ in range(3):  # the one that stands by is replaced
-            kill(max(two_helpers()))
-        assert supervisor in two_helpers()
+            kill(max(all_helpers()))
+        assert supervisor in all_helpers()
         kill(supervisor)
         sleep(0.2)
         output, _ = program.communicate("stop\n", timeout=60)

@@ -1,14 +1,16 @@
-"""The supervisor above the program: where only an ancestor may look into it, or when its end is to be reported.
+"""The supervisor above the program: used when Yama allows only an ancestor to trace it, or to report its exit status.
 
 ::
 
     tailbite run (front) ──> supervisor ──> the program and all its descendants
                                   └──fork──> stand-by
 
-The front is what the caller sees: it passes signals on, stops when the program stops, and ends as it ends. The
-supervisor has a session of its own, so no terminal stops it; orphaned descendants become its children
-(PR_SET_CHILD_SUBREAPER), so it stays above daemons as well. If it is killed nobody else is an ancestor: then the
-stand-by lets every call run unguarded, and the front, next in the line of ancestors, still reports the end.
+The front is the process that the caller started: it passes signals on, stops when the program stops, and ends as the
+program ends. The supervisor has a session of its own, so no terminal stops it, and a supervisor that is stopped is
+continued by the front. Orphaned descendants of the program become the supervisor's children
+(PR_SET_CHILD_SUBREAPER), so it stays above daemons as well. If it is killed, no other process is an ancestor that
+could guard: then the stand-by lets every call run unguarded, and the front, next in the line of ancestors, still
+reports the end.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from tailbite.guards.program.helpers import answer_all, detach, serve
-from tailbite.guards.program.run import Order, Report, enter, execute, steerer_maker, unguarded
-from tailbite.guards.program.shared_page import Tally
+from tailbite.guards.program.enter import enter_filter, steerer_maker
+from tailbite.guards.program.helpers import detach, let_go_of_stderr
+from tailbite.guards.program.order import Order, Report, become_program, refuse_or_go_unguarded
+from tailbite.guards.program.serving import answer_all_unguarded, serve_polling
+from tailbite.guards.program.shared_page import SharedPage
 from tailbite.kernel.prctl import become_subreaper
 from tailbite.kernel.seccomp import Listener
 
@@ -40,11 +44,13 @@ _ALL = signal.valid_signals()
 _NEWS = struct.Struct("=ii")  # the program's pid, and what wait(2) said of it: -1 for "it has started"
 _STARTED = -1
 _SI_USER, _SI_QUEUE, _SI_TKILL = 0, -1, -6  # sigaction(2): sent by a process, not by the kernel
+_TIMERS = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
+"""Sent by the kernel to the front alone: the timer of a caller that did alarm(5) outlives execve(2), not fork(2)."""
 
 
 def run_above(order: Order, choice: Choice) -> Report:
     """Run the program below a supervisor, pass signals on, and return when it has ended."""
-    tally = Tally()
+    page = SharedPage()
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, _ALL)
     become_subreaper()
     ours, theirs = socket.socketpair()
@@ -53,22 +59,22 @@ def run_above(order: Order, choice: Choice) -> Report:
         supervisor = os.fork()
     except OSError as error:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        unguarded(order, f"no process can be started for its guard ({error.strerror})")
-        execute(order)
+        refuse_or_go_unguarded(order, f"no process can be started for its guard ({error.strerror})")
+        become_program(order)
     if supervisor == 0:
         ours.close()
         try:
-            _supervise(theirs, front, mask, tally, order, choice)
+            _supervise(theirs, front, mask, page, order, choice)
         finally:
             os._exit(0)
     theirs.close()
     status = _Front(ours, supervisor).wait()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return Report(status, tally.is_guarded, tally.by_name())
+    return Report(status, page.is_guarded, page.counts_by_name())
 
 
 class _Front:
-    """Waits for the program: by the supervisor's news, and by itself once that is gone."""
+    """The wait for the program: by the supervisor's news, and by waitpid(2) once the supervisor is gone."""
 
     def __init__(self, news: socket.socket, supervisor: int) -> None:
         news.setblocking(False)
@@ -80,9 +86,10 @@ class _Front:
         self._early: list[int] = []
 
     def wait(self) -> int:
-        # Every signal is blocked, so none is lost between a look and the wait for the next.
+        # Every signal is blocked, so none is lost between reading the news and the wait for the next signal.
         while True:
-            self._look()
+            self._read_news()
+            self._reap()
             if self._status is not None:
                 return self._status
             info = signal.sigwaitinfo(_ALL)
@@ -97,7 +104,7 @@ class _Front:
             if number == signal.SIGCONT:
                 is_meant = _is_stopped(self._program)
             else:
-                is_meant = info.si_code in (_SI_USER, _SI_QUEUE, _SI_TKILL)
+                is_meant = info.si_code in (_SI_USER, _SI_QUEUE, _SI_TKILL) or number in _TIMERS
             if is_meant:
                 self._pass_on(number)
 
@@ -105,35 +112,40 @@ class _Front:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._program, number)
 
-    def _look(self) -> None:
+    def _read_news(self) -> None:
         while True:
             try:
                 message = self._news.recv(_NEWS.size)
             except BlockingIOError:
-                break
+                return
             if len(message) < _NEWS.size:
-                break
+                return
             self._program, status = _NEWS.unpack(message)
             if status != _STARTED:
-                self._heed(status)
+                self._follow(status)
                 continue
             while self._early:  # a terminal's too: there may have been no program yet that it could reach
                 self._pass_on(self._early.pop(0))
+
+    def _reap(self) -> None:
         while self._status is None:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 if self._lost:
-                    self._status = signal.SIGKILL  # it ended just when nobody could look
+                    self._status = signal.SIGKILL  # it ended just when nobody could report it
                 return
             if pid == 0:
                 return
             if pid == self._program:
-                self._heed(status)
-            elif pid == self._supervisor and not os.WIFSTOPPED(status):
+                self._follow(status)
+            elif pid == self._supervisor and os.WIFSTOPPED(status):
+                os.kill(pid, signal.SIGCONT)  # every connect of the program waits for it
+            elif pid == self._supervisor:
                 self._lost = True
 
-    def _heed(self, status: int) -> None:
+    def _follow(self, status: int) -> None:
+        """End or stop as the program did."""
         if not os.WIFSTOPPED(status):
             self._status = status
             return
@@ -141,6 +153,7 @@ class _Front:
         number = os.WSTOPSIG(status)
         if number in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(number, signal.SIG_DFL)
+            # The signal is blocked, so it stays pending; this process stops while it is unblocked for a moment.
             os.kill(os.getpid(), number)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))
             signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
@@ -171,15 +184,15 @@ def mirror(status: int | None) -> int:
 
 
 def _supervise(
-    news: socket.socket, front: int, mask: set[int | signal.Signals], tally: Tally, order: Order, choice: Choice
+    news: socket.socket, front: int, mask: set[int | signal.Signals], page: SharedPage, order: Order, choice: Choice
 ) -> None:
-    """The supervisor's whole life."""
+    """Live the whole life of the supervisor."""
     make = steerer_maker(order, choice)
     become_subreaper()
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
-        _become(ours, news, theirs, mask, tally, order)
+        _become(ours, news, theirs, mask, page, order)
     theirs.close()
     watched_front = os.pidfd_open(front)
     wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -187,7 +200,7 @@ def _supervise(
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     family = _Family(child, front, news)
-    family.tell(_STARTED)
+    family.send_news(_STARTED)
     try:
         ours.send(b"+")
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
@@ -198,14 +211,23 @@ def _supervise(
         ours.close()
         family.wait_without_guard(others)
         return
-    listener = Listener(descriptors[0], tally.memory)
+    listener = Listener(descriptors[0], page.slots[0].call)
     listener.wake_synchronously()
-    family.stand_by = lambda: _stand_by(listener, tally)
+    family.stand_by = lambda: _stand_by(listener, page)
     family.start_stand_by()
     ours.send(b"+")
     ours.close()
-    steerer = make(listener, tally)
-    while (ended := serve(listener, tally, steerer, others)) is not None:
+    steerer = make(listener, page.slots[0], lambda: None)
+
+    def program_ended() -> None:
+        if order.is_verbose:
+            steerer.report = None
+            let_go_of_stderr()
+
+    family.at_program_end = program_ended
+    if family.is_over:
+        program_ended()
+    while (ended := serve_polling(listener, page.slots[0], steerer, others)) is not None:
         del others[ended]
 
 
@@ -214,7 +236,7 @@ def _become(
     news: socket.socket,
     theirs: socket.socket,
     mask: set[int | signal.Signals],
-    tally: Tally,
+    page: SharedPage,
     order: Order,
 ) -> NoReturn:
     helper.close()
@@ -223,15 +245,15 @@ def _become(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
-        tally.is_guarded = enter(order, theirs)
-        execute(order)
+        page.is_guarded = enter_filter(order, theirs)
+        become_program(order)
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else 1)
     finally:
         os._exit(1)
 
 
-def _stand_by(listener: Listener, tally: Tally) -> int:
+def _stand_by(listener: Listener, page: SharedPage) -> int:
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
@@ -239,24 +261,25 @@ def _stand_by(listener: Listener, tally: Tally) -> int:
             signal.set_wakeup_fd(-1)
             watched = os.pidfd_open(supervisor)
             detach(listener.descriptor, watched)
-            answer_all(listener, tally, watched)
+            answer_all_unguarded(listener, page.slots[0], watched)
         finally:
             os._exit(0)
     return child
 
 
 class _Family:
-    """The supervisor's children: the program, orphans of its, and the stand-by."""
+    """The supervisor's children: the program, orphaned descendants of the program, and the stand-by."""
 
     def __init__(self, child: int, front: int, news: socket.socket) -> None:
         self._child = child
         self._front = front
         self._news = news
-        self._is_over = False
+        self.is_over = False
         self._helper = 0
+        self.at_program_end: Callable[[], None] = lambda: None
         self.stand_by: Callable[[], int] = lambda: 0
 
-    def tell(self, status: int) -> None:
+    def send_news(self, status: int) -> None:
         with contextlib.suppress(OSError):
             self._news.send(_NEWS.pack(self._child, status))
             os.kill(self._front, signal.SIGCHLD)
@@ -274,15 +297,17 @@ class _Family:
                 return False
             if pid == 0:
                 return False
-            if pid == self._child and not self._is_over:
-                self._is_over = not os.WIFSTOPPED(status)
-                self.tell(status)
+            if pid == self._child and not self.is_over:
+                self.is_over = not os.WIFSTOPPED(status)
+                self.send_news(status)
+                if self.is_over:
+                    self.at_program_end()
             elif pid == self._helper and not os.WIFSTOPPED(status):
                 self.start_stand_by()
 
     def front_is_gone(self) -> bool:
         """Have the program die with the process its caller knows as it."""
-        if not self._is_over:
+        if not self.is_over:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
         return True
@@ -291,7 +316,7 @@ class _Family:
         poll = select.poll()
         for descriptor in others:
             poll.register(descriptor, select.POLLIN)
-        while others and not self._is_over:
+        while others and not self.is_over:
             for descriptor, _ in poll.poll():
                 if others[descriptor]():
                     poll.unregister(descriptor)

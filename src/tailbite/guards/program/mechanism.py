@@ -1,16 +1,17 @@
-"""Which guard this system allows for a program that is not ours: facts in, a choice out.
+"""The guard that this system allows for a program that is not ours: capabilities in, a choice out.
 
-==========================================================  ===========  =================================
-what is so                                                  mechanism    the supervisor is
-==========================================================  ===========  =================================
-the user named the ports                                    NAMED_PORTS  beside the program
-no Linux 5.8, no seccomp, memory cannot be read, Yama 2, 3  NONE
-descriptors can be copied and sockets can have a range      STEER        beside it; above it with Yama 1
-otherwise                                                   HOLD         the same
-==========================================================  ===========  =================================
+================================================================  ===========  =================================
+system capability                                                 mechanism    place of the supervisor
+================================================================  ===========  =================================
+the user named the ports                                          NAMED_PORTS  beside the program
+no user notification that reports its end, memory cannot be       NONE
+read, Yama 2 without privilege, Yama 3
+descriptors can be copied and sockets can have a range            STEER        beside it; above it with Yama 1
+otherwise                                                         HOLD         the same
+================================================================  ===========  =================================
 
-Beside: a process that is no relative, so the program keeps the pid, parent and terminal it was called with. Above:
-the program's parent, because Yama's scope 1 lets only ancestors look into a process.
+Beside: a process that is not a relative, so the program keeps the pid, parent and terminal it was called with. Above:
+the program's parent, because Yama's scope 1 lets only ancestors trace a process.
 """
 
 from __future__ import annotations
@@ -21,32 +22,34 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-__all__ = ["Choice", "Limits", "Mechanism", "Place", "choose", "look"]
+__all__ = ["NAMES_PORTS_INSTEAD", "Capabilities", "Choice", "Mechanism", "Place", "choose", "read_capabilities"]
 
-FIRST_RELEASE: Final = (5, 8)
-"""A listener tells that nobody is left to listen to (POLLHUP) since Linux 5.8; without that helpers never end.
-Answering "let the call run" needs 5.5, copying a descriptor 5.6."""
+REPORTS_END: Final = (5, 8)
+"""A listener reports that no process is left under its filter (POLLHUP) since Linux 5.8; without that helpers would
+never end. Answering "let the call run" needs 5.5, copying a descriptor 5.6."""
+
+NAMES_PORTS_INSTEAD: Final = "what does work here: --port PORT for each port it connects to, --in-process for Pythons"
 
 
 class Mechanism(Enum):
-    """How P is kept from being the source port of a program that is not ours."""
+    """A way to keep P from becoming the source port of a program that is not ours."""
 
-    STEER = "steered before each connect"
-    HOLD = "held while it connects"
-    NAMED_PORTS = "held as long as the program runs"
+    STEER = "the source port is steered before each connect"
+    HOLD = "the destination port is held while it connects"
+    NAMED_PORTS = "the named ports are held as long as the program runs"
     NONE = "not guarded"
 
 
 class Place(Enum):
-    """Where the supervisor is, seen from the program."""
+    """The place of the supervisor, seen from the program."""
 
     BESIDE = "beside"
     ABOVE = "above"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What the system allows.
+class Capabilities:
+    """The abilities of this system, and its restrictions.
 
     Attributes:
         system: ``sys.platform``.
@@ -54,11 +57,12 @@ class Limits:
         is_known_machine: the system call numbers of that machine are known.
         release: the kernel's version, its first two numbers.
         reports_calls: the kernel has seccomp user notification.
+        reports_end: a listener reports that no process is left under its filter.
         reads_memory: process_vm_readv(2) is not forbidden here.
-        copies_descriptors: pidfd_getfd(2) is not forbidden here.
-        steers: sockets can have a port range of their own (IP_LOCAL_PORT_RANGE, Linux 6.3).
+        copies_descriptors: pidfd_getfd(2) exists and is not forbidden here.
+        steers: sockets can have a port range of their own (IP_LOCAL_PORT_RANGE; Linux 6.3, backported by some).
         yama: kernel.yama.ptrace_scope, 0 to 3.
-        is_privileged: CAP_SYS_PTRACE is in effect, which Yama up to scope 2 gives way to.
+        is_privileged: CAP_SYS_PTRACE is in effect, which Yama's scopes 1 and 2 do not restrict.
     """
 
     system: str
@@ -66,6 +70,7 @@ class Limits:
     is_known_machine: bool
     release: tuple[int, int]
     reports_calls: bool
+    reports_end: bool
     reads_memory: bool
     copies_descriptors: bool
     steers: bool
@@ -75,67 +80,99 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What to do, and if it is nothing, why: half a sentence."""
+    """The mechanism to use.
+
+    Attributes:
+        mechanism: the mechanism.
+        place: the place of the supervisor.
+        reason: for ``NONE``, half a sentence that says why.
+        copies: the supervisor can copy the program's descriptors.
+        steers: sockets can have a port range.
+    """
 
     mechanism: Mechanism
     place: Place = Place.BESIDE
     reason: str = ""
+    copies: bool = True
+    steers: bool = True
+
+    @property
+    def not_covered(self) -> tuple[str, ...]:
+        """The clients that this mechanism does not guard, for people; the same on every system is left out."""
+        binds_first = "a client that binds to port 0 before it connects"
+        if self.mechanism is Mechanism.NAMED_PORTS:
+            return (binds_first, "ports that were not named", "what outlives the program")
+        if self.mechanism is Mechanism.HOLD and not self.copies:
+            return (binds_first,)
+        return ()
 
 
-def choose(limits: Limits, *, names_ports: bool = False, stays_parent: bool = False) -> Choice:
+def choose(capabilities: Capabilities, *, names_ports: bool = False, stays_parent: bool = False) -> Choice:
     """Choose the mechanism that covers the most of what this system allows.
 
     Args:
-        limits: what the system allows.
+        capabilities: the abilities of the system.
         names_ports: the user named the ports to guard.
-        stays_parent: the supervisor is to see the program's end, so it has to be its parent.
+        stays_parent: the supervisor has to report the program's end, so it has to be its parent.
     """
     place = Place.ABOVE if stays_parent else Place.BESIDE
-    if limits.system != "linux":
-        return Choice(Mechanism.NONE, place, f"this is {limits.system}, and programs can be guarded on Linux only")
+    if capabilities.system != "linux":
+        reason = f"this is {capabilities.system}, and programs can be guarded on Linux only"
+        return Choice(Mechanism.NONE, place, reason)
     if names_ports:
         return Choice(Mechanism.NAMED_PORTS, place)
-    if (reason := _hindrance(limits)) is not None:
-        return Choice(Mechanism.NONE, place, reason)
-    if limits.yama == 1 and not limits.is_privileged:
+    if (reason_or_none := _hindrance(capabilities)) is not None:
+        return Choice(Mechanism.NONE, place, f"{reason_or_none}; {NAMES_PORTS_INSTEAD}")
+    if capabilities.yama == 1 and not capabilities.is_privileged:
         place = Place.ABOVE
-    return Choice(Mechanism.STEER if limits.copies_descriptors and limits.steers else Mechanism.HOLD, place)
+    copies, steers = capabilities.copies_descriptors, capabilities.steers
+    return Choice(Mechanism.STEER if copies and steers else Mechanism.HOLD, place, copies=copies, steers=steers)
 
 
-def _hindrance(limits: Limits) -> str | None:
-    if not limits.is_known_machine:
-        return f"the system call numbers of {limits.machine} are not known to tailbite"
-    if limits.release < FIRST_RELEASE:
-        found, needed = (".".join(map(str, release)) for release in (limits.release, FIRST_RELEASE))
-        return f"this is Linux {found}, and watching connect calls needs Linux {needed}"
-    if not limits.reports_calls:
+def _hindrance(capabilities: Capabilities) -> str | None:
+    if not capabilities.is_known_machine:
+        return f"the system call numbers of {capabilities.machine} are not known to tailbite"
+    if not capabilities.reports_calls:
         return "this kernel or container does not allow seccomp user notification"
-    if limits.yama > 2 or (limits.yama == 2 and not limits.is_privileged):
+    if not capabilities.reports_end:
+        found, needed = (".".join(map(str, release)) for release in (capabilities.release, REPORTS_END))
+        return f"this is Linux {found}, and inspecting connect calls needs Linux {needed} or a backport"
+    if capabilities.yama > 2 or (capabilities.yama == 2 and not capabilities.is_privileged):
         return (
-            f"Yama does not let one process look into another here (sysctl kernel.yama.ptrace_scope is {limits.yama})"
+            "Yama does not let one process trace another here "
+            f"(sysctl kernel.yama.ptrace_scope is {capabilities.yama})"
         )
-    if not limits.reads_memory:
+    if not capabilities.reads_memory:
         return "reading another process's memory is forbidden here (a container's seccomp profile does that)"
     return None
 
 
-def look() -> Limits:
-    """Ask this system what it allows; changes nothing."""
+def read_capabilities() -> Capabilities:
+    """Ask this system for its abilities; changes nothing."""
     from tailbite.kernel import capabilities, memory, pidfd, seccomp, sockopt
     from tailbite.kernel.release import kernel_version
 
     machine = os.uname().machine
     abi = seccomp.ABIS.get(machine) if sys.byteorder == "little" and sys.maxsize > 1 << 32 else None
     is_linux = sys.platform.startswith("linux")
-    return Limits(
+    release = kernel_version()
+    reports_calls = is_linux and abi is not None and seccomp.is_supported(abi)
+    return Capabilities(
         system="linux" if is_linux else sys.platform,
         machine=machine,
         is_known_machine=abi is not None,
-        release=kernel_version(),
-        reports_calls=is_linux and abi is not None and seccomp.is_supported(abi),
+        release=release,
+        reports_calls=reports_calls,
+        reports_end=reports_calls and (release >= REPORTS_END or _reports_end()),
         reads_memory=is_linux and memory.can_read_memory(),
         copies_descriptors=is_linux and pidfd.can_copy_descriptors(),
         steers=sockopt.supports_local_port_range(),
         yama=memory.yama_scope(),
         is_privileged=capabilities.has_capability(capabilities.CAP_SYS_PTRACE),
     )
+
+
+def _reports_end() -> bool:
+    from tailbite.guards.program.probe import reports_end
+
+    return reports_end()

@@ -1,27 +1,35 @@
-"""Which source ports a guarded program's sockets may have: its network namespaces, their ranges, its own ranges."""
+"""The source ports of a guarded program's sockets: its network namespaces, their ranges, its own ranges."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import socket
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tailbite.connect import facts
 from tailbite.core.plan import HostFacts, Means, Plan, plan
 from tailbite.core.ports import PortRange
 from tailbite.core.sides import effective_range
+from tailbite.guards.program.port_hold import hold
 from tailbite.kernel.namespace import CLONE_NEWNET, CLONE_NEWUSER, setns
 from tailbite.kernel.sockopt import netns_cookie, pack_port_range
 from tailbite.kernel.sysctl import read_ephemeral_range
 
-__all__ = ["Namespaces", "Ranges", "Steering", "cookie"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Namespaces", "Ranges", "Steering", "hold_inside"]
 
 FOREIGN_FRESH_FOR: Final = 1.0
 """Seconds for which the port range of a namespace that the program made is believed, as reading it takes a process of
 its own. In the supervisor's own namespace it is :data:`tailbite.connect.facts.FRESH_FOR`."""
 
 _MOST = 4096
+_SIOCGSKNS = 0x894C  # a descriptor of a socket's network namespace; Linux 4.10, include/uapi/linux/sockios.h
 
 
 class Steering(NamedTuple):
@@ -48,7 +56,7 @@ class Ranges:
         self._given: dict[int, int] = {}
 
     def steer(self, port: int, own: int) -> Steering:
-        """Say what to do about a connect to ``port`` of a socket whose IP_LOCAL_PORT_RANGE is ``own``, 0 if unset."""
+        """Return the steering of a connect to ``port`` by a socket with the port range ``own``, 0 if it has none."""
         if own == 0 or (own := self._given.get(own, own)) == 0 or self.ephemeral is None:
             return self._remember(_steering(plan(port, 0, HostFacts(self.ephemeral, True))), 0)
         ports = effective_range(self.ephemeral, own)
@@ -63,15 +71,21 @@ class Ranges:
 
 
 class Namespaces:
-    """The network namespaces of a program: nearly always the supervisor's own, and then nearly nothing to do."""
+    """The network namespaces of a program: nearly always the supervisor's own, and then nearly nothing to do.
 
-    def __init__(self, home: bytes) -> None:
-        self._home = home
+    A namespace has a name: the cookie of a socket in it where the kernel has one (SO_NETNS_COOKIE, Linux 5.14) and
+    the socket can be inspected, else the link target of /proc/TID/ns/net of the thread that connects.
+    """
+
+    def __init__(self) -> None:
+        self._home_link = _link_of("self")
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            self.home_cookie = _cookie(sock)
         self._own = Ranges(None, 0.0)
-        self._foreign: dict[bytes, Ranges] = {}
+        self._foreign: dict[object, Ranges] = {}
 
     def own(self, now: float) -> Ranges:
-        """Return what is known of the supervisor's own namespace."""
+        """Return the range of the supervisor's own namespace."""
         own = self._own
         if own.until < now:
             try:
@@ -83,54 +97,109 @@ class Namespaces:
             own.until = now + facts.FRESH_FOR
         return own
 
-    def is_home(self, sock: Any) -> bool:
-        """Tell whether a socket is in the supervisor's own namespace."""
-        return cookie(sock) == self._home
+    def foreign_name(self, tid: int, sock: Any = None) -> object:
+        """Return the name of a namespace that is not the supervisor's own, or None for the supervisor's own.
 
-    def foreign(self, sock: Any, tid: int) -> Ranges | None:
-        """Return what is known of the namespace of another thread's socket; None if it cannot be looked into."""
-        name, now = cookie(sock), monotonic()
+        Args:
+            tid: the thread that connects.
+            sock: a copy of its socket, if there is one.
+
+        Raises:
+            OSError: the thread cannot be inspected.
+        """
+        if sock is not None and self.home_cookie:
+            name: object = _cookie(sock)
+            return None if name == self.home_cookie else name
+        link = _link_of(tid)
+        return None if link == self._home_link else link
+
+    def foreign_ranges(self, name: object, tid: int, sock: Any = None) -> Ranges | None:
+        """Return the range of the namespace of a thread or its socket; None if it cannot be inspected."""
+        now = monotonic()
         known = self._foreign.get(name)
         if known is None or known.until < now:
             if len(self._foreign) >= _MOST:
                 self._foreign.clear()
-            known = self._foreign[name] = Ranges(_read_range_of(tid), now + FOREIGN_FRESH_FOR)
+            known = self._foreign[name] = Ranges(_read_range_of(tid, sock), now + FOREIGN_FRESH_FOR)
         return None if known.ephemeral is None else known
 
 
-def cookie(sock: Any) -> bytes:
-    """Return what names a socket's network namespace."""
+def _cookie(sock: Any) -> bytes:
     try:
         return netns_cookie(sock)
     except OSError:
-        return b""  # before Linux 5.14 all namespaces look like ours
+        return b""
 
 
-def _read_range_of(tid: int) -> PortRange | None:
-    """Read the ephemeral range of another thread's namespace, from a child process that goes there.
+def _link_of(tid: object) -> str:
+    return os.readlink(f"/proc/{tid}/ns/net")  # noqa: PTH115 - pathlib takes 4 ms to load
 
-    A namespace that an unprivileged program made belongs to a user namespace it made as well; whoever has the same
-    user outside may enter that one first, and is then privileged enough for the other (user_namespaces(7)).
-    None if that is not allowed here.
+
+def hold_inside(port: int, tid: int, sock: Any = None) -> socket.socket:
+    """Hold a port as :func:`~tailbite.guards.program.port_hold.hold` does, in the namespace of a thread or socket.
+
+    Raises:
+        OSError: EADDRINUSE, a server has the port; EPERM, that namespace cannot be entered.
     """
-    read, write = os.pipe()
+
+    def work(end: socket.socket) -> None:
+        try:
+            with hold(port) as holder:
+                socket.send_fds(end, [b"+"], [holder.fileno()])
+        except OSError as error:
+            end.send(str(error.errno).encode())
+
+    answer, descriptors = _ask_inside(tid, sock, work)
+    if descriptors:
+        return socket.socket(fileno=descriptors[0])
+    number = int(answer) if answer.isdigit() else errno.EPERM
+    raise OSError(number, os.strerror(number))
+
+
+def _read_range_of(tid: int, sock: Any) -> PortRange | None:
+    answer, _ = _ask_inside(tid, sock, lambda end: end.sendall(str(read_ephemeral_range()).encode()))
+    try:
+        return PortRange.parse(answer.decode("ascii"))
+    except ValueError:
+        return None
+
+
+def _ask_inside(tid: int, sock: Any, work: Callable[[socket.socket], None]) -> tuple[bytes, list[int]]:
+    """Have a child process enter the network namespace of a socket, or of a thread, and answer from there.
+
+    Returns:
+        The answer and its descriptors; nothing if the namespace cannot be entered.
+    """
+    ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
         try:
-            network = os.open(f"/proc/{tid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            with contextlib.suppress(OSError):  # EINVAL: the same user namespace as ours
-                setns(os.open(f"/proc/{tid}/ns/user", os.O_RDONLY | os.O_CLOEXEC), CLONE_NEWUSER)
-            setns(network, CLONE_NEWNET)
-            os.write(write, str(read_ephemeral_range()).encode())
+            if _enter(tid, sock):
+                work(theirs)
         finally:
             os._exit(0)
-    os.close(write)
+    theirs.close()
     try:
-        text = os.read(read, 64)
+        answer, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
+        return answer, descriptors
     finally:
-        os.close(read)
-        os.waitpid(child, 0)
-    try:
-        return PortRange.parse(text.decode("ascii"))
-    except ValueError:
-        return None
+        ours.close()
+        with contextlib.suppress(ChildProcessError):  # a signal handler has waited for it
+            os.waitpid(child, 0)
+
+
+def _enter(tid: int, sock: Any) -> bool:
+    """Enter the network namespace of a socket, or of a thread; False if that is another one than the socket's.
+
+    A namespace that an unprivileged program made belongs to a user namespace it made as well; whoever has the same
+    user outside may enter that one first, and is then privileged enough for the other (user_namespaces(7)).
+    """
+    network = os.open(f"/proc/{tid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # EINVAL: the same user namespace as ours
+        setns(os.open(f"/proc/{tid}/ns/user", os.O_RDONLY | os.O_CLOEXEC), CLONE_NEWUSER)
+    if sock is not None:
+        with contextlib.suppress(OSError):  # EPERM: without CAP_NET_ADMIN there
+            network = fcntl.ioctl(sock, _SIOCGSKNS)
+    setns(network, CLONE_NEWNET)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as inside:
+        return sock is None or _cookie(inside) == _cookie(sock)

@@ -1,4 +1,4 @@
-"""Keeping a port from being drawn by holding it, in a way that hardly any server notices.
+"""Holding a port, so that the kernel does not choose it as source port, in a way that hardly any server notices.
 
 ``connect()`` without a bound port skips every port that has a bind bucket made by a bind(2), whatever address that
 bind was for, and whatever its family (``__inet_hash_connect``: ``fastreuse >= 0``). bind(2) of a server on the other
@@ -6,33 +6,59 @@ hand compares addresses. So the port is held on an address that no server uses: 
 IP_FREEBIND. Measured on Linux 6.18, while it is held: servers on 127.0.0.1, 0.0.0.0 and ::1 start with and without
 SO_REUSEADDR; one on [::] starts with SO_REUSEADDR (node, Java, Go and nginx set it) and not without.
 
-What it does not keep away: bind(2) with port 0 looks at addresses too, so a client that binds to "any port" before
-it connects may still be given the port.
+Holding does not keep the port away from a client that binds to port 0 before it connects: bind(2) looks at addresses
+then too.
+
+Around one connect call, the port is held until the call is over. The caller runs again within microseconds, unless
+the CPUs are busy: a process of low priority, or one whose CPU quota is used up, may not run for seconds. So the port
+is released when one of these shows that the kernel has chosen a source port for the call:
+
+=====================================================  ==============================================================
+event                                                  evidence
+=====================================================  ==============================================================
+the same thread makes another call                     the first one is over
+the thread has ended                                   likewise
+the thread sleeps (``S`` in /proc/TID/stat)            it waits for the answer to its SYN, or is in another call
+the thread is stopped (``T``, ``t``)                   a thread stops when it returns from a call (signal(7))
+the thread waits (``D``) in another call               /proc/TID/syscall names the call
+the thread has run for 20 ms (/proc/TID/schedstat)     the search through a full range takes less than 5 ms
+=====================================================  ==============================================================
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["HOLD_FOR", "Holds", "hold"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-HOLD_FOR: Final = 0.05
-"""Seconds a port is held around one connect: the caller runs again within microseconds, unless the CPUs are busy."""
+__all__ = ["Holds", "hold"]
 
-_MOST = 64
 _IP_FREEBIND = 15  # ip(7); works on AF_INET6 sockets as well
-_NOWHERE = ("100::1", socket.AF_INET6), ("192.0.2.1", socket.AF_INET)  # RFC 6666; RFC 5737 where IPv6 is off
+_UNUSED_ADDRESSES = ("100::1", socket.AF_INET6), ("192.0.2.1", socket.AF_INET)  # RFC 6666; RFC 5737 without IPv6
+
+_FIRST_PAUSE: Final = 0.0001
+_LONGEST_PAUSE: Final = 0.02
+_SEARCH_TIME: Final = 0.02
+_PATIENCE: Final = 1.0
+"""Seconds for which a port is held around the call of a thread whose state cannot be read."""
+
+_MOST: Final = 256
+_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def hold(port: int) -> socket.socket:
-    """Return a socket that keeps ``port`` from being drawn as source port until it is closed.
+    """Return a socket that keeps the kernel from choosing ``port`` as source port until it is closed.
 
     Raises:
-        OSError: EADDRINUSE, a server has it, so nobody can draw it; EACCES, the port is privileged.
+        OSError: EADDRINUSE, a server has it, so the kernel does not choose it anyway; EACCES, the port is privileged.
     """
-    for host, family in _NOWHERE:
+    for host, family in _UNUSED_ADDRESSES:
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError:
@@ -51,37 +77,117 @@ def hold(port: int) -> socket.socket:
     raise AssertionError("unreachable")
 
 
+@dataclass(slots=True)
+class _Call:
+    """A connect call that may still be under way.
+
+    Attributes:
+        key: the network namespace and the port that is held for the call.
+        run_time: seconds that the thread had run when the call was let go on; None if that cannot be read.
+        until: when to release the port if nothing can be read of the thread, on the monotonic clock.
+    """
+
+    key: tuple[object, int]
+    run_time: float | None
+    until: float
+
+
 class Holds:
-    """The ports held around connects that are under way."""
+    """The ports held around connect calls that are under way.
 
-    def __init__(self) -> None:
-        self._held: dict[int, tuple[socket.socket | None, float]] = {}
+    Args:
+        connect: the number of connect(2) on this machine.
+    """
 
-    def keep(self, port: int) -> None:
-        """Hold ``port`` for :data:`HOLD_FOR` seconds from now."""
-        sock, _ = self._held.pop(port, (None, 0.0))
-        if sock is None:
-            if len(self._held) >= _MOST:
-                self._drop(next(iter(self._held)))
+    def __init__(self, connect: int) -> None:
+        self._connect = connect
+        self._calls: dict[int, _Call] = {}  # by thread
+        self._sockets: dict[tuple[object, int], socket.socket] = {}
+        self._pause = _FIRST_PAUSE
+
+    def keep(
+        self, tid: int, port: int, place: object = None, hold_there: Callable[[int], socket.socket] = hold
+    ) -> None:
+        """Hold ``port`` until the call that thread ``tid`` is about to make is over.
+
+        Args:
+            tid: the caller.
+            port: the port.
+            place: the name of a network namespace; None is this process's own.
+            hold_there: holds a port in that namespace.
+
+        Raises:
+            OSError: the port cannot be held, and it is not a server that has it.
+        """
+        key = place, port
+        if key not in self._sockets:
             try:
-                sock = hold(port)
-            except OSError:
-                return  # a server has the whole port
-        self._held[port] = (sock, monotonic() + HOLD_FOR)
+                self._sockets[key] = hold_there(port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                return
+        before = self._calls.pop(tid, None)
+        self._calls[tid] = _Call(key, run_time(tid), monotonic() + _PATIENCE)
+        if before is not None and before.key != key:
+            self._close_unused(before.key)
+        self._pause = _FIRST_PAUSE
+        if len(self._calls) > _MOST:
+            self._release(next(iter(self._calls)))
 
-    def expire(self) -> float | None:
-        """Let go of what was held long enough; return the seconds until the next is due, None if there is none."""
-        if not self._held:
+    def release_over(self) -> float | None:
+        """Release the ports of calls that are over; return the seconds until the next look, None if none is held."""
+        if not self._calls:
             return None
         now = monotonic()
-        while self._held:
-            port, (_, until) = next(iter(self._held.items()))  # in the order of their ends
-            if until > now:
-                return until - now
-            self._drop(port)
+        for tid in [tid for tid, call in self._calls.items() if self._is_over(tid, call, now)]:
+            self._release(tid)
+        pause = self._pause
+        self._pause = min(pause * 2, _LONGEST_PAUSE)
+        return pause if self._calls else None
+
+    def _is_over(self, tid: int, call: _Call, now: float) -> bool:
+        try:
+            state = _read(f"/proc/{tid}/stat").rpartition(b") ")[2][:1]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        except OSError:
+            return now > call.until
+        if state == b"R":
+            ran = run_time(tid)
+            return now > call.until if ran is None or call.run_time is None else ran - call.run_time > _SEARCH_TIME
+        if state == b"D":
+            return self._is_in_another_call(tid)
+        return True
+
+    def _is_in_another_call(self, tid: int) -> bool:
+        try:
+            number = _read(f"/proc/{tid}/syscall").split()[0]
+        except (OSError, IndexError):
+            return False
+        return number not in (b"running", str(self._connect).encode())
+
+    def _release(self, tid: int) -> None:
+        self._close_unused(self._calls.pop(tid).key)
+
+    def _close_unused(self, key: tuple[object, int]) -> None:
+        if all(call.key != key for call in self._calls.values()) and key in self._sockets:
+            self._sockets.pop(key).close()
+
+
+def run_time(tid: int) -> float | None:
+    """Return the seconds of CPU time that a thread has had; None if that cannot be read."""
+    try:
+        return int(_read(f"/proc/{tid}/schedstat").split()[0]) / 1e9
+    except (OSError, ValueError, IndexError):
+        pass  # a kernel without CONFIG_SCHED_INFO
+    try:
+        fields = _read(f"/proc/{tid}/stat").rpartition(b") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) * _TICK
+    except (OSError, ValueError, IndexError):
         return None
 
-    def _drop(self, port: int) -> None:
-        sock, _ = self._held.pop(port)
-        if sock is not None:
-            sock.close()
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - pathlib takes 4 ms to load
+        return file.read()

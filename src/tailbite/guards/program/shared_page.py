@@ -1,55 +1,138 @@
-"""What the helpers of one guarded program share, in memory that outlives each of them: the call in hand, counts."""
+"""The memory that the helpers of one guarded program share, and that outlives each of them: calls in hand, counts."""
 
 from __future__ import annotations
 
+import fcntl
 import mmap
+import os
 from enum import IntEnum
+from time import sleep
 from typing import Final
 
 from tailbite.kernel.seccomp import NOTIFICATION_SIZE
 
-__all__ = ["Outcome", "Tally"]
+__all__ = ["MOST_WORKERS", "Outcome", "SharedPage", "Slot"]
 
-_GUARDED_AT: Final = NOTIFICATION_SIZE
-_COUNTS_AT: Final = NOTIFICATION_SIZE + 8
-_MOST_TAKEOVERS: Final = 2
+MOST_WORKERS: Final = 8
+"""More workers than this have no slot; on the machines measured two to four are enough."""
+
+_SLOT_SIZE: Final = 256
+_COUNTS_AT: Final = 128
+_GUARDED_AT: Final = MOST_WORKERS * _SLOT_SIZE
+_TAKEOVERS_AT: Final = _GUARDED_AT + 8
+_MOST_TRIES: Final = 2
+_LEAD: Final = MOST_WORKERS
+_LEAD_TRIES: Final = 20
+_LEAD_PAUSE: Final = 0.01
 
 
 class Outcome(IntEnum):
-    """What was done about a connect call, by its place in the counts."""
+    """The result of an inspected connect call; its value is its place in the counts."""
 
     PASSED = 0
-    """Nothing was needed: no Internet address, or the port lies outside the ephemeral range."""
+    """Nothing was needed: not an Internet address, or the port lies outside the ephemeral range."""
     STEERED = 1
-    """The source port was kept away from the destination's."""
+    """The socket got a range of source ports without the destination's."""
     RELEASED = 2
-    """The same, after the kernel had given exactly that port to a bind to port 0."""
+    """The kernel had chosen exactly that port for a bind to port 0; the socket was unbound and bound to another."""
     HELD = 3
     """The destination port was held while the call ran."""
     LEFT = 4
     """The program itself had bound the socket to the destination's port."""
     UNSEEN = 5
-    """The caller could not be looked into."""
+    """The caller or its network namespace could not be inspected, so this connect was not guarded."""
 
 
-class Tally:
-    """One page that all helpers map.
+class Slot:
+    """One worker's part of the page.
 
-    The kernel writes a received call straight to its beginning, so whoever takes over after a helper was killed
-    finds the call that waits for an answer, however early the other died.
+    The kernel writes a received call straight to its beginning, so the successor of a killed worker finds the call
+    that waits for an answer, however early the worker died.
 
     Attributes:
-        memory: the page.
-        counts: how often each outcome was, in their order.
+        number: 0 for the worker that is always there.
+        call: room for a ``struct seccomp_notif``.
+        counts: number of calls per Outcome, indexed by its value.
+    """
+
+    def __init__(self, page: memoryview, number: int) -> None:
+        at = number * _SLOT_SIZE
+        self.number = number
+        self.call = page[at : at + NOTIFICATION_SIZE]
+        words = page[at + _COUNTS_AT : at + _SLOT_SIZE].cast("Q")
+        self.counts = words[: len(Outcome)]
+        self._tries = words[len(Outcome) :]  # the id of the call tried last, and how often it was tried
+
+    @property
+    def call_id(self) -> int:
+        """The id of the call received last; 0 if there was none yet."""
+        return int.from_bytes(self.call[:8], "little")
+
+    def try_again(self, call_id: int) -> bool:
+        """Count one more try of a call that a killed worker left; False if the call has ended too many workers."""
+        if self._tries[0] != call_id:
+            self._tries[0], self._tries[1] = call_id, 0
+        self._tries[1] += 1
+        return self._tries[1] <= _MOST_TRIES
+
+
+class SharedPage:
+    """One page that all helpers map.
+
+    Attributes:
+        slots: a slot for each worker there may be.
+        descriptor: the file whose locks say which slots are in use.
     """
 
     def __init__(self) -> None:
-        self.memory = mmap.mmap(-1, mmap.PAGESIZE)
-        page = memoryview(self.memory)
+        self.descriptor = os.memfd_create("tailbite-guard")
+        os.ftruncate(self.descriptor, mmap.PAGESIZE)
+        page = memoryview(mmap.mmap(self.descriptor, mmap.PAGESIZE))
+        self.slots = tuple(Slot(page, number) for number in range(MOST_WORKERS))
         self._guarded = page[_GUARDED_AT : _GUARDED_AT + 1]
-        counts = page[_COUNTS_AT:].cast("Q")
-        self.counts = counts[: len(Outcome)]
-        self._takeovers = counts[len(Outcome) :]  # how many there were, and of which call the last ones were
+        self._takeovers = page[_TAKEOVERS_AT : _TAKEOVERS_AT + 8].cast("Q")
+
+    def take_lead(self) -> bool:
+        """Become the one process that starts the others; False if another process has become that.
+
+        A process that does not get the lead waits a moment before it gives up: the one that has it may be killed too,
+        before it could start anything.
+        """
+        for _ in range(_LEAD_TRIES):
+            if self._try_lock(_LEAD):
+                return True
+            sleep(_LEAD_PAUSE)
+        return False
+
+    def take_slot(self, number: int) -> Slot:
+        """Wait until no other process uses a slot, and take it; it is free again when this process ends.
+
+        Two processes that receive calls into the same slot would answer each other's, so the lock is one that the
+        kernel takes from a killed process (fcntl(2), record locks).
+        """
+        fcntl.lockf(self.descriptor, fcntl.LOCK_EX, 1, number)
+        return self.slots[number]
+
+    def free_slot(self, number: int) -> None:
+        """Leave a slot to another process."""
+        fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1, number)
+
+    def used_slots(self) -> list[int]:
+        """Return the numbers of the slots that other processes use."""
+        used = []
+        for slot in self.slots:
+            if self._try_lock(slot.number):
+                self.free_slot(slot.number)
+            else:
+                used.append(slot.number)
+        return used
+
+    def _try_lock(self, number: int) -> bool:
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except OSError:
+            return False
+        return True
 
     @property
     def is_guarded(self) -> bool:
@@ -61,17 +144,10 @@ class Tally:
         self._guarded[0] = value
 
     def count_takeover(self) -> None:
-        """Note that a helper took over from one that was killed."""
+        """Count a helper that took over from one that was killed."""
         self._takeovers[0] += 1
 
-    def try_again(self, call_id: int) -> bool:
-        """Note that a call left by a killed helper is tried once more; False when it was the end of too many."""
-        if self._takeovers[1] != call_id:
-            self._takeovers[1], self._takeovers[2] = call_id, 0
-        self._takeovers[2] += 1
-        return self._takeovers[2] <= _MOST_TAKEOVERS
-
-    def by_name(self) -> dict[str, int]:
-        """Return how often each outcome was, and how often a helper took over."""
-        counts = {outcome.name.lower(): self.counts[outcome] for outcome in Outcome}
+    def counts_by_name(self) -> dict[str, int]:
+        """Return the number of calls per outcome, and how often a helper took over from a killed one."""
+        counts = {outcome.name.lower(): sum(slot.counts[outcome] for slot in self.slots) for outcome in Outcome}
         return {**counts, "takeovers": self._takeovers[0]}

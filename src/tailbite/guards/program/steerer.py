@@ -1,12 +1,24 @@
-"""One connect call of another process: look at where it goes, and see to its source port, while it waits.
+"""The slow path: inspect one connect call and prevent a self-connect while the caller is suspended.
 
-The call itself then runs in the program, as if nobody had looked: this module changes the program's socket through
-a copy of its descriptor. The copy must be closed before the call goes on, or the program's own close() would not be
-the last one and no FIN would be sent.
+The call itself then runs in the program as if there were no supervisor: this module changes the program's socket
+through a copy of its descriptor. The copy must be closed before the call goes on, or the program's own close() would
+not be the last one and no FIN would be sent.
+
+==========================================  ===================================================================
+the system, and the socket                  action
+==========================================  ===================================================================
+the port is outside the ephemeral range     none
+descriptors and port ranges (STEER)         IP_LOCAL_PORT_RANGE on a side without P; a socket that the kernel
+                                            bound to P is unbound first and bound to another port afterwards
+descriptors only (HOLD, before Linux 6.3)   P is held while the call runs; a socket that the kernel bound to P is
+                                            unbound and bound to another port instead
+neither (HOLD, Docker's default profile)    P is held while the call runs
+==========================================  ===================================================================
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -14,12 +26,12 @@ import socket
 import struct
 from random import random
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tailbite.core.plan import Means
 from tailbite.core.ports import PortRange
-from tailbite.guards.program.fast_path import Usual
-from tailbite.guards.program.namespaces import Namespaces, cookie
+from tailbite.guards.program.fast_path import FastPath
+from tailbite.guards.program.namespaces import Namespaces, hold_inside
 from tailbite.guards.program.port_hold import Holds
 from tailbite.guards.program.shared_page import Outcome
 from tailbite.kernel import seccomp
@@ -31,65 +43,90 @@ from tailbite.kernel.unbind import unbind_chosen_port
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tailbite.guards.program.shared_page import Tally
+    from tailbite.guards.program.namespaces import Ranges
+    from tailbite.guards.program.shared_page import Slot
 
-__all__ = ["Steerer"]
+__all__ = ["GUARDED", "IS_GUARDED", "Steerer"]
 
-_LOWEST_PORT = 1024
-# Plain numbers: an enum's equality would cost more than the rest of the look.
+# Plain numbers: comparing enum members would cost more than the rest of the inspection.
 _AF_INET, _AF_INET6, _IPPROTO_IP = int(socket.AF_INET), int(socket.AF_INET6), int(socket.IPPROTO_IP)
 _HEAD = struct.Struct("=HBB")  # family, and the port in network byte order
 _ADDRESS_LENGTH = 28  # sizeof(struct sockaddr_in6)
 _MOST = 256
+_TRIES = 8
+
+IS_GUARDED: Final = struct.pack("=HH4s8s", socket.AF_INET, 0, b"tail", b"bite run")
+"""The address that ``tailbite run`` connects to, with descriptor -1, to ask whether another one guards it."""
+
+GUARDED: Final = errno.EUCLEAN
+"""The answer to that; without a supervisor the kernel says EBADF."""
 
 
 class Steerer:
-    """Sees to calls, one after the other.
+    """The inspection of calls, one after the other.
 
     Sockets of other protocols than TCP are steered as well: to ask what a socket is would cost as much as to steer
     it, and a connected UDP socket that is given its peer's port receives what it sends.
 
     Args:
-        abi: this machine's.
-        listener: what the calls come from.
-        tally: where the usual ones are counted; who calls :meth:`think` counts what that returns.
-        copies: descriptors can be copied and sockets steered; otherwise ports are held.
-        tell: called with a sentence for each call that something was done about, before it runs; None is silence.
+        abi: the system call numbers of this machine.
+        listener: the listener that calls come from.
+        slot: the counts of the worker; :meth:`inspect_call` leaves the counting of its outcome to the caller.
+        copies: descriptors can be copied.
+        steers: sockets can have a port range.
+        report: called with a sentence for each call that needed an action, before the call runs; None for silence.
+        ask: called when calls queue up, to ask for another worker.
 
     Attributes:
-        serve_usual: sees to usual calls until one needs to be thought about (True), or none comes (False).
-        tick: lets go of what was held long enough; returns the seconds until this is due again, or None.
+        serve_fast_path: handles calls; returns True when a call needs :meth:`inspect_call`, False when a wait ended
+            without a call.
+        release_ports: releases the ports of calls that are over; returns the seconds until this is due again, or
+            None.
     """
 
     def __init__(
         self,
         abi: seccomp.Abi,
         listener: seccomp.Listener,
-        tally: Tally,
+        slot: Slot,
         *,
         copies: bool = True,
-        tell: Callable[[str], None] | None = None,
+        steers: bool = True,
+        report: Callable[[str], None] | None = None,
+        ask: Callable[[], None] = lambda: None,
     ) -> None:
+        self.report = report
         self._abi = abi
         self._listener = listener
         self._copies = copies
-        self._tell = tell
+        self._steers = steers
         self._memory = MemoryReader(_ADDRESS_LENGTH)
         self._threads: dict[int, int] = {}
         # The program's limit of descriptors is ours as well, and may be a small one.
         self._most_threads = min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        self._holds = Holds()
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-            self._namespaces = Namespaces(cookie(sock))
-        self._usual = Usual(listener, tally, abi.connect)
-        self.serve_usual = self._usual.serve
-        self.tick = self._holds.expire
+        self._holds = Holds(abi.connect)
+        self._namespaces = Namespaces()
+        self._has_one_namespace = True
+        self._fast_path = FastPath(listener, slot, abi.connect, self._namespaces.home_cookie, ask)
+        self.serve_fast_path = self._fast_path.serve
+        self.release_ports = self._holds.release_over
 
-    def think(self) -> Outcome:
-        """See to the call in hand before it is answered. Never raises for anything the caller did."""
+    def inspect_call(self) -> Outcome | None:
+        """Inspect the current call before it is answered, and prevent that it connects its socket to itself.
+
+        Never raises for anything that the caller did.
+
+        Returns:
+            The outcome; None if the call cannot connect.
+        """
+        if seccomp.call_number(self._listener.call) not in (self._abi.connect, self._abi.sendto):
+            # The thread moves to another network namespace, so nothing that is known of it is true any more.
+            self._has_one_namespace = False
+            self._fast_path.forget()
+            return None
         tid, descriptor, address, length = seccomp.parse_call(self._listener.call, self._abi)
         if not tid:
-            return Outcome.UNSEEN  # in a pid namespace that is none of ours
+            return Outcome.UNSEEN  # in a pid namespace that cannot be seen from here
         try:
             self._memory.read(tid, address, length)
         except OSError:
@@ -97,69 +134,111 @@ class Steerer:
         family, high, low = _HEAD.unpack_from(self._memory.room)
         port = high << 8 | low
         if not port or (family != _AF_INET and family != _AF_INET6):
-            return Outcome.PASSED
-        now = monotonic()
-        ranges = self._namespaces.own(now)
-        is_in_range = ranges.ephemeral is None or port in ranges.ephemeral
-        if not self._copies:
-            return self._hold(tid, port) if is_in_range else Outcome.PASSED
-        if not is_in_range and port < _LOWEST_PORT:
+            if not port and self._memory.room[: len(IS_GUARDED)] == IS_GUARDED:
+                self._listener.fail(GUARDED)
             return Outcome.PASSED
         try:
-            copy = self._copy(tid, descriptor)
+            return self._prevent(tid, descriptor, family, port)
         except OSError:
             return self._unseen(tid, self._destination())
+
+    def _prevent(self, tid: int, descriptor: int, family: int, port: int) -> Outcome:
+        if not self._copies:
+            foreign = self._namespaces.foreign_name(tid)
+            ranges = self._ranges_of(foreign, tid)
+            return self._hold(tid, port, foreign) if _is_in(ranges, port) else Outcome.PASSED
+        copy = self._copy(tid, descriptor)
         if copy is None:
             return Outcome.PASSED  # no such descriptor: the call will say so
         sock = None
         try:
             # The type below socket.socket, all three properties given: so Python neither wraps nor asks.
             sock = socket.SocketType(family, socket.SOCK_STREAM, 0, fileno=copy)
-            if not (is_home := self._namespaces.is_home(sock)):
-                foreign = self._namespaces.foreign(sock, tid)
-                if foreign is None:
-                    return self._unseen(tid, self._destination())
-                ranges = foreign
-            own = sock.getsockopt(_IPPROTO_IP, IP_LOCAL_PORT_RANGE)
-            means, lower_share, lower, upper = ranges.steer(port, own)
-            if is_home and own == 0:
-                self._take_as_usual(tid, port, ranges.until, means, (lower_share, lower, upper))
-            if means is Means.STEER:
-                return self._steer(tid, sock, port, lower if random() < lower_share else upper)
-            # P alone is no range to draw from: then EADDRNOTAVAIL is the truth.
-            return Outcome.PASSED if means is Means.NOTHING else self._hold(tid, port)
-        except OSError:
-            return Outcome.PASSED  # no socket: the call will say so
+            return self._prevent_with_copy(tid, sock, port)
         finally:
             os.close(copy) if sock is None else sock.close()
 
-    def _steer(self, tid: int, sock: Any, port: int, side: int) -> Outcome:
-        name = sock.getsockname()
+    def _prevent_with_copy(self, tid: int, sock: Any, port: int) -> Outcome:
+        try:
+            name = sock.getsockname()
+        except OSError:
+            return Outcome.PASSED  # not a socket: the call will say so
+        if not isinstance(name, tuple):
+            return Outcome.PASSED  # a Unix socket: likewise
+        foreign = self._namespaces.foreign_name(tid, sock)
+        ranges = self._ranges_of(foreign, tid, sock)
+        if not self._steers:
+            if not _is_in(ranges, port):
+                return Outcome.PASSED
+            return self._hold_or_bind_again(tid, sock, name, port, foreign)
+        try:
+            own = sock.getsockopt(_IPPROTO_IP, IP_LOCAL_PORT_RANGE)
+        except OSError:
+            return Outcome.PASSED  # not an Internet socket: likewise
+        means, lower_share, lower, upper = ranges.steer(port, own)
+        if foreign is None and own == 0:
+            self._remember(tid, port, ranges.until, means, (lower_share, lower, upper))
+        if means is Means.STEER:
+            try:
+                return self._steer(tid, sock, name, port, lower if random() < lower_share else upper)
+            except OSError:
+                return Outcome.PASSED  # connected or listening already: likewise
+        # If the range consists of P alone, EADDRNOTAVAIL is the truth.
+        return Outcome.PASSED if means is Means.NOTHING else self._hold(tid, port, foreign, sock)
+
+    def _ranges_of(self, foreign: object, tid: int, sock: Any = None) -> Ranges:
+        """Return the ranges of a namespace.
+
+        Raises:
+            OSError: the namespace cannot be inspected.
+        """
+        if foreign is None:
+            return self._namespaces.own(monotonic())
+        self._has_one_namespace = False
+        self._fast_path.forget()
+        ranges = self._namespaces.foreign_ranges(foreign, tid, sock)
+        if ranges is None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return ranges
+
+    def _steer(self, tid: int, sock: Any, name: tuple[Any, ...], port: int, side: int) -> Outcome:
         outcome = Outcome.STEERED
         if name[1] == port:
-            # The kernel drew it for a bind to port 0, or the program named it, or it is the memory of a failed
+            # The kernel chose the port for a bind to port 0, or the program named it, or it is the memory of a failed
             # connect, which getsockname(2) shows until the next one.
             unbind_chosen_port(sock)
         sock.setsockopt(_IPPROTO_IP, IP_LOCAL_PORT_RANGE, side)
         if name[1] == port:
             outcome = _bind_again(sock, name)
-        if self._tell is not None:
-            self._tell(f"{_who(tid)} connects to {self._destination()}: {_describe(outcome, side)}")
+        self._say(tid, _describe(outcome, side))
         return outcome
 
+    def _hold_or_bind_again(self, tid: int, sock: Any, name: tuple[Any, ...], port: int, foreign: object) -> Outcome:
+        if name[1] == port:
+            outcome = _bind_to_another_port(sock, name, port)
+            if outcome is not None:
+                self._say(tid, _describe(outcome, 0))
+                return outcome
+        return self._hold(tid, port, foreign, sock)
+
     def _copy(self, tid: int, descriptor: int) -> int | None:
+        """Return a copy of the caller's descriptor, None if it has no such descriptor.
+
+        Raises:
+            OSError: the caller cannot be inspected.
+        """
         pidfd = self._threads.get(tid)
         if pidfd is not None:
             try:
                 return copy_descriptor(pidfd, descriptor)
             except ProcessLookupError:  # another thread has that number now
                 self._forget(tid)
-            except OSError as error:
-                if isinstance(error, PermissionError):
-                    raise
+            except PermissionError:
+                raise
+            except OSError:
                 return None
         pidfd = open_thread(tid)
-        # A pidfd names one thread for good; that it is the caller's is sure only if that still waits now.
+        # A pidfd names one thread for ever; that it is the caller's is sure only if that still waits now.
         if not self._listener.is_waiting():
             os.close(pidfd)
             return None
@@ -173,33 +252,51 @@ class Steerer:
         except OSError:
             return None
 
-    def _take_as_usual(self, tid: int, port: int, until: float, means: Means, sides: tuple[float, int, int]) -> None:
-        usual = self._usual
-        if usual.until != until or max(len(usual.at_home), len(usual.sides)) >= _MOST:
-            usual.forget()
-            usual.until = until
-        if self._tell is None and (means is Means.STEER or means is Means.NOTHING):
-            usual.at_home[tid] = self._threads[tid]
-            usual.sides[port] = sides if means is Means.STEER else None
+    def _remember(self, tid: int, port: int, until: float, means: Means, sides: tuple[float, int, int]) -> None:
+        """Leave the next calls of this thread to this port to the fast path, until the range is read again."""
+        fast_path = self._fast_path
+        if fast_path.until != until or max(len(fast_path.at_home), len(fast_path.sides)) >= _MOST:
+            fast_path.forget()
+            fast_path.until = until
+        if self.report is not None:
+            return
+        if means is Means.STEER:
+            fast_path.at_home[tid] = self._threads[tid]
+            fast_path.sides[port] = sides
+        elif means is Means.NOTHING and self._has_one_namespace:
+            # The fast path does not look at the socket then, so there must be one namespace only.
+            fast_path.at_home[tid] = self._threads[tid]
+            fast_path.sides[port] = None
 
     def _forget(self, tid: int) -> None:
-        self._usual.forget()
+        self._fast_path.forget()
         os.close(self._threads.pop(tid))
 
-    def _hold(self, tid: int, port: int) -> Outcome:
-        self._holds.keep(port)
-        if self._tell is not None:
-            self._tell(f"{_who(tid)} connects to {self._destination()}: port {port} is held meanwhile")
+    def _hold(self, tid: int, port: int, foreign: object, sock: Any = None) -> Outcome:
+        """Hold the port while the call runs.
+
+        Raises:
+            OSError: the port cannot be held there.
+        """
+        if foreign is None:
+            self._holds.keep(tid, port)
+        else:
+            self._holds.keep(tid, port, foreign, lambda port: hold_inside(port, tid, sock))
+        self._say(tid, f"port {port} is held while it connects")
         return Outcome.HELD
 
+    def _say(self, tid: int, action: str) -> None:
+        if self.report is not None:
+            self.report(f"{_name_of(tid)} connects to {self._destination()}: {action}")
+
     def _unseen(self, tid: int, destination: str = "") -> Outcome:
-        if self._tell is not None and self._listener.is_waiting():
+        if self.report is not None and self._listener.is_waiting():
             to = f" to {destination}" if destination else ""
-            self._tell(f"{_who(tid)} connects{to}: it cannot be looked into, not guarded")
+            self.report(f"{_name_of(tid)} connects{to}: it cannot be inspected, not guarded")
         return Outcome.UNSEEN
 
     def _destination(self) -> str:
-        """Return where the call in hand goes, for people."""
+        """Return the destination of the current call, for people."""
         room = self._memory.room
         family, high, low = _HEAD.unpack_from(room)
         if family == _AF_INET6:
@@ -207,8 +304,12 @@ class Steerer:
         return f"{socket.inet_ntop(family, room[4:8])}:{high << 8 | low}"
 
 
+def _is_in(ranges: Ranges, port: int) -> bool:
+    return ranges.ephemeral is None or port in ranges.ephemeral
+
+
 def _bind_again(sock: Any, name: tuple[Any, ...]) -> Outcome:
-    """Have a client that binds first bound once more, within the range it has now."""
+    """Bind the socket of a client that binds first once more, within the range it has now."""
     try:
         sock.bind((name[0], 0, *name[2:]))
     except OSError as error:
@@ -217,14 +318,47 @@ def _bind_again(sock: Any, name: tuple[Any, ...]) -> Outcome:
     return Outcome.RELEASED
 
 
+def _bind_to_another_port(sock: Any, name: tuple[Any, ...], port: int) -> Outcome | None:
+    """Unbind the socket of a client that binds first and bind it to any port but ``port``.
+
+    Returns:
+        The outcome; None if the socket is not bound now, so that connect(2) chooses its source port.
+    """
+    with contextlib.ExitStack() as stack:
+        for _ in range(_TRIES):
+            try:
+                unbind_chosen_port(sock)
+            except OSError:
+                return None  # not TCP
+            # bind(2) looks at addresses, so only a socket on the same address keeps the port from being chosen again.
+            stack.enter_context(_blocked(sock, name))
+            try:
+                sock.bind((name[0], 0, *name[2:]))
+            except OSError as error:
+                return Outcome.LEFT if error.errno == errno.EINVAL else None
+            if (chosen := sock.getsockname()[1]) != port:
+                return Outcome.RELEASED if chosen else None
+    return None
+
+
+@contextlib.contextmanager
+def _blocked(sock: Any, name: tuple[Any, ...]) -> Any:
+    with socket.socket(sock.family, socket.SOCK_STREAM) as blocker:
+        with contextlib.suppress(OSError):
+            blocker.bind(name)
+        yield
+
+
 def _describe(outcome: Outcome, side: int) -> str:
     if outcome is Outcome.LEFT:
-        return "it has bound the socket to that port itself, so it is left alone"
+        return "the program has bound the socket to that port itself, so it is left alone"
+    if not side:
+        return "the kernel had bound it to that port, so it is bound to another one"
     ports = PortRange(side & 0xFFFF, side >> 16 & 0xFFFF)
     return f"source port from {ports.low if len(ports) == 1 else ports}"
 
 
-def _who(tid: int) -> str:
+def _name_of(tid: int) -> str:
     try:
         with open(f"/proc/{tid}/comm", "rb") as file:  # noqa: PTH123 - as light as it can be
             return f"{file.read().decode(errors='replace').strip()} ({tid})"
