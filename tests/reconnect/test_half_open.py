@@ -79,8 +79,8 @@ def far_server() -> Iterator[Callable[[], None]]:
 @pytest.mark.parametrize("shell", ALL, ids=lambda shell: shell.name)
 @pytest.mark.parametrize(
     ("settings", "speaks"),
-    [({"keepalive": 2}, False), ({"user_timeout": 1.0}, True)],
-    ids=["keepalive", "user timeout"],
+    [({"keepalive": 2}, False), ({"keepalive": 2}, True), ({"user_timeout": 1.0}, True)],
+    ids=["keepalive, idle", "keepalive, with a request under way", "user timeout"],
 )
 def test_a_vanished_peer_is_a_lost_connection_in_time(shell: Shell, settings: dict[str, Any], speaks: bool) -> None:
     with far_server() as disappear:

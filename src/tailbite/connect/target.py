@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import socket
 from dataclasses import dataclass
@@ -40,11 +41,18 @@ class Target:
         if isinstance(address, bytes | os.PathLike):
             address = os.fsdecode(address)
         if not isinstance(address, str) or isinstance(port, bool):
-            raise TypeError(f"{address!r} is no address: pass (host, port), or the path of a Unix socket")
+            raise TypeError(f"{address!r} is not a valid address: pass (host, port), or the path of a Unix socket")
         if port is None:
             return cls._of_path(address)
+        if not isinstance(port, str):
+            try:
+                port = operator.index(port)
+            except TypeError:
+                raise TypeError(
+                    f"{port!r} is not a valid port: pass a whole number or the name of a service"
+                ) from None
         if isinstance(port, int) and not 0 < port <= 65535:
-            raise ValueError(f"{port} is no port to connect to: it must be 1 to 65535")
+            raise ValueError(f"{port} is not a valid port to connect to: it must be 1 to 65535")
         return cls(address, port)
 
     @classmethod
