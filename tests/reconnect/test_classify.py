@@ -13,7 +13,7 @@ import pytest
 
 from tailbite.core.address import Endpoint
 from tailbite.errors import AddressesError, SelfConnectError, SourcePortError, VerifyError
-from tailbite.reconnect.classify import is_lost_connection, is_transient, judge
+from tailbite.reconnect.classify import classifier, is_lost_connection, is_transient
 
 HERE = Endpoint("127.0.0.1", 5432)
 
@@ -87,7 +87,7 @@ def test_exceptions_of_others_are_added_to_the_default() -> None:
         pass
 
     for retry in (LibraryError, (LibraryError, KeyError)):
-        decide = judge(retry, is_lost_connection)
+        decide = classifier(retry, is_lost_connection)
         assert decide(LibraryError())
         assert decide(ConnectionResetError())
         assert decide(ExceptionGroup("", [LibraryError()]))
@@ -96,7 +96,7 @@ def test_exceptions_of_others_are_added_to_the_default() -> None:
 
 
 def test_a_function_replaces_the_default() -> None:
-    decide = judge(lambda error: isinstance(error, KeyError), is_transient)
+    decide = classifier(lambda error: isinstance(error, KeyError), is_transient)
     assert decide(KeyError())
     assert not decide(REFUSED)
 
@@ -104,4 +104,4 @@ def test_a_function_replaces_the_default() -> None:
 @pytest.mark.parametrize("wrong", [3, "yes", (ValueError, 3)])
 def test_anything_else_is_a_mistake(wrong: object) -> None:
     with pytest.raises(TypeError, match="retry must be"):
-        judge(wrong, is_transient)  # type: ignore[arg-type]
+        classifier(wrong, is_transient)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 import tailbite
 from support.server import serving
 from support.trap import PORT
+from tailbite.testing import Accept, FakeNetwork, Refuse
 
 if TYPE_CHECKING:
     import socket
@@ -61,6 +62,74 @@ def test_a_loss_that_the_caller_found_is_told() -> None:
 
 def test_it_gives_up_as_the_loop_does() -> None:
     with tailbite.Connector(HERE, backoff=FAST, max_attempts=2) as connector, pytest.raises(tailbite.GaveUpError):
+        connector.get()
+
+
+def test_after_giving_up_the_next_get_begins_a_new_outage() -> None:
+    with tailbite.Connector(HERE, backoff=FAST, max_attempts=2, read_timeout=5) as connector:
+        for _ in range(2):
+            with pytest.raises(tailbite.GaveUpError) as gave_up:
+                connector.get()
+            assert gave_up.value.total == 2
+        with serving(echo):
+            connector.get().sendall(b"back")
+            assert connector.get().recv(100) == b"BACK"
+        with pytest.raises(tailbite.GaveUpError):
+            connector.get()
+        with serving(echo):
+            connector.get().sendall(b"again")
+            assert connector.get().recv(100) == b"AGAIN"
+
+
+def test_after_a_fatal_error_or_ctrl_c_the_next_get_tries_again() -> None:
+    failures: list[BaseException] = [PermissionError(13, "Permission denied"), KeyboardInterrupt()]
+
+    def decide(error: BaseException) -> bool:
+        return not isinstance(error, PermissionError)
+
+    def hook(event: tailbite.events.Event) -> None:
+        if isinstance(event, tailbite.events.Attempting) and isinstance(failures[0], KeyboardInterrupt):
+            raise failures.pop(0)
+
+    with serving(echo), tailbite.Connector(HERE, retry=decide, hooks=hook, backoff=FAST) as connector:
+        with FakeNetwork() as network:
+            fatal = tailbite.Connector(("db", 1), retry=lambda _: False)
+            network.script("db", 1, Refuse(), Accept())
+            with pytest.raises(ConnectionRefusedError):
+                fatal.get()
+            assert fatal.get().fileno() != -1
+            fatal.close()
+        failures.pop(0)
+        failures.append(ValueError())
+        with pytest.raises(KeyboardInterrupt):
+            connector.get()
+        assert connector.get().fileno() != -1
+
+
+def test_get_inside_get_is_an_error_and_no_deadlock() -> None:
+    errors: list[BaseException] = []
+
+    def hook(event: tailbite.events.Event) -> None:
+        try:
+            connector.get()
+        except RuntimeError as error:
+            errors.append(error)
+
+    with serving(echo), tailbite.Connector(HERE, hooks=hook) as connector:
+        assert connector.get().fileno() != -1
+    assert len(errors) == 2  # Attempting, Connected; not Lost, which is an event of close()
+    assert all("called by a hook" in str(error) for error in errors)
+
+
+def test_close_may_be_called_twice_and_by_a_hook() -> None:
+    def hook(event: tailbite.events.Event) -> None:
+        connector.close()
+        connector.close()
+
+    connector = tailbite.Connector(HERE, hooks=hook)
+    with pytest.raises(ConnectionAbortedError, match="closed"):
+        connector.get()
+    with pytest.raises(ConnectionAbortedError, match="closed"):
         connector.get()
 
 

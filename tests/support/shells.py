@@ -11,6 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
+import pytest
 
 import tailbite
 import tailbite.aio
@@ -19,7 +20,7 @@ import tailbite.anyio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-__all__ = ["ALL", "Shell", "Stream"]
+__all__ = ["ALL", "ASYNCHRONOUS", "Blocking", "Shell", "Stream"]
 
 
 class Stream(Protocol):
@@ -114,6 +115,7 @@ class Blocking(Shell):
 
 class Asyncio(Shell):
     name = "asyncio"
+    makes_loop: Any = None  # asyncio's own
 
     class Stream:
         def __init__(self, stream: Any) -> None:
@@ -138,7 +140,16 @@ class Asyncio(Shell):
             yield self.Stream(stream)
 
     def run(self, scenario: Callable[[], Awaitable[Any]]) -> Any:
-        return asyncio.run(scenario())  # type: ignore[arg-type]
+        with asyncio.Runner(loop_factory=self.makes_loop) as runner:
+            return runner.run(scenario())  # type: ignore[arg-type]
+
+
+class Uvloop(Asyncio):
+    name = "uvloop"
+
+    def run(self, scenario: Callable[[], Awaitable[Any]]) -> Any:
+        self.makes_loop = pytest.importorskip("uvloop").new_event_loop
+        return super().run(scenario)
 
 
 class Anyio(Asyncio):
@@ -156,17 +167,22 @@ class Anyio(Asyncio):
                 return b""
 
     def __init__(self, backend: str) -> None:
-        self.backend = backend
+        self.backend = "asyncio" if backend == "uvloop" else backend
+        self.options = {"use_uvloop": True} if backend == "uvloop" else {}
         self.name = f"anyio on {backend}"
 
     def _make(self, host: Any, port: Any, **settings: Any) -> Any:
         return tailbite.anyio.connections(host, port, **settings)
 
     def run(self, scenario: Callable[[], Awaitable[Any]]) -> Any:
-        return anyio.run(scenario, backend=self.backend)
+        if self.options:
+            pytest.importorskip("uvloop")
+        return anyio.run(scenario, backend=self.backend, backend_options=self.options)
 
 
 ALL: tuple[Shell, ...] = (Blocking(), Asyncio(), Anyio("asyncio"), Anyio("trio"))
+ASYNCHRONOUS: tuple[Shell, ...] = (*ALL[1:], Uvloop(), Anyio("uvloop"))
+"""The asynchronous shells on every event loop."""
 
 
 def names() -> Iterator[str]:

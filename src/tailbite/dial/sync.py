@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from tailbite.connect.attempt import Attempt, connect_unix, connected_at_once, named
 from tailbite.connect.resolve import AddrInfo, interleaved, numeric
-from tailbite.core.address import Endpoint
 from tailbite.dial.waiter import READ, WRITE
 from tailbite.errors import AddressesError
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from tailbite.dial.options import Options
     from tailbite.dial.waiter import Waiter
 
-__all__ = ["dial", "ends_of"]
+__all__ = ["dial"]
 
 _LINUX = sys.platform.startswith("linux")
 
@@ -52,13 +51,6 @@ def dial(target: Target, options: Options, timeout: float, waiter: Waiter) -> so
         sock.close()
         raise
     return sock
-
-
-def ends_of(sock: socket.socket) -> tuple[str, str]:
-    """Return both ends of a connected socket as text."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        return str(Endpoint.from_sockaddr(sock.getsockname())), str(Endpoint.from_sockaddr(sock.getpeername()))
-    return os.fsdecode(sock.getsockname() or ""), os.fsdecode(sock.getpeername() or "")
 
 
 def _addresses(target: Target, until: float, waiter: Waiter) -> list[AddrInfo]:

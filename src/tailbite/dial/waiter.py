@@ -1,8 +1,9 @@
-"""Waiting that another thread can end: the blocking shell waits nowhere else."""
+"""Waiting that another thread, a hook or a signal handler can end: the blocking shell waits nowhere else."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import socket
 from time import monotonic
@@ -17,11 +18,11 @@ __all__ = ["READ", "WRITE", "Interrupted", "Waiter", "is_ready"]
 _Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _LOOK_UP = 0.1
-"""Seconds between two looks at what a bell would have rung for."""
+"""Seconds between two looks at the flag where no bell can ring."""
 
 
 def is_ready(sock: socket.socket) -> bool:
-    """Tell whether there is something to read now: bytes, the end, or an error.
+    """Tell whether a read would return at once: with bytes, the end of the stream, or an error.
 
     Raises:
         ValueError: the socket is closed.
@@ -31,18 +32,20 @@ def is_ready(sock: socket.socket) -> bool:
         return bool(selector.select(0))
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error: the loop was closed
+class Interrupted(Exception):  # noqa: N818 - named like KeyboardInterrupt: the loop was closed
     """:meth:`Waiter.interrupt` was called."""
 
 
 class Waiter:
     """Waits for sockets, with an end in time, until somebody interrupts; then never again.
 
-    The pair of sockets that wakes it exists only inside :meth:`armed`, so a loop at rest holds no descriptors.
+    The pair of sockets that wakes it exists only inside :meth:`armed`, so a loop at rest holds no descriptors. A
+    forked process shares the pair with its parent, so it rings no bell, and looks at the flag every 0.1 s instead.
     """
 
     def __init__(self) -> None:
         self.is_interrupted = False
+        self._pid = 0
         self._ear: socket.socket | None = None
         self._bell: socket.socket | None = None
 
@@ -52,13 +55,13 @@ class Waiter:
         try:
             ear, bell = socket.socketpair()
         except OSError:
-            # No descriptors left: a loop that reconnects for ever lives through that too, and looks up more often.
+            # No descriptors left: a loop that reconnects for ever survives that too, and looks at the flag instead.
             yield
             return
         with ear, bell:
             ear.setblocking(False)
             bell.setblocking(False)
-            self._ear, self._bell = ear, bell
+            self._ear, self._bell, self._pid = ear, bell, os.getpid()
             try:
                 yield
             finally:
@@ -70,9 +73,9 @@ class Waiter:
         self.ring()
 
     def ring(self) -> None:
-        """Have the wait that is under way return early, with nothing."""
+        """Have the wait that is under way return early, with no socket."""
         bell = self._bell
-        if bell is not None:
+        if bell is not None and self._pid == os.getpid():
             with contextlib.suppress(OSError):  # closed meanwhile, or full: somebody has rung already
                 bell.send(b"!")
 
@@ -82,9 +85,10 @@ class Waiter:
         Raises:
             Interrupted: somebody called :meth:`interrupt`.
         """
+        ear = self._ear if self._pid == os.getpid() else None
         with _Selector() as selector:
-            if self._ear is not None:
-                selector.register(self._ear, READ)
+            if ear is not None:
+                selector.register(ear, READ)
             else:
                 until = min(until, monotonic() + _LOOK_UP)
             for sock, what in (sockets or {}).items():
@@ -94,7 +98,7 @@ class Waiter:
             ready = [key.fileobj for key, _ in selector.select(max(0.0, until - monotonic()))]
         if self.is_interrupted:
             raise Interrupted
-        if self._ear in ready and self._ear is not None:
+        if ear is not None and ear in ready:
             with contextlib.suppress(BlockingIOError):
-                self._ear.recv(4096)
+                ear.recv(4096)
         return [sock for sock in sockets or {} if sock in ready]

@@ -6,109 +6,125 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tailbite.dial.aio import Line, Stream, dial, verify, wrap
+from tailbite.dial.ends import ends_of
 from tailbite.dial.options import Options
+from tailbite.reconnect.arguments import checked_limit
 from tailbite.reconnect.async_base import CLOSING, AsyncConnections
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Coroutine
 
-    from tailbite.reconnect.driver import LoopSettings, Work
+    from tailbite.connect.target import Target
+    from tailbite.reconnect.arguments import Address, LoopSettings
+    from tailbite.reconnect.driver import Work
     from tailbite.reconnect.messages import Input
+    from tailbite.reconnect.network import Link
     from tailbite.verifiers.verification import Verifier
 
 __all__ = ["Connections", "connections"]
 
 
 def connections(
-    host: Any, port: int | str | None = None, *, limit: int = 2**16, **settings: Unpack[LoopSettings]
+    host: Address, port: int | str | None = None, *, limit: int = 2**16, **settings: Unpack[LoopSettings]
 ) -> Connections:
-    """Return an endless supply of connections to one server: when one is lost, the next one comes.
+    """Return an endless supply of connections to one server: when one is lost, the next one follows.
 
     ::
 
         async for connection in tailbite.aio.connections("db", 32246):
-            async with connection as stream:
-                stream.writer.write(b"PING\\r\\n")
-                await stream.reader.readline()
+            async with connection as (reader, writer):
+                writer.write(b"PING\\r\\n")
+                await reader.readline()
 
-    When the block is left normally or by a lost connection, the loop reconnects; any other error propagates,
-    ``break`` and ``return`` end the loop. Cancellation ends it at once.
+    When the block ends normally or by a lost connection, the loop reconnects; any other error propagates, ``break``
+    and ``return`` end the loop. Cancellation ends it at once.
 
     Args:
-        host: a name or an address; without a port, the path of a Unix socket.
-        port: a port or a service name.
-        limit: the readers' buffer limit in bytes.
-        settings: see :class:`tailbite.reconnect.driver.LoopSettings`.
-
+        host: a name or an address, or, without a port, the path of a Unix socket.
+        port: a port or the name of a service.
+        limit: the buffer limit of the stream readers, in bytes; 65536 if not given.
+        timeout: seconds for opening one connection: name, socket and TLS together; 10 if not given.
+        backoff: the delays between attempts: a :class:`~tailbite.Backoff`, or a function that returns an iterator of
+            seconds for one outage. If not given, each is random, below a ceiling that doubles from 0.1 s to 30 s.
+        max_attempts: the number of attempts an outage may have; None, the default, sets no limit.
+        deadline: seconds an outage may take, counted from the moment a connection is asked for; the last attempt
+            begins shortly before the end. None, the default, sets no limit.
+        first: a :class:`~tailbite.Policy` with a backoff and limits for the time until the first connection
+            succeeds; None, the default, makes it the same as later.
+        healthy_after: seconds after which a connection counts as one that works, so that its loss begins a new
+            outage with short delays; 5 if not given.
+        retry: the errors that are worth another attempt: one exception type or a tuple of them, in addition to the
+            default ones, or a function that takes an error and returns True for another attempt.
+        verify: a verifier from :mod:`tailbite.verify`, or one of your own, that must accept the peer before the
+            connection is delivered; None, the default, accepts every peer.
+        hooks: one function, or several, called with every event of :mod:`tailbite.events`.
+        ssl: True, or an ``ssl.SSLContext``, for TLS; None, the default, for none.
+        server_hostname: the name that the server's certificate must be for; the host if not given.
+        source_address: a pair of host and port to bind to first; port 0 leaves the port to the kernel.
+        allow_same_port: True accepts a ``source_address`` with the port of the destination, for servers on other
+            hosts that want it; a self-connect is then noticed after the connect, and reset.
+        happy_eyeballs_delay: seconds before the next address of a name is tried beside the one under way (RFC 8305);
+            0.25 if not given.
+        keepalive: seconds (2 to 65534) within which a peer that has vanished ends the connection, whether it is idle
+            (SO_KEEPALIVE) or data waits for an acknowledgement (TCP_USER_TIMEOUT); None, the default, leaves it to
+            the kernel.
+        user_timeout: seconds for which data sent may stay unacknowledged before the connection ends
+            (TCP_USER_TIMEOUT, Linux); if not given, that of ``keepalive``, else the kernel's, about 15 minutes. With
+            ``keepalive`` it counts for an idle connection as well (tcp(7)).
+        nodelay: send small writes at once (TCP_NODELAY); True if not given.
     Raises:
-        ValueError, TypeError: arguments that cannot work, at once.
-        GaveUpError: (from the loop) ``max_attempts`` or ``deadline`` was reached.
+        TypeError, ValueError: arguments that cannot work, at the call.
+        GaveUpError: (from the loop) ``max_attempts`` or ``deadline`` was reached, or the backoff ended.
     """
     return Connections(host, port, limit=limit, **settings)
 
 
 class Connections(AsyncConnections[Stream]):
-    """An asynchronous iterator of connections, for one task; :meth:`close` is for any task.
+    """An asynchronous iterator of connections, for one task; :meth:`close` may be called from anywhere.
 
     The arguments are those of :func:`connections`.
     """
 
     def __init__(
-        self, host: Any, port: int | str | None = None, *, limit: int = 2**16, **settings: Unpack[LoopSettings]
+        self, host: Address, port: int | str | None = None, *, limit: int = 2**16, **settings: Unpack[LoopSettings]
     ) -> None:
+        self._limit = checked_limit(limit)
         super().__init__(host, port, **settings)
-        self._limit = limit
         self._scope: asyncio.Timeout | None = None
-        self._line: Line | None = None
-        self._unread = b""
+        self._background: set[asyncio.Task[None]] = set()
 
-    def close(self) -> None:
-        """End the loop at once: also while it waits or connects, and the connection the user has.
+    def _real_network(self) -> RealNetwork:
+        return RealNetwork(self._limit)
 
-        From another thread: ``loop.call_soon_threadsafe(connections.close)``. A read that waits ends, as if the
-        peer had closed.
-        """
-        self._is_closed = True
-        if self._scope is not None:
-            self._scope.reschedule(self._time())
-        elif self._line is not None:
-            self._line.transport.abort()
+    async def _link_of(self, sock: socket.socket, target: Target) -> LineLink:
+        sock.setblocking(False)
+        return LineLink(await wrap(sock, target, Options()), self._limit)
 
-    async def _closable(self, work: Work) -> Input:
+    async def _checkpoint(self) -> None:
+        await asyncio.sleep(0)
+
+    async def _closable(self, work: Work) -> Input | None:
         try:
-            # A timeout without a time: close() sets one, and so ends whatever is awaited in here.
+            # A timeout without a time: _cancel() sets one, and so ends whatever is awaited in here.
             async with asyncio.timeout(None) as self._scope:
-                return await self._carry_out(work)
+                return await self._work(work)
         finally:
             self._scope = None
 
-    def _time(self) -> float:
-        return asyncio.get_running_loop().time()
+    def _cancel(self) -> bool:
+        if self._scope is None:
+            return False
+        self._scope.reschedule(asyncio.get_running_loop().time())
+        return True
 
-    async def _sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    def _from_anywhere(self) -> Callable[[Callable[[], object]], object]:
+        return asyncio.get_running_loop().call_soon_threadsafe
 
-    async def _dial(self, timeout: float) -> socket.socket:
-        self._unread = b""
-        self._line = await dial(self._loop.target, self._loop.options, timeout)
-        sock: socket.socket = self._line.transport.get_extra_info("socket")
-        return sock
-
-    async def _verify(self, verifier: Verifier, timeout: float) -> None:
-        assert self._line is not None
-        self._unread = await verify(self._line, verifier, self._loop.target, timeout)
-
-    async def _deliver(self) -> Stream:
-        if self._acted is not None:
-            self._acted.setblocking(False)
-            self._line, self._acted = await wrap(self._acted, self._loop.target, Options()), None
-        assert self._line is not None
-        return self._line.take_over(self._unread, self._limit)
-
-    async def _abort(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            line.transport.abort()
+    def _in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work())
+        self._background.add(task)  # the event loop itself keeps no task alive
+        task.add_done_callback(self._background.discard)
 
     async def _left(self, stream: Stream, error: BaseException | None) -> bool:
         lost = self._loop.left(error) or (self._is_closed and isinstance(error, OSError))
@@ -126,3 +142,65 @@ class Connections(AsyncConnections[Stream]):
                 await writer.wait_closed()
         except OSError:
             pass  # the peer was quicker, or does not read what is still to be sent
+
+
+class RealNetwork:
+    """The network of this host, on asyncio."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def now(self) -> float:
+        """Return the event loop's time."""
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    async def open(self, target: Target, options: Options, timeout: float) -> LineLink:
+        """Connect: see :func:`tailbite.dial.aio.dial`."""
+        line = await dial(target, options, timeout)
+        try:
+            return LineLink(line, self._limit)
+        except BaseException:
+            line.transport.abort()
+            raise
+
+    async def verify(self, link: Link[Stream], verifier: Verifier, target: Target, timeout: float) -> None:
+        """Talk with the peer: see :func:`tailbite.dial.aio.verify`."""
+        assert isinstance(link, LineLink)
+        link.unread = await verify(link.line, verifier, target, timeout)
+
+
+class LineLink:
+    """A :class:`~tailbite.dial.aio.Line` as a link.
+
+    Attributes:
+        line: the line.
+        unread: the bytes that the verifier has read, and that belong to the user.
+    """
+
+    def __init__(self, line: Line, limit: int) -> None:
+        self.line = line
+        self.unread = b""
+        self.local, self.remote = ends_of(line.transport.get_extra_info("socket"))
+        self._limit = limit
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """The socket; asyncio's and uvloop's stand-ins have the methods that are needed."""
+        sock: socket.socket | None = self.line.transport.get_extra_info("socket")
+        return sock
+
+    async def deliver(self) -> Stream:
+        """Make streams of the line."""
+        return self.line.take_over(self.unread, self._limit)
+
+    async def abort(self) -> None:
+        """Reset the connection."""
+        self.line.transport.abort()
+
+    def shut_down(self) -> None:
+        """Reset the connection: asyncio then feeds the end of the stream to the reader."""
+        self.line.transport.abort()

@@ -1,10 +1,10 @@
-"""Which errors are worth another attempt, and which end the loop.
+"""The errors that are worth another attempt, and those that end the loop.
 
 While connecting, nearly everything may be over in a moment, so every ``OSError`` is transient: refused, reset,
 unreachable, timed out, too many open files, a socket file that is not there yet, a self-connect, a refused peer, and
-also a name that does not resolve, because in containers names appear together with their servers. What cannot
-mend itself is fatal: a certificate that is refused, arguments that make no sense (an unknown service name, an
-address family this system lacks, a source address with the destination's port), no permission.
+also a name that does not resolve, because in containers names appear together with their servers. An error that
+no later attempt can cure is fatal: a certificate that is refused, arguments that make no sense (an unknown service
+name, an address family this system lacks, a source address with the destination's port), no permission.
 
 In the user's block only a lost connection is transient: ``ConnectionError``, ``TimeoutError``, ``EOFError`` (so
 ``asyncio.IncompleteReadError`` too), TLS errors other than a refused certificate, anyio's stream errors, and an
@@ -24,11 +24,11 @@ from tailbite.errors import AddressesError, TailbiteError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Retry", "is_lost_connection", "is_transient", "judge"]
+__all__ = ["Retry", "classifier", "is_lost_connection", "is_transient"]
 
 Retry: TypeAlias = "Callable[[BaseException], bool] | type[BaseException] | tuple[type[BaseException], ...] | None"
-"""What users pass as ``retry``: a function that says True for another attempt (or raises something of its own),
-or the exceptions that are transient in addition to the default ones."""
+"""The argument ``retry``: a function that returns True for another attempt (or raises an error of its own to end the
+loop with), or the exceptions that are transient in addition to the default ones."""
 
 _FATAL_NUMBERS = frozenset(
     {
@@ -49,11 +49,11 @@ _LOST_NUMBERS = frozenset(
 )
 
 
-def judge(retry: Retry, default: Callable[[BaseException], bool]) -> Callable[[BaseException], bool]:
-    """Return the function that decides, from what the user passed.
+def classifier(retry: Retry, default: Callable[[BaseException], bool]) -> Callable[[BaseException], bool]:
+    """Return the function that decides, made from the user's ``retry`` and the default.
 
     Raises:
-        TypeError: ``retry`` is none of what it may be.
+        TypeError: ``retry`` has an unsupported type.
     """
     if retry is None:
         return default

@@ -3,89 +3,183 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from tailbite.dial.waiter import is_ready
 from tailbite.reconnect.sync import Connections
 
 if TYPE_CHECKING:
-    from tailbite.reconnect.driver import LoopSettings
+    from tailbite.reconnect.arguments import Address, LoopSettings
     from tailbite.reconnect.machine import State
 
 __all__ = ["Connector"]
 
 
 class Connector:
-    """Keeps one connection to a server; :meth:`get` connects when there is none, and again when it was lost.
+    """One connection to a server, made by :meth:`get` when there is none, and again when it was lost.
 
     ::
 
         database = tailbite.Connector(("db", 32246), timeout=5, max_attempts=10)
         database.get().sendall(b"hello\\n")
 
-    It may be used from several threads, as far as they agree on who uses the socket.
+    Several threads may use it, as far as they agree on who uses the socket. In a forked process it makes a connection
+    of its own, and leaves the parent's alone.
 
     Args:
-        address: ``(host, port)``, or the path of a Unix socket.
-        read_timeout: the timeout of the socket, in seconds; None: it blocks.
-        settings: see :class:`tailbite.reconnect.driver.LoopSettings`.
+        address: a pair of host and port (or name of a service), or the path of a Unix socket.
+        read_timeout: the timeout of the socket, in seconds; None, the default, waits without a limit.
+        timeout: seconds for opening one connection: name, socket and TLS together; 10 if not given.
+        backoff: the delays between attempts: a :class:`~tailbite.Backoff`, or a function that returns an iterator of
+            seconds for one outage. If not given, each is random, below a ceiling that doubles from 0.1 s to 30 s.
+        max_attempts: the number of attempts an outage may have; None, the default, sets no limit.
+        deadline: seconds an outage may take, counted from the moment a connection is asked for; the last attempt
+            begins shortly before the end. None, the default, sets no limit.
+        first: a :class:`~tailbite.Policy` with a backoff and limits for the time until the first connection
+            succeeds; None, the default, makes it the same as later.
+        healthy_after: seconds after which a connection counts as one that works, so that its loss begins a new
+            outage with short delays; 5 if not given.
+        retry: the errors that are worth another attempt: one exception type or a tuple of them, in addition to the
+            default ones, or a function that takes an error and returns True for another attempt.
+        verify: a verifier from :mod:`tailbite.verify`, or one of your own, that must accept the peer before the
+            connection is delivered; None, the default, accepts every peer.
+        hooks: one function, or several, called with every event of :mod:`tailbite.events`.
+        ssl: True, or an ``ssl.SSLContext``, for TLS; None, the default, for none.
+        server_hostname: the name that the server's certificate must be for; the host if not given.
+        source_address: a pair of host and port to bind to first; port 0 leaves the port to the kernel.
+        allow_same_port: True accepts a ``source_address`` with the port of the destination, for servers on other
+            hosts that want it; a self-connect is then noticed after the connect, and reset.
+        happy_eyeballs_delay: seconds before the next address of a name is tried beside the one under way (RFC 8305);
+            0.25 if not given.
+        keepalive: seconds (2 to 65534) within which a peer that has vanished ends the connection, whether it is idle
+            (SO_KEEPALIVE) or data waits for an acknowledgement (TCP_USER_TIMEOUT); None, the default, leaves it to
+            the kernel.
+        user_timeout: seconds for which data sent may stay unacknowledged before the connection ends
+            (TCP_USER_TIMEOUT, Linux); if not given, that of ``keepalive``, else the kernel's, about 15 minutes. With
+            ``keepalive`` it counts for an idle connection as well (tcp(7)).
+        nodelay: send small writes at once (TCP_NODELAY); True if not given.
 
     Raises:
-        ValueError, TypeError: arguments that cannot work.
+        TypeError, ValueError: arguments that cannot work.
     """
 
-    def __init__(self, address: Any, *, read_timeout: float | None = None, **settings: Unpack[LoopSettings]) -> None:
+    def __init__(
+        self, address: Address, *, read_timeout: float | None = None, **settings: Unpack[LoopSettings]
+    ) -> None:
+        self._arguments = address, read_timeout, settings
+        self._is_closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        address, read_timeout, settings = self._arguments
+        self._pid = os.getpid()
         self._connections = Connections(address, read_timeout=read_timeout, **settings)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a hook or a signal handler calls from inside get()
+        self._is_getting = False
         self._sock: socket.socket | None = None
+
+    def _begin_again_in_a_forked_process(self) -> None:
+        # The parent's lock may be held by a thread that does not exist here.
+        if os.getpid() != self._pid:
+            self._connections.close()
+            self._begin()
 
     @property
     def state(self) -> State:
-        """Where it is. CONNECTED says that nobody has noticed a loss yet."""
+        """The state of the connection. CONNECTED means that nobody has noticed a loss yet."""
         return self._connections.state
 
     def get(self) -> socket.socket:
         """Return the connected socket: the same one as long as it lives, else a new one, once there is one.
 
-        The look at the socket finds what the kernel knows (the peer has closed or reset it, or somebody closed it
-        here); a peer that vanished is noticed through ``keepalive=`` and ``user_timeout=``.
+        A check of the socket finds what the kernel knows: the peer has closed or reset the connection, or somebody
+        has closed the socket here. A peer that vanished is noticed through ``keepalive=`` and ``user_timeout=``.
+        After an error, the next call begins a new outage.
 
         Raises:
             GaveUpError: a limit was reached.
             ConnectionAbortedError: the connector was closed.
-            BaseException: what the classifier calls fatal, as it was.
+            RuntimeError: called from inside itself, by a hook or a signal handler.
+            BaseException: an error that the classifier calls fatal, unchanged.
         """
-        with self._lock:
-            if self._sock is None or not _is_alive(self._sock):
-                self._sock = None
-                connection = next(self._connections, None)  # closes the one before
-                if connection is None:
-                    raise ConnectionAbortedError(errno.ECONNABORTED, "the connector was closed")
-                self._sock = connection.__enter__()
-            return self._sock
+        self._begin_again_in_a_forked_process()
+        try:
+            with self._lock:
+                if self._is_getting:
+                    raise RuntimeError("get() was called by a hook or a signal handler while it waits in this thread")
+                self._is_getting = True
+                try:
+                    sock = self._connected()
+                finally:
+                    self._is_getting = False
+        finally:
+            # A close() that came meanwhile did not get the lock, and left the rest to us.
+            if self._is_closed:
+                self._release()
+        if self._is_closed:
+            raise _closed()
+        return sock
+
+    def _connected(self) -> socket.socket:
+        if self._is_closed:
+            raise _closed()
+        if self._sock is None or not _is_alive(self._sock):
+            self._sock = None
+            self._connections._renew()
+            connection = next(self._connections, None)  # closes the one before
+            if connection is None:
+                raise _closed()
+            self._sock = connection.__enter__()
+        return self._sock
 
     def lost(self, error: BaseException | None = None) -> None:
-        """Say that the connection is of no use any more, and why; the next :meth:`get` makes another."""
+        """Report that the connection is of no use any more, and why; the next :meth:`get` makes another.
+
+        Args:
+            error: the error that showed it, for the hooks.
+        """
+        self._begin_again_in_a_forked_process()
         with self._lock:
-            if self._sock is not None:
-                self._sock = None
-                self._connections._left(error)
+            self._drop(error)
 
     def close(self) -> None:
-        """End it at once, also a :meth:`get` that waits in another thread. From any thread."""
+        """End it at once, also a :meth:`get` that waits: from any thread, a hook, a signal handler, more than once.
+
+        In a forked process this closes the process's copy of the descriptor, and leaves the connection to the parent.
+        """
+        self._is_closed = True
+        if os.getpid() != self._pid:
+            self._connections.close()
+            return
         self._connections.close()
-        with self._lock:
-            if self._sock is not None:
-                self._sock = None
-                self._connections._left(None)
+        self._release()
+
+    def _release(self) -> None:
+        """Close the socket, unless a get() is under way: that does it at its end."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._is_getting:
+                    self._drop(None)
+            finally:
+                self._lock.release()
+
+    def _drop(self, error: BaseException | None) -> None:
+        if self._sock is not None:
+            self._sock = None
+            self._connections._left(error)
 
     def __enter__(self) -> Connector:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _closed() -> ConnectionAbortedError:
+    return ConnectionAbortedError(errno.ECONNABORTED, "the connector was closed")
 
 
 def _is_alive(sock: socket.socket) -> bool:

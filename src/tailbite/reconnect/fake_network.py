@@ -1,4 +1,4 @@
-"""A network that is played from a script under a virtual clock, for tests of programs with persistent connections.
+"""A network that follows a script under a virtual clock, for tests of programs with persistent connections.
 
 ::
 
@@ -11,7 +11,7 @@
     assert network.now() > 0                    # time has passed, and nobody waited
 
 The sockets the user gets are real ones (socketpair(2)), so everything that can be done with a socket can be done
-with them; who answers is the script. TLS is not played: with ``ssl=`` the bytes are in the clear.
+with them; the script answers. TLS is not simulated: with ``ssl=`` the bytes are in the clear.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import os
 import socket
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
 
 from tailbite.connect.target import Target
 from tailbite.core.address import Endpoint
@@ -31,17 +31,21 @@ from tailbite.reconnect.rehearsal import on_network
 from tailbite.verifiers.verification import Accepted, Send, Verification
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
 
+    from tailbite.dial.options import Options
+    from tailbite.reconnect.network import AsyncNetwork, Link
     from tailbite.verifiers.verification import Verifier
 
 __all__ = ["Accept", "Act", "FakeNetwork", "Refuse", "SelfConnect", "Silence"]
 
+_S = TypeVar("_S")
+
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The attempt is refused, after ``after`` seconds, or fails with another errno."""
+    """The attempt is refused after ``after`` seconds, or fails with another errno."""
 
     after: float = 0.0
     number: int = errno.ECONNREFUSED
@@ -49,12 +53,12 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Nobody answers: the attempt times out."""
+    """Nobody answers: the attempt takes all its time and fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class SelfConnect:
-    """The socket connects to itself, is found out, and reset."""
+    """The socket connects to itself, which is noticed, and it is reset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,10 @@ class Accept:
     """A server accepts.
 
     Attributes:
-        sends: what it says at once.
-        answers: what it answers to what a verifier sends; anything else is met with silence.
-        then: what it does after that: "hold" the connection open, or "close" it.
-        after: seconds until it accepts.
+        sends: the bytes the server sends at once.
+        answers: the server's answers to the bytes that a verifier sends; it is silent on anything else.
+        then: "hold" keeps the connection open after that, "close" closes it.
+        after: seconds until the server accepts.
     """
 
     sends: bytes = b""
@@ -75,13 +79,14 @@ class Accept:
 
 
 Act: TypeAlias = "Refuse | Silence | SelfConnect | Accept"
+"""The outcome of one attempt in a script."""
 
 
 class FakeNetwork:
-    """Plays what its scripts say; what a target has no script for, or no more, refuses.
+    """A network for every loop that is made inside its ``with`` block; a target without a script refuses.
 
     Attributes:
-        attempts: every target that was dialled, with the time it was.
+        attempts: the virtual time and the target of every attempt.
         peers: the servers' ends of the connections, in order, for a test that wants to speak or to listen itself.
     """
 
@@ -94,7 +99,13 @@ class FakeNetwork:
         self._stack = contextlib.ExitStack()
 
     def script(self, host: str, port: int | str | None, *acts: Act) -> None:
-        """Append what the next attempts to reach a target will meet."""
+        """Append the outcomes of the next attempts to connect to a target.
+
+        Args:
+            host: the host the program under test connects to, or the path of a Unix socket.
+            port: the port or the name of a service; None for a Unix socket.
+            acts: one outcome for each attempt.
+        """
         self._scripts.setdefault(Target.of(host, port), deque()).extend(acts)
 
     def __enter__(self) -> FakeNetwork:
@@ -116,8 +127,8 @@ class FakeNetwork:
         """Let virtual time pass."""
         self._now += seconds
 
-    def open(self, target: Target, timeout: float) -> tuple[socket.socket, str, str]:
-        """Play one attempt; called by the loops."""
+    def open(self, target: Target, options: Options, timeout: float) -> tuple[socket.socket, str, str]:
+        """Follow the script for one attempt; called by the loops."""
         self.attempts.append((self._now, str(target)))
         script = self._scripts.get(target)
         act = script.popleft() if script else Refuse()
@@ -149,7 +160,7 @@ class FakeNetwork:
         return ours, "192.0.2.1:40000", str(target)  # TEST-NET-1, RFC 5737
 
     def verify(self, sock: socket.socket, verifier: Verifier, target: Target, timeout: float) -> None:
-        """Play a verifier's conversation; called by the loops. What belongs to the user stays in the socket."""
+        """Hold a verifier's conversation; called by the loops. The user's bytes stay in the socket."""
         act, theirs = self._playing[sock.fileno()]
         verification = Verification(verifier, target)
         sock.setblocking(False)
@@ -171,8 +182,74 @@ class FakeNetwork:
         if act.then == "close":
             theirs.shutdown(socket.SHUT_WR)
 
+    def asynchronous(
+        self,
+        link_of: Callable[[socket.socket, Target], Awaitable[Link[_S]]],
+        checkpoint: Callable[[], Awaitable[object]],
+    ) -> AsyncNetwork[_S]:
+        """Return this network for an asynchronous shell; called by the loops."""
+        return _AsyncFace(self, link_of, checkpoint)
+
     def _peek(self, sock: socket.socket) -> bytes:
         try:
             return sock.recv(1 << 20, socket.MSG_PEEK)
         except BlockingIOError:
             return b""
+
+
+class _ScriptedLink(Generic[_S]):
+    """One of the script's connections in an asynchronous loop, which becomes the shell's own kind when delivered."""
+
+    def __init__(
+        self,
+        ends: tuple[socket.socket, str, str],
+        target: Target,
+        link_of: Callable[[socket.socket, Target], Awaitable[Link[_S]]],
+    ) -> None:
+        self.sock: socket.socket | None
+        self.sock, self.local, self.remote = ends
+        self._target = target
+        self._link_of = link_of
+        self._link: Link[_S] | None = None
+
+    async def deliver(self) -> _S:
+        assert self.sock is not None
+        self._link = await self._link_of(self.sock, self._target)
+        return await self._link.deliver()
+
+    async def abort(self) -> None:
+        if self._link is not None:
+            await self._link.abort()
+        elif self.sock is not None:
+            self.sock.close()
+
+    def shut_down(self) -> None:
+        if self._link is not None:
+            self._link.shut_down()
+
+
+class _AsyncFace(Generic[_S]):
+    """A fake network in an asynchronous shell. Nothing here waits: virtual time passes."""
+
+    def __init__(
+        self,
+        network: FakeNetwork,
+        link_of: Callable[[socket.socket, Target], Awaitable[Link[_S]]],
+        checkpoint: Callable[[], Awaitable[object]],
+    ) -> None:
+        self.now = network.now
+        self._network = network
+        self._link_of = link_of
+        self._checkpoint = checkpoint
+
+    async def sleep(self, seconds: float) -> None:
+        self._network.sleep(seconds)
+        await self._checkpoint()
+
+    async def open(self, target: Target, options: Options, timeout: float) -> Link[_S]:
+        await self._checkpoint()
+        return _ScriptedLink(self._network.open(target, options, timeout), target, self._link_of)
+
+    async def verify(self, link: Link[_S], verifier: Verifier, target: Target, timeout: float) -> None:
+        assert link.sock is not None
+        self._network.verify(link.sock, verifier, target, timeout)

@@ -18,7 +18,7 @@ from tailbite.reconnect import events
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tailbite.reconnect.driver import Hook
+    from tailbite.reconnect.arguments import Hook
 
 __all__ = ["fields", "log", "opentelemetry", "prometheus", "structlog", "word"]
 

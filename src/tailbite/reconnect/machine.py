@@ -1,18 +1,33 @@
 """The reconnecting state machine: inputs in, effects out. It owns no socket, no clock and no thread.
 
-A shell (:mod:`tailbite.reconnect.sync` and its siblings) feeds it with what happened, and does what it answers::
+A shell (:mod:`tailbite.reconnect.sync` and its siblings) feeds inputs and carries out the effects it gets back::
 
     for effect in machine.feed(Asked(now)):
         ...                                     # Emit to the hooks, Open a connection, Sleep, Deliver, Raise ...
 
-Everything that may follow is a row of :data:`TABLE`, and a pair of state and input that has no row is a mistake of
-the shell (:class:`ShellError`). Of several rows the first whose condition holds is taken. ``docs/persistent.md``
-shows the table as a diagram, drawn by :func:`diagram`.
+Every permitted transition is a row of :data:`TABLE`. A pair of state and input without a row is a bug in the shell
+(:class:`ShellError`). Of several rows for one pair, the first whose condition holds is used. ``docs/persistent.md``
+shows the table as a diagram, made by :func:`diagram`.
 
-What the shells can rely on, and the tests hold: there is at most one connection at any time; every one that is
-opened is delivered or dropped; ``Deliver`` comes after the verifier has accepted; every wait is finite; the backoff
-starts anew only after a connection that lasted ``healthy_after`` seconds, so a peer that accepts and closes at once
-meets a growing wait.
+The shells rely on these rules, and the tests check them: there is at most one connection at any time; every
+connection that is opened is delivered or dropped; ``Deliver`` comes after the verifier has accepted the peer; every
+wait is finite.
+
+**Why there is a state REOPENING.** Some verifiers spend the connection they test: PostgreSQL's login and a TLS
+handshake cannot be undone, so the bytes that follow are no beginning of a session for the user. Such a connection is
+dropped, and a second one is opened for the user without being verified again, which would spend that one as well.
+Between the two the server may have gone: then the attempt has failed like any other.
+
+**Why the backoff restarts only after** ``healthy_after`` **seconds.** A server that is starting, or a proxy without a
+backend, accepts connections and closes them at once. If every connection restarted the backoff, the loop would
+connect thousands of times a second. So a short connection counts as a failed attempt of the same outage, and the wait
+after it grows. The loop's very first connection always ends the first outage, however short it was: the policy
+``first`` is for the time before there was any connection.
+
+**Why the last wait is cut.** The next delay of the backoff may end after the deadline. Giving up at once would waste
+the rest of the time (a 30 s deadline would end after 20 s on average), so the wait ends shortly before the deadline,
+and one more attempt is made. A deadline counts from the moment somebody asks for a connection, not from the loss of
+the last one, which may have been hours ago.
 """
 
 from __future__ import annotations
@@ -28,7 +43,6 @@ from tailbite.errors import GaveUpError, SelfConnectError
 from tailbite.reconnect import events
 from tailbite.reconnect.messages import (
     Asked,
-    Believed,
     Closed,
     Deliver,
     Drop,
@@ -39,7 +53,9 @@ from tailbite.reconnect.messages import (
     Left,
     Open,
     Opened,
+    PeerVerified,
     Raise,
+    Renewed,
     Sleep,
     Slept,
     Stop,
@@ -57,37 +73,39 @@ __all__ = ["TABLE", "Machine", "Row", "Settings", "ShellError", "State", "diagra
 _REMEMBERED = 1000
 """Failed attempts that a loop without a limit keeps for its error."""
 
+_LAST_ATTEMPT = 0.25
+"""Seconds left for the last attempt before a deadline; of a short deadline at most a twentieth."""
 
 _DEFAULT_POLICY = Policy()
 
 
 class State(Enum):
-    """Where the loop is."""
+    """The state of a reconnecting loop."""
 
     IDLE = "nobody asks for a connection"
     WAITING = "before the next attempt"
     CONNECTING = "name, socket, TLS"
     VERIFYING = "is it the server?"
     REOPENING = "the verifier spent the first connection"
-    CONNECTED = "the user has it"
-    ENDED = "for good"
+    CONNECTED = "the user has the connection"
+    ENDED = "closed, failed or given up"
 
 
 class ShellError(RuntimeError):
-    """A shell fed an input that cannot occur in this state."""
+    """An input that cannot occur in this state: a bug in the shell that fed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a loop was told.
+    """The settings of one loop.
 
     Attributes:
-        target: where to connect to.
+        target: the server to connect to.
         timeout: seconds for opening one connection: resolving, connecting and TLS together.
-        first: how the time before the first connection is met.
-        later: how every later outage is met.
+        first: retry policy until the first connection succeeds.
+        later: retry policy for every later outage.
         healthy_after: seconds after which a connection counts as one that works.
-        verifier: who must accept the peer; None believes every peer.
+        verifier: the verifier that must accept the peer; None accepts every peer.
     """
 
     target: Target
@@ -105,12 +123,12 @@ class Settings:
 
 
 class Machine:
-    """One persistent connection's state.
+    """The state of one persistent connection.
 
     Attributes:
-        settings: what it was told.
-        state: where it is.
-        number: how many attempts the present outage has had.
+        settings: the loop's settings.
+        state: the present state.
+        number: the number of attempts in the present outage.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -129,11 +147,11 @@ class Machine:
         self._lost = events.Lost(settings.target, 0.0, 0.0, None)
 
     def feed(self, happened: Input) -> list[Effect]:
-        """Take one input, and return what is to be done.
+        """Take one input, and return the effects to carry out.
 
         Raises:
             ShellError: the input cannot occur in this state.
-            ValueError: the user's backoff gave a delay that is none.
+            ValueError: the user's backoff yielded an invalid delay (negative, infinite or NaN).
         """
         rows = [row for row in TABLE if row.state is self.state and type(happened) is row.input]
         if not rows:
@@ -144,13 +162,14 @@ class Machine:
         self.state = row.to
         return effects
 
-    # -- what is remembered before the table is asked
+    # -- the memory, updated before the table is used
 
     def _note(self, happened: Input) -> None:
         match happened:
             case Asked(now) if self._outage_since == -math.inf:
-                self._start_outage(now, self.settings.first)
-                self._due = now
+                self._start_outage(now)
+            case Asked(now) if self.number == 0:
+                self._outage_since = now  # nobody has waited for the connection until now
             case Opened(now, local, remote):
                 self._opened_at, self._ends = now, (local, remote)
             case Failed(now, error):
@@ -164,19 +183,17 @@ class Machine:
         self._lost = events.Lost(self.settings.target, now, lasted, error)
         if self._is_first or lasted >= self.settings.healthy_after:
             self._is_first = False
-            self._start_outage(now, self.settings.later)
-            self._draw(now)
-            self._due = min(self._due or now, now + self._half_of_deadline())
+            self._start_outage(now)
+            self._schedule(now)
+            if self._due is None:
+                self._due = now  # an outage has one attempt at least
         else:
             self._remember(now, error)
 
-    def _half_of_deadline(self) -> float:
-        """Return what a first wait may take, so that there is time left for the attempt after it."""
-        return math.inf if self._policy.deadline is None else self._policy.deadline / 2
-
-    def _start_outage(self, now: float, policy: Policy) -> None:
-        self._policy = policy
+    def _start_outage(self, now: float) -> None:
+        policy = self._policy = self.settings.first if self._is_first else self.settings.later
         self._delays = iter(policy.backoff())
+        self._due = now
         limited = policy.max_attempts is not None or policy.deadline is not None
         self._failures = deque(maxlen=None if limited else _REMEMBERED)
         self._outage_since = now
@@ -184,13 +201,23 @@ class Machine:
 
     def _remember(self, now: float, error: BaseException | None) -> None:
         self._failures.append(events.FailedAttempt(self.number, now, now - self._began, error))
-        self._draw(now)
+        self._schedule(now)
 
-    def _draw(self, now: float) -> None:
+    def _schedule(self, now: float) -> None:
+        """Take the next delay of the backoff; cut it if there is time for just one more attempt."""
         delay = next(self._delays, None)
         if delay is not None and not 0 <= delay < math.inf:
             raise ValueError(f"backoff gave {delay!r} as a delay: it must be a finite number of seconds, 0 or more")
         self._due = None if delay is None else now + delay
+        if self._due is not None and now < self._last_start():
+            self._due = min(self._due, self._last_start())
+
+    def _last_start(self) -> float:
+        """Return the time at which the last attempt before the deadline begins."""
+        deadline = self._policy.deadline
+        if deadline is None:
+            return math.inf
+        return self._outage_since + deadline - min(_LAST_ATTEMPT, deadline / 20)
 
     # -- conditions; their docstrings are the diagram's labels
 
@@ -225,7 +252,7 @@ class Machine:
             return f"max_attempts is {most}"
         if self._due is None:
             return "the backoff has no more delays"
-        if deadline is not None and self._due - self._outage_since >= deadline:
+        if deadline is not None and self._due > self._last_start():
             return f"the deadline is {deadline:g} s"
         return None
 
@@ -254,26 +281,26 @@ class Machine:
         assert self.settings.verifier is not None, "the table verifies only with a verifier"
         return self.settings.verifier
 
-    def _verified(self, now: float) -> list[Effect]:
+    def _report_verified(self, now: float) -> list[Effect]:
         took = now - self._opened_at
         return [Emit(events.Verified(self.settings.target, now, self.number, took, self._verifier.name))]
 
     def _reopen(self, now: float) -> list[Effect]:
-        return [*self._verified(now), Drop(), Open(self._in_time(self.settings.timeout, now))]
+        return [*self._report_verified(now), Drop(), Open(self._in_time(self.settings.timeout, now))]
 
     def _deliver(self, now: float) -> list[Effect]:
         self._delivered_at = now
         took = now - self._began
         return [Emit(events.Connected(self.settings.target, now, self.number, took, *self._ends)), Deliver()]
 
-    def _believe(self, now: float) -> list[Effect]:
-        return [*self._verified(now), *self._deliver(now)]
+    def _accept_peer(self, now: float) -> list[Effect]:
+        return [*self._report_verified(now), *self._deliver(now)]
 
-    def _settle(self, now: float) -> list[Effect]:
+    def _report_lost(self, now: float) -> list[Effect]:
         return [Emit(self._lost)]
 
-    def _tell(self, now: float) -> list[Effect]:
-        """Say how the attempt failed, and drop what it left: a refused peer's connection is still open."""
+    def _report_failure(self, now: float) -> list[Effect]:
+        """Report the failed attempt, and drop its connection: that of a refused peer is still open."""
         error, target, took = self._failure.error, self.settings.target, now - self._began
         if self.state is State.VERIFYING:
             name = self._verifier.name
@@ -282,22 +309,22 @@ class Machine:
         return [Emit(kind(target, now, self.number, took, error))]
 
     def _retry(self, now: float) -> list[Effect]:
-        return [*self._tell(now), *self._wait(now)]
+        return [*self._report_failure(now), *self._wait(now)]
 
     def _fail(self, now: float) -> list[Effect]:
-        return [*self._tell(now), *self._end(now, "not worth another attempt", self._failure.error)]
+        return [*self._report_failure(now), *self._end_with(now, "not worth another attempt", self._failure.error)]
 
-    def _exhaust(self, now: float) -> list[Effect]:
-        return [*self._tell(now), *self._give_up(now)]
+    def _fail_and_give_up(self, now: float) -> list[Effect]:
+        return [*self._report_failure(now), *self._give_up(now)]
 
     def _give_up(self, now: float) -> list[Effect]:
         why, attempts = self._limit() or "", tuple(self._failures)
         seconds = now - self._outage_since
         error = GaveUpError(str(self.settings.target), why, attempts, total=self.number, seconds=seconds)
         error.__cause__ = attempts[-1].error
-        return self._end(now, why, error)
+        return self._end_with(now, why, error)
 
-    def _end(self, now: float, why: str, error: BaseException) -> list[Effect]:
+    def _end_with(self, now: float, why: str, error: BaseException) -> list[Effect]:
         return [Emit(events.GaveUp(self.settings.target, now, self.number, why, error)), Raise(error)]
 
     def _stop(self, now: float) -> list[Effect]:
@@ -306,13 +333,20 @@ class Machine:
     def _drop(self, now: float) -> list[Effect]:
         return [Drop(), Stop()]
 
+    def _drop_delivered(self, now: float) -> list[Effect]:
+        return [Drop(), Emit(events.Lost(self.settings.target, now, now - self._delivered_at, None)), Stop()]
+
+    def _renew(self, now: float) -> list[Effect]:
+        self._start_outage(now)
+        return []
+
     def _nothing(self, now: float) -> list[Effect]:
         return []
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """In ``state``, on ``input``, and if ``when`` holds, do ``then`` and go ``to``."""
+    """One transition: in ``state``, on ``input``, if ``when`` holds, carry out ``then`` and change to ``to``."""
 
     state: State
     input: type[Input]
@@ -332,23 +366,24 @@ TABLE: tuple[Row, ...] = (
     Row(_S.CONNECTING, Opened, _M._is_to_verify, _M._verify, _S.VERIFYING),
     Row(_S.CONNECTING, Opened, _M._always, _M._deliver, _S.CONNECTED),
     Row(_S.CONNECTING, Failed, _M._is_fatal, _M._fail, _S.ENDED),
-    Row(_S.CONNECTING, Failed, _M._is_exhausted, _M._exhaust, _S.ENDED),
+    Row(_S.CONNECTING, Failed, _M._is_exhausted, _M._fail_and_give_up, _S.ENDED),
     Row(_S.CONNECTING, Failed, _M._always, _M._retry, _S.WAITING),
     Row(_S.CONNECTING, Closed, _M._always, _M._stop, _S.ENDED),
-    Row(_S.VERIFYING, Believed, _M._is_spent, _M._reopen, _S.REOPENING),
-    Row(_S.VERIFYING, Believed, _M._always, _M._believe, _S.CONNECTED),
+    Row(_S.VERIFYING, PeerVerified, _M._is_spent, _M._reopen, _S.REOPENING),
+    Row(_S.VERIFYING, PeerVerified, _M._always, _M._accept_peer, _S.CONNECTED),
     Row(_S.VERIFYING, Failed, _M._is_fatal, _M._fail, _S.ENDED),
-    Row(_S.VERIFYING, Failed, _M._is_exhausted, _M._exhaust, _S.ENDED),
+    Row(_S.VERIFYING, Failed, _M._is_exhausted, _M._fail_and_give_up, _S.ENDED),
     Row(_S.VERIFYING, Failed, _M._always, _M._retry, _S.WAITING),
     Row(_S.VERIFYING, Closed, _M._always, _M._drop, _S.ENDED),
     Row(_S.REOPENING, Opened, _M._always, _M._deliver, _S.CONNECTED),
     Row(_S.REOPENING, Failed, _M._is_fatal, _M._fail, _S.ENDED),
-    Row(_S.REOPENING, Failed, _M._is_exhausted, _M._exhaust, _S.ENDED),
+    Row(_S.REOPENING, Failed, _M._is_exhausted, _M._fail_and_give_up, _S.ENDED),
     Row(_S.REOPENING, Failed, _M._always, _M._retry, _S.WAITING),
     Row(_S.REOPENING, Closed, _M._always, _M._stop, _S.ENDED),
-    Row(_S.CONNECTED, Left, _M._always, _M._settle, _S.IDLE),
-    Row(_S.CONNECTED, Closed, _M._always, _M._drop, _S.ENDED),
+    Row(_S.CONNECTED, Left, _M._always, _M._report_lost, _S.IDLE),
+    Row(_S.CONNECTED, Closed, _M._always, _M._drop_delivered, _S.ENDED),
     Row(_S.ENDED, Asked, _M._always, _M._stop, _S.ENDED),
+    Row(_S.ENDED, Renewed, _M._always, _M._renew, _S.IDLE),
     Row(_S.ENDED, Left, _M._always, _M._nothing, _S.ENDED),
     Row(_S.ENDED, Closed, _M._always, _M._nothing, _S.ENDED),
 )

@@ -1,4 +1,4 @@
-"""The vocabulary of the reconnecting state machine: what a shell tells it, and what it answers.
+"""The inputs and the effects of the reconnecting state machine.
 
 Plain records, so that :mod:`tailbite.reconnect.machine` can be fed and asked in a test without a socket.
 """
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Asked",
-    "Believed",
     "Closed",
     "Deliver",
     "Drop",
@@ -24,19 +23,21 @@ __all__ = [
     "Left",
     "Open",
     "Opened",
+    "PeerVerified",
     "Raise",
+    "Renewed",
     "Sleep",
     "Slept",
     "Stop",
     "Verify",
 ]
 
-# -- inputs: what happened. ``now`` is a monotonic clock in seconds.
+# -- inputs: events of the outside. ``now`` is a monotonic time in seconds.
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Something happened at ``now``."""
+    """An event at the monotonic time ``now``."""
 
     now: float
 
@@ -47,26 +48,31 @@ class Asked(Input):
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed(Input):
+    """The user wants a new outage after one that was given up."""
+
+
+@dataclass(frozen=True, slots=True)
 class Slept(Input):
     """The wait is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened(Input):
-    """There is a connection; it is not to itself."""
+    """A connection was opened, which is not to itself."""
 
     local: str
     remote: str
 
 
 @dataclass(frozen=True, slots=True)
-class Believed(Input):
+class PeerVerified(Input):
     """The verifier has accepted the peer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed(Input):
-    """Opening or verifying failed; ``transient`` is the classifier's answer to "may it be tried again?"."""
+    """Opening or verifying failed; ``transient`` is the classifier's answer: True if another attempt may help."""
 
     error: BaseException
     transient: bool
@@ -84,12 +90,12 @@ class Closed(Input):
     """The loop was closed or cancelled."""
 
 
-# -- effects: what to do, in this order.
+# -- effects: for the shell to carry out, in the order they come.
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Tell the hooks."""
+    """Call the hooks with the event."""
 
     event: Event
 
@@ -103,7 +109,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Carry out the verifier's conversation within ``timeout`` seconds; feed Believed or Failed."""
+    """Carry out the verifier's conversation within ``timeout`` seconds; feed PeerVerified or Failed."""
 
     timeout: float
 
@@ -115,7 +121,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """Give the connection to the user; feed Left when he is done with it."""
+    """Hand the connection to the user; feed Left when their block ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,59 +1,37 @@
-"""What ``tailbite.testing`` switches: delays that are not waited for, a cap on attempts, a network that is played.
+"""The switches of ``tailbite.testing``: delays that are skipped, a cap on attempts, a network that follows a script.
 
-Only ``tailbite.testing`` and the like switch it.
+Only ``tailbite.testing`` and modules like it turn them.
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
-    from tailbite.connect.target import Target
     from tailbite.core.backoff import Policy
-    from tailbite.verifiers.verification import Verifier
+    from tailbite.reconnect.network import ScriptedNetwork
 
-__all__ = ["Played", "Rehearsal", "delay", "limit", "on_network", "played", "set_testing"]
-
-
-class Played(Protocol):
-    """A network that is played from a script, on a clock of its own. Nothing in it waits."""
-
-    def now(self) -> float:
-        """Return the played time."""
-        ...
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        ...
-
-    def open(self, target: Target, timeout: float) -> tuple[socket.socket, str, str]:
-        """Return a connected socket, and its two ends as text."""
-        ...
-
-    def verify(self, sock: socket.socket, verifier: Verifier, target: Target, timeout: float) -> None:
-        """Carry out a verifier's conversation, and leave the user's bytes in the socket."""
-        ...
+__all__ = ["Rehearsal", "delay", "limit", "network", "on_network", "set_testing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What is switched, for the whole process."""
+    """The position of every switch, for the whole process."""
 
     no_delays: bool = False
     max_attempts: int | None = None
-    network: Played | None = None
+    network: ScriptedNetwork | None = None
 
 
 _current = Rehearsal()
 
 
 class _Switch(contextlib.AbstractContextManager[None]):
-    """What was before; ``with`` restores it at the end."""
+    """The positions before; ``with`` restores them at the end."""
 
     def __init__(self, before: Rehearsal) -> None:
         self._before = before
@@ -73,7 +51,7 @@ def set_testing(testing: bool = True, *, max_attempts: int | None = None) -> con
 
     Args:
         testing: False puts everything back.
-        max_attempts: how many attempts an outage of any loop that is made from now on may take.
+        max_attempts: the number of attempts an outage may have, of any loop that is made from now on.
     """
     global _current
     before = _current
@@ -82,10 +60,10 @@ def set_testing(testing: bool = True, *, max_attempts: int | None = None) -> con
 
 
 @contextlib.contextmanager
-def on_network(network: Played) -> Iterator[None]:
-    """Have every loop that is made inside use this network."""
+def on_network(scripted: ScriptedNetwork) -> Iterator[None]:
+    """Give this network to every loop that is made inside."""
     global _current
-    before, _current = _current, replace(_current, network=network)
+    before, _current = _current, replace(_current, network=scripted)
     try:
         yield
     finally:
@@ -93,7 +71,7 @@ def on_network(network: Played) -> Iterator[None]:
 
 
 def delay(seconds: float) -> float:
-    """Return how long to wait really."""
+    """Return the seconds to wait really."""
     return 0.0 if _current.no_delays else seconds
 
 
@@ -102,6 +80,6 @@ def limit(policy: Policy) -> Policy:
     return policy if _current.max_attempts is None else replace(policy, max_attempts=_current.max_attempts)
 
 
-def played() -> Played | None:
-    """Return the network that new loops are to use instead of the real one."""
+def network() -> ScriptedNetwork | None:
+    """Return the network that new loops are given instead of the real one."""
     return _current.network
