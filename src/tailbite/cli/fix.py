@@ -13,6 +13,7 @@ from tailbite.cli.params import PORTS, RANGE
 from tailbite.cli.services import SERVICES
 from tailbite.cli.show.fix import as_bytes, as_fields, refusals, subject
 from tailbite.host.change.apply import apply_changes, revert_last
+from tailbite.host.change.forms import Form, Settings, write_form
 from tailbite.host.change.journal import Journal
 from tailbite.host.change.plan import FixRefused, FixRequest, plan_changes
 from tailbite.host.change.records import NO_PORTS, Destroy, SettingChange
@@ -81,6 +82,13 @@ __all__ = ["command"]
     metavar="DIR",
     help="Edit the sysctl.d files below DIR, say an image's, and keep the undo journal there.",
 )
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice([form.value for form in Form]),
+    help="Print the ports to reserve and the range as a text for that engine, to be rolled out with it; nothing is "
+    "changed here.",
+)
 @click.option("--json", "as_document", is_flag=True, help="Print one JSON document.")
 def command(
     reserve: PortSet | None,
@@ -93,6 +101,7 @@ def command(
     dry_run: bool,
     no_files: bool,
     root: Path | None,
+    form: str | None,
     as_document: bool,
 ) -> int:
     """Show the remedies as exact commands and file diffs; carry them out, or take them back.
@@ -111,12 +120,18 @@ def command(
     """
     wishes = {"--reserve": reserve, "--range": ephemeral, "--kill": kill, "--ports": services or None}
     asked = [name for name, value in wishes.items() if value is not None]
+    if any(ports is not None and (not ports or 0 in ports) for ports in (reserve, kill)):
+        raise click.UsageError("write ports as 50051 or 8125,50051-50060; 0 is none.")
+    if form is not None:
+        others = {"--kill": kill, "--apply": do_it, "--undo": undo, "--root": root, "--json": as_document}
+        if given := [name for name, value in others.items() if value]:
+            raise click.UsageError(f"--as prints a text and changes nothing: leave out {given[0]}.")
+        click.echo(_form(Form(form), reserve or NO_PORTS, ephemeral, wanted, services), nl=False)
+        return status.FINE
     if do_it and dry_run:
         raise click.UsageError("--apply and --dry-run contradict each other.")
     if undo and (asked or do_it):
         raise click.UsageError(f"--undo takes back the last --apply: it goes without {(asked or ['--apply'])[0]}.")
-    if any(ports is not None and (not ports or 0 in ports) for ports in (reserve, kill)):
-        raise click.UsageError("write ports as 50051 or 8125,50051-50060; 0 is none.")
     journal, below = Journal(root), root or HOST
     if undo:
         return _undo(journal, below, dry=dry_run, as_document=as_document)
@@ -126,6 +141,20 @@ def command(
         _show_plan(changes, as_document=as_document)
         return status.FOUND if changes else status.FINE
     return _apply(changes, journal, below, as_document=as_document)
+
+
+def _form(
+    form: Form, reserved: PortSet, ephemeral: PortRange | None, wanted: str, services: tuple[Service, ...]
+) -> str:
+    """Write what was asked for, or else what the doctor advises here, for an engine."""
+    if not reserved and ephemeral is None:
+        for change in _plan(wanted, None, services, None):
+            if isinstance(change, SettingChange):
+                reserved |= change.added
+    try:
+        return write_form(form, Settings(reserved, ephemeral))
+    except ValueError as error:
+        raise click.UsageError(f"{error}; the doctor advises none here.") from None
 
 
 def _plan(wanted: str, explicit: FixRequest | None, services: tuple[Service, ...], root: Path | None) -> list[Change]:
