@@ -1,4 +1,4 @@
-"""What ``tailbite fix --as`` prints is accepted by the engine, or by its schema where no engine is here."""
+"""The texts of ``tailbite fix --as`` are accepted by the engine, or by its schema where the engine is not here."""
 
 from __future__ import annotations
 

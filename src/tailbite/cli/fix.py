@@ -13,7 +13,7 @@ from tailbite.cli.params import PORTS, RANGE
 from tailbite.cli.services import SERVICES
 from tailbite.cli.show.fix import as_bytes, as_fields, refusals, subject
 from tailbite.host.change.apply import apply_changes, revert_last
-from tailbite.host.change.forms import Form, Settings, write_form
+from tailbite.host.change.forms import Form, FormSettings, write_form
 from tailbite.host.change.journal import Journal
 from tailbite.host.change.plan import FixRefused, FixRequest, plan_changes
 from tailbite.host.change.records import NO_PORTS, Destroy, SettingChange
@@ -124,8 +124,7 @@ def command(
         raise click.UsageError("write ports as 50051 or 8125,50051-50060; 0 is none.")
     if form is not None:
         others = {"--kill": kill, "--apply": do_it, "--undo": undo, "--root": root, "--json": as_document}
-        if given := [name for name, value in others.items() if value]:
-            raise click.UsageError(f"--as prints a text and changes nothing: leave out {given[0]}.")
+        _refuse_beside("--as prints a text and changes nothing", others)
         click.echo(_form(Form(form), reserve or NO_PORTS, ephemeral, wanted, services), nl=False)
         return status.FINE
     if do_it and dry_run:
@@ -143,6 +142,17 @@ def command(
     return _apply(changes, journal, below, as_document=as_document)
 
 
+def _refuse_beside(reason: str, options: dict[str, object]) -> None:
+    """Refuse the first option that was given although it contradicts another one.
+
+    Raises:
+        click.UsageError: there is one.
+    """
+    for name, value in options.items():
+        if value:
+            raise click.UsageError(f"{reason}: leave out {name}.")
+
+
 def _form(
     form: Form, reserved: PortSet, ephemeral: PortRange | None, wanted: str, services: tuple[Service, ...]
 ) -> str:
@@ -152,7 +162,7 @@ def _form(
             if isinstance(change, SettingChange):
                 reserved |= change.added
     try:
-        return write_form(form, Settings(reserved, ephemeral))
+        return write_form(form, FormSettings(reserved, ephemeral))
     except ValueError as error:
         raise click.UsageError(f"{error}; the doctor advises none here.") from None
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tailbite.cli import fix
 from tailbite.core.ports import PortRange, PortSet
-from tailbite.host.change.forms import Form, Settings, write_form
+from tailbite.host.change.forms import Form, FormSettings, write_form
 from tailbite.kernel.sysctl import read_reserved_ports
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def of_cloud_init(text: str) -> dict[str, str]:
     assert text.startswith("#cloud-config\n")
     document: dict[str, Any] = yaml.safe_load(text)
     (file,) = document["write_files"]
-    assert document["runcmd"] == [["sysctl", "--load", file["path"]]]
+    (command,) = document["runcmd"]
+    assert " ".join(command) == f"sysctl --load {file['path']}"
     return of_lines(file["content"])
 
 
@@ -81,13 +82,13 @@ def test_every_form_says_what_was_asked_for(form: Form, reserved: PortSet, ephem
     wanted = {RESERVED: str(reserved)}
     if ephemeral is not None:
         wanted[RANGE] = f"{ephemeral.low} {ephemeral.high}"
-    assert READERS[form](write_form(form, Settings(reserved, ephemeral))) == wanted
+    assert READERS[form](write_form(form, FormSettings(reserved, ephemeral))) == wanted
 
 
 @pytest.mark.parametrize("form", Form)
 def test_nothing_to_set_is_refused(form: Form) -> None:
     with pytest.raises(ValueError, match="nothing to set"):
-        write_form(form, Settings(PortSet()))
+        write_form(form, FormSettings(PortSet()))
 
 
 def printed(*arguments: str) -> tuple[int, str]:

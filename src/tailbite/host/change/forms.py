@@ -16,7 +16,7 @@ from tailbite.host.sysctl.value import EPHEMERAL, RESERVED
 if TYPE_CHECKING:
     from tailbite.core.ports import PortRange, PortSet
 
-__all__ = ["Form", "Settings", "write_form"]
+__all__ = ["Form", "FormSettings", "write_form"]
 
 _FILE = "/etc/sysctl.d/60-tailbite.conf"
 
@@ -32,7 +32,7 @@ class Form(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class FormSettings:
     """The settings to roll out. An empty set of ports and no range mean: leave that one alone."""
 
     reserved: PortSet
@@ -46,7 +46,7 @@ class Settings:
         return items
 
 
-def write_form(form: Form, settings: Settings) -> str:
+def write_form(form: Form, settings: FormSettings) -> str:
     """Return the text for an engine, ending in a newline.
 
     Raises:
@@ -57,7 +57,7 @@ def write_form(form: Form, settings: Settings) -> str:
     return _WRITERS[form](settings)
 
 
-def _pod(settings: Settings) -> str:
+def _pod(settings: FormSettings) -> str:
     lines = [
         "# Both are safe sysctls: any pod may set them (ip_local_reserved_ports since Kubernetes 1.27).",
         "# Not for pods with hostNetwork: true; their ports are the node's, so set them on the node.",
@@ -71,7 +71,7 @@ def _pod(settings: Settings) -> str:
     return _text(lines)
 
 
-def _tuned(settings: Settings) -> str:
+def _tuned(settings: FormSettings) -> str:
     lines = [
         "# A TuneD profile: /etc/tuned/tailbite/tuned.conf, then: tuned-adm profile tailbite",
         "# Add your own profile as include=NAME below [main]. These values replace those of that profile.",
@@ -84,7 +84,7 @@ def _tuned(settings: Settings) -> str:
     return _text(lines)
 
 
-def _machineconfig(settings: Settings) -> str:
+def _machineconfig(settings: FormSettings) -> str:
     content = "".join(f"{name} = {value}\n" for name, value in settings.items())
     lines = [
         "# For OpenShift's Machine Config Operator. The nodes of the role restart one after another.",
@@ -109,7 +109,7 @@ def _machineconfig(settings: Settings) -> str:
     return _text(lines)
 
 
-def _ansible(settings: Settings) -> str:
+def _ansible(settings: FormSettings) -> str:
     if settings.ephemeral is None:
         lines = [
             "# Merges with what is reserved on each host; collection tailbite.tailbite.",
@@ -132,7 +132,7 @@ def _ansible(settings: Settings) -> str:
     return _text(lines)
 
 
-def _cloud_init(settings: Settings) -> str:
+def _cloud_init(settings: FormSettings) -> str:
     lines = [
         "#cloud-config",
         "# For new hosts: written before the first service starts.",
