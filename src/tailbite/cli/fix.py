@@ -26,6 +26,8 @@ from tailbite.host.see.snapshot import take_snapshot
 from tailbite.host.sysctl.tree import HOST, is_host_namespace, read_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tailbite.core.ports import PortRange, PortSet
     from tailbite.host.change.apply import Done
     from tailbite.host.change.records import Change
@@ -142,7 +144,7 @@ def command(
     return _apply(changes, journal, below, as_document=as_document)
 
 
-def _refuse_beside(reason: str, options: dict[str, object]) -> None:
+def _refuse_beside(reason: str, options: Mapping[str, object]) -> None:
     """Refuse the first option that was given although it contradicts another one.
 
     Raises:
