@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from tailbite.audit.records import Verdict
+    from tailbite.audit.verdict import Verdict
     from tailbite.testkit.trap import ProcessTrap
     from tailbite.testkit.watch import Watch
 

@@ -9,18 +9,9 @@ from hypothesis import strategies as st
 
 from tailbite.audit import trap
 from tailbite.audit.judge import judge, meets
-from tailbite.audit.records import (
-    Allocator,
-    BindAttempt,
-    Client,
-    Ending,
-    Observation,
-    Recovery,
-    SelfConnect,
-    Verdict,
-    Word,
-)
+from tailbite.audit.records import Allocator, BindAttempt, Client, Ending, Observation, Recovery, SelfConnect
 from tailbite.audit.report.data import verdict_as_data
+from tailbite.audit.verdict import Verdict, Word
 
 CLIENT = Client("x", ("x", "{port}"))
 RANKS = (Word.IMMUNE, Word.ABORTS, Word.BLOCKS, Word.HOLDS)

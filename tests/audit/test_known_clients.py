@@ -15,8 +15,9 @@ import pytest
 from audit.leftovers import nothing_left
 from conftest import CI
 from tailbite.audit.catalogue import load
-from tailbite.audit.records import Client, Limits, Word
+from tailbite.audit.records import Client, Limits
 from tailbite.audit.report.data import verdict_as_data
+from tailbite.audit.verdict import Word
 from tailbite.audit.warden import audit
 
 if TYPE_CHECKING:

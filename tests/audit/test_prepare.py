@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tailbite.audit.records import Client, Limits, Word
+from tailbite.audit.records import Client, Limits
+from tailbite.audit.verdict import Word
 from tailbite.audit.warden import audit
 
 SOURCE = "exec python3 -c \"import socket, time; s = socket.create_connection(('$1', $2)); time.sleep(60)\"\n"

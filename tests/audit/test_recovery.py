@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from audit.leftovers import nothing_left
-from tailbite.audit.records import Client, Limits, Observation, Recovery, Word
+from tailbite.audit.records import Client, Limits, Observation, Recovery
+from tailbite.audit.verdict import Word
 from tailbite.audit.warden import audit
 
 if TYPE_CHECKING:

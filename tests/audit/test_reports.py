@@ -26,12 +26,11 @@ from tailbite.audit.records import (
     Recovery,
     SelfConnect,
     StateSpan,
-    Verdict,
-    Word,
 )
 from tailbite.audit.report.evidence import folder_name, write_evidence
 from tailbite.audit.report.junit import junit
 from tailbite.audit.report.page import page
+from tailbite.audit.verdict import Verdict, Word
 from tailbite.audit.warden import audit
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from audit.leftovers import nothing_left
-from tailbite.audit.records import Allocator, Believed, Client, Left, Limits, Verdict, Word
+from tailbite.audit.records import Allocator, Client, Limits
+from tailbite.audit.verdict import Belief, Remains, Verdict, Word
 from tailbite.audit.warden import audit
 
 CLIENTS = Path(__file__).with_name("clients.py")
@@ -44,26 +45,26 @@ def best_of_three(kind: str, folder: Path, limits: Limits, enough: float) -> flo
 @pytest.mark.parametrize(
     ("kind", "word", "believed", "left"),
     [
-        ("immune", Word.IMMUNE, Believed.NO, None),
-        ("aborting", Word.ABORTS, Believed.NO, Left.NOTHING),
-        ("flapping", Word.ABORTS, Believed.UNKNOWN, None),
-        ("blocking", Word.BLOCKS, Believed.NO, Left.TIME_WAIT),
-        ("holding", Word.HOLDS, Believed.YES, Left.ESTABLISHED),
-        ("binding", Word.HOLDS, Believed.UNKNOWN, Left.ESTABLISHED),
-        ("quitting", Word.UNEXERCISED, Believed.NO, None),
-        ("silent", Word.UNEXERCISED, Believed.NO, None),
-        ("elsewhere", Word.UNEXERCISED, Believed.NO, None),
-        ("crashing", Word.BLOCKS, Believed.NO, Left.TIME_WAIT),
-        ("forking", Word.HOLDS, Believed.YES, Left.ESTABLISHED),
-        ("daemonising", Word.HOLDS, Believed.YES, Left.ESTABLISHED),
-        ("v6_only", Word.HOLDS, Believed.UNKNOWN, Left.ESTABLISHED),
-        ("flooding", Word.HOLDS, Believed.UNKNOWN, Left.ESTABLISHED),
-        ("stubborn", Word.HOLDS, Believed.YES, Left.ESTABLISHED),
-        ("unable", Word.UNSUPPORTED, Believed.NO, None),
+        ("immune", Word.IMMUNE, Belief.NO, None),
+        ("aborting", Word.ABORTS, Belief.NO, Remains.NOTHING),
+        ("flapping", Word.ABORTS, Belief.UNKNOWN, None),
+        ("blocking", Word.BLOCKS, Belief.NO, Remains.TIME_WAIT),
+        ("holding", Word.HOLDS, Belief.YES, Remains.ESTABLISHED),
+        ("binding", Word.HOLDS, Belief.UNKNOWN, Remains.ESTABLISHED),
+        ("quitting", Word.UNEXERCISED, Belief.NO, None),
+        ("silent", Word.UNEXERCISED, Belief.NO, None),
+        ("elsewhere", Word.UNEXERCISED, Belief.NO, None),
+        ("crashing", Word.BLOCKS, Belief.NO, Remains.TIME_WAIT),
+        ("forking", Word.HOLDS, Belief.YES, Remains.ESTABLISHED),
+        ("daemonising", Word.HOLDS, Belief.YES, Remains.ESTABLISHED),
+        ("v6_only", Word.HOLDS, Belief.UNKNOWN, Remains.ESTABLISHED),
+        ("flooding", Word.HOLDS, Belief.UNKNOWN, Remains.ESTABLISHED),
+        ("stubborn", Word.HOLDS, Belief.YES, Remains.ESTABLISHED),
+        ("unable", Word.UNSUPPORTED, Belief.NO, None),
     ],
 )
 def test_each_gets_the_verdict_it_deserves(
-    kind: str, word: Word, believed: Believed, left: Left | None, tmp_path: Path
+    kind: str, word: Word, believed: Belief, left: Remains | None, tmp_path: Path
 ) -> None:
     verdict = run(kind, tmp_path)
     assert verdict.verdict is word, verdict
@@ -79,7 +80,7 @@ def test_each_gets_the_verdict_it_deserves(
 def test_one_that_resets_it_but_not_within_a_second_holds_it(tmp_path: Path) -> None:
     verdict = run("lingering", tmp_path, Limits(dial=3, hold=4, total=8, quick=True))
     assert verdict.verdict is Word.HOLDS
-    assert verdict.left is Left.NOTHING
+    assert verdict.left is Remains.NOTHING
     assert verdict.longest_hold is not None
     assert 1.2 < verdict.longest_hold < 3
 

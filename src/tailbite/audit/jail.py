@@ -1,12 +1,13 @@
-"""The client's life: started in a pid namespace of its own, and ended with everything it ever started.
+"""The jail: the client is started in a pid namespace of its own, and ended with everything it ever started.
 
 A client may fork, daemonise, ignore signals, move to another session and never end. The kernel has one means
 against all of that: when the first process of a pid namespace is killed, everything in it is killed
 (pid_namespaces(7)). So the chain is::
 
-    watcher (we)  ->  keeper (makes the namespace)  ->  init, pid 1 (reaps)  ->  the client
+    observer (this process)  ->  guard (makes the namespace)  ->  init, pid 1 (reaps)  ->  the client
 
-Each dies with the one before it (PR_SET_PDEATHSIG), so nothing is left when we are killed either.
+Each dies with the one before it (PR_SET_PDEATHSIG), so nothing is left when the observer is killed either. All
+processes of an audit: :mod:`tailbite.audit.run`.
 
 The caller must have one thread, and the privilege that :func:`tailbite.kernel.namespace.enter_private_network` gives.
 """
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Jail", "OutputKeeper"]
+__all__ = ["Jail", "OutputBuffer"]
 
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWPID: Final = 0x20000000
@@ -41,12 +42,12 @@ _MS_PRIVATE: Final = 1 << 18
 _KEEP = 64 * 1024
 _READ = 256 * 1024
 
-# What init tells over the pipe: kind and number.
+# Messages of init over the pipe: kind and number.
 _NEWS: Final = struct.Struct("=ci")
 _PID, _EXITED, _EMPTY, _FAILED = b"p", b"x", b"e", b"f"
 
 
-class OutputKeeper:
+class OutputBuffer:
     """The first and the last 64 KiB of a stream of any length, and its length."""
 
     def __init__(self) -> None:
@@ -64,7 +65,7 @@ class OutputKeeper:
             del self._tail[:-_KEEP]
 
     def output(self) -> Output:
-        """Return what is kept."""
+        """Return the bytes that are kept."""
         return Output(bytes(self._head), bytes(self._tail), self._total)
 
 
@@ -75,7 +76,7 @@ class Jail:
         command: program and arguments.
         environment: all of its environment.
         folder: where it runs.
-        stdin: what it finds on its standard input.
+        stdin: its standard input.
 
     Attributes:
         exit_status: the client's; negative for a signal; None while it runs.
@@ -85,7 +86,7 @@ class Jail:
         answers: stdout alone.
 
     Raises:
-        OSError: no pid namespace to be had.
+        OSError: this system gives no pid namespace.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class Jail:
         self.exit_status: int | None = None
         self.is_empty = False
         self.trouble: str | None = None
-        self.output = OutputKeeper()
-        self.answers = OutputKeeper()
+        self.output = OutputBuffer()
+        self.answers = OutputBuffer()
         self._init = 0
         self._command = command
         self._open: list[int] = []
@@ -109,16 +110,18 @@ class Jail:
             self._stdout, stdout = self._pipe()
             self._stderr, stderr = self._pipe()
             if stdin is Stdin.SILENT:
-                # We keep the other end, so it never comes to its end.
+                # The other end is kept open here, so the client never reads an end of file.
                 theirs, self._stdin = self._pipe()
             else:
                 theirs = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
                 self._open.append(theirs)
             become_subreaper()
-            watcher = os.getpid()
-            self._keeper = os.fork()
-            if self._keeper == 0:
-                _keep(watcher, _Start(news, (theirs, stdout, stderr), tuple(command), dict(environment), folder))
+            observer = os.getpid()
+            self._guard = os.fork()
+            if self._guard == 0:
+                _guard_namespace(
+                    observer, _Start(news, (theirs, stdout, stderr), tuple(command), dict(environment), folder)
+                )
         except BaseException:
             self._close()
             raise
@@ -144,7 +147,7 @@ class Jail:
         self.end()
 
     def descriptors(self) -> list[int]:
-        """Return what to wait for: readable when there is output or news."""
+        """Return the descriptors to wait for: readable when there is output or news."""
         return [end for end in (self._news, self._stdout, self._stderr) if end in self._open]
 
     def pump(self) -> None:
@@ -178,16 +181,16 @@ class Jail:
         return data
 
     def end(self) -> None:
-        """Kill what is left, and wait until it is gone."""
-        if self._keeper:
-            # The keeper's death kills init, and init's death everything else.
-            os.kill(self._keeper, signal.SIGKILL)
-            os.waitpid(self._keeper, 0)
-            self._keeper = 0
+        """Kill all processes of the client, and wait until they are gone."""
+        if self._guard:
+            # The guard's death kills init, and init's death everything else.
+            os.kill(self._guard, signal.SIGKILL)
+            os.waitpid(self._guard, 0)
+            self._guard = 0
             self.pump()
         if self._init:
-            # We are the subreaper, so an init that is left is our child now, and its pid cannot be another's. It ends
-            # after the last process of its namespace: until then the client's ports are held.
+            # This process is the subreaper, so an init that is left is its child now, and the pid cannot be another
+            # process's. init ends after the last process of its namespace: until then the client's ports are held.
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(self._init, os.WNOHANG) == (0, 0):
                     os.kill(self._init, signal.SIGKILL)
@@ -197,14 +200,14 @@ class Jail:
         self._close()
 
 
-def _tell(news: int, kind: bytes, number: int) -> None:
+def _send_news(news: int, kind: bytes, number: int) -> None:
     with contextlib.suppress(OSError):
         os.write(news, _NEWS.pack(kind, number))
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """What the chain hands down to the client."""
+    """The arguments that the chain hands down to the client."""
 
     news: int
     stdio: tuple[int, int, int]
@@ -213,28 +216,28 @@ class _Start:
     folder: Path
 
 
-def _keep(watcher: int, start: _Start) -> NoReturn:
-    """Run as the keeper: make the namespace, start its init, and stay until killed."""
+def _guard_namespace(observer: int, start: _Start) -> NoReturn:
+    """Run as the guard: make the namespace, start its init, and stay until killed."""
     try:
         die_with_parent()
-        if os.getppid() != watcher:
-            os._exit(0)  # it died before we asked to be told
+        if os.getppid() != observer:
+            os._exit(0)  # it died before the request above
         os.setsid()
         unshare(_CLONE_NEWPID | _CLONE_NEWNS)
-        keeper_lives, init_is_tied = os.pipe()
+        guard_lives, init_is_tied = os.pipe()
         init = os.fork()
         if init == 0:
-            os.close(keeper_lives)
+            os.close(guard_lives)
             _reap(start, init_is_tied)
         os.close(init_is_tied)
-        _tell(start.news, _PID, init)
+        _send_news(start.news, _PID, init)
         for end in (start.news, *start.stdio):
             os.close(end)
         os.waitpid(init, 0)
     except OSError as error:
-        _tell(start.news, _FAILED, error.errno or errno.EPERM)
-        _tell(start.news, _EXITED, UNSUPPORTED_STATUS)
-        _tell(start.news, _EMPTY, 0)
+        _send_news(start.news, _FAILED, error.errno or errno.EPERM)
+        _send_news(start.news, _EXITED, UNSUPPORTED_STATUS)
+        _send_news(start.news, _EMPTY, 0)
     finally:
         os._exit(0)
 
@@ -243,21 +246,21 @@ def _reap(start: _Start, tied: int) -> NoReturn:
     """Run as init: start the client, reap everything, tell when it exits and when nothing is left."""
     try:
         die_with_parent()
-        os.write(tied, b".")  # fails if the keeper died before the line above
+        os.write(tied, b".")  # fails if the guard died before the line above
         os.close(tied)
         _own_proc()
         client = os.fork()
         if client == 0:
             _become(start)
-        # What the client inherits may stay open as long as it likes; what we hold must not keep it open.
+        # The client may keep its ends open as long as it likes; init's own copies must not keep them open.
         for end in start.stdio:
             os.close(end)
         while True:
             pid, status = os.wait()
             if pid == client:
-                _tell(start.news, _EXITED, os.waitstatus_to_exitcode(status))
+                _send_news(start.news, _EXITED, os.waitstatus_to_exitcode(status))
     except ChildProcessError:
-        _tell(start.news, _EMPTY, 0)
+        _send_news(start.news, _EMPTY, 0)
     finally:
         os._exit(0)
 
@@ -278,9 +281,9 @@ def _become(start: _Start) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.chdir(start.folder)
         for wanted, end in enumerate(start.stdio):
-            os.dup2(end, wanted)  # the pipes lie above 2: whoever started us had all three
+            os.dup2(end, wanted)  # the pipes have numbers above 2: the observer has all three
         os.execvpe(start.command[0], start.command, start.environment)
     except OSError as error:
-        _tell(start.news, _FAILED, error.errno or errno.ENOENT)
+        _send_news(start.news, _FAILED, error.errno or errno.ENOENT)
     finally:
         os._exit(UNSUPPORTED_STATUS)

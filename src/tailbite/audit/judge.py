@@ -1,34 +1,47 @@
 """The judge: observations in, verdict out. Pure; an expert who reads the observations must come to the same word.
 
-The worst of what was seen decides: a client that binds first in one build and not in the next is as bad as its
-worse half. What was not seen is never counted for the client: a trap that did not spring, or a port never dialled,
-is no pass.
+The worst of the observations decides: a client that binds first in one build and not in the next is as bad as its
+worse half. What was not seen never counts for the client: neither a trap that did not work, nor a port that was never
+dialled, nor the reconnect of a client that was still running after its first dial.
+
+The words are ranked by the damage, which is the time for which one connection to itself keeps a server down: for as
+long as it is held, and for 60 s more if it was closed by FIN, which leaves TIME-WAIT.
+
+=========  ==========================================================================
+word       a server is down for
+=========  ==========================================================================
+immune     no time: no self-connect
+aborts     less than 1.5 s
+blocks     up to 61.5 s: a TIME-WAIT of 60 s, or a hold of seconds that ended by RST
+holds      longer, or for as long as the client was watched
+=========  ==========================================================================
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tailbite.audit.records import (
-    GAVE_UP_WITHIN,
-    UNSUPPORTED_STATUS,
-    Believed,
-    Ending,
-    Left,
-    Observation,
-    SelfConnect,
-    Verdict,
-    Word,
+from tailbite.audit.belief import believed_by
+from tailbite.audit.records import COMEBACKS, SHORT, TIME_WAIT, UNSUPPORTED_STATUS, Ending
+from tailbite.audit.sentences import (
+    did_not_come_back,
+    no_class,
+    unexercised,
+    why_immune,
+    why_self_connected,
 )
+from tailbite.audit.verdict import Belief, Outcome, Remains, Timing, Verdict, Word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailbite.audit.records import Client
+    from tailbite.audit.records import Client, Observation, Recovery, SelfConnect
 
 __all__ = ["judge", "meets"]
 
 _RANK = {word: rank for rank, word in enumerate((Word.IMMUNE, Word.ABORTS, Word.BLOCKS, Word.HOLDS))}
+
+_Hit = tuple["Observation", "SelfConnect"]
 
 
 def meets(word: Word, required: Word) -> bool:
@@ -36,121 +49,145 @@ def meets(word: Word, required: Word) -> bool:
     return word in _RANK and _RANK[word] <= _RANK[required]
 
 
-def judge(client: Client, seen: Sequence[Observation]) -> Verdict:
-    """Judge a client by what was seen of it."""
-    watched = [o for o in seen if o.recovery is None]
-    recovery = next((o.recovery for o in seen if o.recovery is not None), None)
+def judge(client: Client, seen: Sequence[Observation], *, recovery_asked: bool = False) -> Verdict:
+    """Judge a client by the observations of it.
+
+    Args:
+        client: the client.
+        seen: the observations.
+        recovery_asked: True if recovery was to be measured, so that a missing figure is *not measured*.
+    """
+    watched = [o for o in seen if o.recovery is None and not _is_recovery(o)]
     hits = [(o, hit) for o in watched for hit in o.self_connects]
-    word, reason = _word(watched, hits)
+    word, reason, worst = _word(watched, hits)
     sixteen = next((o for o in watched if not o.phase.is_certain and o.self_connects), None)
+    plain, reuse, down, back = _timings(seen, recovery_asked)
+    bind = worst and worst.bind
     return Verdict(
         client=client.name,
         version=client.version,
         verdict=word,
         reason=reason,
-        believed=_believed(watched),
+        believed=believed_by(watched) if hits else Belief.NO if word is Word.IMMUNE else Belief.UNKNOWN,
         self_connects=sum(_count(o) for o in watched),
         dials=sum(o.dials for o in watched),
+        comebacks=min(
+            (o.rounds - 1 for o in watched if o.had_to_come_back and o.dials and not o.is_gone), default=None
+        ),
         longest_hold=max((hit.lasted(o.duration) for o, hit in hits), default=None),
         bytes_to_itself=sum(hit.sent for _, hit in hits),
         left=_left(hits),
-        server_down_plain=recovery.plain_after if recovery else None,
-        server_down_reuse=recovery.reuse_after if recovery else None,
-        server_down=recovery.served_after if recovery and recovery.real_server else None,
-        recovered_after=recovery.recovered_after if recovery else None,
+        can_bind_plain=bind.plain if bind else None,
+        can_bind_reuse=bind.reuse if bind else None,
+        server_down_plain=plain,
+        server_down_reuse=reuse,
+        server_down=down,
+        recovered_after=back,
         dials_to_hit=_dials_to_hit(sixteen) if sixteen else None,
         observations=tuple(seen),
         command=client.command,
         groups=client.groups,
+        image=client.image,
+        troubles=tuple(f"{o.phase.name}: {o.trouble}" for o in seen if o.trouble),
     )
 
 
-def _word(watched: Sequence[Observation], hits: Sequence[tuple[Observation, SelfConnect]]) -> tuple[Word, str]:
+def _is_recovery(observation: Observation) -> bool:
+    return observation.phase.name.endswith("-recovery")
+
+
+def _word(watched: Sequence[Observation], hits: Sequence[_Hit]) -> tuple[Word, str, Observation | None]:
+    """Return the word, the reason, and the observation that decided it."""
     for observation in watched:
         if observation.exit_status == UNSUPPORTED_STATUS:
-            return Word.UNSUPPORTED, observation.trouble or f"it exited with status {UNSUPPORTED_STATUS}"
+            return Word.UNSUPPORTED, observation.trouble or f"it exited with status {UNSUPPORTED_STATUS}", None
     if hits:
-        worst, observation, hit = max(
-            ((_fate(observation, hit), observation, hit) for observation, hit in hits),
-            key=lambda item: _RANK[item[0]],
-        )
-        return worst, _why(worst, observation, hit)
+        return _worst(hits)
+    if (trouble := _trouble(watched)) is not None:
+        return Word.INCONCLUSIVE, trouble, None
+    proofs = [o for o in watched if o.dials and not o.served]
+    if not proofs:
+        return Word.UNEXERCISED, unexercised(watched), None
+    for observation in proofs:
+        if observation.had_to_come_back and not observation.is_gone and observation.rounds < COMEBACKS:
+            return Word.INCONCLUSIVE, did_not_come_back(observation), observation
+    return Word.IMMUNE, why_immune(proofs), None
+
+
+def _worst(hits: Sequence[_Hit]) -> tuple[Word, str, Observation]:
+    judged = [(word, o, hit) for o, hit in hits if (word := _fate(o, hit)) is not None]
+    if not judged:
+        observation, hit = max(hits, key=lambda item: item[1].lasted(item[0].duration))
+        return Word.INCONCLUSIVE, no_class(observation, hit), observation
+    # Among equals, the longest hold: it is the one that the table shows.
+    worst, observation, hit = max(judged, key=lambda item: (_RANK[item[0]], item[2].lasted(item[1].duration)))
+    return worst, why_self_connected(worst, observation, hit), observation
+
+
+def _trouble(watched: Sequence[Observation]) -> str | None:
+    """Return why the absence of self-connects proves nothing, or None if it does."""
     for observation in watched:
         if not observation.control or observation.trouble:
-            return Word.INCONCLUSIVE, observation.trouble or "the trap did not spring for a plain client"
-    dialled = [o for o in watched if o.dials]
-    if not watched or not dialled:
-        return Word.UNEXERCISED, "it never dialled the port, so nothing is known"
+            return observation.trouble or "a plain client did not connect to itself in this trap"
     for observation in watched:
-        if observation.counted and observation.counted > 0:
+        if not observation.dials:
+            continue
+        if observation.counted and observation.counted > 0 and not observation.served:
             return (
-                Word.INCONCLUSIVE,
-                (
-                    f"the kernel counted {observation.counted} more connections than the packets show"
-                    f" ({observation.lost_packets} packets were lost)"
-                ),
+                f"the kernel counted {observation.counted} more connections than the packets show"
+                f" ({observation.lost_packets} packets were lost)"
             )
         if observation.lost_packets:
-            return Word.INCONCLUSIVE, f"{observation.lost_packets} packets were lost, too many to be sure"
-    dials = sum(o.dials for o in dialled)
-    times = "once" if dials == 1 else f"{dials} times"
-    return Word.IMMUNE, f"it dialled the dead port {times}, never itself; a plain client in the same place did"
+            return f"{observation.lost_packets} packets were lost, too many to be sure"
+    return None
 
 
-def _fate(observation: Observation, hit: SelfConnect) -> Word:
-    """Judge one self-connect."""
-    if hit.ending is Ending.OPEN:
-        # Still there when the watch ended: kept, unless it had just begun and the others were dropped.
-        recent = hit.lasted(observation.duration) <= GAVE_UP_WITHIN
-        dropped = [other for other in observation.self_connects if other.ending is not Ending.OPEN]
-        if recent and dropped:
-            return Word.ABORTS
-        return Word.HOLDS if observation.held_at_end or not recent else Word.ABORTS
-    if hit.ending is Ending.CLOSED and (observation.bind is None or not observation.bind.plain):
-        return Word.BLOCKS
-    return Word.ABORTS if hit.lasted(observation.duration) <= GAVE_UP_WITHIN else Word.HOLDS
+def _fate(observation: Observation, hit: SelfConnect) -> Word | None:
+    """Judge one self-connect by the time for which it keeps a server down; None if it was watched too briefly."""
+    held = hit.lasted(observation.duration)
+    # An end that was seen by chance, after the time in which every client is watched, must not change the word.
+    if hit.ending is Ending.OPEN or held >= observation.watched_hold:
+        return Word.HOLDS if held >= SHORT else None
+    leaves = hit.ending is Ending.CLOSED and (observation.bind is None or not observation.bind.plain)
+    down = held + (TIME_WAIT if leaves else 0.0)
+    if down < SHORT:
+        return Word.ABORTS
+    return Word.BLOCKS if down < TIME_WAIT + SHORT else Word.HOLDS
 
 
-def _why(word: Word, observation: Observation, hit: SelfConnect) -> str:
-    seconds = hit.lasted(observation.duration)
-    lasted = f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
-    if word is Word.HOLDS and hit.ending is Ending.OPEN:
-        return f"it stayed connected to itself as long as it was watched ({lasted}): no server could start"
-    if word is Word.HOLDS:
-        return f"it stayed connected to itself for {lasted}, then reset the connection"
-    if word is Word.BLOCKS:
-        return f"it closed the connection to itself after {lasted}; the TIME-WAIT kept a server from binding the port"
-    return f"it reset the connection to itself after {lasted}, which left the port free"
+def _timings(seen: Sequence[Observation], asked: bool) -> tuple[Timing, Timing, Timing, Timing]:
+    """Return how long servers were down, plain, with SO_REUSEADDR and real, and when the client was back."""
+    recovery = next((o.recovery for o in seen if o.recovery is not None), None)
+    if recovery is None:
+        if not asked:
+            return (Timing(),) * 4
+        reason = next((o.trouble for o in seen if _is_recovery(o) and o.trouble), "the client did not dial the port")
+        return (Timing(Outcome.NOT_MEASURED, reason=reason),) * 4
+    no_binds = Timing(Outcome.NOT_MEASURED, reason="beside a real server no bind is tried")
+    plain, reuse = (_until(after, recovery) for after in (recovery.plain_after, recovery.reuse_after))
+    if recovery.real_server:
+        plain = reuse = no_binds
+    down = _until(recovery.served_after, recovery) if recovery.real_server else Timing()
+    return plain, reuse, down, _back(recovery)
 
 
-def _believed(watched: Sequence[Observation]) -> Believed:
-    """Whether it took itself for the server, in any phase in which it could."""
-    told = {_believed_once(o) for o in watched if o.self_connects}
-    for answer in (Believed.YES, Believed.NO):
-        if answer in told:
-            return answer
-    return Believed.UNKNOWN if told else Believed.NO
+def _until(after: float | None, recovery: Recovery) -> Timing:
+    return Timing(Outcome.LONGER, recovery.gave_up_after) if after is None else Timing(Outcome.MEASURED, after)
 
 
-def _believed_once(observation: Observation) -> Believed:
-    if observation.failed:
-        return Believed.NO
-    if observation.succeeded:
-        return Believed.YES
-    if observation.exit_status == 0 or (observation.exit_status is None and observation.echoed):
-        return Believed.YES
-    if observation.exit_status is None:
-        return Believed.UNKNOWN
-    return Believed.NO
+def _back(recovery: Recovery) -> Timing:
+    if recovery.recovered_after is None and recovery.client_gone:
+        return Timing(Outcome.NEVER, reason="the client had ended")
+    return _until(recovery.recovered_after, recovery)
 
 
-def _left(hits: Sequence[tuple[Observation, SelfConnect]]) -> Left | None:
+def _left(hits: Sequence[_Hit]) -> Remains | None:
     endings = {hit.ending for _, hit in hits}
     if Ending.OPEN in endings:
-        return Left.ESTABLISHED
+        return Remains.ESTABLISHED
     if Ending.CLOSED in endings:
-        return Left.TIME_WAIT
-    return Left.NOTHING if endings else None
+        return Remains.TIME_WAIT
+    return Remains.NOTHING if endings else None
 
 
 def _count(observation: Observation) -> int:

@@ -1,4 +1,4 @@
-"""Several audits at a time: each has its namespaces, so they do not meet."""
+"""Several audits at a time; each has namespaces of its own, so they do not meet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
 from tailbite.audit.judge import judge
-from tailbite.audit.records import Believed, Verdict, Word
+from tailbite.audit.verdict import Verdict, Word
 from tailbite.audit.warden import Audit
 from tailbite.errors import NamespaceUnavailable
 
@@ -28,25 +28,25 @@ def audit_many(
     keep: Callable[[Client, Observation, Evidence], None] | None = None,
     progress: Callable[[Client, Observation], None] | None = None,
 ) -> Generator[Verdict, None, None]:
-    """Yield the verdicts as they come. Left early, it ends what is under way and starts nothing more.
+    """Yield the verdicts as they come. Left early, it ends the running audits and starts no more.
 
     A client that could not be watched gets the verdict *inconclusive*, with the reason; the others go on.
 
     Args:
-        clients: whom to audit.
+        clients: the clients to audit.
         limits: how long to watch each.
         jobs: how many at a time.
         keep: is called with each observation and its evidence, from several threads.
         progress: is called with each observation, from several threads.
 
     Raises:
-        NamespaceUnavailable: this system does not let us make the private namespaces.
+        NamespaceUnavailable: this system does not allow the private namespaces.
     """
     running: set[Audit] = set()
     lock = threading.Lock()
     stopped = False
 
-    def one(client: Client) -> Verdict:
+    def audit_one(client: Client) -> Verdict:
         with lock:
             if stopped:
                 raise InterruptedError("the audit was stopped")
@@ -64,13 +64,12 @@ def audit_many(
         except NamespaceUnavailable:
             raise
         except OSError as error:
-            reason = f"it could not be watched: {error}"
+            reason = f"the client could not be watched: {error}"
             return Verdict(
                 client=client.name,
                 version=client.version,
                 verdict=Word.INCONCLUSIVE,
                 reason=reason,
-                believed=Believed.UNKNOWN,
                 observations=tuple(seen),
                 command=client.command,
                 groups=client.groups,
@@ -78,11 +77,11 @@ def audit_many(
         finally:
             with lock:
                 running.discard(current)
-        return judge(client, seen)
+        return judge(client, seen, recovery_asked=limits.recovery)
 
     with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="tailbite-audit") as pool:
         try:
-            for future in as_completed([pool.submit(one, client) for client in clients]):
+            for future in as_completed([pool.submit(audit_one, client) for client in clients]):
                 yield future.result()
         finally:
             with lock:

@@ -1,4 +1,4 @@
-"""Watching a namespace from the kernel's side: packets, socket states, counters. No client knows it is watched.
+"""Recording of a namespace from the kernel's side: packets, socket states, counters. A client cannot notice it.
 
 The packets are the complete record: a self-connect that lasts a millisecond is three segments like any other, and
 polling would miss it. Socket states make the timeline, and tell what stands at the end. The counters of
@@ -20,11 +20,16 @@ from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["SelfConnects", "Timeline", "Watch", "read_counters"]
+    from tailbite.core.ports import PortRange
+
+__all__ = ["Recorder", "SelfConnects", "Timeline", "read_counters"]
 
 _MOST_PACKETS = 50_000
 _MOST_AT_ONCE = 500
 """Packets to take before the sockets are looked at: a client that flaps sends them as fast as they are read."""
+
+_ROUND = 0.25
+"""Seconds: dials that lie closer together are one round of dials, such as the addresses of one name."""
 
 _MOST_DIALS = 1_000
 _MOST_ECHO = 65_536
@@ -49,10 +54,13 @@ class SelfConnects:
         self._current: dict[str, tuple[int, int]] = {}  # host -> index in _found, initial sequence number
         self.dials = 0
         self.dialled: list[float] = []
+        self.last_dial: float | None = None
+        self.rounds = 0
+        self._round_began = float("-inf")
         self.answered: float | None = None
         """When a listener on the port last took a dial: its SYN+ACK makes the client's end ESTABLISHED."""
         self.written = bytearray()
-        """What was sent to itself, the first 64 KiB."""
+        """The bytes that were sent to itself, the first 64 KiB."""
 
     def feed(self, segment: TcpSegment) -> None:
         """Take the next segment."""
@@ -64,6 +72,10 @@ class SelfConnects:
             return
         if TcpFlags.SYN in flags and TcpFlags.ACK not in flags:
             self.dials += 1
+            self.last_dial = at if self.last_dial is None else max(at, self.last_dial)
+            if at >= self._round_began + _ROUND:
+                self._round_began = at
+                self.rounds += 1
             if len(self.dialled) < _MOST_DIALS:
                 bisect.insort(self.dialled, at)
         if segment.is_to_itself:
@@ -75,8 +87,8 @@ class SelfConnects:
             self._opening.pop(host, None)
             self._end(host, at, Ending.RESET)
         elif TcpFlags.SYN in flags and TcpFlags.ACK not in flags:
-            # The same four-tuple begins anew, so what was there is gone, whether its end was seen or lost. It left no
-            # TIME-WAIT, which could be used again after a second only.
+            # The same four-tuple begins again, so the connection before is gone, whether its end was seen or lost.
+            # It left no TIME-WAIT: the kernel would not have used that one again for a second.
             self._end(host, at, Ending.RESET, only_if_open=True)
             self._opening[host] = segment.sequence
             self._current.pop(host, None)
@@ -110,20 +122,25 @@ class SelfConnects:
             self._found[index] = SelfConnect(now.start, now.end, ending, host, now.sent)
 
     def correct(self, at: float, *, held: bool, time_wait: bool) -> None:
-        """Take what the socket list shows at the end: where packets were lost, an end may have been."""
+        """Correct the last self-connect by the socket list at the end: its end may be among the lost packets."""
         if not held:
             for host in list(self._current):
                 self._end(host, at, Ending.CLOSED if time_wait else Ending.RESET, only_if_open=True)
 
     @property
     def found(self) -> tuple[SelfConnect, ...]:
-        """Those that were established, the oldest first."""
+        """The self-connects that were established, the oldest first."""
         return tuple(self._found)
 
     @property
     def open_since(self) -> float | None:
-        """When the oldest that still stands began; None if none stands."""
+        """The time at which the oldest self-connect that still stands began; None if none stands."""
         return min((found.start for found in self._found if found.ending is Ending.OPEN), default=None)
+
+    @property
+    def last_end(self) -> float | None:
+        """The time at which a self-connect last ended; None if none did."""
+        return max((found.end for found in self._found if found.end is not None), default=None)
 
 
 class Timeline:
@@ -135,7 +152,7 @@ class Timeline:
         self._spans: list[StateSpan] = []
 
     def feed(self, at: float, sockets: Iterable[TcpSocket]) -> None:
-        """Take what a poll at this time showed."""
+        """Take the sockets that a poll at this time showed."""
         now = {_label(found) for found in sockets if found.endpoints.local.port == self._port}
         for gone in self._running.keys() - now:
             self._spans.append(StateSpan(gone, self._running.pop(gone), at))
@@ -152,18 +169,20 @@ def _label(found: TcpSocket) -> str:
     return f"{found.state.label} to itself" if found.is_self_connected else found.state.label
 
 
-class Watch:
-    """Everything that is recorded of the calling thread's namespace, from now on. A context manager.
+class Recorder:
+    """Records the calling thread's namespace, from now on. A context manager.
 
     Args:
         port: the dead port.
+        ephemeral: the namespace's ephemeral range.
 
     Raises:
         OSError: no packet socket or no sock_diag here.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, ephemeral: PortRange | None = None) -> None:
         self._port = port
+        self._ephemeral = ephemeral
         self._diag = SockDiag()
         # Two captures: one that dials as fast as it can fills the first, and must not push out what the second sees.
         try:
@@ -178,11 +197,13 @@ class Watch:
             raise
         self._start_ns = time.time_ns()
         self._counters = read_counters()
+        self._known_before = self._others()
         self.self_connects = SelfConnects(port, self._start_ns)
         self.timeline = Timeline(port)
         self.packets: list[Packet] = []
+        self.crowded = False
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -196,7 +217,7 @@ class Watch:
 
     @property
     def now(self) -> float:
-        """Seconds since the watch began; the clock is the packets' own."""
+        """Seconds since the recording began; the clock is the packets' own."""
         return (time.time_ns() - self._start_ns) / 1e9
 
     @property
@@ -204,8 +225,8 @@ class Watch:
         """Packets there was no room for, of those that may be a self-connect."""
         return self._own.lost
 
-    def look(self) -> list[TcpSocket]:
-        """Take the new packets and one poll of the sockets; return those on the port."""
+    def read_packets(self) -> None:
+        """Take the new packets."""
         for packet in self._capture.read(most=_MOST_AT_ONCE):
             if len(self.packets) < _MOST_PACKETS:
                 self.packets.append(packet)
@@ -216,30 +237,48 @@ class Watch:
             segment = _decoded(packet)
             if segment is not None and segment.is_to_itself:
                 self.self_connects.feed(segment)
-        sockets = [found for found in self._diag.dump() if found.endpoints.local.port == self._port]
+
+    def poll(self) -> list[TcpSocket]:
+        """Take the new packets and one poll of the sockets; return those on the port."""
+        self.read_packets()
+        every = list(self._diag.dump())
+        sockets = [found for found in every if found.endpoints.local.port == self._port]
         self.timeline.feed(self.now, sockets)
+        if not self.crowded:
+            self.crowded = bool({_name(found) for found in every if self._is_other(found)} - self._known_before)
         return sockets
 
-    def last_look(self) -> bool:
-        """Take what there is, and tell whether a self-connected socket stands on the port now."""
-        states = {found.state for found in self.look() if found.is_self_connected}
+    def _others(self) -> set[tuple[str, int]]:
+        return {_name(found) for found in self._diag.dump() if self._is_other(found)}
+
+    def _is_other(self, found: TcpSocket) -> bool:
+        in_range = self._ephemeral is not None and found.endpoints.local.port in self._ephemeral
+        return in_range and not found.is_self_connected
+
+    def poll_finally(self) -> bool:
+        """Take all there is, and tell whether a self-connected socket stands on the port now."""
+        states = {found.state for found in self.poll() if found.is_self_connected}
         held = TcpState.ESTABLISHED in states
         self.self_connects.correct(self.now, held=held, time_wait=TcpState.TIME_WAIT in states)
         return held
 
     def counted(self) -> int | None:
-        """Return the self-connects since the watch began by the counters: see :func:`read_counters`."""
+        """Return the self-connects since the recording began by the counters: see :func:`read_counters`."""
         now = read_counters()
         if now is None or self._counters is None:
             return None
         return now - self._counters
 
 
+def _name(found: TcpSocket) -> tuple[str, int]:
+    return found.state.label, found.endpoints.local.port
+
+
 def _decoded(packet: Packet) -> TcpSegment | None:
     try:
         return packet.segment()
     except ValueError:
-        return None  # not cut by us: a raw socket of the client's sends what it likes
+        return None  # a raw socket of the client's may send anything
 
 
 def read_counters() -> int | None:

@@ -1,4 +1,4 @@
-"""What the rooms of the audit hand to each other: the client, the phases of its trap, what was seen, the verdict.
+"""Records of the audit: the client, the phases of its trap, the observations, the verdict.
 
 Plain records: no socket, no clock, no file. Times are seconds since the client was started, unless a name says
 otherwise.
@@ -6,7 +6,7 @@ otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from tailbite.core.ports import PortRange
 
 __all__ = [
-    "GAVE_UP_WITHIN",
+    "COMEBACKS",
+    "SHORT",
+    "TIME_WAIT",
     "UNSUPPORTED_STATUS",
     "Allocator",
-    "Believed",
     "BindAttempt",
     "Client",
     "Driver",
     "Ending",
-    "Left",
     "Limits",
     "Observation",
     "Output",
@@ -33,19 +33,27 @@ __all__ = [
     "SelfConnect",
     "StateSpan",
     "Stdin",
-    "Verdict",
-    "Word",
 ]
 
-GAVE_UP_WITHIN = 1.0
-"""Seconds: a client that drops a self-connect within this time "gave it up", for the verdict *aborts*."""
+SHORT = 1.5
+"""Seconds: a server that is kept down for less than this is not harmed, for the verdict *aborts*.
+
+Many clients drop a connection after exactly one second; the line is not there, so that no verdict depends on a
+millisecond.
+"""
+
+TIME_WAIT = 60.0
+"""Seconds a socket stays in TIME-WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h)."""
+
+COMEBACKS = 3
+"""Rounds of dials that a running client must show before it can be called immune: the first, and two more."""
 
 UNSUPPORTED_STATUS = 127
 """Exit status with which a client says that it cannot do what is asked; also the shell's "command not found"."""
 
 
 class Allocator(Enum):
-    """Which of the kernel's two source port allocators a client draws from; their parities are opposite."""
+    """The kernel's two source port allocators; they prefer opposite parities."""
 
     CONNECT = "connect"
     """connect(2) on an unbound socket: the parity of the range's low end first (Linux 4.2)."""
@@ -63,6 +71,7 @@ class Phase:
         port: the dead port P.
         ephemeral: the namespace's ephemeral range.
         allocator: the one the trap is set for.
+        occupied: ports of the range that the audit itself holds, so that P is the only one left of its parity.
     """
 
     name: str
@@ -70,10 +79,21 @@ class Phase:
     port: int
     ephemeral: PortRange
     allocator: Allocator
+    occupied: tuple[int, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The name as a file system has it: some do not allow a colon, and artifact stores refuse it."""
+        return self.name.replace("::1", "ipv6")
 
     @property
     def is_certain(self) -> bool:
         """True if a client of this allocator gets P as its source port at the first dial."""
+        return len(self.ephemeral) == 2 or bool(self.occupied)
+
+    @property
+    def is_narrow(self) -> bool:
+        """True if the range has two ports only: no room for a listener of the client's own."""
         return len(self.ephemeral) == 2
 
     @property
@@ -83,7 +103,7 @@ class Phase:
 
 
 class Stdin(Enum):
-    """What a client finds on its standard input."""
+    """A client's standard input."""
 
     SILENT = "silent"
     """A pipe that stays open and never says anything: a user who does not type."""
@@ -126,8 +146,9 @@ class Client:
         success: a regular expression; output that matches it claims a connection.
         failure: a regular expression; output that matches it denies one.
         in_scratch: True to run it in the scratch directory (as home, too), False where tailbite was called.
-        limits: what of :class:`Limits` this client needs otherwise, such as a longer ``dial`` for a slow starter.
+        limits: those of :class:`Limits` that this client needs longer, such as ``dial`` for a slow starter.
         groups: names for ``--catalogue``.
+        image: the container image it runs in; "" for none.
     """
 
     name: str
@@ -143,49 +164,58 @@ class Client:
     in_scratch: bool = False
     limits: Mapping[str, float] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long the audit watches, in seconds.
+    """How long the audit watches, in seconds. All but ``dial`` and ``patience`` count from the client's first dial.
 
     Attributes:
         dial: a client that has not dialled after this time is not going to.
-        watch: how long a client is watched after its first dial, when it is not connected to itself then.
-        hold: a self-connect that lasts this long is held.
-        total: no phase lasts longer.
+        watch: how long a client is watched at least, when it is not connected to itself.
+        hold: how long a self-connect is watched; one that lasts as long is held.
+        total: no phase lasts longer than this after the first dial.
         quick: only the phases on 127.0.0.1 that are needed for a verdict.
-        patience: how long the server tries to start; None does not measure recovery.
+        patience: how long a client that runs on is given to come back, and how long a server tries to start.
+        recovery: True to measure for how long a server is kept down, and when the client comes back to it.
         settle: how long the client is left alone before the server starts to try.
         server: the command of a real server, which must serve ``{host}`` and ``{port}``; None uses a plain listener.
     """
 
-    dial: float = 6.0
-    watch: float = 1.5
-    hold: float = 1.6
-    total: float = 20.0
+    dial: float = 15.0
+    watch: float = 2.0
+    hold: float = 1.8
+    total: float = 600.0
     quick: bool = False
-    patience: float | None = None
+    patience: float = 135.0
+    recovery: bool = False
     settle: float = 1.5
     server: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.hold <= GAVE_UP_WITHIN:
-            raise ValueError(
-                f"hold must be more than {GAVE_UP_WITHIN:g} s: sooner nobody can tell holding from aborting"
-            )
-        for name in ("dial", "watch", "total", "settle"):
+        if self.hold <= SHORT:
+            raise ValueError(f"hold must be more than {SHORT:g} s: sooner nobody can tell holding from aborting")
+        for name in ("dial", "watch", "total", "settle", "patience"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be more than 0 seconds")
-        if self.patience is not None and self.patience <= 0:
-            raise ValueError("patience must be more than 0 seconds")
+
+    @classmethod
+    def of_quick(cls) -> Limits:
+        """Return the limits of ``--quick``: the two phases on 127.0.0.1, each as short as its verdict allows."""
+        return cls(dial=10.0, watch=0.5, hold=1.6, quick=True, patience=6.0)
+
+    def lengthened(self, own: Mapping[str, float]) -> Limits:
+        """Return these limits with each of ``own`` (a catalogue entry's) that is longer."""
+        longer = {name: value for name, value in own.items() if value > getattr(self, name)}
+        return replace(self, **longer) if longer else self  # type: ignore[arg-type]
 
 
 class Ending(Enum):
-    """How a self-connect ended."""
+    """The end of a self-connect."""
 
     OPEN = "open"
-    """Not at all, as long as it was watched."""
+    """None, as long as it was watched."""
     CLOSED = "closed"
     """By FIN: TIME-WAIT stays for 60 s (RFC 9293 section 3.6; simultaneous close with itself)."""
     RESET = "reset"
@@ -199,7 +229,7 @@ class SelfConnect:
     Attributes:
         start: when it was ESTABLISHED.
         end: when it was dropped; None if it was not.
-        ending: how.
+        ending: the way it ended.
         host: the address.
         sent: bytes the client wrote, and got back.
     """
@@ -241,7 +271,7 @@ class BindAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the client wrote, to stdout and stderr together in the order it came, and how much of it is kept.
+    """The client's stdout and stderr together, in the order they came.
 
     Attributes:
         head: the first bytes.
@@ -255,24 +285,31 @@ class Output:
 
     @property
     def text(self) -> str:
-        """What is kept, as text."""
+        """The bytes that are kept, as text."""
         kept = len(self.head) + len(self.tail)
         gap = f"\n[... {self.total - kept} bytes left out ...]\n".encode() if self.total > kept else b""
         return (self.head + gap + self.tail).decode("utf-8", "replace")
 
+    @property
+    def last_line(self) -> str:
+        """The last line with anything in it, at most 160 characters; "" if there is none."""
+        lines = [line.strip() for line in self.text.splitlines() if line.strip()]
+        return lines[-1][:160] if lines else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What happened when a server wanted the port.
+    """Course of events when a server wanted the port.
 
     Attributes:
         began: when the server tried for the first time.
-        plain_after: seconds until a bind without SO_REUSEADDR worked; None if it never did.
+        plain_after: seconds until a bind without SO_REUSEADDR worked; None if it did not within the time.
         reuse_after: the same with SO_REUSEADDR.
-        served_after: seconds until the server listened; None if it never did.
-        recovered_after: seconds until the client was connected to it; None if it never was.
+        served_after: seconds until the server listened; None if it did not within the time.
+        recovered_after: seconds until the client was connected to it; None if it was not within the time.
         gave_up_after: seconds after which the measuring ended.
         real_server: True if ``served_after`` is a real server's; binds are not tried beside one.
+        client_gone: True if the client had ended by then, so that it can never come back.
     """
 
     began: float
@@ -282,18 +319,24 @@ class Recovery:
     recovered_after: float | None
     gave_up_after: float
     real_server: bool = False
+    client_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was seen of one run of the client in one trap.
+    """Observations of one run of the client in one trap.
 
     Attributes:
         phase: the trap.
         control: True if a plain client connected itself to P before, and again after if this one did not.
         duration: how long it was watched.
+        watched_hold: how long a self-connect was watched, at least; see :attr:`Limits.hold`.
         dials: SYNs to P; at least that many, if packets were lost.
         dialled: when they were sent (the first thousand).
+        rounds: dials that lie at least a quarter of a second apart: how often it came, bursts counted once.
+        had_to_come_back: True if it was watched until it came back, or patience was over.
+        served: True if a listener of the client's own took P and answered, so that the trap was out of order.
+        crowded: True if a socket of the client's own took another port of the trap's range.
         self_connects: every one that the packets show.
         counted: self-connects by the counters of /proc/net/snmp (ActiveOpens - AttemptFails - PassiveOpens), which
             miss those that end by RST from a closing socket; None if they could not be read.
@@ -303,19 +346,25 @@ class Observation:
         bind: a server's attempt at the end, before the client was killed.
         exit_status: the client's; negative for a signal; None if it was still running.
         has_exited_at: when.
-        echoed: True if bytes that it sent to itself came out of its stdout.
-        succeeded: True if its output, or its driver's, matched the success pattern.
-        failed: True if it matched the failure pattern.
-        output: what it wrote.
-        recovery: what happened when a server wanted the port; None if that was not measured.
+        is_gone: True if neither the client nor anything it started was left at the end.
+        echoed: True if a line of its stdout is a line that it sent to itself, and nothing else.
+        succeeded: True if its output, or its driver's, matched the success pattern, and no failure came before.
+        failed: True if it matched the failure pattern, and no success came before.
+        output: its output.
+        recovery: the course of events when a server wanted the port; None if that was not measured.
         trouble: one sentence if the observation could not be made as it should.
     """
 
     phase: Phase
     control: bool
     duration: float
+    watched_hold: float = 1.8
     dials: int = 0
     dialled: tuple[float, ...] = ()
+    rounds: int = 0
+    had_to_come_back: bool = False
+    served: bool = False
+    crowded: bool = False
     self_connects: tuple[SelfConnect, ...] = ()
     counted: int | None = None
     lost_packets: int = 0
@@ -324,96 +373,10 @@ class Observation:
     bind: BindAttempt | None = None
     exit_status: int | None = None
     has_exited_at: float | None = None
+    is_gone: bool = False
     echoed: bool = False
     succeeded: bool = False
     failed: bool = False
     output: Output = Output()
     recovery: Recovery | None = None
     trouble: str | None = None
-
-
-class Word(Enum):
-    """The verdict in one word, from the best to the worst; the last three are no verdict on self-connects."""
-
-    IMMUNE = "immune"
-    """It dialled P and never connected to itself, where a plain client did."""
-    ABORTS = "aborts"
-    """It connected to itself, dropped it within a second, and left the port free."""
-    BLOCKS = "blocks"
-    """It dropped it, and what it left kept a server from binding P."""
-    HOLDS = "holds"
-    """It kept it."""
-    UNEXERCISED = "unexercised"
-    """It never dialled P. That is no pass."""
-    INCONCLUSIVE = "inconclusive"
-    """The trap did not spring for the control client, or it could not be watched."""
-    UNSUPPORTED = "unsupported"
-    """It said so itself (exit status 127), or it is not installed."""
-
-    @property
-    def label(self) -> str:
-        """The word as reports spell it."""
-        return self.value
-
-
-class Believed(Enum):
-    """Did the client take the connection to itself for one to the server?"""
-
-    YES = "yes"
-    NO = "no"
-    UNKNOWN = "unknown"
-
-
-class Left(Enum):
-    """What the worst of its self-connects left on P."""
-
-    NOTHING = "nothing"
-    TIME_WAIT = "time-wait"
-    ESTABLISHED = "established"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an audit found out about one client.
-
-    Attributes:
-        client: its name.
-        version: what it says of itself.
-        verdict: the word.
-        reason: one sentence of why.
-        believed: whether it took itself for the server.
-        self_connects: how many, over all phases.
-        dials: how many SYNs it sent to P.
-        longest_hold: seconds; one that was still open counts as long as it was watched.
-        bytes_to_itself: bytes it wrote to itself.
-        left: what was left on P.
-        server_down_plain: seconds a server without SO_REUSEADDR was kept from starting; None if not measured, or
-            not over when patience was.
-        server_down_reuse: the same with SO_REUSEADDR.
-        server_down: the same for the server of ``--server``.
-        recovered_after: seconds from the server's first attempt until the client was connected to it; None if not
-            measured or never.
-        dials_to_hit: how many dials the first self-connect took in a range of 16 ports; None if there was none.
-        observations: what it rests on.
-        command: what was run.
-        groups: its groups in the catalogue.
-    """
-
-    client: str
-    version: str
-    verdict: Word
-    reason: str
-    believed: Believed = Believed.UNKNOWN
-    self_connects: int = 0
-    dials: int = 0
-    longest_hold: float | None = None
-    bytes_to_itself: int = 0
-    left: Left | None = None
-    server_down_plain: float | None = None
-    server_down_reuse: float | None = None
-    server_down: float | None = None
-    recovered_after: float | None = None
-    dials_to_hit: int | None = None
-    observations: tuple[Observation, ...] = ()
-    command: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Recovery: a server wants the port. For how long is it kept down, and when is the client connected to it?
+"""Recovery: for how long a server that wants the port is kept down, and when the client is connected to it.
 
 The range is widened first: in a range of two ports one TIME-WAIT would leave the client no port to come back with.
 """
@@ -16,14 +16,14 @@ from tailbite.kernel.sockopt import abort
 
 if TYPE_CHECKING:
     from tailbite.audit.jail import Jail
-    from tailbite.audit.live import Live, Setting
     from tailbite.audit.records import Limits, Phase
+    from tailbite.audit.running import RunningClient, Workspace
     from tailbite.kernel.sock_diag import TcpSocket
 
 __all__ = ["measure_recovery"]
 
 _BETWEEN_SERVERS = 0.25
-"""Seconds between two starts of a real server that could not: what a supervisor might wait, and less."""
+"""Seconds between two starts of a real server that could not start: no more than a supervisor waits."""
 
 _PLAIN_LAG = 2.0
 """Seconds a bind without SO_REUSEADDR may lag behind one with it before the server starts without waiting for it."""
@@ -33,35 +33,35 @@ _MOST_ACCEPTED = 256
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
-def measure_recovery(live: Live, where: Phase, limits: Limits, setting: Setting) -> Recovery:
+def measure_recovery(running: RunningClient, where: Phase, limits: Limits, workspace: Workspace) -> Recovery:
     """Let the client settle, start a server on P, and watch both, until both are well or patience is over.
 
     Args:
-        live: the client.
+        running: the client.
         where: the trap it runs in.
         limits: ``settle``, ``patience`` and ``server`` count.
-        setting: where the server runs.
+        workspace: where the server runs.
     """
-    patience = limits.patience or 0.0
-    _settle(live, limits)
+    patience = limits.patience
+    _settle(running, limits)
     trap.widen()
-    began = live.watch.now
-    with contextlib.closing(_RealServer(setting) if limits.server else _Listeners(where)) as server:
+    began = running.recorder.now
+    with contextlib.closing(_RealServer(workspace) if limits.server else _Listeners(where)) as server:
         served_after = recovered_after = None
-        while (after := live.watch.now - began) < patience:
+        while (after := running.recorder.now - began) < patience:
             server.step(after)
-            live.tick()
-            if served_after is None and server.is_up(live.sockets, where):
-                served_after = live.watch.now - began
+            running.tick()
+            if served_after is None and server.is_up(running.sockets, where):
+                served_after = running.recorder.now - began
             if served_after is not None:
                 # Polling would miss a check that connects and resets within a millisecond, as HAProxy's does.
-                if (answered := live.watch.self_connects.answered) is not None:
+                if (answered := running.recorder.self_connects.answered) is not None:
                     recovered_after = max(0.0, answered - began)
-                    # The capture has the very moment, the listener was seen by the poll after it.
+                    # The capture has the exact time; the listener was seen by the poll after it.
                     served_after = min(served_after, recovered_after)
-                elif any(_is_service(found) for found in live.sockets):
-                    recovered_after = live.watch.now - began
-                if recovered_after is not None or live.is_gone:
+                elif any(_is_service(found) for found in running.sockets):
+                    recovered_after = running.recorder.now - began
+                if recovered_after is not None or running.is_gone:
                     break
         return Recovery(
             began=began,
@@ -69,16 +69,17 @@ def measure_recovery(live: Live, where: Phase, limits: Limits, setting: Setting)
             reuse_after=server.reuse_after,
             served_after=served_after,
             recovered_after=recovered_after,
-            gave_up_after=live.watch.now - began,
+            gave_up_after=running.recorder.now - began,
             real_server=limits.server is not None,
+            client_gone=running.is_gone,
         )
 
 
-def _settle(live: Live, limits: Limits) -> None:
+def _settle(running: RunningClient, limits: Limits) -> None:
     """Wait until the client had its time with itself; one that does not dial, or is gone, is not waited for."""
-    while not live.is_gone:
-        live.tick()
-        now, seen = live.watch.now, live.watch.self_connects
+    while not running.is_gone:
+        running.tick()
+        now, seen = running.recorder.now, running.recorder.self_connects
         if seen.found:
             if now - seen.found[0].start >= limits.settle:
                 return
@@ -110,7 +111,7 @@ class _Listeners:
             for listener in self._listeners:
                 with contextlib.suppress(OSError):
                     self._accepted.append(listener.accept()[0])
-            # One who dials again and again must not find the queue full, nor us without descriptors.
+            # A client that dials again and again must not find the queue full, nor use up the descriptors here.
             while len(self._accepted) > _MOST_ACCEPTED:
                 abort(self._accepted.pop(0))
             return
@@ -127,7 +128,7 @@ class _Listeners:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             try:
                 listener = socket.create_server((host, self._where.port), family=family, backlog=1024)
-            except OSError:  # it came in between: next tick
+            except OSError:  # the client came in between: next tick
                 self.close()
                 return
             listener.setblocking(False)
@@ -152,8 +153,8 @@ class _RealServer:
     plain_after = None
     reuse_after = None
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
         self._jail: Jail | None = None
         self._due = 0.0
 
@@ -164,7 +165,7 @@ class _RealServer:
                 self.close()
                 self._due = after + _BETWEEN_SERVERS
         elif after >= self._due:
-            self._jail = self._setting.jail(self._setting.client.command)
+            self._jail = self._workspace.jail(self._workspace.client.command)
 
     def is_up(self, sockets: list[TcpSocket], where: Phase) -> bool:
         # A server on 0.0.0.0 and :: that got the one and not the other is half up: look at the address that counts.

@@ -1,6 +1,15 @@
-"""One audit, inside its namespaces: the client in one trap after another, and what was seen of it.
+"""One audit, inside its namespaces: the client in one trap after another, and the observations of it.
 
-Everything here runs in the watcher, a process of one thread that :mod:`tailbite.audit.warden` starts for one audit.
+The processes of an audit, each the parent of the next::
+
+    caller     your process: ``tailbite audit``, pytest, or a program that calls ``tailbite.audit.audit``
+    warden     ``python -m tailbite.audit`` (warden.py): makes the scratch folder, and removes all at the end
+    observer   this module: enters the private network, arms the traps, records; of one thread
+    guard      (jail.py) makes the client's pid namespace, and ends it when it is killed
+    init       (jail.py) pid 1 there: starts the client, reaps its orphans
+    client     the program under audit, with whatever it starts; a driver has a guard and init of its own
+
+Whichever of them is killed, all below it end, and the warden or the caller removes the files.
 """
 
 from __future__ import annotations
@@ -16,10 +25,22 @@ from typing import TYPE_CHECKING
 
 from tailbite.audit import trap
 from tailbite.audit.jail import Jail
-from tailbite.audit.live import BUILD, Live, Setting, write_files
-from tailbite.audit.observe import Watch
-from tailbite.audit.records import UNSUPPORTED_STATUS, BindAttempt, Client, Limits, Observation, Output, Phase, Stdin
+from tailbite.audit.observe import Recorder
+from tailbite.audit.records import (
+    COMEBACKS,
+    UNSUPPORTED_STATUS,
+    BindAttempt,
+    Client,
+    Ending,
+    Limits,
+    Observation,
+    Output,
+    Phase,
+    SelfConnect,
+    Stdin,
+)
 from tailbite.audit.recover import measure_recovery
+from tailbite.audit.running import BUILD, RunningClient, Workspace, write_files
 from tailbite.kernel import namespace
 
 if TYPE_CHECKING:
@@ -38,10 +59,10 @@ _SHORTEST_ECHO = 4
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What ``--evidence`` keeps of a phase beside the observation.
+    """Evidence of a phase beside the observation, for ``--evidence``.
 
     Attributes:
-        packets: what the capture kept, in order.
+        packets: the packets that the capture kept, in order.
         sysctls: the namespace's settings.
     """
 
@@ -52,44 +73,50 @@ class Evidence:
 def run_audit(
     client: Client, limits: Limits, scratch: Path, keep: Callable[[Observation, Evidence], None]
 ) -> list[Observation]:
-    """Run the client in all traps it needs, and return what was seen.
+    """Run the client in all traps it needs, and return the observations.
+
+    A trouble in one phase ends no other: what is said of a phase is said of that phase alone.
 
     Args:
         client: the client.
-        limits: how long to watch.
+        limits: how long to watch; the client's own limits count where they are longer.
         scratch: an empty folder for its files.
         keep: is called with each observation as soon as it is there.
 
     Raises:
-        OSError: namespaces, packet sockets or sock_diag are not to be had.
+        OSError: this system gives no namespaces, packet sockets or sock_diag.
     """
-    if not limits.quick:
-        own = client.limits
-        limits = replace(
-            limits,
-            dial=own.get("dial", limits.dial),
-            watch=own.get("watch", limits.watch),
-            hold=own.get("hold", limits.hold),
-            total=own.get("total", limits.total),
-        )
+    limits = limits.lengthened(client.limits)
     if client.prepare:
         _prepare(client, scratch)
     seen: list[Observation] = []
     while (
         where := trap.next_phase(seen, quick=limits.quick, has_ipv6=Path("/proc/net/if_inet6").exists())
     ) is not None:
-        observation, evidence = run_phase(client, where, limits, scratch)
+        observation, evidence = run_phase(client, where, limits, scratch, must_come_back=_could_be_immune(seen))
         seen.append(observation)
         keep(observation, evidence)
-        if observation.trouble or observation.exit_status == UNSUPPORTED_STATUS:
+        if observation.exit_status == UNSUPPORTED_STATUS:
             return seen
-    if limits.patience is not None:
-        where = next((o.phase for o in seen if o.self_connects and o.phase.is_certain), seen[0].phase)
-        where = replace(where, name=f"{where.name}-recovery")
+    if limits.recovery and (where := _where_to_recover(seen)) is not None:
         observation, evidence = run_phase(client, where, limits, scratch, recover=True)
         seen.append(observation)
         keep(observation, evidence)
     return seen
+
+
+def _could_be_immune(seen: list[Observation]) -> bool:
+    """Tell whether nothing so far stands against it: neither a self-connect nor a client that did not come back."""
+    return not any(
+        o.self_connects or (o.had_to_come_back and o.dials and not o.is_gone and o.rounds < COMEBACKS) for o in seen
+    )
+
+
+def _where_to_recover(seen: list[Observation]) -> Phase | None:
+    """Choose the trap in which the client did harm, or one in which it dialled; None if it dialled in none."""
+    certain = [o.phase for o in seen if o.self_connects and o.phase.is_certain]
+    where = next(iter(certain), next((o.phase for o in seen if o.dials), None))
+    return where and replace(where, name=f"{where.name}-recovery")
 
 
 def _prepare(client: Client, scratch: Path) -> None:
@@ -108,91 +135,139 @@ def _prepare(client: Client, scratch: Path) -> None:
             jail.pump()
     if jail.exit_status != 0:
         said = jail.trouble or jail.output.output().text.strip() or "it took too long"
-        raise OSError(f"its preparation failed: {said[-300:]}")
+        raise OSError(f"the client's preparation failed: {said[-300:]}")
 
 
 def run_phase(
-    client: Client, where: Phase, limits: Limits, scratch: Path, *, recover: bool = False
+    client: Client,
+    where: Phase,
+    limits: Limits,
+    scratch: Path,
+    *,
+    recover: bool = False,
+    must_come_back: bool = False,
 ) -> tuple[Observation, Evidence]:
     """Run the client once in one trap, in a network namespace of its own; nothing of it is left afterwards.
 
     Raises:
         OSError: see :func:`run_audit`.
     """
-    with namespace.fresh_network():
+    with namespace.fresh_network(), trap.occupy(where):
         sysctls = trap.pin(where)
         if not trap.control(where):
             trouble = f"a plain client did not connect to itself on {where.host} in this trap"
             return Observation(where, control=False, duration=0.0, trouble=trouble), Evidence((), sysctls)
-        setting = Setting(client, where, scratch / where.name, sys.executable)
-        with Watch(where.port) as watch:
-            with Live(setting, watch) as live:
-                observation = _watch(live, where, limits, setting, recover)
-            evidence = Evidence(tuple(watch.packets), sysctls)
-        # One that did connect to itself has shown that the trap springs.
-        if not observation.self_connects and not recover and not trap.control(where):
-            trouble = f"the trap on {where.host} no longer sprang for a plain client after this one had run"
+        workspace = Workspace(client, where, scratch / where.folder, sys.executable)
+        with Recorder(where.port, where.ephemeral) as recorder:
+            with RunningClient(workspace, recorder) as running:
+                if recover:
+                    observation = _recover(running, where, limits, workspace)
+                else:
+                    observation = _watch(running, where, limits, must_come_back)
+                # The capture stays open until the last process is gone: whatever it still does counts.
+                running.end()
+                recorder.read_packets()
+            observation = _completed(observation, recorder)
+            evidence = Evidence(tuple(recorder.packets), sysctls)
+        # A client that did connect to itself has shown that the trap works; one that listened on P broke it.
+        proven = observation.self_connects or observation.served or recover
+        if not proven and not trap.control(where):
+            trouble = f"a plain client no longer connected to itself on {where.host} after this one had run"
             observation = replace(observation, control=False, trouble=trouble)
         return observation, evidence
 
 
-def _watch(live: Live, where: Phase, limits: Limits, setting: Setting, recover: bool) -> Observation:
-    watch, recovery = live.watch, None
-    if recover:
-        server = Setting(
-            replace(setting.client, command=limits.server or (), files={}),
-            where,
-            setting.folder / "server",
-            sys.executable,
-        )
-        recovery = measure_recovery(live, where, limits, server)
-    else:
-        while not live.is_over(limits):
-            live.tick()
-    held = watch.last_look()
-    duration = watch.now
+def _recover(running: RunningClient, where: Phase, limits: Limits, workspace: Workspace) -> Observation:
+    serving = replace(workspace.client, command=limits.server or (), files={}, image="")
+    server = Workspace(serving, where, workspace.folder / "server", sys.executable)
+    recovery = measure_recovery(running, where, limits, server)
+    return replace(_observed(running, where, limits), recovery=recovery, bind=None)
+
+
+def _watch(running: RunningClient, where: Phase, limits: Limits, must_come_back: bool) -> Observation:
+    while not running.is_over(limits, must_come_back=must_come_back):
+        running.tick()
     bind = BindAttempt(
-        watch.now,
+        running.recorder.now,
         **{
             name: all(trap.server_can_bind(host, where.port, reuse=reuse) for host in where.addresses)
             for name, reuse in (("plain", False), ("reuse", True))
         },
     )
-    counted = watch.counted()
-    output, driven = live.last_output()
-    seen = watch.self_connects
+    return replace(_observed(running, where, limits), bind=bind, had_to_come_back=must_come_back)
+
+
+def _observed(running: RunningClient, where: Phase, limits: Limits) -> Observation:
+    """Return the observation of the client as it is now."""
+    recorder, client = running.recorder, running.client
+    held = recorder.poll_finally()
+    duration = recorder.now
+    output, driven = running.last_output()
+    seen = recorder.self_connects
+    succeeded, failed = _outcome(client, output, driven)
     return Observation(
         phase=where,
         control=True,
         duration=duration,
+        watched_hold=limits.hold,
         dials=seen.dials,
         dialled=tuple(seen.dialled),
+        rounds=seen.rounds,
+        served=seen.answered is not None,
+        crowded=recorder.crowded,
         self_connects=seen.found,
-        counted=counted,
-        lost_packets=watch.lost,
-        states=watch.timeline.spans(duration),
+        lost_packets=recorder.lost,
+        states=recorder.timeline.spans(duration),
         held_at_end=held,
-        bind=None if recover else bind,
-        exit_status=live.jail.exit_status,
-        has_exited_at=live.exited_at,
-        echoed=_came_out(bytes(seen.written), live.jail.answers.output()),
-        succeeded=_matches(setting.client.success, output, driven),
-        failed=_matches(setting.client.failure, output, driven),
+        exit_status=running.jail.exit_status,
+        has_exited_at=running.exited_at,
+        is_gone=running.is_gone,
+        echoed=_is_echoed(bytes(seen.written), running.jail.answers.output()),
+        succeeded=succeeded,
+        failed=failed,
         output=_joined(output, driven),
-        recovery=recovery,
-        trouble=live.jail.trouble,
+        trouble=running.jail.trouble,
     )
 
 
-def _came_out(written: bytes, answers: Output) -> bool:
-    """Tell whether a line of what it wrote to itself stands in what it printed as an answer."""
-    printed = answers.head + answers.tail
-    lines = {line.strip() for line in written.splitlines()}
-    return any(line in printed for line in lines if len(line) >= _SHORTEST_ECHO)
+def _completed(observation: Observation, recorder: Recorder) -> Observation:
+    """Add the dials and self-connects that began after the last poll, before the client was ended.
+
+    Their end, and the end of those that were open, is the audit's doing.
+    """
+    seen = recorder.self_connects
+    known = len(observation.self_connects)
+    late = tuple(SelfConnect(hit.start, None, Ending.OPEN, hit.host, hit.sent) for hit in seen.found[known:])
+    return replace(
+        observation,
+        dials=seen.dials,
+        self_connects=observation.self_connects + late,
+        counted=recorder.counted(),
+        lost_packets=recorder.lost,
+    )
 
 
-def _matches(pattern: str | None, *outputs: Output) -> bool:
-    return pattern is not None and any(re.search(pattern, output.text, re.MULTILINE) for output in outputs)
+def _is_echoed(written: bytes, answers: Output) -> bool:
+    """Tell whether a line that the client wrote to itself is a whole line of its stdout.
+
+    An error message that quotes the line does not count: the client then knows that it is not an answer.
+    """
+    sent = {line.strip() for line in written.splitlines()}
+    printed = {line.strip() for line in (answers.head + b"\n" + answers.tail).splitlines()}
+    return any(len(line) >= _SHORTEST_ECHO for line in sent & printed)
+
+
+def _outcome(client: Client, *outputs: Output) -> tuple[bool, bool]:
+    """Tell whether the outputs claim a connection, and whether they deny one; whichever comes first counts."""
+    for output in outputs:
+        success, failure = (
+            pattern and re.search(pattern, output.text, re.MULTILINE) for pattern in (client.success, client.failure)
+        )
+        if failure and (not success or failure.start() <= success.start()):
+            return False, True
+        if success:
+            return True, False
+    return False, False
 
 
 def _joined(own: Output, driven: Output) -> Output:

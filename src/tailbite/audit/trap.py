@@ -3,28 +3,32 @@
 The kernel has two source port allocators, with opposite preferences. connect(2) on an unbound socket takes ports
 of the parity of the range's low end first (``__inet_hash_connect``, since Linux 4.2); bind(2) to port 0 takes the
 other parity first (``inet_csk_find_open_port``). In a range of two ports each therefore has one port it always
-takes first, and one trap cannot be set for both: with P at the low end a client that binds first passes for immune.
+takes first, and one trap cannot be armed for both: with P at the low end a client that binds first passes for immune.
+
+A client that binds a port for something else first leaves no room in a range of two. For that one the range is
+sixteen ports wide, and the audit itself holds the others of P's parity: P is still the connect allocator's first
+choice, and eight ports are left for whatever else the client does.
 
 In every namespace a plain client is sent first. If that one does not connect to itself, the trap proves nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tailbite.audit.records import Allocator, Phase
-from tailbite.core.address import Endpoint, is_self
 from tailbite.core.ports import PortRange
-from tailbite.kernel.sockopt import abort
+from tailbite.testkit.plain_client import connects_to_itself, family_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tailbite.audit.records import Observation
 
-__all__ = ["WIDE", "connects_to_itself", "control", "next_phase", "phase", "pin", "server_can_bind", "widen"]
+__all__ = ["WIDE", "control", "next_phase", "occupy", "phase", "pin", "server_can_bind", "widen"]
 
 _LOW: Final = 46884
 """Even, and far from the ends of the default range 32768-60999, so that the widened range has P in it as well."""
@@ -52,29 +56,38 @@ _PINNED: Final = {
 }
 
 
-def phase(host: str, allocator: Allocator, *, ports: int = 2) -> Phase:
+def phase(host: str, allocator: Allocator, *, ports: int = 2, occupied: bool = False) -> Phase:
     """Describe a trap on ``host`` for clients of ``allocator``, with a range of 2 or 16 ports.
 
+    Args:
+        host: the address.
+        allocator: the kernel's allocator that the clients use.
+        ports: the size of the range.
+        occupied: True to hold the other ports of P's parity, so that a range of 16 is certain, too.
+
     Raises:
-        ValueError: another number of ports.
+        ValueError: another number of ports; or 2 ports that are to be occupied.
     """
     port = _LOW if allocator is Allocator.CONNECT else _LOW + 1
-    if ports == 2:
-        ephemeral = PortRange(_LOW, _LOW + 1)
-    elif ports == 16:
-        ephemeral = PortRange(_LOW - 6, _LOW + 9)
-    else:
-        raise ValueError(f"a trap has 2 or 16 ports, not {ports}")
-    name = f"{allocator.value}-{host}" if ports == 2 else f"{allocator.value}-{host}-{ports}-ports"
-    return Phase(name, host, port, ephemeral, allocator)
+    name = f"{allocator.value}-{host}"
+    if ports == 2 and not occupied:
+        return Phase(name, host, port, PortRange(_LOW, _LOW + 1), allocator)
+    if ports != 16:
+        raise ValueError(f"a trap has 2 ports, or 16 of which some may be occupied, not {ports}")
+    ephemeral = PortRange(_LOW - 6, _LOW + 9)
+    if not occupied:
+        return Phase(f"{name}-16-ports", host, port, ephemeral, allocator)
+    held = tuple(other for other in range(ephemeral.low + port % 2, ephemeral.high + 1, 2) if other != port)
+    return Phase(f"{name}-with-room", host, port, ephemeral, allocator, held)
 
 
 def next_phase(seen: Sequence[Observation], *, quick: bool = False, has_ipv6: bool = True) -> Phase | None:
-    """Decide which trap a client is to be run in, after what was seen in the traps before; None ends the audit.
+    """Decide in which trap to run a client next, after the observations so far; None ends the audit.
 
-    A client that never dials 127.0.0.1 is not run there again. One that connected to itself is run on the other
-    addresses with the allocator that did it; one that has not, with both. The range of 16 ports is for clients
-    that dial more than once.
+    A client that does not dial 127.0.0.1 in the narrow trap may lack a port for something else: unless it sits
+    there without a socket of its own, it gets a trap with room. One that never dials 127.0.0.1 is not run there
+    again. One that connected to itself is run on the other addresses with the allocator that did it; one that has
+    not, with both. The range of 16 ports that are all free is for clients that dial more than once.
     """
     done = {observation.phase.name for observation in seen}
     return next((wanted for wanted in _wanted(seen, quick, has_ipv6) if wanted.name not in done), None)
@@ -82,29 +95,42 @@ def next_phase(seen: Sequence[Observation], *, quick: bool = False, has_ipv6: bo
 
 def _wanted(seen: Sequence[Observation], quick: bool, has_ipv6: bool) -> Iterator[Phase]:
     by_name = {observation.phase.name: observation for observation in seen}
-
-    def hit(wanted: Phase) -> bool:
-        return wanted.name in by_name and bool(by_name[wanted.name].self_connects)
-
     connect, bind = (phase("127.0.0.1", allocator) for allocator in (Allocator.CONNECT, Allocator.BIND))
     yield connect
-    dials_ipv4 = bool(by_name[connect.name].dials) if connect.name in by_name else True
-    if quick:
-        if dials_ipv4 and not hit(connect):
-            yield bind
+    if (first := by_name.get(connect.name)) is None:
         return
-    if dials_ipv4:
+    needs_room = not first.dials and (first.crowded or first.exit_status is not None)
+    if needs_room:
+        connect = phase("127.0.0.1", Allocator.CONNECT, ports=16, occupied=True)
+        yield connect
+        first = by_name[connect.name]
+    if first.dials:
         yield bind
-    allocators = tuple(wanted.allocator for wanted in (connect, bind) if hit(wanted))[:1] or tuple(Allocator)
+        if bind.name in by_name and by_name[bind.name].served:
+            yield phase("127.0.0.1", Allocator.BIND, ports=16)
+    if not quick:
+        yield from _elsewhere(seen, needs_room=needs_room, dials_ipv4=bool(first.dials), has_ipv6=has_ipv6)
+
+
+def _elsewhere(seen: Sequence[Observation], *, needs_room: bool, dials_ipv4: bool, has_ipv6: bool) -> Iterator[Phase]:
+    """Yield the phases beside those that decide on 127.0.0.1: sixteen ports, ::1, localhost."""
+    by_name = {observation.phase.name: observation for observation in seen}
+    hit = {o.phase.allocator for o in seen if o.self_connects and o.phase.host == "127.0.0.1"}
+    allocators = tuple(allocator for allocator in Allocator if allocator in hit)[:1] or tuple(Allocator)
+
+    def trap_on(host: str, allocator: Allocator) -> Phase:
+        room = needs_room and dials_ipv4 and allocator is Allocator.CONNECT
+        return phase(host, allocator, ports=16, occupied=True) if room else phase(host, allocator)
+
     if dials_ipv4 and any(o.dials > 1 or o.exit_status is None for o in seen):
         yield phase("127.0.0.1", allocators[0], ports=16)
     if has_ipv6:
         for allocator in allocators:
-            yield phase("::1", allocator)
-            if not dials_ipv4 and not by_name[f"{allocator.value}-::1"].dials:
+            yield (wanted := trap_on("::1", allocator))
+            if not dials_ipv4 and not by_name[wanted.name].dials:
                 return  # neither here nor there: it dials something else
     for allocator in allocators:
-        yield phase("localhost", allocator)
+        yield trap_on("localhost", allocator)
 
 
 def pin(where: Phase) -> dict[str, str]:
@@ -130,7 +156,7 @@ def pin(where: Phase) -> dict[str, str]:
 
 
 def widen() -> None:
-    """Give the namespace the usual range, so that the TIME-WAITs of two ports do not exhaust it.
+    """Set the namespace's range to Linux' default, so that the TIME-WAITs of two ports do not exhaust it.
 
     Raises:
         OSError: not permitted.
@@ -138,42 +164,43 @@ def widen() -> None:
     (_NET / "ipv4/ip_local_port_range").write_text(f"{WIDE.low} {WIDE.high}", encoding="ascii")
 
 
+@contextlib.contextmanager
+def occupy(where: Phase) -> Iterator[None]:
+    """Hold the phase's occupied ports, on every address; bound and not listening, so that no client meets them.
+
+    Raises:
+        OSError: a port is in use.
+    """
+    with contextlib.ExitStack() as stack:
+        for port in where.occupied:
+            holder = stack.enter_context(socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET))
+            try:
+                holder.bind(("::", port))
+            except OSError:  # no IPv6 in this kernel
+                holder = stack.enter_context(socket.socket())
+                holder.bind(("0.0.0.0", port))
+        yield
+
+
 def control(where: Phase) -> bool:
     """Send a plain client to each address of the phase: True if every one connected to itself. Leaves nothing."""
-    # Two ports: the first draw. More are for what only the kernel knows of; sixteen ports need luck: eight of the
-    # right parity, steps of one to eight of them, so a lap of eight dials at most hits with 1 - (7/8)^... after 400
-    # draws to miss is less likely than a memory error.
-    draws = 4 if where.is_certain else 400
+    # A certain trap needs one connect, and up to three more for the kernel's random perturbation. In a free range of
+    # 16 ports each connect hits P with a probability of at least 1/8, so 400 misses in a row are out of the question:
+    # (7/8)^400 is about 1e-23 if the source ports were independent, and they nearly are.
+    attempts = 4 if where.is_certain else 400
+    binds_first = where.allocator is Allocator.BIND
     return all(
-        any(connects_to_itself(host, where.port, where.allocator) for _ in range(draws)) for host in where.addresses
+        connects_to_itself(host, where.port, binds_first=binds_first, attempts=attempts) for host in where.addresses
     )
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def connects_to_itself(host: str, port: int, allocator: Allocator) -> bool:
-    """Connect a plain socket once; return True if it connected to itself. The socket is reset and leaves nothing."""
-    sock = socket.socket(_family(host))
-    try:
-        if allocator is Allocator.BIND:
-            sock.bind((host, 0))
-        sock.connect((host, port))
-        return is_self(Endpoint.from_sockaddr(sock.getsockname()), Endpoint.from_sockaddr(sock.getpeername()))
-    except OSError:
-        return False
-    finally:
-        abort(sock)
 
 
 def server_can_bind(host: str, port: int, *, reuse: bool) -> bool:
     """Tell whether a server could bind this address now, with or without SO_REUSEADDR; leaves nothing.
 
-    A listening socket that is closed leaves nothing behind either, but clients may get into its queue meanwhile:
-    so it is not made to listen.
+    The socket is only bound. One that listens would leave nothing behind either, but a client could get into its
+    queue meanwhile.
     """
-    with socket.socket(_family(host)) as sock:
+    with socket.socket(family_of(host)) as sock:
         if reuse:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sock.family == socket.AF_INET6:

@@ -1,12 +1,12 @@
-"""The seam between an audit's caller and the process it runs in.
+"""The warden: the process one audit runs in, and the handle by which the caller starts and ends it.
 
-Each audit has a process of its own: entering a user namespace takes a process of one thread, there is no way back,
-and several audits may run at once. The job goes in and the observations come out as pickles, between two ends of the
-same program; no client has these pipes.
+Each audit has a process of its own: entering a user namespace takes a process of one thread, a process cannot leave
+it again, and several audits may run at once. The job goes in and the observations come out as pickles, between two
+ends of the same program; no client has these pipes.
 
-That process is two. The warden makes the scratch folder, waits, and takes everything away at the end: when the audit
-is done, when it is told to stop, and when the caller died, by SIGKILL even. The other one, its child, watches the
-client; it is killed wherever it stands, since nothing depends on its tidying up.
+The warden makes the scratch folder, waits, and removes everything at the end: when the audit is done, when it is told
+to stop, and when the caller died, by SIGKILL even. Its child, the observer, runs the client; it may be killed at any
+point, since nothing depends on its tidying up. All processes of an audit: :mod:`tailbite.audit.run`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tailbite.kernel.prctl import become_subreaper, die_with_parent, signal_when
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tailbite.audit.records import Verdict
     from tailbite.audit.run import Evidence
+    from tailbite.audit.verdict import Verdict
 
 __all__ = ["Audit", "audit", "be_the_warden"]
 
@@ -69,7 +69,7 @@ def audit(
     keep: Callable[[Observation, Evidence], None] | None = None,
     progress: Callable[[Observation], None] | None = None,
 ) -> Verdict:
-    """Run a client in the traps and return the verdict. Nothing of it is left afterwards, interrupted or not.
+    """Run a client in the traps and return the verdict. Nothing of the client is left, interrupted or not.
 
     Args:
         client: the client.
@@ -78,7 +78,7 @@ def audit(
         progress: is called with each observation.
 
     Raises:
-        NamespaceUnavailable: this system does not let us make the private namespaces.
+        NamespaceUnavailable: this system does not allow the private namespaces.
         OSError: the client cannot be watched here: no packet socket, no sock_diag.
     """
     limits = limits or Limits()
@@ -90,11 +90,11 @@ def audit(
                 keep(observation, evidence)
             if progress is not None:
                 progress(observation)
-    return judge(client, seen)
+    return judge(client, seen, recovery_asked=limits.recovery)
 
 
 class Audit:
-    """An audit under way. A context manager: left early, it ends the client and everything it started.
+    """Handle of a running audit. A context manager: left early, it ends the client and everything it started.
 
     Args:
         client: the client.
@@ -105,7 +105,7 @@ class Audit:
     def __init__(self, client: Client, limits: Limits, *, with_packets: bool = False) -> None:
         self._scratch = Path(tempfile.gettempdir()) / f"tailbite-audit-{secrets.token_hex(8)}"
         self._job = _Job(os.getpid(), client, limits, self._scratch, with_packets)
-        # -P: the folder we are called in may hold a module called like one of ours.
+        # -P: the current folder may hold a module with the name of one that is imported.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tailbite.audit"],
             stdin=subprocess.PIPE,
@@ -120,7 +120,7 @@ class Audit:
         self.close()
 
     def observations(self) -> Iterator[tuple[Observation, Evidence | None]]:
-        """Yield what is seen, phase by phase.
+        """Yield the observations, phase by phase.
 
         Raises:
             NamespaceUnavailable: no private namespaces on this system.
@@ -143,11 +143,11 @@ class Audit:
             yield message.observation, message.evidence
 
     def stop(self) -> None:
-        """Have it end soon, from any thread; :meth:`observations` raises then."""
+        """Request the end of the audit, from any thread; :meth:`observations` raises then."""
         self._process.terminate()
 
     def close(self) -> None:
-        """End it, and wait until nothing is left of the client: neither process, nor namespace, nor file."""
+        """End the audit, and wait until nothing is left of the client: neither process, nor namespace, nor file."""
         process = self._process
         if process.stdin is not None:
             with contextlib.suppress(OSError):
@@ -170,29 +170,29 @@ class Audit:
 
 
 def be_the_warden() -> NoReturn:
-    """Read the job from stdin, have it done, and leave nothing of it."""
-    # Before anything is made: from here on a signal is only ever waited for.
+    """Read the job from stdin, run it in the observer, and remove all that it leaves."""
+    # First of all: from here on signals are only received by sigwait().
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller that ignores it would have us wait for nobody
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a caller's SIG_IGN would be inherited, and waitpid would fail
     signal_when_parent_ends(signal.SIGTERM)
     try:
         job = pickle.load(sys.stdin.buffer)
     except (EOFError, pickle.UnpicklingError):
-        os._exit(0)  # the caller is gone, or thought better of it
+        os._exit(0)  # the caller has ended, or changed its mind
     if os.getppid() != job.caller:
-        os._exit(0)  # it died before we asked to be told
+        os._exit(0)  # it died before die_with_parent() above
     sys.stdin.close()
     os.open(os.devnull, os.O_RDONLY)  # 0 again, so that no pipe of the jail gets that number
     try:
         job.scratch.mkdir(mode=0o700)
         become_subreaper()
         warden = os.getpid()
-        watcher = os.fork()
-        if watcher == 0:
-            _watch(job, warden)
-        while os.waitpid(watcher, os.WNOHANG) == (0, 0):
+        observer = os.fork()
+        if observer == 0:
+            _observe(job, warden)
+        while os.waitpid(observer, os.WNOHANG) == (0, 0):
             if signal.sigwait(_WAITED_FOR) is signal.SIGTERM:
-                os.kill(watcher, signal.SIGKILL)  # the client dies with it: see jail
+                os.kill(observer, signal.SIGKILL)  # the client dies with it: see jail
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.wait()
@@ -203,8 +203,8 @@ def be_the_warden() -> NoReturn:
         os._exit(0)
 
 
-def _watch(job: _Job, warden: int) -> NoReturn:
-    """Run the audit, and write what is seen to stdout."""
+def _observe(job: _Job, warden: int) -> NoReturn:
+    """Run the audit, and write the observations to stdout."""
     from tailbite.audit.run import run_audit
 
     def keep(observation: Observation, evidence: Evidence) -> None:
@@ -225,7 +225,7 @@ def _watch(job: _Job, warden: int) -> NoReturn:
     except Exception:
         traceback.print_exc()
     finally:
-        os._exit(0)  # all is sent; what the interpreter would tidy up goes with the process
+        os._exit(0)  # all is sent; the interpreter has nothing else to tidy up
 
 
 def _send(message: object) -> None:

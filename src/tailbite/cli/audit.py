@@ -15,8 +15,9 @@ import click
 from tailbite.audit.catalogue import CatalogueError, load
 from tailbite.audit.judge import meets
 from tailbite.audit.many import audit_many
-from tailbite.audit.records import Client, Left, Limits, Stdin, Verdict, Word
+from tailbite.audit.records import Client, Limits, Stdin
 from tailbite.audit.report.data import verdict_as_data
+from tailbite.audit.verdict import Remains, Verdict, Word
 from tailbite.cli import status
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.errors import NamespaceUnavailable
@@ -344,7 +345,7 @@ def _show(verdicts: Sequence[Verdict], *, recovery: bool) -> None:
 def _held(verdict: Verdict) -> str:
     if verdict.longest_hold is None:
         return "-"
-    more = ">" if verdict.left is Left.ESTABLISHED else ""
+    more = ">" if verdict.left is Remains.ESTABLISHED else ""
     hold = verdict.longest_hold
     return f"{more}{hold:.1f} s" if hold >= 1 else f"{more}{hold * 1000:.1f} ms"
 

@@ -51,13 +51,12 @@ def note(text: str) -> None:
     click.echo(f"tailbite: {plain(text)}", err=True)
 
 
-def emit_json(command: str, **fields: Any) -> None:
-    """Print one JSON object with its schema, ``tailbite.<command>/1``; records are taken as they are."""
+def emit_json(command: str, *, schema_version: int = 1, **fields: Any) -> None:
+    """Print one JSON object with its schema, ``tailbite.<command>/<version>``; records are taken as they are."""
     import json
 
-    click.echo(
-        json.dumps({"schema": f"tailbite.{command}/1", **{k: as_json(v) for k, v in fields.items()}}, indent=2)
-    )
+    schema = f"tailbite.{command}/{schema_version}"
+    click.echo(json.dumps({"schema": schema, **{k: as_json(v) for k, v in fields.items()}}, indent=2))
 
 
 def as_json(value: Any) -> Any:

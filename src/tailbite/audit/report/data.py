@@ -1,4 +1,7 @@
-"""A verdict as JSON has it (``tailbite.audit/1``): one object per client, and one per phase inside it."""
+"""Verdicts in JSON (schema ``tailbite.audit/2``): one object per client, and one per phase inside it.
+
+``docs/audit.md`` lists the fields, and what changed since version 1.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tailbite.audit.records import Observation, Recovery, SelfConnect, Verdict
+    from tailbite.audit.records import Observation, Recovery, SelfConnect
+    from tailbite.audit.verdict import Verdict
 
 __all__ = ["observation_as_data", "verdict_as_data"]
 
@@ -25,19 +29,23 @@ def verdict_as_data(verdict: Verdict) -> dict[str, Any]:
         "version": verdict.version,
         "groups": list(verdict.groups),
         "command": list(verdict.command),
+        "image": verdict.image or None,
         "verdict": verdict.verdict.value,
         "reason": verdict.reason,
         "believed": verdict.believed.value,
         "self_connects": verdict.self_connects,
         "dials": verdict.dials,
+        "comebacks": verdict.comebacks,
         "dials_to_hit": verdict.dials_to_hit,
         "longest_hold": _seconds(verdict.longest_hold),
         "bytes_to_itself": verdict.bytes_to_itself,
         "left": verdict.left.value if verdict.left else None,
-        "server_down_plain": _seconds(verdict.server_down_plain),
-        "server_down_reuse": _seconds(verdict.server_down_reuse),
-        "server_down": _seconds(verdict.server_down),
-        "recovered_after": _seconds(verdict.recovered_after),
+        "server_can_bind": {"plain": verdict.can_bind_plain, "reuse": verdict.can_bind_reuse},
+        "server_down_plain": _timing(verdict.server_down_plain),
+        "server_down_reuse": _timing(verdict.server_down_reuse),
+        "server_down": _timing(verdict.server_down),
+        "recovered_after": _timing(verdict.recovered_after),
+        "troubles": list(verdict.troubles),
         "phases": [observation_as_data(observation) for observation in verdict.observations],
     }
 
@@ -53,6 +61,10 @@ def observation_as_data(seen: Observation) -> dict[str, Any]:
         "control": seen.control,
         "duration": _seconds(seen.duration),
         "dials": seen.dials,
+        "rounds": seen.rounds,
+        "had_to_come_back": seen.had_to_come_back,
+        "served": seen.served,
+        "crowded": seen.crowded,
         "dialled": [_seconds(at) for at in seen.dialled[:_MOST_LISTED]],
         "self_connects": len(seen.self_connects),
         "connections_to_itself": [_self_connect(hit) for hit in seen.self_connects[:_MOST_LISTED]],
@@ -66,6 +78,7 @@ def observation_as_data(seen: Observation) -> dict[str, Any]:
         "bind": asdict(seen.bind) if seen.bind else None,
         "exit_status": seen.exit_status,
         "exited_at": _seconds(seen.has_exited_at),
+        "is_gone": seen.is_gone,
         "echoed": seen.echoed,
         "succeeded": seen.succeeded,
         "failed": seen.failed,
@@ -84,6 +97,11 @@ def _self_connect(hit: SelfConnect) -> dict[str, Any]:
         "host": hit.host,
         "sent": hit.sent,
     }
+
+
+def _timing(timing: Timing) -> dict[str, Any]:
+    told: dict[str, Any] = {"outcome": timing.outcome.value, "seconds": _seconds(timing.seconds)}
+    return {**told, "reason": timing.reason} if timing.reason else told
 
 
 def _recovery(recovery: Recovery) -> dict[str, Any]:

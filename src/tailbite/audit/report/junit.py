@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from tailbite.audit.judge import meets
-from tailbite.audit.records import Word
+from tailbite.audit.verdict import Word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailbite.audit.records import Verdict
+    from tailbite.audit.verdict import Verdict
 
 __all__ = ["junit"]
 

@@ -8,13 +8,14 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from tailbite.audit.judge import meets
-from tailbite.audit.records import Left, Word
 from tailbite.audit.report.timeline import timeline
+from tailbite.audit.verdict import Remains, Word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailbite.audit.records import Observation, Verdict
+    from tailbite.audit.records import Observation
+    from tailbite.audit.verdict import Verdict
 
 __all__ = ["page"]
 
@@ -79,7 +80,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _row(position: int, verdict: Verdict) -> str:
-    open_ended = "&gt; " if verdict.left is Left.ESTABLISHED else ""
+    open_ended = "&gt; " if verdict.left is Remains.ESTABLISHED else ""
     down = _down(verdict)
     return (
         f'<tr><td><a href="#client-{position}">{_text(verdict.client)}</a> {_text(verdict.version)}</td>'

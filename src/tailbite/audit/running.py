@@ -1,4 +1,4 @@
-"""A client that runs in a trap now: its jail, its driver, its folder, and the watch over its namespace."""
+"""A client that runs in a trap now: its jail, its driver, its workspace, and the recorder of its namespace."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import os
 import select
 from typing import TYPE_CHECKING
 
-from tailbite.audit.jail import Jail, OutputKeeper
-from tailbite.audit.records import Stdin
+from tailbite.audit.jail import Jail, OutputBuffer
+from tailbite.audit.records import COMEBACKS, Stdin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from tailbite.audit.observe import Watch
+    from tailbite.audit.observe import Recorder
     from tailbite.audit.records import Client, Limits, Output, Phase
     from tailbite.kernel.sock_diag import TcpSocket
 
-__all__ = ["BUILD", "Live", "Setting", "write_files"]
+__all__ = ["BUILD", "RunningClient", "Workspace", "write_files"]
 
 BUILD = "build"
 """The folder, beside those of the phases, in which a client is prepared."""
 
 _TICK = 0.005
+_SLOW_TICK = 0.04
+"""Seconds between polls of the sockets while something happens, and while nothing has for a second.
+
+Packets, output and exits are noticed at once all the same; only the timeline of states depends on the polls.
+"""
+
+_SETTLED = 1.5
+"""Seconds after its last self-connect ended in which a client says what it makes of it, or exits."""
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
@@ -34,8 +42,8 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
         file.write_text(content, encoding="utf-8")
 
 
-class Setting:
-    """Where a client runs: what its placeholders stand for, its folder and its environment."""
+class Workspace:
+    """The place where a client runs: the values of its placeholders, its folder and its environment."""
 
     def __init__(self, client: Client, where: Phase, folder: Path, python: str) -> None:
         self.client = client
@@ -53,15 +61,16 @@ class Setting:
             "{python}": python,
         }
         write_files(folder, {name: self.fill(content) for name, content in client.files.items()})
+        _open_to_other_users(folder)
 
     def fill(self, text: str) -> str:
-        """Put the values in; any other brace stays as it is, since configuration files are full of them."""
+        """Replace the placeholders; any other brace stays as it is, since configuration files are full of them."""
         for placeholder, value in self._values.items():
             text = text.replace(placeholder, value)
         return text
 
     def environment(self) -> dict[str, str]:
-        """Return our own environment with the client's variables; files it makes go to its folder."""
+        """Return this process's environment with the client's variables; temporary files go to its folder."""
         own = {"TMPDIR": str(self.folder)}
         if self.client.in_scratch:
             own |= {"HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
@@ -77,24 +86,36 @@ class Setting:
         )
 
 
-class Live:
+def _open_to_other_users(folder: Path) -> None:
+    """Let a daemon that changes its user reach its folder; it must know the name, which is random above it."""
+    if os.geteuid() == 0:
+        folder.chmod(folder.stat().st_mode | 0o011)
+        folder.parent.chmod(folder.parent.stat().st_mode | 0o011)
+
+
+class RunningClient:
     """The client from start to end. A context manager: at its end nothing of it is left."""
 
-    def __init__(self, setting: Setting, watch: Watch) -> None:
-        self._setting = setting
+    def __init__(self, workspace: Workspace, recorder: Recorder) -> None:
+        self._workspace = workspace
         self._driver: Jail | None = None
         self._driver_due = 0.0
-        self._driver_output = OutputKeeper()
-        self._looked = 0.0
-        self.watch = watch
+        self._driver_output = OutputBuffer()
+        self._polled = 0.0
+        self._busy_until = 1.0
+        self.recorder = recorder
         self.exited_at: float | None = None
         self.sockets: list[TcpSocket] = []
-        self.jail = setting.jail(setting.client.command, setting.client.stdin)
+        self.jail = workspace.jail(workspace.client.command, workspace.client.stdin)
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> RunningClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the driver and the client with everything they started."""
         try:
             if self._driver is not None:
                 self._driver.end()
@@ -102,12 +123,17 @@ class Live:
             self.jail.end()
 
     @property
+    def client(self) -> Client:
+        """The client."""
+        return self._workspace.client
+
+    @property
     def is_gone(self) -> bool:
         """True if neither the client nor anything it started is left."""
         return self.jail.is_empty
 
     def last_output(self) -> tuple[Output, Output]:
-        """Return what the client wrote, and what the driver's runs wrote, the one under way among them."""
+        """Return the client's output, and that of the driver's runs, including the one under way."""
         self.jail.pump()
         if self._driver is not None:
             self._driver.pump()
@@ -116,22 +142,25 @@ class Live:
 
     def tick(self, others: Sequence[int] = ()) -> None:
         """Wait a moment, or less if something happens, and take what there is of packets, states and output."""
-        watched = [self.watch.fileno(), *self.jail.descriptors(), *others]
+        watched = [self.recorder.fileno(), *self.jail.descriptors(), *others]
         if self._driver is not None:
             watched += self._driver.descriptors()
-        select.select(watched, [], [], _TICK)
+        now = self.recorder.now
+        pause = _TICK if now < self._busy_until else _SLOW_TICK
+        if any(select.select(watched, [], [], pause)):
+            self._busy_until = self.recorder.now + 1.0
         self.jail.pump()
-        now = self.watch.now
+        now = self.recorder.now
         if self.exited_at is None and self.jail.exit_status is not None:
             self.exited_at = now
         self._drive(now)
         # A client that floods its output keeps select() from waiting; the sockets are polled no more often for it.
-        if now - self._looked >= _TICK:
-            self._looked = now
-            self.sockets = self.watch.look()
+        if now - self._polled >= _TICK:
+            self._polled = now
+            self.sockets = self.recorder.poll()
 
     def _drive(self, now: float) -> None:
-        driver = self._setting.client.driver
+        driver = self._workspace.client.driver
         if driver is None:
             return
         if self._driver is not None:
@@ -145,24 +174,43 @@ class Live:
                 self._driver_due = float("inf")
             else:
                 self._driver_due = now + driver.every
-        elif now >= self._driver_due and (driver.ready is None or os.path.exists(self._setting.fill(driver.ready))):  # noqa: PTH110
-            self._driver = self._setting.jail(driver.command)
+        elif now >= self._driver_due and (driver.ready is None or os.path.exists(self._workspace.fill(driver.ready))):  # noqa: PTH110
+            self._driver = self._workspace.jail(driver.command)
 
     def _keep_driver_output(self, driver: Jail) -> None:
         wrote = driver.output.output()
         self._driver_output.feed(wrote.head + wrote.tail)
 
-    def is_over(self, limits: Limits) -> bool:
-        """Tell whether enough was seen for a verdict, or nothing more is to be expected."""
-        now, found = self.watch.now, self.watch.self_connects
-        if self.is_gone or now >= limits.total:
+    def has_come_back(self) -> bool:
+        """Tell whether enough rounds of dials were seen to know how the client dials again."""
+        return self.recorder.self_connects.rounds >= COMEBACKS
+
+    def is_over(self, limits: Limits, *, must_come_back: bool) -> bool:
+        """Tell whether enough was seen for a verdict, or nothing more is to be expected.
+
+        Times count from the first dial, so a program that starts slowly is watched for as long as any other.
+
+        Args:
+            limits: how long to watch.
+            must_come_back: True if the client could still be called immune: one that runs on is watched until it
+                came back several times, or patience is over.
+        """
+        now, seen = self.recorder.now, self.recorder.self_connects
+        if self.is_gone:
             return True
-        if not found.dialled:
+        if not seen.dialled:
             return now >= limits.dial
-        watched = now - found.dialled[0]
-        if found.open_since is None:
-            return watched >= limits.watch
-        if now - found.open_since >= limits.hold:
+        watched = now - seen.dialled[0]
+        if watched >= limits.total:
             return True
-        # One that flaps may have one open at any time; a first one that is open is waited for.
-        return len(found.found) > 1 and watched >= limits.watch + limits.hold
+        if seen.open_since is not None:
+            if now - seen.open_since >= limits.hold:
+                return True
+            # One that flaps may have one open at any time; a first one that is open is waited for.
+            return len(seen.found) > 1 and watched >= limits.watch + limits.hold
+        if seen.last_end is not None:
+            flaps = len(seen.found) > 1 and watched >= limits.watch + limits.hold
+            return flaps or (watched >= limits.watch and now - seen.last_end >= _SETTLED)
+        if must_come_back and not self.has_come_back():
+            return watched >= max(limits.watch, limits.patience)
+        return watched >= limits.watch
