@@ -245,16 +245,19 @@ class CatalogueError(TailbiteError, ValueError):
         file: the file, or the folder.
         key: the key in it, with the tables it lies in (``installed.programs``); None if it is about all of it.
         reason: what is wrong.
+        others: the other errors that were found, in this file and in the others that were read.
     """
 
-    def __init__(self, file: str, key: str | None, reason: str) -> None:
-        super().__init__(file, key, reason)
+    def __init__(self, file: str, key: str | None, reason: str, others: tuple[CatalogueError, ...] = ()) -> None:
+        super().__init__(file, key, reason, others)
         self.file = file
         self.key = key
         self.reason = reason
+        self.others = others
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.key}: {self.reason}" if self.key else f"{self.file}: {self.reason}"
+        first = f"{self.file}: {self.key}: {self.reason}" if self.key else f"{self.file}: {self.reason}"
+        return "\n".join([first, *map(str, self.others)])
 
 
 class NotReadyError(TailbiteError, TimeoutError):

@@ -1,6 +1,7 @@
-"""The pytest plugin: ports that behave, a trap for the code under test, and a report of tests that reach themselves.
+"""The pytest plugin: ports for tests, a trap for the code under test, and a report of tests that connect to themselves.
 
-It does nothing until a fixture of it or ``--tailbite`` is used, and loads nothing but pytest until then.
+The plugin does nothing until one of its fixtures or ``--tailbite`` is used, and loads nothing but pytest until then.
+Each fixture has a second name with the prefix ``tailbite_``, for projects that have a fixture of the short name.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 
     from tailbite.audit.verdict import Verdict
     from tailbite.testkit.trap import ProcessTrap
-    from tailbite.testkit.watch import Watch
+    from tailbite.testkit.watch import SelfConnectWatch
 
 __all__ = ["SelfConnectWarning"]
 
 _MODES = ("off", "warn", "fail")
-_watch: pytest.StashKey[Watch] = pytest.StashKey()
+_watch: pytest.StashKey[SelfConnectWatch] = pytest.StashKey()
 
 
 class SelfConnectWarning(pytest.PytestWarning):
@@ -39,17 +40,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start to watch, if asked to."""
+    """Register the marker, and start the watch if it is asked for."""
+    config.addinivalue_line(
+        "markers", "allow_self_connect: this test connects to itself on purpose; --tailbite does not report it"
+    )
     if _mode(config) != "off":
-        from tailbite.testkit.watch import Watch
+        from tailbite.testkit.watch import SelfConnectWatch
 
-        watch = Watch()
+        watch = SelfConnectWatch()
         watch.start()
         config.stash[_watch] = watch
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop watching."""
+    """Stop the watch."""
     if (watch := config.stash.get(_watch, None)) is not None:
         watch.stop()
 
@@ -63,32 +67,32 @@ def _mode(config: pytest.Config) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Report what fixtures did."""
+    """Report the self-connects of fixtures."""
     return (yield from _reported(item, "while its fixtures were set up"))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Report what the test did."""
+    """Report the self-connects of the test."""
     return (yield from _reported(item, ""))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Report what fixtures did at the end."""
+    """Report the self-connects of fixtures at the end."""
     return (yield from _reported(item, "while its fixtures were torn down"))
 
 
 def _reported(item: pytest.Item, when: str) -> Generator[None, object, object]:
     watch = item.config.stash.get(_watch, None)
-    if watch is None:
+    if watch is None or item.get_closest_marker("allow_self_connect") is not None:
         return (yield)
     watch.begin()
     try:
         result = yield
     except BaseException:
-        for one in watch.end():
-            item.add_report_section("call", "tailbite", f"connected to itself: {one}")
+        for seen in watch.end():
+            item.add_report_section("call", "tailbite", f"connected to itself: {seen}")
         raise
     if found := watch.end():
         message = f"{item.nodeid} connected to itself{f' {when}' if when else ''}: {'; '.join(map(str, found))}"
@@ -96,6 +100,17 @@ def _reported(item: pytest.Item, when: str) -> Generator[None, object, object]:
             pytest.fail(message, pytrace=False)
         item.warn(SelfConnectWarning(message))
     return result
+
+
+def _aliased(name: str) -> object:
+    """Return a fixture that is another one by its name with the prefix."""
+
+    @pytest.fixture(name=f"tailbite_{name}")
+    def alias(request: pytest.FixtureRequest) -> object:
+        return request.getfixturevalue(name)
+
+    alias.__doc__ = f"The fixture {name}, for projects that have another one of that name."
+    return alias
 
 
 @pytest.fixture
@@ -134,7 +149,7 @@ def self_connect_trap() -> Iterator[ProcessTrap]:
     """
     from tailbite.testkit.trap import ProcessTrap
 
-    if (why := ProcessTrap.why_not()) is not None:
+    if (why := ProcessTrap.why_unavailable()) is not None:
         pytest.skip(why)
     with ProcessTrap() as trap:
         yield trap
@@ -145,23 +160,50 @@ def audit_client() -> Callable[..., Verdict]:
     """``audit_client(command) -> Verdict``: run any program where it must connect to itself, and judge it.
 
     The command is a list, or a string that is split as a shell does; ``{host}``, ``{port}`` and ``{python}`` in it
-    are filled in. With ``quick=False`` all addresses and both port allocators are tried. Skips where private
-    network namespaces are not to be had.
+    are filled in. ``audit_client(command).require("immune")`` fails with the reason. Skips where private network
+    namespaces are not available.
+
+    Keyword arguments:
+        quick: False to try all addresses and both port allocators.
+        name: the client's name in the reason; that of the program if not given.
+        stdin: ``silent`` (never says anything) or ``empty`` (at its end).
+        watch: seconds to watch at least, after the first dial.
+        patience: seconds that a client which is still running is given to come back.
+        timeout: seconds in which it must have dialled.
     """
+    return _audit
 
-    def audit(command: str | Sequence[str], *, quick: bool = True, stdin: str = "silent") -> Verdict:
-        import shlex
 
-        from tailbite.audit.records import Client, Limits, Stdin
-        from tailbite.audit.warden import audit as run
-        from tailbite.errors import NamespaceUnavailable
+def _audit(
+    command: str | Sequence[str],
+    *,
+    quick: bool = True,
+    name: str | None = None,
+    stdin: str = "silent",
+    watch: float | None = None,
+    patience: float | None = None,
+    timeout: float | None = None,
+) -> Verdict:
+    import shlex
+    from dataclasses import replace
+    from pathlib import PurePath
 
-        words = tuple(shlex.split(command) if isinstance(command, str) else command)
-        if not words:
-            raise ValueError("the command is empty; pass a program and its arguments")
-        try:
-            return run(Client(words[0], words, stdin=Stdin(stdin)), Limits(quick=quick))
-        except NamespaceUnavailable as error:
-            pytest.skip(str(error))
+    from tailbite.audit import Client, Limits, audit
+    from tailbite.audit.records import Stdin
+    from tailbite.errors import NamespaceUnavailable
 
-    return audit
+    words = tuple(shlex.split(command) if isinstance(command, str) else command)
+    if not any("{port}" in word for word in words):
+        raise ValueError("the command must contain {port}, where the audit puts the dead port")
+    given = {"watch": watch, "patience": patience, "dial": timeout}
+    limits = Limits.of_quick() if quick else Limits()
+    limits = replace(limits, **{key: value for key, value in given.items() if value is not None})
+    try:
+        return audit(Client(name or PurePath(words[0]).name, words, stdin=Stdin(stdin)), limits)
+    except NamespaceUnavailable as error:
+        pytest.skip(str(error))
+
+
+# The same fixtures by a name that no other project has.
+for _fixture in ("refused_port", "server_port", "self_connect_trap", "audit_client"):
+    globals()[f"tailbite_{_fixture}"] = _aliased(_fixture)

@@ -61,10 +61,19 @@ def flapping(host: str, port: int) -> None:
 
 
 def lingering(host: str, port: int) -> None:
-    """Resets it, but not within a second."""
+    """Resets it after two seconds, and does not dial again."""
     sock = dial(host, port)
-    time.sleep(1.3)
+    time.sleep(2)
     abort(sock)
+    time.sleep(600)
+
+
+def lingering_fin(host: str, port: int) -> None:
+    """Closes it after two seconds, and does not dial again."""
+    sock = dial(host, port)
+    time.sleep(2)
+    sock.close()
+    time.sleep(600)
 
 
 def blocking(host: str, port: int) -> None:

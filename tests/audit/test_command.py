@@ -54,7 +54,7 @@ def test_the_exit_status_says_whether_it_passed(kind: str, options: tuple[str, .
 @pytest.mark.usefixtures("network")
 def test_json_has_the_schema_and_the_verdicts_fields(tmp_path: Path) -> None:
     told = json.loads(run(*audited("holding", "--json", "--html", str(tmp_path / "x.html")), status=1))
-    assert told["schema"] == "tailbite.audit/1"
+    assert told["schema"] == "tailbite.audit/2"
     (client,) = told["clients"]
     assert set(client) >= {
         *("client", "verdict", "believed", "self_connects", "longest_hold", "bytes_to_itself", "left"),
@@ -85,13 +85,23 @@ def test_the_list_names_every_client_and_says_what_is_missing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "give either a command after -- or --catalogue"),
-        (("--catalogue", "redis", "--", "x", "{port}"), "give either a command after -- or --catalogue"),
+        ((), "give either a command after -- (or"),
+        (
+            ("--catalogue", "redis", "--", "x", "{port}"),
+            "give either a command after -- (or",
+        ),
         (("--", "telnet", "127.0.0.1", "5432"), "the command must contain {port}"),
         (("--catalogue", "redsi"), "did you mean 'redis'"),
         (("--catalogue", "./none.toml"), "none.toml: No such file or directory"),
-        (("--catalogue", "redis", "--success", "x"), "--success and --failure are for a command"),
-        (("--success", "(", "--", "x", "{port}"), "is no regular expression"),
+        (("--catalogue", "redis", "--success", "x"), "--success is for a command"),
+        (("--success", "(", "--", "x", "{port}"), "is not a valid regular expression"),
+        (("--catalogue", "redis", "--name", "x"), "--name is for a command"),
+        (("--name", "a", "--name", "b", "--", "x", "{port}"), "there are 2 names for 1 commands"),
+        (("--name", "a", "--name", "a", "--command", "x {port}", "--", "x", "{port}"), "is given twice"),
+        (("--json", "-o", "github", "--", "x", "{port}"), "--json is -o json"),
+        (("--patience", "0", "--", "x", "{port}"), "0 is not in the range"),
+        (("--watch", "-1", "--", "x", "{port}"), "is not in the range"),
+        (("--cure", "cobol"), "'cobol' is not one of"),
         (("--quick", "--recovery", "--", "x", "{port}"), "--quick measures no recovery"),
         (("--server", "redis-server", "--", "x", "{port}"), "--server must contain {port}"),
         (("--server", "'", "--", "x", "{port}"), "cannot be split into words"),

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tailbite.audit import trap
 from tailbite.audit.judge import judge, meets
-from tailbite.audit.records import Allocator, BindAttempt, Client, Ending, Observation, Recovery, SelfConnect
+from tailbite.audit.records import (
+    COMEBACKS,
+    Allocator,
+    BindAttempt,
+    Client,
+    Ending,
+    Observation,
+    Recovery,
+    SelfConnect,
+)
 from tailbite.audit.report.data import verdict_as_data
-from tailbite.audit.verdict import Verdict, Word
+from tailbite.audit.verdict import Outcome, Timing, Verdict, Word
 
 CLIENT = Client("x", ("x", "{port}"))
 RANKS = (Word.IMMUNE, Word.ABORTS, Word.BLOCKS, Word.HOLDS)
@@ -41,6 +52,10 @@ def observations(draw: st.DrawFn, hits: st.SearchStrategy[list[SelfConnect]] | N
         lost_packets=draw(st.integers(0, 2)),
         held_at_end=draw(st.booleans()),
         bind=draw(st.none() | st.builds(BindAttempt, seconds, st.booleans(), st.booleans())),
+        rounds=draw(st.integers(0, 4)),
+        had_to_come_back=draw(st.booleans()),
+        is_gone=draw(st.booleans()),
+        served=draw(st.booleans()),
         exit_status=draw(st.none() | st.sampled_from([0, 1, -11])),
         echoed=draw(st.booleans()),
         succeeded=draw(st.booleans()),
@@ -52,16 +67,22 @@ seen = st.lists(observations(), max_size=5)
 
 
 @given(seen)
-def test_immune_needs_a_dial_a_trap_that_sprang_and_a_complete_record(watched: list[Observation]) -> None:
+def test_immune_needs_a_dial_a_working_trap_a_complete_record_and_comebacks(watched: list[Observation]) -> None:
     if judge(CLIENT, watched).verdict is Word.IMMUNE:
-        assert any(o.dials for o in watched)
-        assert all(o.control and not o.self_connects and not o.lost_packets and not o.counted for o in watched)
+        proofs = [o for o in watched if o.dials and not o.served]
+        assert proofs
+        assert all(o.control and not o.self_connects for o in watched)
+        assert not any(o.lost_packets or o.counted for o in proofs)
+        assert all(o.is_gone or o.rounds >= COMEBACKS or not o.had_to_come_back for o in proofs)
 
 
 @given(seen)
 def test_one_self_connect_is_enough_for_not_being_immune(watched: list[Observation]) -> None:
     verdict = judge(CLIENT, watched)
-    assert (verdict.verdict in RANKS[1:]) == any(o.self_connects for o in watched)
+    if any(o.self_connects for o in watched):
+        assert verdict.verdict in (*RANKS[1:], Word.INCONCLUSIVE)
+    else:
+        assert verdict.verdict not in RANKS[1:]
 
 
 @given(seen, st.randoms())
@@ -107,25 +128,92 @@ def test_a_verdict_survives_pickling_and_has_a_json_form(watched: list[Observati
     assert len(data["phases"]) == len(watched)
 
 
-def one(ending: Ending, lasted: float | None, *, plain: bool = True, held: bool = False) -> Verdict:
+def one(ending: Ending, lasted: float | None, *, plain: bool = True, hold: float = 3.0) -> Verdict:
     hit = SelfConnect(0.1, None if lasted is None else 0.1 + lasted, ending, "127.0.0.1", 0)
     watched = Observation(
-        PHASE, control=True, duration=3.0, dials=1, self_connects=(hit,), held_at_end=held,
+        PHASE, control=True, duration=3.0, watched_hold=hold, dials=1, self_connects=(hit,),
         bind=BindAttempt(3.0, plain, plain),
     )  # fmt: skip
     return judge(CLIENT, [watched])
 
 
-def test_a_second_is_the_line_between_aborting_and_holding() -> None:
-    assert one(Ending.RESET, 0.99).verdict is Word.ABORTS
-    assert one(Ending.RESET, 1.2).verdict is Word.HOLDS
-    assert one(Ending.CLOSED, 0.01, plain=False).verdict is Word.BLOCKS
-    assert one(Ending.CLOSED, 2.0, plain=False).verdict is Word.BLOCKS
-    assert one(Ending.OPEN, None, plain=False, held=True).verdict is Word.HOLDS
+@pytest.mark.parametrize(
+    ("ending", "lasted", "plain", "word"),
+    [
+        (Ending.RESET, 0.01, True, Word.ABORTS),
+        (Ending.RESET, 0.999, True, Word.ABORTS),
+        (Ending.RESET, 1.001, True, Word.ABORTS),
+        (Ending.RESET, 1.3, True, Word.ABORTS),
+        (Ending.RESET, 2.0, True, Word.BLOCKS),
+        (Ending.CLOSED, 0.01, False, Word.BLOCKS),
+        (Ending.CLOSED, 0.999, False, Word.BLOCKS),
+        (Ending.CLOSED, 1.001, False, Word.BLOCKS),
+        (Ending.CLOSED, 1.3, False, Word.BLOCKS),
+        (Ending.CLOSED, 2.0, False, Word.HOLDS),
+        (Ending.CLOSED, 0.01, True, Word.ABORTS),
+        (Ending.OPEN, None, False, Word.HOLDS),
+    ],
+)
+def test_the_word_follows_the_time_for_which_a_server_is_down(
+    ending: Ending, lasted: float | None, plain: bool, word: Word
+) -> None:
+    assert one(ending, lasted, plain=plain).verdict is word
 
 
-def test_what_a_server_can_do_counts_more_than_how_the_connection_ended() -> None:
-    assert one(Ending.CLOSED, 0.01, plain=True).verdict is Word.ABORTS
+@given(st.floats(0, 100), st.sampled_from([Ending.CLOSED, Ending.RESET]))
+def test_fin_is_never_better_than_rst_and_longer_is_never_better_than_shorter(held: float, ending: Ending) -> None:
+    def rank(ending: Ending, held: float) -> int:
+        return RANKS.index(one(ending, held, plain=ending is Ending.RESET, hold=1000).verdict)
+
+    assert rank(Ending.RESET, held) <= rank(Ending.CLOSED, held)
+    assert rank(ending, held) <= rank(ending, held + 1)
+
+
+def test_an_end_that_was_seen_by_chance_after_the_watch_does_not_change_the_word() -> None:
+    for ending in (Ending.CLOSED, Ending.RESET):
+        verdict = one(ending, 1.9, hold=1.8)
+        assert verdict.verdict is Word.HOLDS
+        assert "as long as it was watched (1.9 s)" in verdict.reason
+
+
+def test_a_connection_that_was_seen_too_briefly_has_no_class() -> None:
+    hit = SelfConnect(2.7, None, Ending.OPEN, "127.0.0.1", 0)
+    verdict = judge(CLIENT, [Observation(PHASE, True, 3.0, dials=2, self_connects=(hit,))])
+    assert verdict.verdict is Word.INCONCLUSIVE
+    assert (
+        verdict.reason == "it connected to itself 300.0 ms before the watch ended: too late to tell what it does then"
+    )
+
+
+def test_a_client_that_runs_on_is_not_immune_before_it_came_back() -> None:
+    def running(rounds: int, *, is_gone: bool = False, had_to: bool = True) -> Verdict:
+        return judge(CLIENT, [Observation(
+            PHASE, True, 136.0, dials=rounds, dialled=(1.0,), rounds=rounds, had_to_come_back=had_to, is_gone=is_gone
+        )])  # fmt: skip
+
+    assert running(1).verdict is Word.INCONCLUSIVE
+    assert "dialled once and was still running 135 s later: its reconnects were not seen" in running(1).reason
+    assert "dialled twice" in running(2).reason
+    assert running(1).comebacks == 0
+    assert running(COMEBACKS).verdict is Word.IMMUNE
+    assert running(COMEBACKS).comebacks == COMEBACKS - 1
+    assert running(1, is_gone=True).verdict is Word.IMMUNE
+    assert running(1, is_gone=True).comebacks is None
+
+
+def test_a_trap_that_the_clients_own_listener_took_proves_nothing() -> None:
+    served = Observation(PHASE, True, 3.0, dials=5, rounds=5, served=True, counted=5)
+    assert judge(CLIENT, [served]).verdict is Word.UNEXERCISED
+    good = Observation(PHASE, True, 3.0, dials=1, rounds=1, is_gone=True)
+    assert judge(CLIENT, [served, good]).verdict is Word.IMMUNE
+
+
+def test_a_record_that_is_not_complete_is_no_pass() -> None:
+    good = Observation(PHASE, True, 3.0, dials=1, rounds=1, is_gone=True)
+    for lacking in (replace(good, lost_packets=2), replace(good, counted=1)):
+        verdict = judge(CLIENT, [lacking])
+        assert verdict.verdict is Word.INCONCLUSIVE, lacking
+        assert "packets" in verdict.reason
 
 
 def test_nothing_seen_is_no_pass() -> None:
@@ -154,34 +242,37 @@ def test_recovery_figures_come_from_the_recovery_phase_and_it_is_not_judged() ->
     ]
     verdict = judge(CLIENT, watched)
     assert verdict.verdict is Word.IMMUNE
-    assert (verdict.server_down_plain, verdict.server_down_reuse, verdict.recovered_after) == (61.0, 61.1, 63.0)
-    assert verdict.server_down is None
+    told = (verdict.server_down_plain, verdict.server_down_reuse, verdict.recovered_after)
+    assert [timing.seconds for timing in told] == [61.0, 61.1, 63.0]
+    assert {timing.outcome for timing in told} == {Outcome.MEASURED}
+    assert verdict.server_down.outcome is Outcome.NOT_ASKED
+
+
+def timings(recovery: Recovery | None, *, asked: bool = True, trouble: str | None = None) -> list[Timing]:
+    watched = [Observation(PHASE, True, 1.0, dials=1, is_gone=True)]
+    if recovery or trouble:
+        phase = replace(PHASE, name="connect-127.0.0.1-recovery")
+        watched.append(Observation(phase, trouble is None, 65.0, recovery=recovery, trouble=trouble))
+    verdict = judge(CLIENT, watched, recovery_asked=asked)
+    assert verdict.verdict is Word.IMMUNE
+    return [verdict.server_down_plain, verdict.server_down_reuse, verdict.server_down, verdict.recovered_after]
+
+
+def test_not_asked_not_measured_never_and_longer_than_the_patience_are_four_things() -> None:
+    assert {timing.outcome for timing in timings(None, asked=False)} == {Outcome.NOT_ASKED}
+    assert set(timings(None)) == {Timing(Outcome.NOT_MEASURED, reason="the client did not dial the port")}
+    assert set(timings(None, trouble="no trap")) == {Timing(Outcome.NOT_MEASURED, reason="no trap")}
+    patient = Recovery(0.5, None, 3.0, 3.0, None, 75.0)
+    longer = Timing(Outcome.LONGER, 75.0)
+    assert timings(patient) == [longer, Timing(Outcome.MEASURED, 3.0), Timing(), longer]
+    gone = replace(patient, client_gone=True)
+    assert timings(gone)[3] == Timing(Outcome.NEVER, reason="the client had ended")
+    real = timings(replace(patient, real_server=True, served_after=4.0))
+    assert [timing.outcome for timing in real] == [
+        Outcome.NOT_MEASURED, Outcome.NOT_MEASURED, Outcome.MEASURED, Outcome.LONGER
+    ]  # fmt: skip
 
 
 def test_only_the_words_on_self_connects_can_meet_a_requirement() -> None:
     assert [word for word in Word if meets(word, Word.IMMUNE)] == [Word.IMMUNE]
     assert [word for word in Word if meets(word, Word.ABORTS)] == [Word.IMMUNE, Word.ABORTS]
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.booleans()), min_size=9, max_size=9),
-    st.booleans(),
-    st.booleans(),
-)
-def test_every_audit_ends_after_at_most_seven_different_traps(
-    course: list[tuple[int, bool, bool]], quick: bool, has_ipv6: bool
-) -> None:
-    done: list[Observation] = []
-    while (where := trap.next_phase(done, quick=quick, has_ipv6=has_ipv6)) is not None:
-        dials, hit, running = course[len(done)]
-        hits = (SelfConnect(0, None, Ending.OPEN, where.host, 0),) if hit and dials else ()
-        done.append(
-            Observation(where, True, 1.0, dials=dials, self_connects=hits, exit_status=None if running else 1)
-        )
-        assert len(done) <= 7
-    names = [o.phase.name for o in done]
-    assert len(set(names)) == len(names)
-    assert names[0] == "connect-127.0.0.1"
-    if done[0].dials and not (quick and done[0].self_connects):
-        assert names[1] == "bind-127.0.0.1"
-    assert has_ipv6 or not any(o.phase.host == "::1" for o in done)

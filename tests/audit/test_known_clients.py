@@ -23,7 +23,7 @@ from tailbite.audit.warden import audit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-QUICK = Limits(dial=6, watch=0.6, hold=1.3, total=9, quick=True)
+QUICK = Limits.of_quick()
 
 POSTGRES = {
     "psql": ("blocks", "no"),

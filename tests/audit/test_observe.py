@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.trap import PORT, Trap
-from tailbite.audit.observe import SelfConnects, Timeline, Watch
-from tailbite.audit.records import Ending
+from tailbite.audit.observe import Recorder, SelfConnects, Timeline, cut
+from tailbite.audit.records import Ending, SelfConnect
 from tailbite.core.address import Endpoint, FourTuple
 from tailbite.kernel.packets import TcpFlags, TcpOptions, TcpSegment
 from tailbite.kernel.sock_diag import TcpSocket, TcpState
@@ -92,8 +92,28 @@ def test_any_segments_fold_without_error_and_each_end_has_its_ending(any_of_them
     for hit in fold.found:
         assert (hit.end is None) == (hit.ending is Ending.OPEN)
         assert hit.sent >= 0
-    fold.correct(200.0, held=False, time_wait=True)
-    assert fold.open_since is None
+    assert all(hit.end is not None for hit in cut(fold.found, 200.0, polled=200.0, held=False, time_wait=True))
+
+
+def test_an_end_after_the_audit_ended_the_client_is_not_the_clients() -> None:
+    opened, closed = (
+        SelfConnect(1.0, end, ending, "::1", 3) for end, ending in ((None, Ending.OPEN), (5, Ending.CLOSED))
+    )
+    for hit in (opened, closed):
+        assert cut([hit], 4.0, polled=3.9, held=True, time_wait=False) == (opened,)
+        (lost,) = cut([hit], 4.0, polled=3.9, held=False, time_wait=False)
+        assert (lost.end, lost.ending) == (4.0, Ending.RESET)
+        (lost,) = cut([hit], 4.0, polled=3.9, held=False, time_wait=True)
+        assert (lost.end, lost.ending) == (4.0, Ending.CLOSED)
+        assert cut([hit], 4.0, polled=0.9, held=False, time_wait=False) == (opened,)
+    assert cut([closed], 6.0, polled=3.9, held=True, time_wait=False) == (closed,)
+
+
+def test_dials_that_lie_close_together_are_one_round() -> None:
+    fold = SelfConnects(PORT)
+    for at in (1.0, 1.1, 1.2, 1.26, 1.3, 5.0):
+        fold.feed(segment(at, SYN, 7, source=PORT + 1))
+    assert (fold.dials, fold.rounds, fold.last_end) == (6, 3, None)
 
 
 def test_a_lost_end_is_noticed_when_the_same_ports_begin_anew() -> None:
@@ -135,7 +155,7 @@ def test_polls_become_spans() -> None:
 @pytest.mark.parametrize("ending", [Ending.CLOSED, Ending.RESET, Ending.OPEN])
 def test_the_kernels_own_segments_tell_how_each_close_ended(host: str, ending: Ending) -> None:
     Trap().set()
-    with Watch(PORT) as watch:
+    with Recorder(PORT) as watch:
         sock = socket.create_connection((host, PORT))
         sock.sendall(b"hello")
         assert sock.recv(5) == b"hello"
@@ -143,10 +163,10 @@ def test_the_kernels_own_segments_tell_how_each_close_ended(host: str, ending: E
             sock.close()
         elif ending is Ending.RESET:
             abort(sock)
-        held = watch.last_look()
+        states = {found.state.label for found in watch.poll()}
         (hit,) = watch.self_connects.found
         assert (hit.ending, hit.sent, hit.host) == (ending, 5, host)
-        assert held is (ending is Ending.OPEN)
+        assert ("ESTABLISHED" in states) is (ending is Ending.OPEN)
         assert watch.counted() == 1
         assert watch.lost == 0
         abort(sock)

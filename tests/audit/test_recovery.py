@@ -53,7 +53,7 @@ def recovery_of(client: Client, limits: Limits, folder: Path) -> tuple[Word, Rec
 
 
 def limits(patience: float, *, server: tuple[str, ...] | None = None, settle: float = 0.3) -> Limits:
-    return Limits(dial=2, watch=0.2, hold=1.1, total=3, quick=True, patience=patience, settle=settle, server=server)
+    return Limits(watch=0.2, hold=1.6, quick=True, recovery=True, patience=patience, settle=settle, server=server)
 
 
 @pytest.mark.usefixtures("network")

@@ -9,21 +9,24 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tailbite.audit.installed import Found, Requirement, look_for
 from tailbite.audit.records import Client, Driver, Stdin
+from tailbite.audit.toml_table import Table, raise_all
 from tailbite.errors import CatalogueError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from importlib.resources.abc import Traversable
 
 __all__ = ["CatalogueError", "Entry", "load", "parse"]
 
-HOME: Final = Path(__file__).with_name("catalogue")
-"""Where the package's own files are."""
+HOME: Final = files("tailbite.audit").joinpath("catalogue")
+"""The folder of the package's own files; inside a zip file, if the package is."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 _LIMITS = ("dial", "watch", "hold", "total")
@@ -36,10 +39,11 @@ class Entry:
     Attributes:
         name: unique in the catalogue.
         title: one line for people.
-        groups: what ``--catalogue`` also finds it by.
-        requirement: how to know that it is installed, and in which version.
-        install: where to get it, such as ``apt: redis-tools``.
-        client: what to run; placeholders for what is found stand open.
+        groups: other names for ``--catalogue``.
+        requirement: the programs, packages or files by which it is found, and its version.
+        install: the source of the package, such as ``apt: redis-tools``.
+        client: the client; the placeholders for what is found are not filled in yet.
+        differs: how it is run otherwise than at its defaults, and why; "" if it is not.
         source: the file.
     """
 
@@ -49,10 +53,11 @@ class Entry:
     requirement: Requirement
     install: str
     client: Client
-    source: Path = field(compare=False)
+    differs: str
+    source: Traversable = field(compare=False)
 
     def find(self) -> Client | None:
-        """Return the client as it is to be run here, or None if it is not installed."""
+        """Return the client as it is run here, or None if it is not installed."""
         found = look_for(self.requirement)
         return None if found is None else _completed(self.client, found)
 
@@ -64,23 +69,15 @@ def _completed(client: Client, found: Found) -> Client:
         return text
 
     driver = client.driver
-    return Client(
-        name=client.name,
+    environment = {name: fill(value) for name, value in client.environment.items()}
+    return replace(
+        client,
         command=tuple(map(fill, client.command)),
         version=found.version,
         files={name: fill(content) for name, content in client.files.items()},
-        environment={
-            **found.environment,
-            **{name: fill(value) for name, value in client.environment.items()},
-        },
-        stdin=client.stdin,
+        environment={**found.environment, **environment},
         prepare=tuple(map(fill, client.prepare)),
-        driver=driver and Driver(tuple(map(fill, driver.command)), driver.every, driver.ready),
-        success=client.success,
-        failure=client.failure,
-        in_scratch=True,
-        limits=client.limits,
-        groups=client.groups,
+        driver=driver and replace(driver, command=tuple(map(fill, driver.command))),
     )
 
 
@@ -88,23 +85,30 @@ def load(wanted: Sequence[str]) -> list[Entry]:
     """Return the entries that these words name: ``all``, a group, a client, a file or a folder of files.
 
     Raises:
-        CatalogueError: a word names nothing, or a file is not as it must be.
+        CatalogueError: a word names nothing, or files are not as they must be; it has all errors of all files.
     """
     own: list[Entry] | None = None
     entries: dict[str, Entry] = {}
+    errors: list[CatalogueError] = []
     for word in wanted:
         path = Path(word)
-        if word.endswith(".toml") or "/" in word or path.is_dir():
-            found = _read_path(path)
-        else:
-            own = own if own is not None else _read_folder(HOME)
-            found = [e for e in own if word in ("all", e.name, *e.groups)]
-            if not found:
-                raise CatalogueError("catalogue", None, _unknown(word, own))
+        try:
+            if word.endswith(".toml") or "/" in word or path.is_dir():
+                found = _read_folder(path) if path.is_dir() else [_read_file(path)]
+            else:
+                own = own if own is not None else _read_folder(HOME)
+                found = [e for e in own if word in ("all", e.name, *e.groups)]
+                if not found:
+                    raise CatalogueError("catalogue", None, _unknown(word, own))
+        except CatalogueError as error:
+            errors.append(error)
+            continue
         for entry in found:
             other = entries.setdefault(entry.name, entry)
-            if other.source != entry.source:
-                raise CatalogueError(str(entry.source), "name", f"{entry.name!r} is also the name in {other.source}")
+            if str(other.source) != str(entry.source):
+                reason = f"{entry.name!r} is also the name in {other.source}"
+                errors.append(CatalogueError(str(entry.source), "name", reason))
+    raise_all(errors)
     return sorted(entries.values(), key=lambda entry: (entry.groups[:1], entry.name))
 
 
@@ -115,18 +119,23 @@ def _unknown(word: str, entries: Sequence[Entry]) -> str:
     return f"{word!r} is neither a client nor a group{hint}"
 
 
-def _read_path(path: Path) -> list[Entry]:
-    return _read_folder(path) if path.is_dir() else [_read_file(path)]
-
-
-def _read_folder(folder: Path) -> list[Entry]:
-    files = sorted(folder.glob("*.toml"))
+def _read_folder(folder: Traversable) -> list[Entry]:
+    """Read every file of a folder; the errors of all of them are raised together."""
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
     if not files:
         raise CatalogueError(str(folder), None, "there is no *.toml file in this folder")
-    return [_read_file(file) for file in files]
+    entries: list[Entry] = []
+    errors: list[CatalogueError] = []
+    for file in files:
+        try:
+            entries.append(_read_file(file))
+        except CatalogueError as error:
+            errors.append(error)
+    raise_all(errors)
+    return entries
 
 
-def _read_file(file: Path) -> Entry:
+def _read_file(file: Traversable) -> Entry:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -136,31 +145,43 @@ def _read_file(file: Path) -> Entry:
     return parse(text, file)
 
 
-def parse(text: str, file: Path) -> Entry:
+def parse(text: str, file: Traversable) -> Entry:
     """Read one entry. Pure: ``file`` is only the name for errors.
 
     Raises:
-        CatalogueError: the text is not as it must be.
+        CatalogueError: the text is not as it must be; it has all errors.
     """
     try:
-        table = _Table(str(file), "", tomllib.loads(text))
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CatalogueError(str(file), None, f"it is no TOML: {error}") from None
+        raise CatalogueError(str(file), None, f"it is not valid TOML: {error}") from None
+    table = Table(str(file), "", values, [])
     name = table.text("name")
-    if not _NAME.fullmatch(name):
-        raise table.error("name", f"{name!r} must be lower-case letters, digits and any of . + _ -")
+    if name and not _NAME.fullmatch(name):
+        table.add_error("name", f"{name!r} must be lower-case letters, digits and any of . + _ -")
     groups = table.words("groups")
     if "all" in groups:
-        raise table.error("groups", "'all' is every client; it cannot be a group")
-    requirement = _requirement(table.table("installed"))
+        table.add_error("groups", "'all' is every client; it cannot be a group")
+    client = _client(table, name, groups)
+    title = table.text("title", default=name or "unnamed")
+    differs = table.text("differs", default=" ").strip()
+    installed = table.table("installed")
+    requirement = _requirement(installed) if installed else Requirement()
+    entry = Entry(name, title, groups, requirement, table.text("install"), client, differs, file)
+    table.finish()
+    raise_all(table.errors)
+    return entry
+
+
+def _client(table: Table, name: str, groups: tuple[str, ...]) -> Client:
     driver = table.table("driver", optional=True)
     stdin = table.text("stdin", default=Stdin.SILENT.value)
     if stdin not in [kind.value for kind in Stdin]:
-        raise table.error("stdin", f"{stdin!r} must be one of {', '.join(kind.value for kind in Stdin)}")
-    command = table.words("command")
+        table.add_error("stdin", f"{stdin!r} must be one of {', '.join(kind.value for kind in Stdin)}")
+        stdin = Stdin.SILENT.value
     client = Client(
         name=name,
-        command=command,
+        command=table.words("command"),
         files=table.strings("files"),
         environment=table.strings("environment"),
         stdin=Stdin(stdin),
@@ -174,130 +195,39 @@ def parse(text: str, file: Path) -> Entry:
     )
     for path in client.files:
         if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise table.error(f"files.{path}", "it must lie in the scratch folder")
-    texts = [
-        *command,
-        *client.files.values(),
-        *client.environment.values(),
-        *(client.driver.command if client.driver else ()),
-    ]
-    if not any("{port}" in text for text in texts):
-        raise table.error(
-            "command", "{port} stands nowhere in command, files, environment and driver: it dials nothing"
-        )
-    entry = Entry(name, table.text("title", default=name), groups, requirement, table.text("install"), client, file)
-    table.finish()
-    return entry
+            table.add_error(f"files.{path}", "it must lie in the scratch folder")
+    driving = client.driver.command if client.driver else ()
+    texts = [*client.command, *client.files.values(), *client.environment.values(), *driving]
+    if client.command and not any("{port}" in text for text in texts):
+        table.add_error("command", "{port} stands nowhere in command, files, environment or driver")
+    return client
 
 
-def _requirement(table: _Table | None) -> Requirement:
-    assert table is not None
+def _requirement(table: Table) -> Requirement:
     requirement = Requirement(
         programs=table.words("programs", optional=True),
-        python=table.text("python", default="") or None,
-        node=table.text("node", default="") or None,
+        python=table.text("python", default=" ").strip() or None,
+        node=table.text("node", default=" ").strip() or None,
         files=table.words("files", optional=True),
         version=table.words("version", optional=True),
         pattern=table.pattern("pattern") or r"\d+(?:\.\d+)+\w*",
     )
     if not (requirement.programs or requirement.python or requirement.node or requirement.files):
-        raise table.error("programs", "say what is needed: programs, python, node or files")
+        table.add_error("programs", "say what is needed: programs, python, node or files")
     table.finish()
     return requirement
 
 
-def _driver(table: _Table) -> Driver:
-    driver = Driver(table.words("command"), table.seconds("every"), table.text("ready", default="") or None)
+def _driver(table: Table) -> Driver:
+    ready = table.text("ready", default=" ").strip() or None
+    driver = Driver(table.words("command"), table.seconds("every"), ready)
     table.finish()
     return driver
 
 
-def _limits(table: _Table | None) -> dict[str, float]:
+def _limits(table: Table | None) -> dict[str, float]:
     if table is None:
         return {}
     limits = {name: value for name in _LIMITS if (value := table.seconds(name)) is not None}
     table.finish()
     return limits
-
-
-class _Table:
-    """A TOML table that is read key by key; what is left in the end is an error."""
-
-    def __init__(self, file: str, prefix: str, values: Mapping[str, Any]) -> None:
-        self._file = file
-        self._prefix = prefix
-        self._left = dict(values)
-        self._known: list[str] = []
-
-    def error(self, key: str, reason: str) -> CatalogueError:
-        return CatalogueError(self._file, self._prefix + key, reason)
-
-    def _take(self, key: str) -> Any:
-        self._known.append(key)
-        return self._left.pop(key, None)
-
-    def text(self, key: str, *, default: str | None = None) -> str:
-        value = self._take(key)
-        if value is None:
-            if default is None:
-                raise self.error(key, "it is missing")
-            return default
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(key, "it must be text")
-        return value
-
-    def words(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
-        value = self._take(key)
-        if value is None and optional:
-            return ()
-        if value is None:
-            raise self.error(key, "it is missing")
-        if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
-            raise self.error(key, "it must be a list of texts")
-        if any("\0" in word for word in value):
-            raise self.error(key, "it contains a NUL character")
-        return tuple(value)
-
-    def strings(self, key: str) -> dict[str, str]:
-        value = self._take(key)
-        if value is None:
-            return {}
-        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-            raise self.error(key, "it must be a table of texts")
-        return value
-
-    def seconds(self, key: str) -> float | None:
-        value = self._take(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 600:
-            raise self.error(key, "it must be a number of seconds, more than 0 and at most 600")
-        return float(value)
-
-    def pattern(self, key: str) -> str | None:
-        value = self._take(key)
-        if value is None:
-            return None
-        if not isinstance(value, str):
-            raise self.error(key, "it must be a regular expression in text")
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise self.error(key, f"it is no regular expression: {error}") from None
-        return value
-
-    def table(self, key: str, *, optional: bool = False) -> _Table | None:
-        value = self._take(key)
-        if value is None and optional:
-            return None
-        if value is None:
-            raise self.error(key, "this table is missing")
-        if not isinstance(value, dict):
-            raise self.error(key, "it must be a table")
-        return _Table(self._file, f"{self._prefix}{key}.", value)
-
-    def finish(self) -> None:
-        for key in self._left:
-            near = difflib.get_close_matches(key, self._known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(self._known))}"
-            raise self.error(key, f"it is not known{hint}")

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from tailbite.audit.records import Ending, SelfConnect, StateSpan
 from tailbite.kernel.capture import Capture
 from tailbite.kernel.packets import Packet, TcpFlags, TcpSegment
-from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
+from tailbite.kernel.sock_diag import SockDiag, TcpSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tailbite.core.ports import PortRange
 
-__all__ = ["Recorder", "SelfConnects", "Timeline", "read_counters"]
+__all__ = ["Recorder", "SelfConnects", "Timeline", "cut", "read_counters"]
 
 _MOST_PACKETS = 50_000
 _MOST_AT_ONCE = 500
@@ -121,12 +121,6 @@ class SelfConnects:
         elif ending is Ending.RESET:
             self._found[index] = SelfConnect(now.start, now.end, ending, host, now.sent)
 
-    def correct(self, at: float, *, held: bool, time_wait: bool) -> None:
-        """Correct the last self-connect by the socket list at the end: its end may be among the lost packets."""
-        if not held:
-            for host in list(self._current):
-                self._end(host, at, Ending.CLOSED if time_wait else Ending.RESET, only_if_open=True)
-
     @property
     def found(self) -> tuple[SelfConnect, ...]:
         """The self-connects that were established, the oldest first."""
@@ -141,6 +135,29 @@ class SelfConnects:
     def last_end(self) -> float | None:
         """The time at which a self-connect last ended; None if none did."""
         return max((found.end for found in self._found if found.end is not None), default=None)
+
+
+def cut(
+    found: Iterable[SelfConnect], at: float, *, polled: float, held: bool, time_wait: bool
+) -> tuple[SelfConnect, ...]:
+    """Return the self-connects as they were at a time: what ended later was open. Pure.
+
+    Args:
+        found: the self-connects, from the packets.
+        at: the time at which the audit ended the client, so that later ends are the audit's doing.
+        polled: the time of the last poll of the sockets.
+        held: True if that poll showed a self-connected socket.
+        time_wait: True if it showed one in TIME-WAIT. Where neither was there, an end is among lost packets.
+    """
+    return tuple(_cut_one(hit, at, held or hit.start >= polled, time_wait) for hit in found)
+
+
+def _cut_one(hit: SelfConnect, at: float, held: bool, time_wait: bool) -> SelfConnect:
+    if hit.end is not None and hit.end <= at:
+        return hit
+    if held:
+        return SelfConnect(hit.start, None, Ending.OPEN, hit.host, hit.sent)
+    return SelfConnect(hit.start, at, Ending.CLOSED if time_wait else Ending.RESET, hit.host, hit.sent)
 
 
 class Timeline:
@@ -201,7 +218,11 @@ class Recorder:
         self.self_connects = SelfConnects(port, self._start_ns)
         self.timeline = Timeline(port)
         self.packets: list[Packet] = []
-        self.crowded = False
+        self._has_more = False
+        self.known_until = 0.0
+        """The time up to which the packets are known: now, unless they come as fast as they are read."""
+        self.crowded_since: float | None = None
+        """The time at which another socket of the range was first seen; None if there was none."""
 
     def __enter__(self) -> Recorder:
         return self
@@ -226,17 +247,27 @@ class Recorder:
         return self._own.lost
 
     def read_packets(self) -> None:
-        """Take the new packets."""
+        """Take new packets; not all if they come as fast as they are read."""
         for packet in self._capture.read(most=_MOST_AT_ONCE):
             if len(self.packets) < _MOST_PACKETS:
                 self.packets.append(packet)
             segment = _decoded(packet)
             if segment is not None and not segment.is_to_itself:
                 self.self_connects.feed(segment)
-        for packet in self._own.read(most=_MOST_AT_ONCE):
+        before = self.now
+        own = self._own.read(most=_MOST_AT_ONCE)
+        for packet in own:
             segment = _decoded(packet)
             if segment is not None and segment.is_to_itself:
                 self.self_connects.feed(segment)
+        self._has_more = len(own) >= _MOST_AT_ONCE
+        self.known_until = (own[-1].timestamp_ns - self._start_ns) / 1e9 if self._has_more else before
+
+    def read_all_packets(self) -> None:
+        """Take every packet that is left; the client must have ended."""
+        self.read_packets()
+        while self._has_more:
+            self.read_packets()
 
     def poll(self) -> list[TcpSocket]:
         """Take the new packets and one poll of the sockets; return those on the port."""
@@ -244,8 +275,9 @@ class Recorder:
         every = list(self._diag.dump())
         sockets = [found for found in every if found.endpoints.local.port == self._port]
         self.timeline.feed(self.now, sockets)
-        if not self.crowded:
-            self.crowded = bool({_name(found) for found in every if self._is_other(found)} - self._known_before)
+        others = {_name(found) for found in every if self._is_other(found)} - self._known_before
+        if others and self.crowded_since is None:
+            self.crowded_since = self.now
         return sockets
 
     def _others(self) -> set[tuple[str, int]]:
@@ -254,13 +286,6 @@ class Recorder:
     def _is_other(self, found: TcpSocket) -> bool:
         in_range = self._ephemeral is not None and found.endpoints.local.port in self._ephemeral
         return in_range and not found.is_self_connected
-
-    def poll_finally(self) -> bool:
-        """Take all there is, and tell whether a self-connected socket stands on the port now."""
-        states = {found.state for found in self.poll() if found.is_self_connected}
-        held = TcpState.ESTABLISHED in states
-        self.self_connects.correct(self.now, held=held, time_wait=TcpState.TIME_WAIT in states)
-        return held
 
     def counted(self) -> int | None:
         """Return the self-connects since the recording began by the counters: see :func:`read_counters`."""

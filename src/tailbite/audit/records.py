@@ -97,6 +97,11 @@ class Phase:
         return len(self.ephemeral) == 2
 
     @property
+    def has_wider(self) -> bool:
+        """True if there is a trap with room for the same clients."""
+        return self.is_narrow and self.allocator is Allocator.CONNECT and self.host == "127.0.0.1"
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses that a server on :attr:`host` would listen on."""
         return ("127.0.0.1", "::1") if self.host == "localhost" else (self.host,)

@@ -25,23 +25,22 @@ from typing import TYPE_CHECKING
 
 from tailbite.audit import trap
 from tailbite.audit.jail import Jail
-from tailbite.audit.observe import Recorder
+from tailbite.audit.observe import Recorder, cut
 from tailbite.audit.records import (
     COMEBACKS,
     UNSUPPORTED_STATUS,
     BindAttempt,
     Client,
-    Ending,
     Limits,
     Observation,
     Output,
     Phase,
-    SelfConnect,
     Stdin,
 )
 from tailbite.audit.recover import measure_recovery
 from tailbite.audit.running import BUILD, RunningClient, Workspace, write_files
 from tailbite.kernel import namespace
+from tailbite.kernel.sock_diag import TcpState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -165,9 +164,10 @@ def run_phase(
                 else:
                     observation = _watch(running, where, limits, must_come_back)
                 # The capture stays open until the last process is gone: whatever it still does counts.
+                ended = recorder.now
                 running.end()
-                recorder.read_packets()
-            observation = _completed(observation, recorder)
+                recorder.read_all_packets()
+            observation = _completed(observation, recorder, ended)
             evidence = Evidence(tuple(recorder.packets), sysctls)
         # A client that did connect to itself has shown that the trap works; one that listened on P broke it.
         proven = observation.self_connects or observation.served or recover
@@ -185,7 +185,7 @@ def _recover(running: RunningClient, where: Phase, limits: Limits, workspace: Wo
 
 
 def _watch(running: RunningClient, where: Phase, limits: Limits, must_come_back: bool) -> Observation:
-    while not running.is_over(limits, must_come_back=must_come_back):
+    while not running.is_over(limits, where, must_come_back=must_come_back):
         running.tick()
     bind = BindAttempt(
         running.recorder.now,
@@ -200,7 +200,7 @@ def _watch(running: RunningClient, where: Phase, limits: Limits, must_come_back:
 def _observed(running: RunningClient, where: Phase, limits: Limits) -> Observation:
     """Return the observation of the client as it is now."""
     recorder, client = running.recorder, running.client
-    held = recorder.poll_finally()
+    held = any(found.is_self_connected and found.state is TcpState.ESTABLISHED for found in recorder.poll())
     duration = recorder.now
     output, driven = running.last_output()
     seen = recorder.self_connects
@@ -210,13 +210,9 @@ def _observed(running: RunningClient, where: Phase, limits: Limits) -> Observati
         control=True,
         duration=duration,
         watched_hold=limits.hold,
-        dials=seen.dials,
-        dialled=tuple(seen.dialled),
         rounds=seen.rounds,
         served=seen.answered is not None,
-        crowded=recorder.crowded,
-        self_connects=seen.found,
-        lost_packets=recorder.lost,
+        crowded=recorder.crowded_since is not None,
         states=recorder.timeline.spans(duration),
         held_at_end=held,
         exit_status=running.jail.exit_status,
@@ -230,18 +226,19 @@ def _observed(running: RunningClient, where: Phase, limits: Limits) -> Observati
     )
 
 
-def _completed(observation: Observation, recorder: Recorder) -> Observation:
-    """Add the dials and self-connects that began after the last poll, before the client was ended.
-
-    Their end, and the end of those that were open, is the audit's doing.
-    """
+def _completed(observation: Observation, recorder: Recorder, ended: float) -> Observation:
+    """Add the dials and self-connects, including those after the last poll; their end at the audit's hand is none."""
     seen = recorder.self_connects
-    known = len(observation.self_connects)
-    late = tuple(SelfConnect(hit.start, None, Ending.OPEN, hit.host, hit.sent) for hit in seen.found[known:])
+    waiting = any(
+        span.state == "TIME-WAIT to itself" and span.end >= observation.duration for span in observation.states
+    )
+    hits = cut(seen.found, ended, polled=observation.duration, held=observation.held_at_end, time_wait=waiting)
     return replace(
         observation,
+        duration=ended,
         dials=seen.dials,
-        self_connects=observation.self_connects + late,
+        dialled=tuple(seen.dialled),
+        self_connects=hits,
         counted=recorder.counted(),
         lost_packets=recorder.lost,
     )

@@ -29,6 +29,9 @@ _SLOW_TICK = 0.04
 Packets, output and exits are noticed at once all the same; only the timeline of states depends on the polls.
 """
 
+_CROWDED = 2.0
+"""Seconds after which a client with a port of its own, which does not dial, is given a trap with room instead."""
+
 _SETTLED = 1.5
 """Seconds after its last self-connect ended in which a client says what it makes of it, or exits."""
 
@@ -185,13 +188,14 @@ class RunningClient:
         """Tell whether enough rounds of dials were seen to know how the client dials again."""
         return self.recorder.self_connects.rounds >= COMEBACKS
 
-    def is_over(self, limits: Limits, *, must_come_back: bool) -> bool:
+    def is_over(self, limits: Limits, where: Phase, *, must_come_back: bool) -> bool:
         """Tell whether enough was seen for a verdict, or nothing more is to be expected.
 
         Times count from the first dial, so a program that starts slowly is watched for as long as any other.
 
         Args:
             limits: how long to watch.
+            where: the trap.
             must_come_back: True if the client could still be called immune: one that runs on is watched until it
                 came back several times, or patience is over.
         """
@@ -199,18 +203,20 @@ class RunningClient:
         if self.is_gone:
             return True
         if not seen.dialled:
-            return now >= limits.dial
+            since = self.recorder.crowded_since
+            lacks_room = where.has_wider and since is not None and now - since >= _CROWDED
+            return now >= limits.dial or lacks_room
         watched = now - seen.dialled[0]
         if watched >= limits.total:
             return True
         if seen.open_since is not None:
-            if now - seen.open_since >= limits.hold:
+            if self.recorder.known_until - seen.open_since >= limits.hold:
                 return True
             # One that flaps may have one open at any time; a first one that is open is waited for.
             return len(seen.found) > 1 and watched >= limits.watch + limits.hold
         if seen.last_end is not None:
             flaps = len(seen.found) > 1 and watched >= limits.watch + limits.hold
             return flaps or (watched >= limits.watch and now - seen.last_end >= _SETTLED)
-        if must_come_back and not self.has_come_back():
+        if must_come_back and not self.has_come_back() and seen.answered is None:
             return watched >= max(limits.watch, limits.patience)
         return watched >= limits.watch

@@ -63,9 +63,7 @@ def did_not_come_back(observation: Observation) -> str:
 def no_class(observation: Observation, hit: SelfConnect) -> str:
     """Say that a client connected to itself, but too late to tell what it does then."""
     lasted = seconds(hit.lasted(observation.duration))
-    return (
-        f"it connected to itself {lasted} before the watch ended: too late to tell what it does with the connection"
-    )
+    return f"it connected to itself {lasted} before the watch ended: too late to tell what it does then"
 
 
 def why_self_connected(word: Word, observation: Observation, hit: SelfConnect) -> str:

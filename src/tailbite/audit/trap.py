@@ -74,9 +74,11 @@ def phase(host: str, allocator: Allocator, *, ports: int = 2, occupied: bool = F
         return Phase(name, host, port, PortRange(_LOW, _LOW + 1), allocator)
     if ports != 16:
         raise ValueError(f"a trap has 2 ports, or 16 of which some may be occupied, not {ports}")
-    ephemeral = PortRange(_LOW - 6, _LOW + 9)
     if not occupied:
-        return Phase(f"{name}-16-ports", host, port, ephemeral, allocator)
+        return Phase(f"{name}-16-ports", host, port, PortRange(_LOW - 6, _LOW + 9), allocator)
+    # P lies in the upper half: bind(2) to port 0 with SO_REUSEADDR, as listeners have it, uses up the lower half of
+    # the range, both parities, before it takes a port of the upper one (inet_csk_find_open_port, attempt_half).
+    ephemeral = PortRange(_LOW - 10, _LOW + 5)
     held = tuple(other for other in range(ephemeral.low + port % 2, ephemeral.high + 1, 2) if other != port)
     return Phase(f"{name}-with-room", host, port, ephemeral, allocator, held)
 

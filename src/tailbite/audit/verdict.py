@@ -87,7 +87,7 @@ class Verdict:
         believed: whether it took itself for the server.
         self_connects: how many, over all phases.
         dials: how many SYNs it sent to P.
-        comebacks: how often it came back, in the phase in which it came back least; None if it ended or never dialled.
+        comebacks: how often it came back, in the phase with the fewest comebacks; None if it ended or never dialled.
         longest_hold: seconds; one that was still open counts as long as it was watched.
         bytes_to_itself: bytes it wrote to itself.
         left: what was left on P.

@@ -5,54 +5,62 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tailbite.audit.catalogue import CatalogueError, load
 from tailbite.audit.judge import meets
+from tailbite.audit.language import LANGUAGES
 from tailbite.audit.many import audit_many
 from tailbite.audit.records import Client, Limits, Stdin
 from tailbite.audit.report.data import verdict_as_data
-from tailbite.audit.verdict import Remains, Verdict, Word
+from tailbite.audit.verdict import Word
 from tailbite.cli import status
+from tailbite.cli.audit_clients import catalogue_clients, command_clients, entries_of, find_installed, split_words
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.errors import NamespaceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tailbite.audit.catalogue import Entry
     from tailbite.audit.records import Observation
     from tailbite.audit.run import Evidence
+    from tailbite.audit.verdict import Verdict
 
 __all__ = ["command"]
 
-_QUICK = Limits(dial=2.0, watch=0.5, hold=1.1, total=2.4, quick=True)
-_PATIENCE = 75.0
-"""Seconds: a TIME-WAIT lasts 60, and a server or client that retries every few seconds comes a little later."""
-
-_STYLES = {
-    Word.IMMUNE: "green",
-    Word.ABORTS: "yellow",
-    Word.BLOCKS: "red",
-    Word.HOLDS: "bold red",
-}
+_FORMATS = ("table", "json", "github")
 
 
 def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
     try:
         re.compile(value or "")
     except re.error as error:
-        raise click.BadParameter(f"{value!r} is no regular expression: {error}") from None
+        raise click.BadParameter(f"{value!r} is not a valid regular expression: {error}") from None
     return value
+
+
+_SECONDS = click.FloatRange(0, min_open=True)
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
 @click.argument("program", nargs=-1, metavar="[-- COMMAND...]")
+@click.option(
+    "--command",
+    "commands",
+    multiple=True,
+    metavar="CMD",
+    help="Audit this command as well; repeat it for several in one run. It is split into words as a shell does.",
+)
+@click.option("--name", "names", multiple=True, help="The client's name in reports; repeat it for each command.")
+@click.option(
+    "--image",
+    metavar="IMAGE",
+    help="Run the commands in this container image, with podman or docker, in the trap's network.",
+)
 @click.option(
     "--catalogue",
     "wanted",
@@ -61,22 +69,40 @@ def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     help="Audit clients of the catalogue: a group, a client, 'all', or a TOML file or folder of your own.",
 )
 @click.option("--list", "listing", is_flag=True, help="List the catalogue, and what of it is installed here.")
-@click.option("--quick", is_flag=True, help="Only what the verdict needs, on 127.0.0.1: at most 3 s a client.")
+@click.option(
+    "--check-catalogue",
+    "checking",
+    is_flag=True,
+    help="Check the entries of --catalogue (default: all): do their drivers behave like the programs they stand for?",
+)
+@click.option("--cure", type=click.Choice(LANGUAGES), help="Print how to cure a client in this language.")
+@click.option(
+    "--quick", is_flag=True, help="Only what the verdict needs, on 127.0.0.1: a few seconds after the first dial."
+)
+@click.option(
+    "--watch",
+    type=_SECONDS,
+    metavar="SECONDS",
+    help=f"Watch for at least this long after the first dial (default {Limits().watch:g}; "
+    f"{Limits.of_quick().watch:g} with --quick).",
+)
 @click.option("--recovery", is_flag=True, help="Measure how long a server is kept down, and when the client is back.")
 @click.option(
     "--server", metavar="CMD", help="Start this real server for --recovery; {host} and {port} are filled in."
 )
 @click.option(
     "--patience",
-    type=click.FloatRange(0, min_open=True),
+    type=_SECONDS,
     metavar="SECONDS",
-    help=f"How long --recovery waits (default {_PATIENCE:g}).",
+    help="How long a client that is still running is given to come back, and --recovery waits "
+    f"(default {Limits().patience:g}; {Limits.of_quick().patience:g} with --quick).",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=_SECONDS,
     metavar="SECONDS",
-    help=f"A client that has not dialled after this time is not going to (default {Limits().dial:g}).",
+    help=f"A client that has not dialled after this time is not going to (default {Limits().dial:g}; "
+    f"{Limits.of_quick().dial:g} with --quick).",
 )
 @click.option("--success", callback=_pattern, metavar="REGEX", help="Output that claims a connection.")
 @click.option("--failure", callback=_pattern, metavar="REGEX", help="Output that denies one.")
@@ -93,7 +119,14 @@ def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     help="Exit with 0 if every client is at least this good, with 1 if not.",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=None, help="Audits at a time (default: one per core).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (schema tailbite.audit/1).")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(_FORMATS),
+    help="The output: a table (default), JSON (schema tailbite.audit/2), or annotations for GitHub Actions and a "
+    "job summary.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write a JUnit report.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one self-contained page.")
 @click.option(
@@ -103,9 +136,15 @@ def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 )
 def command(
     program: tuple[str, ...],
+    commands: tuple[str, ...],
+    names: tuple[str, ...],
+    image: str | None,
     wanted: tuple[str, ...],
     listing: bool,
+    checking: bool,
+    cure: str | None,
     quick: bool,
+    watch: float | None,
     recovery: bool,
     server: str | None,
     patience: float | None,
@@ -115,12 +154,13 @@ def command(
     stdin: str,
     require: str | None,
     jobs: int | None,
+    output: str | None,
     as_json: bool,
     junit: Path | None,
     html: Path | None,
     evidence: Path | None,
 ) -> int:
-    """Run a client where it must connect to itself, and tell what it does.
+    """Run a client where it must connect to itself, and judge what it does.
 
     The client runs in a private network namespace, without root, in which a plain client is certain to connect to
     itself; it is watched from the kernel's side. {host} and {port} in COMMAND are filled in:
@@ -130,101 +170,76 @@ def command(
       tailbite audit --recovery -- ./my-client --server {host}:{port}
       tailbite audit --catalogue postgres --html postgres.html
 
-    Verdicts, from good to bad: immune, aborts (resets it within a second), blocks (its TIME-WAIT keeps the server
-    down), holds (keeps it). None at all: unexercised (never dialled the port), inconclusive, unsupported.
+    Verdicts, from good to bad: immune; aborts (a server is kept down for less than 1.5 s); blocks (for up to a
+    minute, mostly by a TIME-WAIT); holds (for longer, mostly as long as the client runs). None at all: unexercised
+    (never dialled the port), inconclusive (too little was seen), unsupported. A client that is still running is
+    immune only if it was seen to come back.
 
     Ctrl-C ends it; what is known by then is shown and written, marked as a part.
 
     Exit status: 0 all are immune (or as --require says), 1 one is not, 3 no verdict, 4 not possible here, 130
     interrupted.
     """
+    output = _format(output, as_json)
+    if cure is not None:
+        from tailbite.audit.language import read_cure
+
+        click.echo(read_cure(cure))
+        return status.FINE
     if listing:
-        return _list(_entries(wanted or ("all",)), as_json)
+        return _list_catalogue(wanted, output)
+    if checking:
+        return _check_catalogue(wanted, output)
     for file in (junit, html):
         if file is not None and not file.absolute().parent.is_dir():
             raise click.UsageError(f"cannot write {file}: there is no folder {file.parent}")
-    clients = _clients(program, wanted, success, failure, stdin)
-    limits = _limits(quick, recovery, server, patience, timeout)
+    if bool(program or commands) == bool(wanted):
+        raise click.UsageError("give either a command after -- (or --command), or --catalogue (or --list)")
+    if wanted:
+        _refuse_with_catalogue({"--success": success, "--failure": failure, "--name": names, "--image": image})
+        clients = catalogue_clients(wanted)
+    else:
+        patterns = {"success": success, "failure": failure}
+        clients = command_clients(program, commands, names, image=image, stdin=Stdin(stdin), **patterns)
+    limits = _limits(quick, recovery, server, patience=patience, dial=timeout, watch=watch)
     required = Word(require or Word.IMMUNE.value)
     verdicts = _audit(clients, limits, jobs or os.cpu_count() or 1, evidence)
     order = {client.name: position for position, client in enumerate(clients)}
     verdicts.sort(key=lambda verdict: order[verdict.client])
-    # Interrupted, what is known is told all the same, as the part that it is.
     left_out = tuple(client.name for client in clients if client.name not in {v.client for v in verdicts})
     if verdicts:
         _write_reports(verdicts, required, left_out, junit, html)
-        if as_json:
-            told = [verdict_as_data(verdict) for verdict in verdicts]
-            emit_json("audit", require=required.value, not_audited=left_out, clients=told)
-        else:
-            _show(verdicts, recovery=limits.patience is not None)
+        _print(verdicts, required, left_out, output, recovery=limits.recovery)
     if left_out:
         note(f"interrupted: {len(verdicts)} of {len(clients)} clients were audited")
         return status.INTERRUPTED
     return _exit_status(verdicts, required, explicit=require is not None)
 
 
-def _clients(
-    program: tuple[str, ...], wanted: tuple[str, ...], success: str | None, failure: str | None, stdin: str
-) -> list[Client]:
-    if bool(program) == bool(wanted):
-        raise click.UsageError("give either a command after -- or --catalogue (or --list)")
-    if program:
-        if not any("{port}" in part for part in program):
-            raise click.UsageError(
-                "the command must contain {port}, where the audit puts the dead port: "
-                f"tailbite audit -- {program[0]} {{host}} {{port}}"
-            )
-        if any("\0" in part for part in program):
-            raise click.UsageError("the command contains a NUL character")
-        name = Path(program[0]).name
-        return [Client(name, program, success=success, failure=failure, stdin=Stdin(stdin))]
-    if success or failure:
-        raise click.UsageError("--success and --failure are for a command; the catalogue has patterns of its own")
-    entries = _entries(wanted)
-    with console(stderr=True).status("Looking for installed clients ..."):
-        found = [(entry, entry.find()) for entry in entries]
-    clients = [client for _, client in found if client is not None]
-    missing = [entry.name for entry, client in found if client is None]
-    if missing:
-        note(f"not installed here: {', '.join(missing)}")
-    if not clients:
-        raise Unsupported("none of these clients is installed here; tailbite audit --list shows what would be needed")
-    return clients
+def _format(output: str | None, as_json: bool) -> str:
+    if as_json and output not in (None, "json"):
+        raise click.UsageError(f"--json is -o json; leave it out for -o {output}")
+    return "json" if as_json else output or "table"
 
 
-def _entries(wanted: Sequence[str]) -> list[Entry]:
-    try:
-        return load(wanted)
-    except CatalogueError as error:
-        raise click.UsageError(str(error)) from None
+def _refuse_with_catalogue(options: dict[str, object]) -> None:
+    for option, value in options.items():
+        if value:
+            raise click.UsageError(f"{option} is for a command; the entries of the catalogue have their own")
 
 
-def _limits(quick: bool, recovery: bool, server: str | None, patience: float | None, timeout: float | None) -> Limits:
-    recover = recovery or server is not None or patience is not None
+def _limits(quick: bool, recovery: bool, server: str | None, **given: float | None) -> Limits:
+    recover = recovery or server is not None
     if quick and recover:
-        raise click.UsageError("--quick measures no recovery: leave out --recovery, --server and --patience")
-    base = _QUICK if quick else Limits()
-    try:
-        words = tuple(shlex.split(server)) if server is not None else None
-    except ValueError as error:
-        raise click.UsageError(f"--server {server!r} cannot be split into words: {error}") from None
-    if words is not None and (not words or not any("{port}" in word for word in words)):
-        raise click.UsageError("--server must contain {port}, the port it is to listen on")
-    dial = timeout or base.dial
-    return Limits(
-        dial=dial,
-        watch=base.watch,
-        hold=base.hold,
-        total=max(base.total, dial + base.watch + base.hold),
-        quick=quick,
-        patience=(patience or _PATIENCE) if recover else None,
-        server=words,
-    )
+        raise click.UsageError("--quick measures no recovery: leave out --recovery and --server")
+    base = Limits.of_quick() if quick else Limits()
+    words = split_words(server, "--server") if server is not None else None
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(base, recovery=recover, server=words, **chosen)
 
 
 def _audit(clients: Sequence[Client], limits: Limits, jobs: int, evidence: Path | None) -> list[Verdict]:
-    """Return the verdicts in the order they came; fewer than clients if we were interrupted."""
+    """Return the verdicts in the order they came; fewer than clients if the audit was interrupted."""
     keep: Callable[[Client, Observation, Evidence], None] | None = None
     if evidence is not None:
         from tailbite.audit.report.evidence import write_evidence
@@ -257,7 +272,7 @@ def _audit(clients: Sequence[Client], limits: Limits, jobs: int, evidence: Path 
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Tidy up on SIGTERM as on Ctrl-C."""
+    """End the audits on SIGTERM as on Ctrl-C."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -307,64 +322,31 @@ def _write(write: Callable[[Path, str], None], file: Path, text: str) -> None:
         raise click.UsageError(f"cannot write {file}: {error.strerror}") from None
 
 
-def _show(verdicts: Sequence[Verdict], *, recovery: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
+def _print(
+    verdicts: Sequence[Verdict], required: Word, left_out: Sequence[str], output: str, *, recovery: bool
+) -> None:
+    if output == "json":
+        told = [verdict_as_data(verdict) for verdict in verdicts]
+        emit_json("audit", schema_version=2, require=required.value, not_audited=left_out, clients=told)
+        return
+    if output == "github":
+        from tailbite.audit.report.github import job_summary, workflow_commands
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("client", overflow="fold")
-    table.add_column("verdict")
-    table.add_column("believed")
-    table.add_column("times", justify="right")
-    table.add_column("held", justify="right")
-    table.add_column("left", no_wrap=True)
-    if recovery:
-        table.add_column("down", justify="right")
-        table.add_column("back", justify="right")
-    for verdict in verdicts:
-        row: list[str | Text] = [
-            verdict.client,
-            Text(verdict.verdict.value, _STYLES.get(verdict.verdict, "")),
-            verdict.believed.value if verdict.self_connects else "-",
-            str(verdict.self_connects),
-            _held(verdict),
-            verdict.left.value if verdict.left else "-",
-        ]
-        if recovery:
-            row += [_down(verdict), _seconds(verdict.recovered_after, "never")]
-        table.add_row(*row)
-    out = console()
-    out.print(table)
-    if recovery:
-        out.print("\ndown: how long a server could not start, plain / with SO_REUSEADDR; back: the client is on it.")
-    if len(verdicts) <= 3:
-        for verdict in verdicts:
-            out.print(Text(f"\n{verdict.client}: {verdict.reason}."))
+        click.echo(workflow_commands(verdicts, required, left_out), nl=False)
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            _append(Path(summary), job_summary(verdicts, required, left_out))
+    from tailbite.cli.show.audit import print_verdicts
+
+    print_verdicts(verdicts, recovery=recovery)
 
 
-def _held(verdict: Verdict) -> str:
-    if verdict.longest_hold is None:
-        return "-"
-    more = ">" if verdict.left is Remains.ESTABLISHED else ""
-    hold = verdict.longest_hold
-    return f"{more}{hold:.1f} s" if hold >= 1 else f"{more}{hold * 1000:.1f} ms"
-
-
-def _down(verdict: Verdict) -> str:
-    recovery = next((seen.recovery for seen in verdict.observations if seen.recovery), None)
-    if recovery is None:
-        return "-"
-    if recovery.real_server:
-        return _seconds(verdict.server_down, f">{recovery.gave_up_after:.0f} s")
-    plain, reuse = (
-        _seconds(value, f">{recovery.gave_up_after:.0f} s")
-        for value in (verdict.server_down_plain, verdict.server_down_reuse)
-    )
-    return plain if plain == reuse else f"{plain} / {reuse}"
-
-
-def _seconds(value: float | None, otherwise: str) -> str:
-    return otherwise if value is None else f"{value:.1f} s"
+def _append(file: Path, text: str) -> None:
+    """Append to the summary of the job, which has one section per command."""
+    try:
+        with file.open("a", encoding="utf-8") as summary:
+            summary.write(text)
+    except OSError as error:
+        raise click.UsageError(f"cannot write the job summary {file}: {error.strerror}") from None
 
 
 def _exit_status(verdicts: Sequence[Verdict], required: Word, *, explicit: bool) -> int:
@@ -381,10 +363,9 @@ def _exit_status(verdicts: Sequence[Verdict], required: Word, *, explicit: bool)
     return status.PARTLY_BLIND
 
 
-def _list(entries: Sequence[Entry], as_json: bool) -> int:
-    with console(stderr=True).status("Looking for installed clients ..."):
-        found = [(entry, entry.find()) for entry in entries]
-    if as_json:
+def _list_catalogue(wanted: Sequence[str], output: str) -> int:
+    found = find_installed(entries_of(wanted or ("all",)))
+    if output == "json":
         emit_json(
             "audit-list",
             clients=[
@@ -400,18 +381,21 @@ def _list(entries: Sequence[Entry], as_json: bool) -> int:
             ],
         )
         return status.FINE
-    from rich.table import Table
-    from rich.text import Text
+    from tailbite.cli.show.audit import print_catalogue
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("client", "groups", "version", "or install"):
-        table.add_column(heading, overflow="fold")
-    for entry, client in found:
-        table.add_row(
-            entry.name,
-            ", ".join(entry.groups),
-            (client.version or "installed") if client else "-",
-            Text("" if client else entry.install),
-        )
-    console().print(table)
+    print_catalogue(found)
     return status.FINE
+
+
+def _check_catalogue(wanted: Sequence[str], output: str) -> int:
+    from tailbite.audit.lint import check
+
+    entries = entries_of(wanted or ("all",))
+    faults = [fault for entry in entries for fault in check(entry)]
+    if output == "json":
+        emit_json("audit-check", entries=len(entries), faults=faults)
+    else:
+        for fault in faults:
+            click.echo(str(fault))
+        note(f"{len(faults)} faults in {len(entries)} entries")
+    return status.FOUND if faults else status.FINE

@@ -24,13 +24,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tailbite.audit.records import Allocator
-from tailbite.audit.trap import connects_to_itself
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import read_ephemeral_range, write_ephemeral_range
 from tailbite.lab.strategies import STRATEGY_HOST, Strategy, is_to_itself
+from tailbite.testkit.plain_client import connects_to_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,7 +111,7 @@ def run_storm(
     usual = read_ephemeral_range()
     narrow = PortRange(_LOW, _LOW + _WIDTH - 1)
     write_ephemeral_range(narrow)
-    _send_control(port, Allocator.BIND if strategy.binds_first else Allocator.CONNECT)
+    _send_control(port, binds_first=strategy.binds_first)
     rounds = []
     with strategy.prepare(port), _Clients(strategy, port, settings) as clients:
         for number in range(1, settings.restarts + 1):
@@ -125,9 +124,9 @@ def run_storm(
     return rounds
 
 
-def _send_control(port: int, allocator: Allocator) -> None:
+def _send_control(port: int, *, binds_first: bool) -> None:
     """Prove that an unguarded client connects to itself on this port; leaves nothing behind."""
-    if not any(connects_to_itself(STRATEGY_HOST, port, allocator) for _ in range(40 * _WIDTH)):
+    if not connects_to_itself(STRATEGY_HOST, port, binds_first=binds_first, attempts=40 * _WIDTH):
         raise NoControl(
             f"an unguarded client did not connect to itself on port {port}, so there is nothing to compare with"
         )

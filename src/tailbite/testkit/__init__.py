@@ -1,1 +1,1 @@
-"""What the pytest plugin is made of, without pytest: ports that behave, an in-process trap, and a watch."""
+"""The parts of the pytest plugin, without pytest: ports, an in-process trap, a watch, a conformance check."""

@@ -1,6 +1,7 @@
-"""Does a connecting function connect to itself? In a namespace where a plain socket certainly does.
+"""Conformance of a connecting function: it must not connect to itself where a plain socket certainly does.
 
-The namespace's ephemeral range is two ports, one of them the dead port, so an unguarded client needs a try or two.
+The namespace's ephemeral range is two ports, one of them the dead port. A plain client is sent first; if that one
+does not connect to itself, nothing is proven.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_ephemeral_range
+from tailbite.testkit.plain_client import connects_to_itself, family_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +30,12 @@ _HOSTS = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing a connector must do.
+    """One requirement that a connector must meet.
 
     Attributes:
         claim: what must hold.
         holds: True if it does.
-        detail: what was seen.
+        detail: the observation.
     """
 
     claim: str
@@ -45,7 +47,7 @@ class Check:
 
 
 def check_connector(connect: Callable[[str, int], Any], *, attempts: int = 100) -> tuple[Check, ...]:
-    """Put ``connect`` where it must connect to itself, and see.
+    """Call ``connect`` where a plain client connects to itself, and check that it does not.
 
     ::
 
@@ -53,7 +55,7 @@ def check_connector(connect: Callable[[str, int], Any], *, attempts: int = 100) 
             tailbite.testing.check_connector(lambda host, port: MyClient(host, port).socket)
 
     Args:
-        connect: connects to host and port and returns a connected socket or what holds one (see
+        connect: connects to host and port and returns a connected socket or an object that holds one (see
             :func:`tailbite.is_self_connected`), or raises OSError. It is called in the calling thread, and must
             connect from there: a namespace belongs to a thread. What it returns is closed here.
         attempts: how often it dials the dead port, for each kind of address.
@@ -63,6 +65,7 @@ def check_connector(connect: Callable[[str, int], Any], *, attempts: int = 100) 
 
     Raises:
         AssertionError: a check does not hold; its text is the report.
+        RuntimeError: a plain client does not connect to itself here, so there is nothing to compare with.
         NamespaceUnavailable: this system gives this process no network namespace (it takes CAP_SYS_ADMIN, also
             that of :func:`tailbite.kernel.namespace.enter_private_network`).
     """
@@ -72,6 +75,8 @@ def check_connector(connect: Callable[[str, int], Any], *, attempts: int = 100) 
             low = PORT - 1 if binds_first else PORT
             write_ephemeral_range(PortRange(low, low + 1))
             for host in _HOSTS:
+                if not connects_to_itself(host, PORT, binds_first=binds_first):
+                    raise RuntimeError(f"a plain client did not connect to itself on {host}: nothing is proven")
                 checks += _checks(connect, host, attempts, "bind first" if binds_first else "connect at once")
     if not all(check.holds for check in checks):
         raise AssertionError("\n".join(map(str, checks)))
@@ -86,7 +91,7 @@ def _checks(connect: Callable[[str, int], Any], host: str, attempts: int, kind: 
             made = connect(host, PORT)
             opened += 1
             found += is_self_connected(made)
-            _end(made)
+            _close(made)
     return [
         Check(
             "it never connects to itself",
@@ -106,7 +111,7 @@ def _leaves_nothing(where: str) -> Check:
 
 
 def _server_can_bind(host: str, where: str) -> Check:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+    with socket.socket(family_of(host)) as sock:
         try:
             sock.bind((host, PORT))
         except OSError as error:
@@ -116,7 +121,7 @@ def _server_can_bind(host: str, where: str) -> Check:
 
 def _finds_the_server(connect: Callable[[str, int], Any], host: str, where: str) -> Check:
     claim = "it finds the server when there is one"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = family_of(host)
     with socket.socket(family) as listener:
         try:
             listener.bind((host, PORT))
@@ -126,12 +131,12 @@ def _finds_the_server(connect: Callable[[str, int], Any], host: str, where: str)
             return Check(claim, False, f"{error}; {where}")
         accepted, _ = listener.accept()
         abort(accepted)
-        _end(made)
+        _close(made)
     return Check(claim, True, where)
 
 
-def _end(made: Any) -> None:
-    """Close what the connector returned, with RST where that is a socket: the next check begins clean."""
+def _close(made: Any) -> None:
+    """Close the connector's result, with RST where that is a socket, so that nothing is left for the next check."""
     if isinstance(made, socket.socket):
         abort(made)
     else:

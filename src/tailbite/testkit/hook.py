@@ -1,7 +1,7 @@
-"""One audit hook for the trap and the watch: who wants to hear of a connect before it happens.
+"""The audit hook of the trap and the watch, which calls listeners before each connect.
 
-An audit hook cannot be taken away again (PEP 578), so there is one for the process, added when it is first wanted,
-and a list it calls.
+An audit hook cannot be removed again (PEP 578), so there is one for the process, added when it is first needed, and
+a list of listeners that it calls.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _added = False
 
 
 def listen(listener: Callable[[socket.socket, Any], None]) -> None:
-    """Have ``listener(sock, address)`` called before each connect of Python's socket module."""
+    """Call ``listener(sock, address)`` before each connect of Python's socket module."""
     global _added
     _listeners.append(listener)
     if not _added:
@@ -29,7 +29,7 @@ def listen(listener: Callable[[socket.socket, Any], None]) -> None:
 
 
 def unlisten(listener: Callable[[socket.socket, Any], None]) -> None:
-    """Call it no more."""
+    """Stop calling a listener."""
     _listeners.remove(listener)
 
 

@@ -25,7 +25,7 @@ _TRIES = 200
 
 @contextlib.contextmanager
 def hold_refused_port() -> Iterator[int]:
-    """Hold a port that is bound and not listened on: connects are refused, and it is nobody's source port.
+    """Hold a port that is bound and not listened on: connects are refused, and the kernel never chooses it.
 
     Linux refuses at once (measured); macOS lets a connect to such a port wait.
 
@@ -79,7 +79,7 @@ def reserve_server_port() -> Iterator[int]:
             f"the ephemeral range {ephemeral} leaves no port outside for a server; "
             "narrow it (sysctl net.ipv4.ip_local_port_range) or reserve one (net.ipv4.ip_local_reserved_ports)",
         )
-    # Not the global generator: tests seed it, and two workers with one seed would race for each port.
+    # A generator of its own: tests seed the global one, and two workers with one seed would race for each port.
     chooser = random.Random(os.urandom(8))
     for port in chooser.sample(candidates, min(len(candidates), _TRIES)):
         with socket.socket(socket.AF_UNIX) as claim:

@@ -1,7 +1,7 @@
 """A trap inside one process: connects to one dead port become self-connects, without privilege or namespace.
 
-IP_LOCAL_PORT_RANGE (Linux 6.3) makes the kernel draw a socket's source port from a range. Where tailbite uses it to
-leave the destination port out, the trap uses it to leave nothing else: a range of the destination port alone.
+IP_LOCAL_PORT_RANGE (Linux 6.3) makes the kernel choose a socket's source port from a range. tailbite uses it to
+exclude the destination port; the trap uses it to leave nothing else: a range of the destination port alone.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class ProcessTrap:
     Attributes:
         host: 127.0.0.1.
         port: the dead port.
-        self_connects: for how many connects the trap was set; those of sockets that protect themselves are not.
+        self_connects: the connects for which the trap was armed, without those of sockets that protect themselves.
 
     Raises:
         OSError: no port is free.
-        RuntimeError: the trap does not spring for a plain socket.
+        RuntimeError: a plain socket does not connect to itself in the trap.
     """
 
     host = "127.0.0.1"
@@ -51,43 +51,43 @@ class ProcessTrap:
         return (self.host, self.port)
 
     @staticmethod
-    def why_not() -> str | None:
-        """Say why this system cannot have the trap, or None if it can."""
+    def why_unavailable() -> str | None:
+        """Return why this system cannot have the trap, or None if it can."""
         if not supports_local_port_range():
             return "the trap needs IP_LOCAL_PORT_RANGE, which Linux has since 6.3"
         return None
 
     def __enter__(self) -> ProcessTrap:
-        listen(self._set)
+        listen(self._arm)
         try:
             self.control()
         except BaseException:
-            unlisten(self._set)
+            unlisten(self._arm)
             raise
         self.self_connects = 0
         return self
 
     def __exit__(self, *_: object) -> None:
-        unlisten(self._set)
+        unlisten(self._arm)
 
     def control(self) -> None:
-        """Prove that the trap springs: connect a plain socket, see it connected to itself, and reset it.
+        """Prove that the trap is armed: connect a plain socket, check that it connected to itself, and reset it.
 
         Raises:
-            RuntimeError: it did not, so that nothing can be concluded from a client that does not either.
+            RuntimeError: it did not, so a client that does not either proves nothing.
         """
         sock = socket.socket()
         try:
             sock.connect(self.address)
             ends = (Endpoint.from_sockaddr(sock.getsockname()), Endpoint.from_sockaddr(sock.getpeername()))
             if not is_self(*ends):
-                raise RuntimeError(f"somebody listens on {ends[1]}: this is no dead port any more")
+                raise RuntimeError(f"somebody listens on {ends[1]}: this is not a dead port any more")
         except OSError as error:
             raise RuntimeError(
-                f"a plain connect to the dead port {self.port} did not reach itself: {error}"
+                f"a plain connect to the dead port {self.port} did not connect to itself: {error}"
             ) from error
         finally:
-            # Reset, as abort() does, but past Python's close(): the watch is not to take this for the test's doing.
+            # Reset as abort() does, but not through Python's close(): the watch must not count this for the test.
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             os.close(sock.detach())
@@ -97,7 +97,7 @@ class ProcessTrap:
         with SockDiag() as diag:
             return [s for s in diag.listing(local_port=self.port).sockets if s.is_self_connected]
 
-    def _set(self, sock: socket.socket, address: Any) -> None:
+    def _arm(self, sock: socket.socket, address: Any) -> None:
         if not isinstance(address, tuple) or len(address) < 2 or address[1] != self.port:
             return
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
@@ -109,7 +109,7 @@ class ProcessTrap:
 
 
 def _free_port() -> int:
-    """Choose a port of the ephemeral range that nobody uses; what is left of an earlier trap there is passed over."""
+    """Choose an unused port of the ephemeral range; ports on which an earlier trap left something are skipped."""
     ephemeral = read_ephemeral_range()
     with SockDiag() as diag:
         used = {s.endpoints.local.port for s in diag.listing().sockets}

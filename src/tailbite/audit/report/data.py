@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tailbite.audit.records import Observation, Recovery, SelfConnect
-    from tailbite.audit.verdict import Verdict
+    from tailbite.audit.verdict import Timing, Verdict
 
 __all__ = ["observation_as_data", "verdict_as_data"]
 

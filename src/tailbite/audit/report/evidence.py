@@ -1,4 +1,4 @@
-"""A folder of evidence: what a verdict rests on, for an expert who wants to see for himself."""
+"""A folder of evidence: the packets and observations a verdict rests on, for an expert who wants to check it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["folder_name", "write_evidence"]
 
 
 def folder_name(client: str) -> str:
-    """Return a client's name as a folder has it: nothing that leads elsewhere, nothing a shell must quote."""
+    """Return the name of a client's folder: no path that leads elsewhere, nothing a shell must quote."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", client).strip("-.") or "client"
 
 
@@ -29,7 +29,7 @@ def write_evidence(folder: Path, client: str, seen: Observation, evidence: Evide
     Raises:
         OSError: the folder cannot be written.
     """
-    place = folder / folder_name(client) / seen.phase.name
+    place = folder / folder_name(client) / seen.phase.folder
     place.mkdir(parents=True, exist_ok=True)
     with (place / "lo.pcap").open("wb") as file:
         file.write(pcap_header())

@@ -8,14 +8,15 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from tailbite.audit.judge import meets
+from tailbite.audit.language import cure_of
 from tailbite.audit.report.timeline import timeline
-from tailbite.audit.verdict import Remains, Word
+from tailbite.audit.verdict import Outcome, Remains, Word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tailbite.audit.records import Observation
-    from tailbite.audit.verdict import Verdict
+    from tailbite.audit.verdict import Timing, Verdict
 
 __all__ = ["page"]
 
@@ -35,12 +36,12 @@ details { margin: .4rem 0 1rem; } summary { cursor: pointer; } h2 { margin-top: 
 """
 
 _MEANINGS = {
-    Word.IMMUNE: "dialled the dead port, never itself",
-    Word.ABORTS: "connected to itself, reset it within a second",
-    Word.BLOCKS: "dropped it, and left a TIME-WAIT that keeps the server down",
-    Word.HOLDS: "kept it: no server can start",
+    Word.IMMUNE: "dialled the dead port, came back or ended, never itself",
+    Word.ABORTS: "connected to itself; a server is down for less than 1.5 s",
+    Word.BLOCKS: "let go, but a server is down for up to a minute, by TIME-WAIT mostly",
+    Word.HOLDS: "kept it: a server is down for longer, mostly as long as the client runs",
     Word.UNEXERCISED: "never dialled the port: no pass",
-    Word.INCONCLUSIVE: "could not be watched",
+    Word.INCONCLUSIVE: "too little was seen: no pass",
     Word.UNSUPPORTED: "not possible here",
 }
 
@@ -88,28 +89,32 @@ def _row(position: int, verdict: Verdict) -> str:
         f'<td class="number">{verdict.self_connects}</td>'
         f'<td class="number">{open_ended}{_seconds(verdict.longest_hold)}</td>'
         f"<td>{verdict.left.value if verdict.left else '–'}</td>"
-        f'<td class="number">{down}</td><td class="number">{_seconds(verdict.recovered_after)}</td></tr>'
+        f'<td class="number">{down}</td><td class="number">{_timing(verdict.recovered_after)}</td></tr>'
     )
 
 
 def _down(verdict: Verdict) -> str:
-    recovery = next((seen.recovery for seen in verdict.observations if seen.recovery), None)
-    if recovery is None:
-        return "–"
-    never = f"&gt; {recovery.gave_up_after:.0f} s"
-    if recovery.real_server:
-        return never if verdict.server_down is None else _seconds(verdict.server_down)
-    return " / ".join(
-        never if value is None else _seconds(value)
-        for value in (verdict.server_down_plain, verdict.server_down_reuse)
-    )
+    if verdict.server_down.outcome is not Outcome.NOT_ASKED:
+        return _timing(verdict.server_down)
+    return " / ".join(dict.fromkeys(map(_timing, (verdict.server_down_plain, verdict.server_down_reuse))))
+
+
+def _timing(timing: Timing) -> str:
+    if timing.outcome is Outcome.MEASURED:
+        return _seconds(timing.seconds)
+    if timing.outcome is Outcome.LONGER:
+        return f"&gt; {timing.seconds or 0.0:.0f} s"
+    return "–" if timing.outcome is Outcome.NOT_ASKED else timing.outcome.value.replace("-", " ")
 
 
 def _client(position: int, verdict: Verdict) -> str:
     phases = "".join(map(_phase, verdict.observations))
+    named = cure_of(verdict)
+    cure = f"<p>The cure, with an example: <code>{_text(named)}</code></p>" if named else ""
+    image = f"<p>In the image {_text(verdict.image)}.</p>" if verdict.image else ""
     return (
         f'<section id="client-{position}"><h2>{_text(verdict.client)} {_badge(verdict.verdict)}</h2>'
-        f"<p>{_text(verdict.reason)}.</p><pre>{_text(shlex.join(verdict.command))}</pre>{phases}</section>"
+        f"<p>{_text(verdict.reason)}.</p>{cure}{image}<pre>{_text(shlex.join(verdict.command))}</pre>{phases}</section>"
     )
 
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import tailbite
-from tailbite.audit.records import Allocator
-from tailbite.audit.trap import connects_to_itself
 from tailbite.kernel.sockopt import abort
 from tailbite.lab.demo.probes import DEMO_HOST, sockets_on
 from tailbite.lab.demo.records import DemoAct, Measurement
+from tailbite.testkit.plain_client import connects_to_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +103,7 @@ def _result(
 
 
 def _is_armed(port: int) -> bool:
-    return any(connects_to_itself(DEMO_HOST, port, Allocator.CONNECT) for _ in range(_CONTROL_ATTEMPTS))
+    return connects_to_itself(DEMO_HOST, port, attempts=_CONTROL_ATTEMPTS)
 
 
 def _start_server(port: int, loop: _GuardedLoop) -> _ServerStart:

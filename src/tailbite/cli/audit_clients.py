@@ -1,0 +1,140 @@
+"""The clients that ``tailbite audit`` is asked for: from commands, from the catalogue, in container images."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from tailbite.audit.catalogue import CatalogueError, load
+from tailbite.audit.records import Client, Stdin
+from tailbite.cli.output import Unsupported, console, note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tailbite.audit.catalogue import Entry
+
+__all__ = ["catalogue_clients", "command_clients", "entries_of", "find_installed", "split_words"]
+
+_WRAPPERS: Final = re.compile(
+    r"env|nice|timeout|sudo|stdbuf|setsid|script|sh|bash|dash|python[\d.]*|pypy[\d.]*|node|ruby[\d.]*|perl[\d.]*"
+    r"|php[\d.]*|java|escript|npx|uv|run"
+)
+"""Programs after which a client is not named, since they start the one that counts."""
+
+
+def split_words(text: str, option: str) -> tuple[str, ...]:
+    """Split a command as a shell does.
+
+    Raises:
+        click.UsageError: it cannot be split, is empty, or has no ``{port}``.
+    """
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise click.UsageError(f"{option} {text!r} cannot be split into words: {error}") from None
+    _check_words(words, option)
+    return words
+
+
+def _check_words(words: Sequence[str], option: str) -> None:
+    if not any("{port}" in word for word in words):
+        example = f": tailbite audit -- {words[0] if words else 'my-client'} {{host}} {{port}}"
+        raise click.UsageError(f"{option} must contain {{port}}, where the audit puts the dead port{example}")
+    if any("\0" in word for word in words):
+        raise click.UsageError(f"{option} contains a NUL character")
+
+
+def command_clients(
+    program: tuple[str, ...],
+    commands: Sequence[str],
+    names: Sequence[str],
+    *,
+    image: str | None,
+    stdin: Stdin,
+    success: str | None,
+    failure: str | None,
+) -> list[Client]:
+    """Return the clients of a command after ``--`` and of each ``--command``, named in order by ``--name``.
+
+    Raises:
+        click.UsageError: a command has no ``{port}``, or there are more names than commands.
+    """
+    every = [program] if program else []
+    for words in every:
+        _check_words(words, "the command")
+    every += [split_words(text, "--command") for text in commands]
+    if len(names) > len(every):
+        raise click.UsageError(f"there are {len(names)} names for {len(every)} commands; leave out --name, or match")
+    clients: list[Client] = []
+    for position, words in enumerate(every):
+        name = names[position] if position < len(names) else _unused(default_name(words), clients)
+        if any(client.name == name for client in clients):
+            raise click.UsageError(f"--name {name!r} is given twice; reports could not tell the clients apart")
+        client = Client(name, words, success=success, failure=failure, stdin=stdin)
+        clients.append(replace(client, image=image) if image else client)
+    return clients
+
+
+def default_name(words: Sequence[str]) -> str:
+    """Return the name of the program that a command runs, past ``env``, shells and interpreters."""
+    for position, word in enumerate(words):
+        is_option = word.startswith("-") or re.fullmatch(r"\w+=.*", word)
+        if word == "-c" and position + 1 < len(words) and Path(words[position - 1]).name in ("sh", "bash", "dash"):
+            inner = words[position + 1].split()
+            return default_name(inner) if inner else Path(words[0]).name
+        if word in ("-c", "-e", "-m"):
+            break
+        if not is_option and not _WRAPPERS.fullmatch(Path(word).name) and "{" not in word:
+            return Path(word).name
+    return Path(words[0]).name
+
+
+def _unused(name: str, clients: Sequence[Client]) -> str:
+    """Return the name, with a number if another client has it already."""
+    taken = {client.name for client in clients}
+    number = 2
+    unused = name
+    while unused in taken:
+        unused, number = f"{name}-{number}", number + 1
+    return unused
+
+
+def entries_of(wanted: Sequence[str]) -> list[Entry]:
+    """Return the entries of the catalogue that the words name.
+
+    Raises:
+        click.UsageError: a word names nothing, or a file is not as it must be.
+    """
+    try:
+        return load(wanted)
+    except CatalogueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def find_installed(entries: Sequence[Entry]) -> list[tuple[Entry, Client | None]]:
+    """Return each entry with its client, or with None if it is not installed here."""
+    with console(stderr=True).status("Looking for installed clients ..."):
+        return [(entry, entry.find()) for entry in entries]
+
+
+def catalogue_clients(wanted: Sequence[str]) -> list[Client]:
+    """Return the installed clients that the words name; those that are not installed are named on stderr.
+
+    Raises:
+        click.UsageError: see :func:`entries_of`.
+        Unsupported: none is installed.
+    """
+    found = find_installed(entries_of(wanted))
+    clients = [client for _, client in found if client is not None]
+    missing = [entry.name for entry, client in found if client is None]
+    if missing:
+        note(f"not installed here: {', '.join(missing)}")
+    if not clients:
+        raise Unsupported("none of these clients is installed here; tailbite audit --list shows what would be needed")
+    return clients

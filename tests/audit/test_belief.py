@@ -1,0 +1,53 @@
+"""Belief: the refused phase is the control, an error that quotes junk is not belief, and unknown is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tailbite.audit import trap
+from tailbite.audit.belief import believed_by
+from tailbite.audit.records import Allocator, Ending, Observation, Output, SelfConnect
+from tailbite.audit.verdict import Belief
+
+HIT = Observation(
+    trap.phase("127.0.0.1", Allocator.CONNECT), True, 2.0, dials=1,
+    self_connects=(SelfConnect(0.1, None, Ending.OPEN, "127.0.0.1", 9),),
+)  # fmt: skip
+REFUSED = Observation(trap.phase("127.0.0.1", Allocator.BIND), True, 2.0, dials=1, rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("hit", "refused", "belief"),
+    [
+        ({"exit_status": 0}, {"exit_status": 1}, Belief.YES),
+        ({"exit_status": 0}, {"exit_status": 0}, Belief.UNKNOWN),
+        ({"exit_status": 0}, {"rounds": 3}, Belief.YES),
+        ({"exit_status": 0}, {"rounds": 1}, Belief.UNKNOWN),
+        ({"exit_status": 0}, None, Belief.UNKNOWN),
+        ({"exit_status": 1}, {"exit_status": 1}, Belief.NO),
+        ({"exit_status": -11}, None, Belief.NO),
+        ({}, {}, Belief.UNKNOWN),
+        ({"succeeded": True}, {}, Belief.YES),
+        ({"succeeded": True}, None, Belief.YES),
+        ({"succeeded": True}, {"succeeded": True}, Belief.UNKNOWN),
+        ({"failed": True, "exit_status": 0}, {}, Belief.NO),
+        ({"echoed": True}, {}, Belief.YES),
+        ({"echoed": True}, {"echoed": True}, Belief.UNKNOWN),
+        ({"echoed": True, "output": Output(b"Unexpected answer:\nGET /\n")}, {}, Belief.UNKNOWN),
+        ({"exit_status": 0}, {"exit_status": 1, "served": True}, Belief.UNKNOWN),
+    ],
+)
+def test_what_a_client_does_is_compared_with_what_it_does_when_refused(
+    hit: dict[str, Any], refused: dict[str, Any] | None, belief: Belief
+) -> None:
+    watched = [replace(HIT, **hit)] + ([] if refused is None else [replace(REFUSED, **refused)])
+    assert believed_by(watched) is belief
+
+
+def test_belief_in_one_phase_is_belief() -> None:
+    assert believed_by([replace(HIT, failed=True), replace(HIT, succeeded=True)]) is Belief.YES
+    assert believed_by([replace(HIT, failed=True), HIT]) is Belief.NO
+    assert believed_by([REFUSED]) is Belief.UNKNOWN
