@@ -1,4 +1,4 @@
-"""The pytest plugin: ports for tests, a trap for the code under test, and a report of tests that connect to themselves.
+"""The pytest plugin: ports for tests, a trap for the code under test, and a report of self-connects.
 
 The plugin does nothing until one of its fixtures or ``--tailbite`` is used, and loads nothing but pytest until then.
 Each fixture has a second name with the prefix ``tailbite_``, for projects that have a fixture of the short name.
@@ -102,19 +102,8 @@ def _reported(item: pytest.Item, when: str) -> Generator[None, object, object]:
     return result
 
 
-def _aliased(name: str) -> object:
-    """Return a fixture that is another one by its name with the prefix."""
-
-    @pytest.fixture(name=f"tailbite_{name}")
-    def alias(request: pytest.FixtureRequest) -> object:
-        return request.getfixturevalue(name)
-
-    alias.__doc__ = f"The fixture {name}, for projects that have another one of that name."
-    return alias
-
-
 @pytest.fixture
-def refused_port() -> Iterator[int]:
+def tailbite_refused_port() -> Iterator[int]:
     """A local port that refuses connections for as long as the test runs, and is nobody's source port.
 
     It is bound on 127.0.0.1 (and ::1 where there is IPv6), and nobody listens. "Find a free port, then close it"
@@ -127,7 +116,7 @@ def refused_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def server_port() -> Iterator[int]:
+def tailbite_server_port() -> Iterator[int]:
     """A local port that the test's server can bind, at any time of the test, and that no client can take away.
 
     It lies outside the ephemeral range, so the kernel gives it to nobody; tests in other workers do not get it
@@ -140,7 +129,7 @@ def server_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def self_connect_trap() -> Iterator[ProcessTrap]:
+def tailbite_self_connect_trap() -> Iterator[ProcessTrap]:
     """A dead port on which every unguarded connect of this process connects to itself, at the first attempt.
 
     No privilege and no namespace: connects of Python's socket module to the port are given a source port range
@@ -156,7 +145,7 @@ def self_connect_trap() -> Iterator[ProcessTrap]:
 
 
 @pytest.fixture
-def audit_client() -> Callable[..., Verdict]:
+def tailbite_audit_client() -> Callable[..., Verdict]:
     """``audit_client(command) -> Verdict``: run any program where it must connect to itself, and judge it.
 
     The command is a list, or a string that is split as a shell does; ``{host}``, ``{port}`` and ``{python}`` in it
@@ -195,15 +184,35 @@ def _audit(
     words = tuple(shlex.split(command) if isinstance(command, str) else command)
     if not any("{port}" in word for word in words):
         raise ValueError("the command must contain {port}, where the audit puts the dead port")
-    given = {"watch": watch, "patience": patience, "dial": timeout}
     limits = Limits.of_quick() if quick else Limits()
-    limits = replace(limits, **{key: value for key, value in given.items() if value is not None})
+    limits = replace(
+        limits, watch=watch or limits.watch, patience=patience or limits.patience, dial=timeout or limits.dial
+    )
     try:
         return audit(Client(name or PurePath(words[0]).name, words, stdin=Stdin(stdin)), limits)
     except NamespaceUnavailable as error:
         pytest.skip(str(error))
 
 
-# The same fixtures by a name that no other project has.
-for _fixture in ("refused_port", "server_port", "self_connect_trap", "audit_client"):
-    globals()[f"tailbite_{_fixture}"] = _aliased(_fixture)
+@pytest.fixture
+def refused_port(tailbite_refused_port: int) -> int:
+    """A local port that refuses connections for as long as the test runs; see ``tailbite_refused_port``."""
+    return tailbite_refused_port
+
+
+@pytest.fixture
+def server_port(tailbite_server_port: int) -> int:
+    """A local port that the test's server can bind, and no client can take away; see ``tailbite_server_port``."""
+    return tailbite_server_port
+
+
+@pytest.fixture
+def self_connect_trap(tailbite_self_connect_trap: ProcessTrap) -> ProcessTrap:
+    """A dead port on which unguarded connects connect to themselves; see ``tailbite_self_connect_trap``."""
+    return tailbite_self_connect_trap
+
+
+@pytest.fixture
+def audit_client(tailbite_audit_client: Callable[..., Verdict]) -> Callable[..., Verdict]:
+    """``audit_client(command) -> Verdict``: run a program in a trap and judge it; see ``tailbite_audit_client``."""
+    return tailbite_audit_client

@@ -22,7 +22,7 @@ from tailbite.audit.records import (
     SelfConnect,
 )
 from tailbite.audit.report.data import verdict_as_data
-from tailbite.audit.verdict import Outcome, Timing, Verdict, Word
+from tailbite.audit.verdict import Figure, Timing, Verdict, Word
 
 CLIENT = Client("x", ("x", "{port}"))
 RANKS = (Word.IMMUNE, Word.ABORTS, Word.BLOCKS, Word.HOLDS)
@@ -244,8 +244,8 @@ def test_recovery_figures_come_from_the_recovery_phase_and_it_is_not_judged() ->
     assert verdict.verdict is Word.IMMUNE
     told = (verdict.server_down_plain, verdict.server_down_reuse, verdict.recovered_after)
     assert [timing.seconds for timing in told] == [61.0, 61.1, 63.0]
-    assert {timing.outcome for timing in told} == {Outcome.MEASURED}
-    assert verdict.server_down.outcome is Outcome.NOT_ASKED
+    assert {timing.outcome for timing in told} == {Figure.MEASURED}
+    assert verdict.server_down.outcome is Figure.NOT_ASKED
 
 
 def timings(recovery: Recovery | None, *, asked: bool = True, trouble: str | None = None) -> list[Timing]:
@@ -259,17 +259,17 @@ def timings(recovery: Recovery | None, *, asked: bool = True, trouble: str | Non
 
 
 def test_not_asked_not_measured_never_and_longer_than_the_patience_are_four_things() -> None:
-    assert {timing.outcome for timing in timings(None, asked=False)} == {Outcome.NOT_ASKED}
-    assert set(timings(None)) == {Timing(Outcome.NOT_MEASURED, reason="the client did not dial the port")}
-    assert set(timings(None, trouble="no trap")) == {Timing(Outcome.NOT_MEASURED, reason="no trap")}
+    assert {timing.outcome for timing in timings(None, asked=False)} == {Figure.NOT_ASKED}
+    assert set(timings(None)) == {Timing(Figure.NOT_MEASURED, reason="the client did not dial the port")}
+    assert set(timings(None, trouble="no trap")) == {Timing(Figure.NOT_MEASURED, reason="no trap")}
     patient = Recovery(0.5, None, 3.0, 3.0, None, 75.0)
-    longer = Timing(Outcome.LONGER, 75.0)
-    assert timings(patient) == [longer, Timing(Outcome.MEASURED, 3.0), Timing(), longer]
+    longer = Timing(Figure.LONGER, 75.0)
+    assert timings(patient) == [longer, Timing(Figure.MEASURED, 3.0), Timing(), longer]
     gone = replace(patient, client_gone=True)
-    assert timings(gone)[3] == Timing(Outcome.NEVER, reason="the client had ended")
+    assert timings(gone)[3] == Timing(Figure.NEVER, reason="the client had ended")
     real = timings(replace(patient, real_server=True, served_after=4.0))
     assert [timing.outcome for timing in real] == [
-        Outcome.NOT_MEASURED, Outcome.NOT_MEASURED, Outcome.MEASURED, Outcome.LONGER
+        Figure.NOT_MEASURED, Figure.NOT_MEASURED, Figure.MEASURED, Figure.LONGER
     ]  # fmt: skip
 
 

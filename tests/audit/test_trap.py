@@ -1,4 +1,4 @@
-"""Traps: which a client is run in, and that each is certain for a plain client and leaves the room it promises."""
+"""Traps: which a client is run in, and that each is certain for a plain client and leaves the ports it promises."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def test_every_audit_ends_after_at_most_nine_different_traps(
     if done[0].dials:
         assert names[1] == "bind-127.0.0.1"
     elif not done[0].crowded and done[0].exit_status is None:
-        assert "connect-127.0.0.1-with-room" not in names
+        assert "connect-127.0.0.1-wide" not in names
     else:
-        assert names[1] == "connect-127.0.0.1-with-room"
+        assert names[1] == "connect-127.0.0.1-wide"
     assert has_ipv6 or not any(o.phase.host == "::1" for o in done)
 
 
@@ -52,7 +52,7 @@ def test_a_plain_client_connects_to_itself_in_every_narrow_trap(host: str, alloc
 
 
 @pytest.mark.usefixtures("network")
-def test_the_trap_with_room_is_certain_although_the_client_has_listeners_of_its_own() -> None:
+def test_the_wide_trap_is_certain_although_the_client_has_listeners_of_its_own() -> None:
     where = trap.phase("127.0.0.1", Allocator.CONNECT, ports=16, occupied=True)
     trap.pin(where)
     with trap.occupy(where):

@@ -11,7 +11,7 @@ import pytest
 
 from audit.leftovers import nothing_left
 from tailbite.audit.records import Allocator, Client, Limits
-from tailbite.audit.verdict import Belief, Outcome, Remains, Verdict, Word
+from tailbite.audit.verdict import Belief, Figure, Remains, Verdict, Word
 from tailbite.audit.warden import audit
 
 CLIENTS = Path(__file__).with_name("clients.py")
@@ -121,11 +121,11 @@ while True:
 
 
 @pytest.mark.usefixtures("network")
-def test_a_client_with_a_listener_of_its_own_is_given_room_to_show_what_it_does(tmp_path: Path) -> None:
+def test_a_client_with_a_listener_of_its_own_is_given_ports_to_show_what_it_does(tmp_path: Path) -> None:
     with nothing_left(tmp_path):
         immune = audit(script(LISTENING.format(connect="tailbite.create_connection")), Limits.of_quick())
         assert immune.verdict is Word.IMMUNE, immune
-        assert "connect-127.0.0.1-with-room" in {seen.phase.name for seen in immune.observations if seen.dials}
+        assert "connect-127.0.0.1-wide" in {seen.phase.name for seen in immune.observations if seen.dials}
         plain = audit(script(LISTENING.format(connect="socket.create_connection")), Limits.of_quick())
     assert plain.verdict is Word.HOLDS
 
@@ -157,7 +157,7 @@ def test_a_dial_in_the_last_moment_of_a_phase_counts_and_cancels_no_recovery(pau
     assert {"connect-::1", "connect-localhost", "connect-127.0.0.1-recovery"} <= {
         seen.phase.name for seen in verdict.observations
     }
-    assert verdict.server_down_plain.outcome is Outcome.LONGER
+    assert verdict.server_down_plain.outcome is Figure.LONGER
     assert all(seen.counted == len(seen.self_connects) for seen in verdict.observations if not seen.recovery)
 
 

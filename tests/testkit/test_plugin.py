@@ -213,12 +213,67 @@ def test_no_port_outside_the_range_is_a_sentence() -> None:
 
 def test_a_client_is_audited_from_a_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
-        "from tailbite.audit.records import Word\n"
+        "from tailbite.audit import Word\n"
         "PLAIN = \"import socket, time; s = socket.create_connection(('{host}', {port})); time.sleep(60)\"\n"
         "GUARDED = \"import tailbite; tailbite.create_connection(('{host}', {port}))\"\n"
         "def test_plain(audit_client):\n"
         "    assert audit_client(['{python}', '-c', PLAIN]).verdict is Word.HOLDS\n"
         "def test_guarded(audit_client):\n"
         "    assert audit_client(['{python}', '-c', GUARDED]).verdict is Word.IMMUNE\n"
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=2)
+
+
+def test_a_verdict_that_is_not_good_enough_fails_the_test_with_the_reason(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        "PLAIN = \"import socket, time; s = socket.create_connection(('{host}', {port})); time.sleep(60)\"\n"
+        "def test_it(audit_client):\n"
+        "    audit_client(['{python}', '-c', PLAIN], name='my client').require('immune')\n"
+    )
+    done = pytester.runpytest_subprocess()
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(["*AssertionError: my client is not immune: holds: it stayed connected to itself*"])
+    done.stdout.no_fnmatch_line("*verdict.py*raise*")
+
+
+def test_a_client_that_was_not_seen_to_come_back_does_not_pass(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        "import pytest\n"
+        "ONCE = '''\n"
+        "import contextlib, time, tailbite\n"
+        "with contextlib.suppress(OSError): tailbite.create_connection(('{host}', {port}))\n"
+        "time.sleep(600)\n"
+        "'''\n"
+        "def test_it(audit_client):\n"
+        "    with pytest.raises(AssertionError, match='its reconnects were not seen'):\n"
+        "        audit_client(['{python}', '-c', ONCE], patience=1).require()\n"
+        "    with pytest.raises(ValueError, match='choose immune or aborts'):\n"
+        "        audit_client(['true', '{port}']).require('blocks')\n"
+        "    with pytest.raises(ValueError, match='must contain {port}'):\n"
+        "        audit_client('true')\n"
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_a_marked_test_may_connect_to_itself(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        f"{ITSELF}\nimport pytest\n@pytest.mark.allow_self_connect\ndef test_it():\n    reach_itself().close()\n\n"
+        "def test_another():\n    reach_itself().close()\n"
+    )
+    pytester.runpytest_subprocess("--tailbite=fail", "--strict-markers").assert_outcomes(passed=1, failed=1)
+
+
+def test_a_project_with_fixtures_of_the_short_names_uses_the_long_ones(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        "import socket, pytest\n"
+        "@pytest.fixture\ndef refused_port():\n    return 'mine'\n"
+        "@pytest.fixture\ndef server_port():\n    return 'mine'\n"
+        "def test_it(refused_port, tailbite_refused_port, server_port, tailbite_server_port):\n"
+        "    assert refused_port == server_port == 'mine'\n"
+        "    with pytest.raises(ConnectionRefusedError):\n"
+        "        socket.create_connection(('127.0.0.1', tailbite_refused_port))\n"
+        "    socket.create_server(('127.0.0.1', tailbite_server_port)).close()\n"
+        "def test_more(tailbite_self_connect_trap, tailbite_audit_client):\n"
+        "    tailbite_self_connect_trap.control()\n"
     )
     pytester.runpytest_subprocess().assert_outcomes(passed=2)

@@ -30,7 +30,7 @@ from tailbite.audit.sentences import (
     why_immune,
     why_self_connected,
 )
-from tailbite.audit.verdict import Belief, Outcome, Remains, Timing, Verdict, Word
+from tailbite.audit.verdict import Belief, Figure, Remains, Timing, Verdict, Word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,8 +162,8 @@ def _timings(seen: Sequence[Observation], asked: bool) -> tuple[Timing, Timing, 
         if not asked:
             return (Timing(),) * 4
         reason = next((o.trouble for o in seen if _is_recovery(o) and o.trouble), "the client did not dial the port")
-        return (Timing(Outcome.NOT_MEASURED, reason=reason),) * 4
-    no_binds = Timing(Outcome.NOT_MEASURED, reason="beside a real server no bind is tried")
+        return (Timing(Figure.NOT_MEASURED, reason=reason),) * 4
+    no_binds = Timing(Figure.NOT_MEASURED, reason="beside a real server no bind is tried")
     plain, reuse = (_until(after, recovery) for after in (recovery.plain_after, recovery.reuse_after))
     if recovery.real_server:
         plain = reuse = no_binds
@@ -172,12 +172,12 @@ def _timings(seen: Sequence[Observation], asked: bool) -> tuple[Timing, Timing, 
 
 
 def _until(after: float | None, recovery: Recovery) -> Timing:
-    return Timing(Outcome.LONGER, recovery.gave_up_after) if after is None else Timing(Outcome.MEASURED, after)
+    return Timing(Figure.LONGER, recovery.gave_up_after) if after is None else Timing(Figure.MEASURED, after)
 
 
 def _back(recovery: Recovery) -> Timing:
     if recovery.recovered_after is None and recovery.client_gone:
-        return Timing(Outcome.NEVER, reason="the client had ended")
+        return Timing(Figure.NEVER, reason="the client had ended")
     return _until(recovery.recovered_after, recovery)
 
 

@@ -15,7 +15,7 @@ __all__ = ["Table", "raise_all"]
 
 
 def raise_all(errors: list[CatalogueError]) -> None:
-    """Raise the first of the errors, with the others in it; do nothing if there is none.
+    """Raise the first of the errors, with the others in it; do nothing if the list is empty.
 
     Raises:
         CatalogueError: there is one.
@@ -50,13 +50,13 @@ class Table:
         """Note that something is wrong with a key."""
         self.errors.append(CatalogueError(self._file, self._prefix + key, reason))
 
-    def _take(self, key: str) -> Any:
+    def _take_value(self, key: str) -> Any:
         self._known.append(key)
         return self._left.pop(key, None)
 
     def text(self, key: str, *, default: str | None = None) -> str:
         """Read a text."""
-        value = self._take(key)
+        value = self._take_value(key)
         if value is None:
             if default is None:
                 self.add_error(key, "it is missing")
@@ -68,7 +68,7 @@ class Table:
 
     def words(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
         """Read a list of texts."""
-        value = self._take(key)
+        value = self._take_value(key)
         if value is None:
             if not optional:
                 self.add_error(key, "it is missing")
@@ -83,7 +83,7 @@ class Table:
 
     def strings(self, key: str) -> dict[str, str]:
         """Read a table of texts; an empty one if it is missing."""
-        value = self._take(key)
+        value = self._take_value(key)
         if value is None:
             return {}
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
@@ -93,7 +93,7 @@ class Table:
 
     def seconds(self, key: str) -> float | None:
         """Read a number of seconds; None if it is missing."""
-        value = self._take(key)
+        value = self._take_value(key)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 600:
@@ -103,7 +103,7 @@ class Table:
 
     def pattern(self, key: str) -> str | None:
         """Read a regular expression; None if it is missing."""
-        value = self._take(key)
+        value = self._take_value(key)
         if value is None:
             return None
         if not isinstance(value, str):
@@ -118,7 +118,7 @@ class Table:
 
     def table(self, key: str, *, optional: bool = False) -> Table | None:
         """Read a table inside this one; None if it is missing."""
-        value = self._take(key)
+        value = self._take_value(key)
         if value is None:
             if not optional:
                 self.add_error(key, "this table is missing")

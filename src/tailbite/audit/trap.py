@@ -5,7 +5,7 @@ of the parity of the range's low end first (``__inet_hash_connect``, since Linux
 other parity first (``inet_csk_find_open_port``). In a range of two ports each therefore has one port it always
 takes first, and one trap cannot be armed for both: with P at the low end a client that binds first passes for immune.
 
-A client that binds a port for something else first leaves no room in a range of two. For that one the range is
+A client that binds a port for something else first leaves no port in a range of two. For such a client the range is
 sixteen ports wide, and the audit itself holds the others of P's parity: P is still the connect allocator's first
 choice, and eight ports are left for whatever else the client does.
 
@@ -66,7 +66,7 @@ def phase(host: str, allocator: Allocator, *, ports: int = 2, occupied: bool = F
         occupied: True to hold the other ports of P's parity, so that a range of 16 is certain, too.
 
     Raises:
-        ValueError: another number of ports; or 2 ports that are to be occupied.
+        ValueError: another number of ports; or 2 ports with occupied=True.
     """
     port = _LOW if allocator is Allocator.CONNECT else _LOW + 1
     name = f"{allocator.value}-{host}"
@@ -80,14 +80,14 @@ def phase(host: str, allocator: Allocator, *, ports: int = 2, occupied: bool = F
     # the range, both parities, before it takes a port of the upper one (inet_csk_find_open_port, attempt_half).
     ephemeral = PortRange(_LOW - 10, _LOW + 5)
     held = tuple(other for other in range(ephemeral.low + port % 2, ephemeral.high + 1, 2) if other != port)
-    return Phase(f"{name}-with-room", host, port, ephemeral, allocator, held)
+    return Phase(f"{name}-wide", host, port, ephemeral, allocator, held)
 
 
 def next_phase(seen: Sequence[Observation], *, quick: bool = False, has_ipv6: bool = True) -> Phase | None:
     """Decide in which trap to run a client next, after the observations so far; None ends the audit.
 
     A client that does not dial 127.0.0.1 in the narrow trap may lack a port for something else: unless it sits
-    there without a socket of its own, it gets a trap with room. One that never dials 127.0.0.1 is not run there
+    there without a socket of its own, it gets the wide trap. One that never dials 127.0.0.1 is not run there
     again. One that connected to itself is run on the other addresses with the allocator that did it; one that has
     not, with both. The range of 16 ports that are all free is for clients that dial more than once.
     """
@@ -101,8 +101,8 @@ def _wanted(seen: Sequence[Observation], quick: bool, has_ipv6: bool) -> Iterato
     yield connect
     if (first := by_name.get(connect.name)) is None:
         return
-    needs_room = not first.dials and (first.crowded or first.exit_status is not None)
-    if needs_room:
+    needs_more = not first.dials and (first.crowded or first.exit_status is not None)
+    if needs_more:
         connect = phase("127.0.0.1", Allocator.CONNECT, ports=16, occupied=True)
         yield connect
         first = by_name[connect.name]
@@ -111,18 +111,18 @@ def _wanted(seen: Sequence[Observation], quick: bool, has_ipv6: bool) -> Iterato
         if bind.name in by_name and by_name[bind.name].served:
             yield phase("127.0.0.1", Allocator.BIND, ports=16)
     if not quick:
-        yield from _elsewhere(seen, needs_room=needs_room, dials_ipv4=bool(first.dials), has_ipv6=has_ipv6)
+        yield from _elsewhere(seen, needs_more=needs_more, dials_ipv4=bool(first.dials), has_ipv6=has_ipv6)
 
 
-def _elsewhere(seen: Sequence[Observation], *, needs_room: bool, dials_ipv4: bool, has_ipv6: bool) -> Iterator[Phase]:
+def _elsewhere(seen: Sequence[Observation], *, needs_more: bool, dials_ipv4: bool, has_ipv6: bool) -> Iterator[Phase]:
     """Yield the phases beside those that decide on 127.0.0.1: sixteen ports, ::1, localhost."""
     by_name = {observation.phase.name: observation for observation in seen}
     hit = {o.phase.allocator for o in seen if o.self_connects and o.phase.host == "127.0.0.1"}
     allocators = tuple(allocator for allocator in Allocator if allocator in hit)[:1] or tuple(Allocator)
 
     def trap_on(host: str, allocator: Allocator) -> Phase:
-        room = needs_room and dials_ipv4 and allocator is Allocator.CONNECT
-        return phase(host, allocator, ports=16, occupied=True) if room else phase(host, allocator)
+        wide = needs_more and dials_ipv4 and allocator is Allocator.CONNECT
+        return phase(host, allocator, ports=16, occupied=True) if wide else phase(host, allocator)
 
     if dials_ipv4 and any(o.dials > 1 or o.exit_status is None for o in seen):
         yield phase("127.0.0.1", allocators[0], ports=16)

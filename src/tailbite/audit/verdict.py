@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tailbite.audit.records import Observation
 
-__all__ = ["Belief", "Outcome", "Remains", "Timing", "Verdict", "Word"]
+__all__ = ["Belief", "Figure", "Remains", "Timing", "Verdict", "Word"]
 
 
 class Word(Enum):
-    """The verdict in one word, from the best to the worst; the last three are no verdict on self-connects."""
+    """The verdict in one word, from the best to the worst; the last three do not judge self-connects."""
 
     IMMUNE = "immune"
     """It dialled P and came back, or ended, and never connected to itself, where a plain client did."""
@@ -24,7 +24,7 @@ class Word(Enum):
     HOLDS = "holds"
     """It kept the connection: a server is down for longer than a TIME-WAIT, mostly as long as the client runs."""
     UNEXERCISED = "unexercised"
-    """It never dialled P. That is no pass."""
+    """It never dialled P, so it does not pass."""
     INCONCLUSIVE = "inconclusive"
     """Too little was seen: the trap did not work for the control client, or the client did not come back."""
     UNSUPPORTED = "unsupported"
@@ -32,7 +32,7 @@ class Word(Enum):
 
 
 class Belief(Enum):
-    """Whether the client took the connection to itself for one to the server."""
+    """Belief of the client about the connection to itself: did it take it for one to the server?"""
 
     YES = "yes"
     NO = "no"
@@ -47,8 +47,8 @@ class Remains(Enum):
     ESTABLISHED = "established"
 
 
-class Outcome(Enum):
-    """The result of a measurement of time, where not each has a figure."""
+class Figure(Enum):
+    """State of a measurement of time: a figure, or the reason why there is none."""
 
     MEASURED = "measured"
     LONGER = "longer-than-patience"
@@ -67,10 +67,10 @@ class Timing:
     Attributes:
         outcome: whether there is a figure.
         seconds: the figure; for LONGER how long was waited; None else.
-        reason: why there is none; "" if there is nothing to say.
+        reason: why the figure is missing; "" if there is nothing to say.
     """
 
-    outcome: Outcome = Outcome.NOT_ASKED
+    outcome: Figure = Figure.NOT_ASKED
     seconds: float | None = None
     reason: str = ""
 
@@ -88,7 +88,7 @@ class Verdict:
         self_connects: how many, over all phases.
         dials: how many SYNs it sent to P.
         comebacks: how often it came back, in the phase with the fewest comebacks; None if it ended or never dialled.
-        longest_hold: seconds; one that was still open counts as long as it was watched.
+        longest_hold: seconds; a connection that was still open counts as long as it was watched.
         bytes_to_itself: bytes it wrote to itself.
         left: what was left on P.
         can_bind_plain: True if a server without SO_REUSEADDR could bind after the worst phase; None if unknown.

@@ -11,7 +11,7 @@ __all__ = ["connects_to_itself", "family_of"]
 
 
 def family_of(host: str) -> socket.AddressFamily:
-    """Return the address family of a numeric address, or of a name that is to be dialled over IPv4."""
+    """Return the address family of a numeric address, or AF_INET for a name."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 

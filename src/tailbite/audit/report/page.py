@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tailbite.audit.judge import meets
 from tailbite.audit.language import cure_of
 from tailbite.audit.report.timeline import timeline
-from tailbite.audit.verdict import Outcome, Remains, Word
+from tailbite.audit.verdict import Figure, Remains, Word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,17 +94,17 @@ def _row(position: int, verdict: Verdict) -> str:
 
 
 def _down(verdict: Verdict) -> str:
-    if verdict.server_down.outcome is not Outcome.NOT_ASKED:
+    if verdict.server_down.outcome is not Figure.NOT_ASKED:
         return _timing(verdict.server_down)
     return " / ".join(dict.fromkeys(map(_timing, (verdict.server_down_plain, verdict.server_down_reuse))))
 
 
 def _timing(timing: Timing) -> str:
-    if timing.outcome is Outcome.MEASURED:
+    if timing.outcome is Figure.MEASURED:
         return _seconds(timing.seconds)
-    if timing.outcome is Outcome.LONGER:
+    if timing.outcome is Figure.LONGER:
         return f"&gt; {timing.seconds or 0.0:.0f} s"
-    return "–" if timing.outcome is Outcome.NOT_ASKED else timing.outcome.value.replace("-", " ")
+    return "–" if timing.outcome is Figure.NOT_ASKED else timing.outcome.value.replace("-", " ")
 
 
 def _client(position: int, verdict: Verdict) -> str:

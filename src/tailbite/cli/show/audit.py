@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tailbite.audit.language import cure_of
-from tailbite.audit.verdict import Belief, Outcome, Remains, Word
+from tailbite.audit.verdict import Belief, Figure, Remains, Word
 from tailbite.cli.output import console, plain
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _print_reason(verdict: Verdict) -> None:
         if verdict.reason not in trouble:
             out.print(Text(plain(f"  Trouble in {trouble}.")))
     for timing in (verdict.server_down, verdict.server_down_plain, verdict.recovered_after):
-        if timing.outcome is Outcome.NOT_MEASURED and not timing.reason.startswith("beside"):
+        if timing.outcome is Figure.NOT_MEASURED and not timing.reason.startswith("beside"):
             out.print(Text(plain(f"  Recovery was not measured: {timing.reason}.")))
             break
     if cure := cure_of(verdict):
@@ -94,18 +94,18 @@ def _held(verdict: Verdict) -> str:
 
 
 def _down(verdict: Verdict) -> str:
-    if verdict.server_down.outcome is not Outcome.NOT_ASKED:
+    if verdict.server_down.outcome is not Figure.NOT_ASKED:
         return _timing(verdict.server_down)
     plain_down, reuse_down = map(_timing, (verdict.server_down_plain, verdict.server_down_reuse))
     return plain_down if plain_down == reuse_down else f"{plain_down} / {reuse_down}"
 
 
 def _timing(timing: Timing) -> str:
-    if timing.outcome is Outcome.MEASURED:
+    if timing.outcome is Figure.MEASURED:
         return f"{timing.seconds or 0.0:.1f} s"
-    if timing.outcome is Outcome.LONGER:
+    if timing.outcome is Figure.LONGER:
         return f">{timing.seconds or 0.0:.0f} s"
-    return {Outcome.NEVER: "never", Outcome.NOT_MEASURED: "not measured"}.get(timing.outcome, "-")
+    return {Figure.NEVER: "never", Figure.NOT_MEASURED: "not measured"}.get(timing.outcome, "-")
 
 
 def print_catalogue(found: Sequence[tuple[Entry, Client | None]]) -> None:
