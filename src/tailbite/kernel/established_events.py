@@ -1,0 +1,328 @@
+"""Self-connects of the whole machine at the moment they are established, by an eBPF program at a tracepoint.
+
+The tracepoint ``sock:inet_sock_set_state`` (Linux 4.16) fires for every change of a TCP socket's state, in every
+network namespace. The program compares five things and drops the rest, which is nearly all: about 0.1 us for each
+change of state. A self-connect becomes ESTABLISHED inside connect(2): its SYN crosses itself on loopback while the
+caller waits. So the current process is the one that dialled.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from tailbite.core.address import Endpoint, canonical_host
+from tailbite.kernel.bpf import (
+    Helper,
+    Instruction,
+    MapType,
+    add_to_memory,
+    add_value,
+    assemble,
+    call_helper,
+    create_map,
+    end,
+    jump_if_different,
+    jump_if_value,
+    jump_unless_value,
+    load,
+    load_map,
+    load_program,
+    load_value,
+    move,
+    place_label,
+    read_map,
+    store,
+    store_value,
+    write_map,
+)
+from tailbite.kernel.inet_diag import TcpState
+from tailbite.kernel.perf_event import PerfBuffer, cpu_numbers
+from tailbite.kernel.tracepoint import Format, attach_program, read_format
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Established", "EstablishedEvents", "PidNamespace", "decode_record", "established_program"]
+
+_CATEGORY, _NAME = "sock", "inet_sock_set_state"
+_ADDRESS_LENGTH = 16
+_CURRENT_CPU: Final = 0xFFFFFFFF  # BPF_F_CURRENT_CPU
+_INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+
+# The record that the program builds on its stack: time, thread and process as the machine numbers them, thread and
+# process as our own pid namespace does, family, port, address, name of the thread.
+_RECORD = struct.Struct("=QIIIIHH4x16s16s")
+_TIME, _PID, _PID_HERE, _FAMILY, _PORT, _ADDRESS, _COMM = 0, 8, 16, 24, 26, 32, 48
+_KEY = _RECORD.size + 4  # of the map of counts, below the record
+_COUNTS = struct.Struct("=QQ")  # self-connects seen; those of them that a full buffer had no place for
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """A socket that has just been connected to itself.
+
+    Attributes:
+        monotonic_ns: when, nanoseconds of CLOCK_MONOTONIC.
+        family: AF_INET or AF_INET6, as the socket was made.
+        endpoint: both ends of the connection.
+        pid: the process that dialled; 0 if it is not visible from our own pid namespace.
+        name: the name of the thread that dialled, at most 15 bytes.
+    """
+
+    monotonic_ns: int
+    family: int
+    endpoint: Endpoint
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PidNamespace:
+    """Our own pid namespace, for the kernel to number processes in (bpf-helpers(7)).
+
+    Attributes:
+        device: of the filesystem of namespaces, as the kernel encodes it.
+        inode: number of the namespace.
+    """
+
+    device: int
+    inode: int
+
+    @classmethod
+    def current(cls) -> PidNamespace:
+        """Return that of this process.
+
+        Raises:
+            OSError: /proc cannot be read.
+        """
+        found = os.stat("/proc/self/ns/pid")  # noqa: PTH116
+        return cls(os.major(found.st_dev) << 20 | os.minor(found.st_dev), found.st_ino)
+
+    @property
+    def is_initial(self) -> bool:
+        """True for the machine's own, whose numbers every program gets."""
+        return self.inode == _INITIAL_PID_NAMESPACE
+
+
+def established_program(
+    layout: Format, counts: int, records: int, pids: PidNamespace | None = None
+) -> tuple[Instruction, ...]:
+    """Return the program that reports every TCP socket which becomes ESTABLISHED with itself. Pure.
+
+    Args:
+        layout: the tracepoint as this kernel has it.
+        counts: descriptor of the map of counts, an array of one value of 16 bytes.
+        records: descriptor of the map of the CPUs' buffers.
+        pids: number processes in this namespace too (Linux 5.7); None leaves those fields 0.
+
+    Raises:
+        ValueError: the tracepoint lacks a field, or has it in another size.
+    """
+    at = {name: field.offset for name, field in layout.fields.items()}
+    size = {name: field.size for name, field in layout.fields.items()}
+    if size.get("saddr_v6") != _ADDRESS_LENGTH or size.get("daddr_v6") != _ADDRESS_LENGTH or "newstate" not in size:
+        raise ValueError("sock:inet_sock_set_state has another layout than any known kernel's")
+    context, record, count = 6, -_RECORD.size, 7  # r6: the tracepoint's record; r10 - 64: ours; r7: the counts
+
+    def field(register: int, name: str) -> Instruction:
+        return load(register, context, at[name], size[name])
+
+    lines: list[Instruction] = [
+        move(context, 1),  # calls do not preserve r1
+        # Only sockets that become ESTABLISHED ...
+        field(2, "newstate"),
+        jump_unless_value(2, TcpState.ESTABLISHED, "end"),
+        # ... with equal ports (in host byte order, both) ...
+        field(2, "sport"),
+        field(3, "dport"),
+        jump_if_different(2, 3, "end"),
+        # ... of TCP: an MPTCP connection reports its TCP subflow and itself.
+        field(3, "protocol"),
+        jump_unless_value(3, socket.IPPROTO_TCP, "end"),
+        *_same_addresses(context, at),
+        # They are one endpoint. Count it: r7 = address of the counts, under key 0.
+        store_value(10, -_KEY, 0, 4),
+        load_map(1, counts),
+        move(2, 10),
+        add_value(2, -_KEY),
+        call_helper(Helper.MAP_LOOKUP),
+        jump_if_value(0, 0, "end"),  # never with an array, but the verifier wants it asked
+        move(count, 0),
+        *load_value(8, 1),
+        add_to_memory(count, 0, 8),
+        # Build the record: port, family and address ...
+        field(2, "sport"),
+        store(10, record + _PORT, 2, 2),
+        field(2, "family"),
+        store(10, record + _FAMILY, 2, 2),
+        store_value(10, record + _FAMILY + 4, 0, 4),  # padding must be written before the kernel may read it
+        *_copy_address(context, at["saddr_v6"], record + _ADDRESS),
+        # ... the time, the process and its name.
+        call_helper(Helper.KTIME),
+        store(10, record + _TIME, 0, 8),
+        call_helper(Helper.CURRENT_PID_TGID),
+        store(10, record + _PID, 0, 8),
+        move(1, 10),
+        add_value(1, record + _COMM),
+        *load_value(2, 16),
+        call_helper(Helper.CURRENT_COMM),
+        *_pid_in(pids, record + _PID_HERE),
+        # Hand it to the buffer of this CPU.
+        move(1, context),
+        load_map(2, records),
+        *load_value(3, _CURRENT_CPU),
+        move(4, 10),
+        add_value(4, record),
+        *load_value(5, _RECORD.size),
+        call_helper(Helper.PERF_EVENT_OUTPUT),
+        # Count it as lost if there was no place (or no buffer: a CPU that came online since).
+        jump_if_value(0, 0, "end"),
+        add_to_memory(count, 8, 8),
+        place_label("end"),
+        *load_value(0, 0),  # 0: nothing else is to happen at this tracepoint for our event
+        end(),
+    ]
+    return tuple(lines)
+
+
+def _same_addresses(context: int, at: dict[str, int]) -> list[Instruction]:
+    """Compare both addresses, word by word; IPv4 ones are written as v4-mapped. Other kernels' are not aligned."""
+    step = 4 if at["saddr_v6"] % 4 == at["daddr_v6"] % 4 == 0 else 1
+    return [
+        line
+        for place in range(0, _ADDRESS_LENGTH, step)
+        for line in (
+            load(4, context, at["saddr_v6"] + place, step),
+            load(5, context, at["daddr_v6"] + place, step),
+            jump_if_different(4, 5, "end"),
+        )
+    ]
+
+
+def _copy_address(context: int, source: int, place: int) -> list[Instruction]:
+    step = 4 if source % 4 == 0 else 1
+    return [
+        line
+        for offset in range(0, _ADDRESS_LENGTH, step)
+        for line in (load(4, context, source + offset, step), store(10, place + offset, 4, step))
+    ]
+
+
+def _pid_in(pids: PidNamespace | None, place: int) -> list[Instruction]:
+    """Have the kernel write ``struct bpf_pidns_info``: zeros for a process of another namespace."""
+    clear = [store_value(10, place, 0, 4), store_value(10, place + 4, 0, 4)]
+    if pids is None:
+        return clear
+    return [
+        *clear,
+        *load_value(1, pids.device),
+        *load_value(2, pids.inode),
+        move(3, 10),
+        add_value(3, place),
+        *load_value(4, 8),
+        call_helper(Helper.CURRENT_PID_TGID_IN_NAMESPACE),
+    ]
+
+
+def decode_record(record: bytes, *, is_initial: bool = True) -> Established:
+    """Read one record of the program.
+
+    Args:
+        record: its bytes, and what the kernel adds to fill 8 bytes up.
+        is_initial: True if our own pid namespace is the machine's.
+
+    Raises:
+        ValueError: it is too short, or of an unknown family.
+    """
+    if len(record) < _RECORD.size:
+        raise ValueError(f"{len(record)} bytes are too few for a record of {_RECORD.size}")
+    fields = _RECORD.unpack_from(record)
+    time, _, process, process_here_first, process_here, family, port, address, name = fields
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        raise ValueError(f"{family} is neither AF_INET nor AF_INET6")
+    del process_here_first  # struct bpf_pidns_info: pid (the thread), then tgid (the process)
+    host = canonical_host(socket.inet_ntop(socket.AF_INET6, address))
+    return Established(
+        monotonic_ns=time,
+        family=family,
+        endpoint=Endpoint(host, port),
+        pid=process if is_initial else process_here,
+        name=name.partition(b"\0")[0].decode("utf-8", "replace"),
+    )
+
+
+class EstablishedEvents:
+    """The self-connects of the machine, from now on. Use it as a context manager, or close it.
+
+    Attributes:
+        descriptors: readable when there are events, for poll(2).
+        instructions: the length of the program.
+
+    Raises:
+        OSError: this system does not allow it: CAP_BPF and CAP_PERFMON are missing (before Linux 5.8 CAP_SYS_ADMIN),
+            tracefs cannot be read, the kernel is locked down or lacks the tracepoint.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        try:
+            self._start()
+        except ValueError as error:
+            self._stack.close()
+            raise OSError(errno.EOPNOTSUPP, str(error)) from error
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _start(self) -> None:
+        layout = read_format(_CATEGORY, _NAME)
+        pids = PidNamespace.current()
+        self._is_initial = pids.is_initial
+        self._counts = self._keep(create_map(MapType.ARRAY, 4, _COUNTS.size, 1))
+        possible = max(cpu_numbers("possible")) + 1
+        records = self._keep(create_map(MapType.PERF_EVENT_ARRAY, 4, 4, possible))
+        self._buffers: list[PerfBuffer] = []
+        for cpu in cpu_numbers("online"):
+            buffer = PerfBuffer(cpu)
+            self._stack.callback(buffer.close)
+            self._buffers.append(buffer)
+            write_map(records, struct.pack("=I", cpu), struct.pack("=I", buffer.descriptor))
+        code = assemble(established_program(layout, self._counts, records, None if self._is_initial else pids))
+        program = self._keep(load_program(code))
+        self._keep(attach_program(program, layout.identifier))
+        self.instructions = len(code) // 8
+        self.descriptors = tuple(buffer.descriptor for buffer in self._buffers)
+
+    def _keep(self, descriptor: int) -> int:
+        self._stack.callback(os.close, descriptor)
+        return descriptor
+
+    def __enter__(self) -> EstablishedEvents:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach and free the program; the kernel does that as well when this process ends in any other way."""
+        self._stack.close()
+
+    def read_events(self) -> list[Established]:
+        """Return the events since the last call, the oldest first."""
+        records = chain.from_iterable(buffer.read_records() for buffer in self._buffers)
+        events = (decode_record(record, is_initial=self._is_initial) for record in records)
+        return sorted(events, key=lambda event: event.monotonic_ns)
+
+    def read_counts(self) -> tuple[int, int]:
+        """Return the number of self-connects since the start, and how many of them are not among the events."""
+        seen, lost = _COUNTS.unpack(read_map(self._counts, bytes(4), _COUNTS.size))
+        return seen, lost
