@@ -11,7 +11,7 @@ from tailbite.kernel import procfs
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["UnknownNamespace", "choose_namespaces", "current_namespace", "visible_namespaces"]
+__all__ = ["UnknownNamespace", "choose_namespaces", "current_namespace", "namespace_of_process", "visible_namespaces"]
 
 _SHOWN_PIDS = 16
 
@@ -89,6 +89,17 @@ def _of_process(pid: int, found: Iterable[Namespace]) -> Namespace:
     except OSError:
         raise UnknownNamespace(f"there is no process {pid}") from None
     return next((one for one in found if one.inode == inode), None) or _named(inode, (pid,), "")
+
+
+def namespace_of_process(pid: int) -> Namespace:
+    """Return the network namespace that a process is in.
+
+    Raises:
+        OSError: the process is gone, or its namespace is not visible to this user.
+    """
+    inode = os.stat(f"{procfs.PROC}/{pid}/ns/net").st_ino  # noqa: PTH116
+    mine = current_namespace()
+    return mine if inode == mine.inode else _named(inode, (pid,), "")
 
 
 def _closed(count: int) -> NotVisible:

@@ -1,0 +1,196 @@
+"""Repeated inspections of every network namespace, within a budget of CPU time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from tailbite.host.see.inspect import Inspection
+from tailbite.host.see.namespaces import current_namespace, visible_namespaces
+from tailbite.host.see.records import NotVisible
+from tailbite.host.see.usage import read_usage, usage_here
+from tailbite.host.see.visit import call_in_namespace
+from tailbite.kernel.sock_diag import TcpState
+from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports
+from tailbite.watch.rounds import Candidate, Rounds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailbite.core.ports import PortRange, PortSet
+    from tailbite.host.see.records import Namespace
+    from tailbite.kernel.sock_diag import TcpSocket
+    from tailbite.kernel.tcp_info import TcpInfo
+
+__all__ = ["BUDGET", "EVERY_S", "InspectionRound", "Inspector", "NamespaceReport"]
+
+EVERY_S: Final = 15.0
+BUDGET: Final = 0.005
+"""The part of one CPU that inspections of other namespaces may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceReport:
+    """One namespace at its last inspection.
+
+    Attributes:
+        namespace: which one.
+        self_connects: its self-connected sockets, TIME-WAIT included.
+        traffic: the counters of each of them; None for one in TIME-WAIT.
+        exposed: ports that servers listen on and that the kernel may choose for a client.
+        ephemeral: ``ip_local_port_range``; None if unknown.
+        reserved: ``ip_local_reserved_ports``; None if unknown.
+        not_visible: what could not be inspected.
+    """
+
+    namespace: Namespace
+    self_connects: tuple[TcpSocket, ...] = ()
+    traffic: tuple[TcpInfo | None, ...] = ()
+    exposed: tuple[int, ...] = ()
+    ephemeral: PortRange | None = None
+    reserved: PortSet | None = None
+    not_visible: tuple[NotVisible, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InspectionRound:
+    """The outcome of one round of inspections.
+
+    Attributes:
+        taken: seconds since the epoch.
+        duration: seconds that it took.
+        cpu: seconds of CPU time that it took.
+        inspected: the namespaces inspected in this round.
+        reports: the latest report of every namespace that exists, by inode.
+        skipped: how many namespaces have no TCP socket.
+        deferred: how many were due, and did not fit into the budget.
+        unseen: how many could not be inspected.
+        not_visible: what could not be seen, in words.
+    """
+
+    taken: float
+    duration: float
+    cpu: float
+    inspected: tuple[NamespaceReport, ...]
+    reports: dict[int, NamespaceReport]
+    skipped: int
+    deferred: int
+    unseen: int
+    not_visible: tuple[NotVisible, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """True if everything could be seen."""
+        return not self.not_visible
+
+
+class Inspector:
+    """Inspects namespaces again and again.
+
+    Args:
+        only_own: inspect the own namespace alone.
+        every: seconds between two rounds.
+        budget: the part of one CPU that inspections of other namespaces may take; at least one is inspected in each
+            round, whatever it costs.
+        cpu_clock: returns seconds of CPU time.
+    """
+
+    def __init__(
+        self,
+        *,
+        only_own: bool = False,
+        every: float = EVERY_S,
+        budget: float = BUDGET,
+        cpu_clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self.every = every
+        self._only_own = only_own
+        self._allowance = budget * every
+        self._cpu_clock = cpu_clock
+        self._rounds = Rounds(every=every)
+        self._reports: dict[int, NamespaceReport] = {}
+
+    def name(self, namespace: Namespace | None) -> None:
+        """Have a namespace inspected in the next round; None, an unknown one, names all that are known."""
+        for inode in self._reports if namespace is None else (namespace.inode,):
+            self._rounds.name(inode)
+
+    def inspect_round(self, now: float) -> InspectionRound:
+        """Inspect what is due, as far as the budget goes.
+
+        Args:
+            now: seconds of a monotonic clock.
+        """
+        taken, start, cpu_start = time.time(), time.monotonic(), self._cpu_clock()
+        namespaces, not_visible = ((current_namespace(),), ()) if self._only_own else visible_namespaces()
+        by_inode = {one.inode: one for one in namespaces}
+        empty = {one.inode for one in namespaces if not one.is_own and _is_empty(one)}
+        due = self._rounds.plan((Candidate(one.inode, one.is_own, one.inode in empty) for one in namespaces), now)
+        inspected: list[NamespaceReport] = []
+        unseen = list(not_visible)
+        reports = {inode: NamespaceReport(by_inode[inode]) for inode in empty}
+        done = 0
+        for inode in due:
+            if done >= 2 and self._cpu_clock() - cpu_start > self._allowance:  # the own one, and one more
+                break
+            done += 1
+            self._rounds.inspected(inode, now)
+            report = inspect_namespace(by_inode[inode])
+            unseen += report.not_visible
+            if report.ephemeral is not None:
+                inspected.append(report)
+                reports[inode] = report
+        self._reports = {inode: one for inode, one in self._reports.items() if inode in by_inode} | reports
+        return InspectionRound(
+            taken=taken,
+            duration=time.monotonic() - start,
+            cpu=self._cpu_clock() - cpu_start,
+            inspected=tuple(inspected),
+            reports=dict(self._reports),
+            skipped=len(empty),
+            deferred=len(due) - done,
+            unseen=done - len(inspected) + len(not_visible),
+            not_visible=tuple(dict.fromkeys(unseen)),
+        )
+
+
+def _is_empty(namespace: Namespace) -> bool:
+    usage = read_usage(namespace)
+    return usage is not None and usage.is_empty
+
+
+def inspect_namespace(namespace: Namespace) -> NamespaceReport:
+    """Inspect one namespace. Never raises for what the kernel refuses: that becomes ``not_visible``."""
+    try:
+        return call_in_namespace(namespace, partial(_inspect_here, namespace))
+    except OSError as error:
+        return NamespaceReport(namespace, not_visible=(NotVisible.of(str(namespace), error),))
+
+
+def _inspect_here(namespace: Namespace) -> NamespaceReport:
+    inspection = Inspection()
+    ephemeral = inspection.read("the ephemeral port range", read_ephemeral_range)
+    reserved = inspection.read("the reserved ports", read_reserved_ports)
+    usage = usage_here()
+    if usage is not None and usage.is_empty:
+        return NamespaceReport(
+            namespace, ephemeral=ephemeral, reserved=reserved, not_visible=tuple(inspection.not_visible)
+        )
+    found = inspection.list_sockets("the self-connected sockets", lambda diag: diag.self_connects(ephemeral))
+    listeners = inspection.list_sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,)))
+    ports = {one.endpoints.local.port for one in listeners}
+    return NamespaceReport(
+        namespace=namespace,
+        self_connects=found,
+        traffic=inspection.read_traffic(found),
+        exposed=tuple(sorted(port for port in ports if _is_exposed(port, ephemeral, reserved))),
+        ephemeral=ephemeral,
+        reserved=reserved,
+        not_visible=tuple(inspection.not_visible),
+    )
+
+
+def _is_exposed(port: int, ephemeral: PortRange | None, reserved: PortSet | None) -> bool:
+    return ephemeral is not None and port in ephemeral and (reserved is None or port not in reserved)

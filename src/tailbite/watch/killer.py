@@ -1,0 +1,61 @@
+"""Destroying a self-connect right after it was noticed (SOCK_DESTROY), so that its server can start."""
+
+from __future__ import annotations
+
+import errno
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tailbite.core.address import FourTuple
+from tailbite.errors import NetlinkError
+from tailbite.host.see.records import NotVisible
+from tailbite.host.see.visit import call_in_namespace
+from tailbite.kernel.sock_diag import SockDiag, TcpState
+from tailbite.watch.records import EndResult
+
+if TYPE_CHECKING:
+    from tailbite.watch.records import SelfConnectEvent
+
+__all__ = ["destroy_noticed"]
+
+
+def destroy_noticed(event: SelfConnectEvent) -> EndResult:
+    """Destroy the self-connect of an event, open or in TIME-WAIT. Never raises for what the kernel refuses.
+
+    The kernel compares the socket's cookie, which is looked up by the endpoints first. Whatever is at those
+    endpoints is connected to itself, so nothing else can be met.
+    """
+    if event.namespace is None:
+        return EndResult(False, False, 0, "the process that dialled has ended: its network namespace is not known")
+    try:
+        is_destroyed, finished = call_in_namespace(event.namespace, partial(_destroy, event))
+        is_free = not call_in_namespace(event.namespace, partial(_is_bound, event)) if is_destroyed else True
+    except OSError as error:
+        return EndResult(False, False, _since(event), NotVisible.of("the self-connect", error).why)
+    return EndResult(is_destroyed, is_free, max(round((finished - event.time) * 1e6), 0))
+
+
+def _destroy(event: SelfConnectEvent) -> tuple[bool, float]:
+    """Return whether there was something to destroy, and when that was done."""
+    with SockDiag() as diag:
+        target = diag.find(event.family, FourTuple(event.endpoint, event.endpoint))
+        if target is None:
+            return False, time.time()
+        try:
+            diag.destroy(target)
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:  # it ended meanwhile
+                raise
+        return True, time.time()
+
+
+def _is_bound(event: SelfConnectEvent) -> bool:
+    """Tell whether the owner had bound the port itself: then it keeps it (visible since Linux 6.8)."""
+    with SockDiag() as diag:
+        left = diag.listing((TcpState.BOUND_INACTIVE,), local_port=event.endpoint.port).sockets
+    return any(one.endpoints.local.port == event.endpoint.port for one in left)
+
+
+def _since(event: SelfConnectEvent) -> int:
+    return max(round((time.time() - event.time) * 1e6), 0)
