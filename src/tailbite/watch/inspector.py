@@ -132,17 +132,23 @@ class Inspector:
         unseen = list(not_visible)
         reports = {inode: NamespaceReport(by_inode[inode]) for inode in empty}
         done = 0
+        gone: set[int] = set()
         for inode in due:
             if done >= 2 and self._cpu_clock() - cpu_start > self._allowance:  # the own one, and one more
                 break
             done += 1
-            self._rounds.inspected(inode, now)
             report = inspect_namespace(by_inode[inode])
+            if report is None:
+                gone.add(inode)
+                continue
+            self._rounds.inspected(inode, now)
             unseen += report.not_visible
             if report.ephemeral is not None:
                 inspected.append(report)
                 reports[inode] = report
-        self._reports = {inode: one for inode, one in self._reports.items() if inode in by_inode} | reports
+        self._reports = {
+            inode: one for inode, one in self._reports.items() if inode in by_inode.keys() - gone
+        } | reports
         return InspectionRound(
             taken=taken,
             duration=time.monotonic() - start,
@@ -151,7 +157,7 @@ class Inspector:
             reports=dict(self._reports),
             skipped=len(empty),
             deferred=len(due) - done,
-            unseen=done - len(inspected) + len(not_visible),
+            unseen=done - len(inspected) - len(gone) + len(not_visible),
             not_visible=tuple(dict.fromkeys(unseen)),
         )
 
@@ -161,10 +167,17 @@ def _is_empty(namespace: Namespace) -> bool:
     return usage is not None and usage.is_empty
 
 
-def inspect_namespace(namespace: Namespace) -> NamespaceReport:
-    """Inspect one namespace. Never raises for what the kernel refuses: that becomes ``not_visible``."""
+def inspect_namespace(namespace: Namespace) -> NamespaceReport | None:
+    """Inspect one namespace. Never raises for what the kernel refuses: that becomes ``not_visible``.
+
+    Returns:
+        None if the namespace has vanished since it was listed, or the process by which it was to be entered has: then
+        the next round finds it by another.
+    """
     try:
         return call_in_namespace(namespace, partial(_inspect_here, namespace))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     except OSError as error:
         return NamespaceReport(namespace, not_visible=(NotVisible.of(str(namespace), error),))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from tailbite.watch.records import EndResult
 if TYPE_CHECKING:
     from tailbite.watch.records import SelfConnectEvent
 
-__all__ = ["destroy_noticed"]
+__all__ = ["confirm_port_free", "destroy_noticed"]
 
 
 def destroy_noticed(event: SelfConnectEvent) -> EndResult:
@@ -30,10 +31,19 @@ def destroy_noticed(event: SelfConnectEvent) -> EndResult:
         return EndResult(False, False, 0, "the process that dialled has ended: its network namespace is not known")
     try:
         is_destroyed, finished = call_in_namespace(event.namespace, partial(_destroy, event))
-        is_free = not call_in_namespace(event.namespace, partial(_is_bound, event)) if is_destroyed else True
     except OSError as error:
         return EndResult(False, False, _since(event), NotVisible.of("the self-connect", error).why)
-    return EndResult(is_destroyed, is_free, max(round((finished - event.time) * 1e6), 0))
+    return EndResult(is_destroyed, True, max(round((finished - event.time) * 1e6), 0))
+
+
+def confirm_port_free(event: SelfConnectEvent, result: EndResult) -> EndResult:
+    """Complete the result with whether the port is free now; apart, because it takes longer than destroying."""
+    if not result.is_destroyed or event.namespace is None:
+        return result
+    try:
+        return replace(result, is_port_free=not call_in_namespace(event.namespace, partial(_is_bound, event)))
+    except OSError:
+        return result
 
 
 def _destroy(event: SelfConnectEvent) -> tuple[bool, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tailbite.host.see.processes import describe_process, find_holders
 from tailbite.kernel.sock_diag import TcpState
-from tailbite.watch.killer import destroy_noticed
+from tailbite.watch.killer import confirm_port_free, destroy_noticed
 from tailbite.watch.records import Moment, SelfConnectEvent, SourceKind
 from tailbite.watch.tally import Tally
 
@@ -75,7 +75,10 @@ class Watcher:
         """Wait for events or an inspection, at most ``timeout`` seconds; return what was noticed."""
         now = self._clock()
         _wait_readable(self.source.descriptors, max(min(timeout, self._due - now), 0.0))
-        noticed = [self._notice(event) for event in self.source.read_events(self._clock())]
+        events = self.source.read_events(self._clock())
+        if self._kill:  # all of them, before anything else takes time
+            events = [replace(event, end=destroy_noticed(event)) if _is_open(event) else event for event in events]
+        noticed = [self._notice(event) for event in events]
         if self._clock() >= self._due:
             noticed += self._inspect()
         elif any(one.is_new for one in noticed):
@@ -83,8 +86,8 @@ class Watcher:
         return noticed
 
     def _notice(self, event: SelfConnectEvent) -> Noticed:
-        if self._kill and event.moment is Moment.ESTABLISHED:
-            event = replace(event, end=destroy_noticed(event))
+        if event.end is not None:
+            event = replace(event, end=confirm_port_free(event, event.end))
         if event.pid:
             event = replace(event, process=describe_process(event.pid))
         inode = event.namespace.inode if event.namespace is not None else 0
@@ -130,9 +133,13 @@ class Watcher:
                 cookie=socket.cookie if is_open else None,
             )
             if self._kill:
-                event = replace(event, end=destroy_noticed(event))
+                event = replace(event, end=confirm_port_free(event, destroy_noticed(event)))
             if is_new or self._kill:
                 yield Noticed(event, is_new)
+
+
+def _is_open(event: SelfConnectEvent) -> bool:
+    return event.moment is not Moment.ENDED
 
 
 def _wait_readable(descriptors: tuple[int, ...], seconds: float) -> None:

@@ -1,0 +1,286 @@
+"""``tailbite exporter``: self-connects and risks of this host as Prometheus metrics."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from tailbite.cli import status
+from tailbite.cli.output import Unsupported, note
+from tailbite.cli.params import DURATION
+from tailbite.kernel.sysctl import read_ephemeral_range
+from tailbite.watch.document import as_line
+from tailbite.watch.inspector import BUDGET, EVERY_S, Inspector
+from tailbite.watch.line_writer import LineWriter
+from tailbite.watch.records import SourceKind
+from tailbite.watch.sources import open_source
+from tailbite.watch.watcher import Watcher
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Mapping
+
+    from tailbite.watch.exporter import Exporter
+
+__all__ = ["command"]
+
+DEFAULT_ADDRESS: Final = ":9745"
+"""A port below the default ephemeral range, so that no client takes it while the exporter restarts."""
+
+
+class _Address(click.ParamType[tuple[str, int]]):
+    """HOST:PORT, [IPV6]:PORT, or :PORT for every address."""
+
+    name = "address"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]]*)):(\d{1,5})", str(value))
+        if match is None or not 0 < int(match[3]) < 65536:
+            self.fail(f"{value} is not a valid address: write 127.0.0.1:9745, [::1]:9745 or :9745", param, ctx)
+        return match[1] or match[2] or "", int(match[3])
+
+
+@click.command("exporter")
+@click.option(
+    "--web.listen-address",
+    "address",
+    type=_Address(),
+    default=DEFAULT_ADDRESS,
+    show_default=True,
+    metavar="[HOST]:PORT",
+    help="Where to serve /metrics and /-/healthy.",
+)
+@click.option("--web.systemd-socket", "activated", is_flag=True, help="Serve on the socket that systemd passes.")
+@click.option("--web.tls-cert", "certificate", metavar="FILE", help="Serve TLS with this certificate (PEM).")
+@click.option("--web.tls-key", "key", metavar="FILE", help="The certificate's key, if it is in another file.")
+@click.option("--web.client-ca", "client_ca", metavar="FILE", help="Demand a client certificate of this CA.")
+@click.option(
+    "--web.basic-auth",
+    "passwords",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Demand a user name and password: a line USER:PASSWORD for each user. Use it with TLS.",
+)
+@click.option(
+    "--textfile",
+    metavar="FILE",
+    help="Serve nothing; write the metrics to FILE after each inspection, for node_exporter's textfile collector.",
+)
+@click.option("--once", is_flag=True, help="With --textfile: inspect once, write, and end.")
+@click.option(
+    "--netns",
+    "place",
+    type=click.Choice(["all", "self"]),
+    default="all",
+    show_default=True,
+    help="Which network namespaces: all that are permitted, or this one.",
+)
+@click.option(
+    "--source",
+    "wanted",
+    type=click.Choice(["auto", *(kind.value for kind in SourceKind)]),
+    default="auto",
+    show_default=True,
+    help="Where events come from; see tailbite watch.",
+)
+@click.option(
+    "--every", type=DURATION, default=f"{EVERY_S:.0f}s", show_default=True, help="Time between inspections."
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0.01, 100),
+    default=BUDGET * 100,
+    show_default=True,
+    metavar="PERCENT",
+    help="Percent of one CPU for inspections of other namespaces; those beyond it wait for their turn.",
+)
+@click.option("--log/--no-log", "logs", default=True, help="Print a line of JSON for each self-connect, or do not.")
+def command(**options: Any) -> int:
+    """Serve self-connects and risks of this host as Prometheus metrics.
+
+    The exporter watches as tailbite watch does, by a clock of its own: scrapes read what is in memory and cost
+    nothing. It runs as any user; what that user may not see is exported too (tailbite_namespaces, tailbite_looks).
+    Labels are bounded: at most 50 ports, and no process, container or address. Those are in the log, a line of JSON
+    for each self-connect on stdout.
+
+    Exit status: 0 ended by SIGTERM or --once, 2 wrong usage, 4 the address cannot be used, or prometheus-client is
+    not installed, 130 interrupted.
+    """
+    return _run(**options)
+
+
+def _run(
+    *,
+    address: tuple[str, int],
+    activated: bool,
+    certificate: str | None,
+    key: str | None,
+    client_ca: str | None,
+    passwords: Path | None,
+    textfile: str | None,
+    once: bool,
+    place: str,
+    wanted: str,
+    every: float,
+    budget: float,
+    logs: bool,
+) -> int:
+    _check(textfile, once=once, tls=certificate, parts=(key, client_ca))
+    try:
+        from tailbite.watch.exporter import Exporter, read_guard
+    except ImportError as error:
+        text = f"the exporter needs the package prometheus-client ({error}): install tailbite[prometheus]"
+        raise Unsupported(text) from None
+    users, tls = _read_passwords(passwords), _tls(certificate, key, client_ca)
+    sock = None if textfile is not None else _socket(address, activated=activated)
+    source = _source(wanted, only_own=place == "self")
+    watcher = Watcher(source, Inspector(only_own=place == "self", every=every, budget=budget / 100))
+    log = LineWriter(sys.stdout.fileno(), lambda n: as_line({"event": "dropped", "lines": n})) if logs else None
+    exporter = Exporter(watcher, log, guard=read_guard, with_process=textfile is None)
+    try:
+        if sock is None:
+            assert textfile is not None
+            return _write(exporter, textfile, once=once)
+        return _serve(exporter, sock, users, tls)
+    finally:
+        source.close()
+        if log is not None:
+            log.close()
+
+
+def _check(textfile: str | None, *, once: bool, tls: str | None, parts: tuple[str | None, ...]) -> None:
+    if once and textfile is None:
+        raise click.UsageError("--once writes a file: it needs --textfile FILE.")
+    if tls is None and any(parts):
+        raise click.UsageError("--web.tls-key and --web.client-ca are for TLS: they need --web.tls-cert FILE.")
+
+
+def _source(wanted: str, *, only_own: bool) -> Any:
+    try:
+        source = open_source(None if wanted == "auto" else SourceKind(wanted), only_own=only_own)
+    except OSError as error:
+        raise Unsupported(f"--source {wanted} is not allowed here ({error.strerror or error})") from None
+    note(f"source of events: {source.kind.description}")
+    for refused in source.state().refused:
+        note(f"not available: {refused.what.partition(':')[0]}: {refused.why}")
+    return source
+
+
+def _read_passwords(path: Path | None) -> Mapping[str, str] | None:
+    if path is None:
+        return None
+    from tailbite.watch.http_server import read_passwords
+
+    try:
+        return read_passwords(path)
+    except (OSError, ValueError) as error:
+        text = f"cannot read {path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise click.BadParameter(text, param_hint="--web.basic-auth") from None
+
+
+def _tls(certificate: str | None, key: str | None, client_ca: str | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        return None
+    from tailbite.watch.http_server import tls_context
+
+    try:
+        return tls_context(certificate, key, client_ca)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise click.BadParameter(f"cannot load the certificate: {reason}", param_hint="--web.tls-cert") from None
+
+
+def _socket(address: tuple[str, int], *, activated: bool) -> socket.socket:
+    from tailbite.watch.http_server import activated_socket, listening_socket
+
+    host, port = address
+    try:
+        if activated:
+            passed = activated_socket()
+            if passed is None:
+                raise Unsupported("--web.systemd-socket: systemd passed no socket; start the .socket unit")
+            return passed
+        sock = listening_socket(host, port)
+    except OSError as error:
+        hint = f"; run tailbite why {port}" if not activated else ""
+        raise Unsupported(f"port {port} cannot be served: {error.strerror or error}{hint}") from None
+    _warn_if_exposed(port)
+    return sock
+
+
+def _warn_if_exposed(port: int) -> None:
+    try:
+        ephemeral = read_ephemeral_range()
+    except (OSError, ValueError):
+        return
+    if port in ephemeral:
+        note(
+            f"port {port} lies in the ephemeral range ({ephemeral}): a client can get it while the exporter is down; "
+            f"choose a port below {ephemeral.low}, or run tailbite fix --reserve {port}"
+        )
+
+
+def _write(exporter: Exporter, textfile: str, *, once: bool) -> int:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    written = 0
+    while not stop.is_set():
+        exporter.step(0.0 if once else 1.0)
+        if exporter.state.last_round is None or exporter.changes == written:
+            continue
+        try:
+            exporter.write_textfile(textfile)
+            written = exporter.changes
+        except OSError as error:
+            text = f"cannot write {textfile}: {error.strerror}"
+            if once:
+                raise click.BadParameter(text, param_hint="--textfile") from None
+            note(text)  # a full disk may have space again
+        if once:
+            break
+    return status.FINE
+
+
+def _serve(
+    exporter: Exporter, sock: socket.socket, users: Mapping[str, str] | None, tls: ssl.SSLContext | None
+) -> int:
+    from tailbite.watch.http_server import application, make_server
+
+    server = make_server(sock, application(exporter.registry, exporter.health, users), tls)
+    thread = threading.Thread(target=server.serve_forever, name="tailbite-http", daemon=True)
+    # The watch runs in the main thread, which signals interrupt; inspections change its network namespace.
+    signal.signal(signal.SIGTERM, lambda *_: exporter.stop())
+    host, port = sock.getsockname()[:2] if not isinstance(sock.getsockname(), str) else ("", 0)
+    thread.start()
+    note(f"serving http{'s' if tls else ''}://{f'[{host}]' if ':' in str(host) else host}:{port}/metrics")
+    _notify_systemd()
+    try:
+        exporter.run()
+    finally:
+        server.shutdown()
+        server.server_close()
+    return status.FINE
+
+
+def _notify_systemd() -> None:
+    """Tell systemd that the service is ready (sd_notify(3)); nothing where it did not ask."""
+    import socket
+
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(b"READY=1", f"\0{path[1:]}" if path.startswith("@") else path)
+        except OSError as error:
+            note(f"systemd could not be told that the exporter is ready: {error.strerror}")
