@@ -122,7 +122,16 @@ def _nftables() -> bool:
         return subprocess.run([nft, "add", "table", "ip", "probe"], check=False, capture_output=True).returncode == 0
 
 
+@cache
+def _bpf_tracepoint() -> bool:
+    """Attach an eBPF program to a tracepoint: root of the machine may, where no lockdown or profile forbids it."""
+    from tailbite.kernel.established_events import EstablishedEvents
+
+    return _allowed(lambda: EstablishedEvents().close())
+
+
 ABILITIES: dict[str, Callable[[], bool]] = {
+    "BPF_TRACEPOINT": _bpf_tracepoint,
     "BOUND_SOCKETS_LISTED": _bound_sockets_listed,
     "DUPLICATE_SACK": _duplicate_sack,
     "IP_LOCAL_PORT_RANGE": _ip_local_port_range,

@@ -74,15 +74,15 @@ class Destroyed:
         time: when this process read the event, seconds since the epoch.
         family: AF_INET or AF_INET6, as the socket was made.
         endpoint: both ends of the connection.
-        uid: the user that owned it.
-        traffic: what went through it; None if the kernel did not say.
+        traffic: what went through it, a FIN counted as one byte; None if the kernel did not say.
         is_here: True if it was in the network namespace of the listener.
+
+    Its owner is not known any more: the kernel reports every closed socket as root's.
     """
 
     time: float
     family: int
     endpoint: Endpoint
-    uid: int
     traffic: TcpInfo | None
     is_here: bool = True
 
@@ -105,7 +105,7 @@ def decode_event(payload: memoryview | bytes, moment: float, *, is_here: bool = 
     traffic = None
     with suppress(ValueError):
         traffic = tcp_info.decode(data) if data is not None else None
-    return Destroyed(moment, found.family, found.endpoints.local, found.uid, traffic, is_here)
+    return Destroyed(moment, found.family, found.endpoints.local, traffic, is_here)
 
 
 class DestroyEvents:

@@ -219,7 +219,7 @@ class DestroySource:
     def _event(self, one: Destroyed) -> SelfConnectEvent:
         namespace = self._own if one.is_here else None
         return SelfConnectEvent(
-            one.time, Moment.ENDED, self.kind, one.endpoint, one.family, namespace, uid=one.uid, traffic=one.traffic
+            one.time, Moment.ENDED, self.kind, one.endpoint, one.family, namespace, traffic=one.traffic
         )
 
     def _follow_limit(self, now: float) -> None:

@@ -1,0 +1,159 @@
+"""Self-connects are reported when they are established, with the process that dialled, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.trap import PORT
+from tailbite.core.address import Endpoint
+from tailbite.kernel.bpf import assemble
+from tailbite.kernel.established_events import (
+    Established,
+    EstablishedEvents,
+    PidNamespace,
+    decode_record,
+    established_program,
+)
+from tailbite.kernel.namespace import fresh_network
+from tailbite.kernel.sockopt import abort
+from tailbite.kernel.tracepoint import Field, Format, read_format
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+live = pytest.mark.needs("BPF_TRACEPOINT")
+
+
+@pytest.fixture
+def events(network: None) -> Iterator[EstablishedEvents]:
+    with EstablishedEvents() as opened:
+        yield opened
+
+
+def dial_itself(host: str = "127.0.0.1", port: int = PORT) -> None:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.bind((host, port))
+    sock.connect((host, port))
+    abort(sock)
+
+
+def of_this_test(events: EstablishedEvents) -> list[Established]:
+    """The machine is not ours alone: others' self-connects are events too."""
+    return [event for event in events.read_events() if event.pid == os.getpid()]
+
+
+@live
+@pytest.mark.parametrize(
+    ("host", "family", "seen"),
+    [
+        ("127.0.0.1", socket.AF_INET, "127.0.0.1"),
+        ("::1", socket.AF_INET6, "::1"),
+        ("::ffff:127.0.0.1", socket.AF_INET6, "127.0.0.1"),
+    ],
+)
+def test_one_event_for_each_family(events: EstablishedEvents, host: str, family: int, seen: str) -> None:
+    before = time.monotonic_ns()
+    dial_itself(host)
+    (event,) = of_this_test(events)
+    assert (event.family, event.endpoint) == (family, Endpoint(seen, PORT))
+    assert before <= event.monotonic_ns <= time.monotonic_ns()
+    assert event.name
+
+
+@live
+def test_ordinary_connections_and_equal_ports_of_two_addresses_are_no_events(events: EstablishedEvents) -> None:
+    with socket.create_server(("127.0.0.2", PORT)), socket.socket() as client:
+        client.bind(("127.0.0.1", PORT))  # the same port, another address
+        client.connect(("127.0.0.2", PORT))
+    dial_itself(port=PORT + 1)
+    assert [event.endpoint.port for event in of_this_test(events)] == [PORT + 1]
+
+
+@live
+def test_other_network_namespaces_are_seen_too(events: EstablishedEvents) -> None:
+    with fresh_network():
+        dial_itself()
+    assert [event.endpoint for event in of_this_test(events)] == [Endpoint("127.0.0.1", PORT)]
+
+
+@live
+def test_the_process_is_the_one_that_dialled(events: EstablishedEvents) -> None:
+    code = "import socket, sys; s = socket.socket(); e = '127.0.0.1', int(sys.argv[1]); s.bind(e); s.connect(e)"
+    ports = {}
+    for port in range(4711, 4716):
+        with subprocess.Popen([sys.executable, "-c", code, str(port)]) as child:
+            assert child.wait() == 0
+            ports[child.pid] = port
+    assert ports == {event.pid: event.endpoint.port for event in events.read_events() if event.pid in ports}
+
+
+@live
+def test_events_that_no_buffer_had_a_place_for_are_counted(events: EstablishedEvents) -> None:
+    for _ in range(5000):  # a buffer has a place for some 800
+        dial_itself()
+        if events.read_counts()[1]:
+            break
+    seen, lost = events.read_counts()
+    assert lost > 0
+    assert seen - lost >= len(events.read_events())
+    dial_itself()  # there is a place again
+    assert len(of_this_test(events)) == 1
+
+
+@live
+def test_closing_detaches_twice_over(network: None) -> None:
+    events = EstablishedEvents()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    again = EstablishedEvents()
+    again.close()
+    again.close()
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    events.close()
+
+
+@live
+@pytest.mark.parametrize("pids", [None, PidNamespace(4, 4026531836)])
+def test_the_program_is_short(pids: PidNamespace | None) -> None:
+    """Most changes of state end at its third instruction."""
+    program = established_program(read_format("sock", "inet_sock_set_state"), 3, 4, pids)
+    assert len(assemble(program)) // 8 <= 75
+
+
+@live
+def test_addresses_that_are_not_aligned_are_compared_byte_by_byte() -> None:
+    """Linux 4.16 to 5.5 have the protocol in one byte, and the addresses at odd offsets."""
+    names = {"newstate": (20, 4), "sport": (24, 2), "dport": (26, 2), "family": (28, 2), "protocol": (30, 1)}
+    fields = {name: Field(*place) for name, place in names.items()}
+    layout = Format(7, {**fields, "saddr_v6": Field(39, 16), "daddr_v6": Field(55, 16)})
+    loads = [line for line in established_program(layout, 3, 4) if line.code == 0x71 and line.source == 6]
+    assert [line.offset for line in loads if line.offset >= 39] == [
+        *(offset for place in range(16) for offset in (39 + place, 55 + place)),
+        *range(39, 55),
+    ]
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(ValueError, match="layout"):
+        established_program(Format(7, {"newstate": Field(20, 4)}), 3, 4)
+
+
+def test_a_record_of_another_pid_namespace_has_no_process() -> None:
+    address = socket.inet_pton(socket.AF_INET6, "::1")
+    record = struct.pack("=QIIIIHH4x16s16s", 5, 11, 10, 0, 0, socket.AF_INET6, 80, address, b"client\0rest")
+    event = decode_record(record + bytes(4), is_initial=True)
+    assert event == Established(5, socket.AF_INET6, Endpoint("::1", 80), 10, "client")
+    assert decode_record(record, is_initial=False).pid == 0
+
+
+@pytest.mark.parametrize("record", [b"", bytes(64)])
+def test_a_record_that_is_short_or_of_no_family_is_refused(record: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode_record(record)
