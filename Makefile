@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: demo test setup dev lint bench figures measure man clean peers matrix dist try-packages try-deploy
+.PHONY: docs reference story
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -72,6 +73,24 @@ $(VENV)/.dev: $(VENV)/.all
 # The man page and the completions below share/, from the commands' own help.
 man: dev
 	$(BIN)/python tools/generate.py
+
+# The documentation site in build/site, from the pages in docs/. Warnings are errors; the build needs no network.
+docs: $(VENV)/.docs
+	$(BIN)/python tools/reference.py
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
+	$(BIN)/python tools/site_check.py build/site
+
+# The tables of docs/reference and docs/findings/index.md, from the product itself.
+reference: dev
+	$(BIN)/python tools/reference.py
+
+# The pictures of docs/story.md, from a run of the demo.
+story: setup
+	$(BIN)/python tools/story.py
+
+$(VENV)/.docs: $(VENV)/.all
+	$(INSTALL) --group docs
+	@touch $@
 
 # The real clients that the catalogue knows: Debian's with apt-get (as root), PyPI's and npm's below .peers/.
 peers: dev

@@ -5,7 +5,15 @@ Warnings are errors. The site needs no network: fonts, styles and scripts are pa
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pygments.lexers.special import TextLexer
+
 from tailbite._version import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "tailbite"
 copyright = "the tailbite developers"  # noqa: A001 - the name that Sphinx reads
@@ -15,7 +23,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["data", "matrix.json"]
 nitpicky = False
-suppress_warnings = ["toc.empty_glob"]  # pages of other parts of the project may be missing in a checkout
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -25,6 +32,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 
+highlight_language = "none"
 html_theme = "furo"
 html_title = "tailbite"
 html_static_path = ["_static"]
@@ -44,3 +52,36 @@ html_theme_options = {
     },
     "footer_icons": [],
 }
+
+
+def setup(app: Sphinx) -> None:
+    """Add what the pages need: diagrams as text, and tables of contents without patterns that match nothing."""
+    app.add_lexer("mermaid", TextLexer)
+    app.connect("source-read", _drop_empty_patterns)
+    app.connect("build-finished", _complete_accessibility)
+
+
+def _drop_empty_patterns(app: Sphinx, name: str, source: list[str]) -> None:
+    if name == "index":
+        lines = source[0].splitlines()
+        source[0] = "\n".join(line for line in lines if not line.endswith("*") or _new_pages(app, line, lines))
+
+
+def _new_pages(app: Sphinx, pattern: str, listed: list[str]) -> set[str]:
+    folder = Path(app.srcdir)
+    return {file.relative_to(folder).with_suffix("").as_posix() for file in folder.glob(f"{pattern}.md")} - set(
+        listed
+    )
+
+
+def _complete_accessibility(app: Sphinx, error: Exception | None) -> None:
+    """Give headings of the menu a level, and make everything that scrolls sideways reachable by keyboard."""
+    if error is not None or app.builder.format != "html":
+        return
+    for file in Path(app.outdir).rglob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        text = text.replace('<p class="caption" role="heading">', '<p class="caption" role="heading" aria-level="2">')
+        text = text.replace("<pre>", '<pre tabindex="0">').replace(
+            '<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'
+        )
+        file.write_text(text, encoding="utf-8")
