@@ -1,0 +1,171 @@
+"""The fast path of the guard changes no socket that is not like the last one; what it does not know it asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import tailbite
+from support.trap import PORT, Trap
+from tailbite.connect import facts
+from tailbite.core.plan import Means
+from tailbite.core.ports import PortRange
+from tailbite.guards.python import guard, steering
+from tailbite.kernel.namespace import fresh_network
+from tailbite.kernel.sockopt import abort, local_port_range, set_local_port_range
+from tailbite.kernel.sysctl import write_ephemeral_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture(autouse=True)
+def _fast_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Entries of the fast path count for as long as a test runs, so that every connect meets them."""
+    monkeypatch.setattr(facts, "FRESH_FOR", 60)
+    monkeypatch.setattr(facts, "_known", {})
+    monkeypatch.setattr(steering, "_is_plain", True)
+    monkeypatch.setattr(steering, "_named_ports", set())
+    steering._known_ports.clear()
+    yield
+    steering._known_ports.clear()
+    assert guard._holds == 0
+
+
+def refused(sock: socket.socket) -> bool:
+    return sock.connect_ex((HOST, PORT)) == errno.ECONNREFUSED
+
+
+@pytest.mark.usefixtures("network")
+def test_a_range_of_the_programs_own_is_narrowed_also_right_after_a_plain_connect() -> None:
+    """A fast path that only sets the option makes one side of the whole ephemeral range of it."""
+    write_ephemeral_range(PortRange(9000, 60999))
+    own = PortRange(PORT - 6, PORT + 4)
+    with tailbite.guard():
+        used = set()
+        for _ in range(60):
+            with socket.socket() as plain, socket.socket() as sock:
+                assert refused(plain)
+                assert PORT in steering._known_ports, "the fast path was not taken"
+                set_local_port_range(sock, own)
+                assert refused(sock)
+                assert local_port_range(sock) in ((own.low, PORT - 1), (PORT + 1, own.high))
+                used.add(sock.getsockname()[1])
+    assert used <= set(own) - {PORT}
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("trap", [PortRange(PORT, PORT + 1), PortRange(PORT, PORT + 40)], ids=str)
+def test_sockets_of_another_namespace_between_plain_connects_at_home(trap: PortRange) -> None:
+    """Such programs enter a namespace, make a socket there, and connect it when they are back."""
+    write_ephemeral_range(PortRange(40000, 50000))
+    with contextlib.ExitStack() as stack:
+        with fresh_network():
+            write_ephemeral_range(trap)
+            assert any(Trap().springs() for _ in range(400)), "the control did not self-connect"
+            foreign = [stack.enter_context(socket.socket()) for _ in range(60)]
+        with tailbite.guard():
+            for sock in foreign:
+                with socket.socket() as plain:
+                    assert refused(plain)
+                assert PORT in steering._known_ports, "the fast path was not taken"
+                assert refused(sock)
+
+
+@pytest.mark.usefixtures("network")
+def test_a_thread_that_goes_between_namespaces() -> None:
+    """A connect at home, the next one in the trap, with what was found out at home still fresh."""
+    write_ephemeral_range(PortRange(40000, 50000))
+    with fresh_network():
+        Trap().set().control()
+    with tailbite.guard():
+        for _ in range(40):
+            with socket.socket() as plain:
+                assert refused(plain)
+            with fresh_network():
+                Trap().set()
+                with socket.socket() as sock:
+                    assert refused(sock)
+
+
+class Indexed:
+    """A port object with ``__index__`` only, which Python's connect takes."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __index__(self) -> int:
+        return PORT
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    "port", [Indexed(), PORT, type("Port", (int,), {})(PORT)], ids=lambda port: type(port).__name__
+)
+def test_ports_that_are_not_plain_integers(port: object) -> None:
+    Trap().set()
+    seen: list[tailbite.GuardedConnect] = []
+    address = (HOST, port)
+    with tailbite.guard(events=seen.append):
+        for _ in range(100):
+            with socket.socket() as sock:
+                assert sock.connect_ex(address) == errno.ECONNREFUSED
+    assert {(connect.port, connect.means) for connect in seen} == {(PORT, Means.STEER)}
+    with socket.socket() as control:
+        control.connect(address)
+        assert tailbite.is_self_connected(control)
+        abort(control)
+
+
+@pytest.mark.usefixtures("network")
+def test_threads_share_the_fast_path() -> None:
+    Trap().set().control()
+    wrong: list[object] = []
+
+    def connect() -> None:
+        for _ in range(200):
+            with socket.socket() as sock:
+                try:
+                    sock.connect((HOST, PORT))
+                    wrong.append(sock.getsockname())
+                except OSError as error:
+                    if error.errno not in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL):
+                        wrong.append(error)
+
+    with tailbite.guard():
+        threads = [threading.Thread(target=connect) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+WITHOUT_DESCRIPTORS = f"""
+import resource, socket, sys, tailbite
+sock, other = socket.socket(), socket.socket()
+if sys.argv[1] == "guarded":
+    tailbite.guard()
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+print(sock.connect_ex(("{HOST}", {PORT})), other.connect_ex(("{HOST}", 9)))
+"""
+
+
+@pytest.mark.usefixtures("network")
+def test_the_first_guarded_connect_needs_no_descriptor() -> None:
+    Trap().set()
+    out = {}
+    for way in ("plain", "guarded"):
+        command = (sys.executable, "-c", WITHOUT_DESCRIPTORS, way)
+        out[way] = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert out[way].stderr == ""
+    assert out["plain"].stdout.split() == ["0", "111"], "the control did not self-connect"
+    assert out["guarded"].stdout.split() == ["111", "111"]
