@@ -8,6 +8,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: demo test setup dev lint bench figures measure man clean peers matrix dist try-packages try-deploy
 .PHONY: docs reference story
+.PHONY: cpython fuzz
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -91,6 +92,14 @@ story: setup
 $(VENV)/.docs: $(VENV)/.all
 	$(INSTALL) --group docs
 	@touch $@
+
+# CPython's own tests, with tailbite's functions in place of the standard library's; takes minutes.
+cpython: dev
+	$(BIN)/python tools/cpython.py
+
+# Every parser, one minute each, with inputs guided by coverage (atheris).
+fuzz: dev
+	$(BIN)/python tools/fuzz.py --seconds 60
 
 # The real clients that the catalogue knows: Debian's with apt-get (as root), PyPI's and npm's below .peers/.
 peers: dev
