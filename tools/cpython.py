@@ -1,9 +1,9 @@
 """CPython's own tests with tailbite in place of what it replaces: ``python tools/cpython.py MODULE...``
 
 The tests of the standard library run twice in private network namespaces, once as they are and once with
-``socket.create_connection``, ``asyncio.open_connection`` and the loop's ``create_connection`` replaced by tailbite's. A
-test that fails in the second run only is a difference between tailbite and the standard library. Exit status 1 if there
-is one.
+``socket.create_connection``, ``asyncio.open_connection`` and the loop's ``create_connection`` replaced by tailbite's.
+A test that fails in the second run only is a difference between tailbite and the standard library. Exit status 1 if
+there is one.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ import sys
 import unittest
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["ASYNCIO", "BLOCKING", "Outcome", "differences", "run_modules"]
 
-BLOCKING = (
-    "test_socket.NetworkConnectionNoServer", "test_socket.NetworkConnectionAttributesTest",
-    "test_socket.NetworkConnectionBehaviourTest", "test_httplib", "test_smtplib", "test_ftplib", "test_poplib", "test_imaplib", "test_xmlrpc",
-    "test_urllib2_localnet", "test_timeout",
-)  # fmt: skip
+_OF_SOCKET = ("NetworkConnectionNoServer", "NetworkConnectionAttributesTest", "NetworkConnectionBehaviourTest")
+_CLIENTS = ("httplib", "smtplib", "ftplib", "poplib", "imaplib", "xmlrpc", "urllib2_localnet", "timeout")
+
+BLOCKING = (*(f"test_socket.{name}" for name in _OF_SOCKET), *(f"test_{name}" for name in _CLIENTS))
 """Modules whose tests connect with ``socket.create_connection``, directly or through a client of the library."""
 
-ASYNCIO = tuple(f"test_asyncio.test_{name}" for name in ("streams", "events", "server", "sendfile", "sslproto", "ssl"))
+ASYNCIO = tuple(
+    f"test_asyncio.test_{name}" for name in ("streams", "events", "server", "sendfile", "sslproto", "ssl")
+)
 """Modules of asyncio's tests. ``test_base_events`` is not among them: it replaces ``base_events.socket`` by a mock,
 which tailbite does not use by design."""
 
@@ -53,7 +55,9 @@ def run_modules(modules: tuple[str, ...], *, replaced: bool, timeout: float = 60
         subprocess.TimeoutExpired: they took too long.
     """
     command = (sys.executable, __file__, "--child", "replaced" if replaced else "plain", *modules)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True, cwd=Path(__file__).parent)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, check=True, cwd=Path(__file__).parent
+    )
     answer = json.loads(done.stdout.splitlines()[-1])
     return Outcome(answer["run"], answer["guarded"], frozenset(answer["failed"]))
 
@@ -76,7 +80,7 @@ def _replace() -> list[int]:
     import tailbite.aio
 
     calls = [0]
-    original = asyncio.base_events.BaseEventLoop.create_connection
+    original: Any = asyncio.base_events.BaseEventLoop.create_connection
     streams = tailbite.open_connection
 
     def blocking(*args: object, **options: object) -> object:
@@ -84,8 +88,8 @@ def _replace() -> list[int]:
         return tailbite.create_connection(*args, **options)  # type: ignore[arg-type]
 
     async def of_loop(loop: object, factory: object, *args: object, **options: object) -> object:
-        if options.get("sock") is not None or type(loop).__module__ not in ("asyncio.unix_events",):
-            return await original(loop, factory, *args, **options)  # type: ignore[arg-type]
+        if options.get("sock") is not None or type(loop).__module__ != "asyncio.unix_events":
+            return await original(loop, factory, *args, **options)
         calls[0] += 1
         return await tailbite.aio.create_connection(factory, *args, **options)  # type: ignore[arg-type]
 
