@@ -9,6 +9,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 .PHONY: demo test setup dev lint bench figures measure man clean peers matrix dist try-packages try-deploy
 .PHONY: docs reference story
 .PHONY: cpython fuzz
+.PHONY: image try-image
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -117,6 +118,16 @@ dist: dev
 # The packages installed, used, upgraded and removed in a Debian of their own (root, mmdebstrap, Debian's archive).
 try-packages: dev
 	PYTHONPATH=tools $(BIN)/python -m dist.try_packages $(TRY_ARGS)
+
+# The container image, in podman's store below .peers/image (root). BASE=IMAGE builds on another base; try-image builds
+# on a Debian made by mmdebstrap, so that no registry is needed, and runs the image on the network of its own host.
+image: dev
+	PYTHONPATH=tools unshare --mount $(BIN)/python -m dist.image --store .peers/image $(if $(BASE),--base $(BASE))
+
+try-image: dev
+	PYTHONPATH=tools unshare --mount $(BIN)/python -m dist.image --store .peers/image --rootfs .peers/rootfs
+	PYTHONPATH=tools unshare --mount --net sh -c 'ip link set lo up; exec "$$@"' sh \
+	  $(BIN)/python -m dist.image --store .peers/image --try
 
 # deploy/ with the engines it is for: Ansible on three hosts that speak ssh, Helm. Root, in namespaces of its own.
 ENGINES := .venv-deploy
