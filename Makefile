@@ -7,9 +7,9 @@ BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: demo test setup dev lint bench figures measure man clean peers matrix dist try-packages try-deploy
-.PHONY: docs reference story
 .PHONY: cpython fuzz
 .PHONY: image try-image
+.PHONY: docs docs-browser reference story
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -27,6 +27,7 @@ lint: dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/lint.py
+	$(BIN)/codespell
 
 bench: dev
 	$(BIN)/python bench/every.py
@@ -82,6 +83,10 @@ docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 	$(BIN)/python tools/site_check.py build/site
 
+# The same, and in Chromium: width, requests, and accessibility (axe-core) of some pages, at four settings.
+docs-browser: docs
+	$(BIN)/python tools/site_check.py build/site --browser --only story --only lab --only TB101 --only commands
+
 # The tables of docs/reference and docs/findings/index.md, from the product itself.
 reference: dev
 	$(BIN)/python tools/reference.py
@@ -90,7 +95,7 @@ reference: dev
 story: setup
 	$(BIN)/python tools/story.py
 
-$(VENV)/.docs: $(VENV)/.all
+$(VENV)/.docs: $(VENV)/.dev
 	$(INSTALL) --group docs
 	@touch $@
 
