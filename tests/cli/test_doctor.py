@@ -64,9 +64,13 @@ def as_nobody(command: click.Command, *arguments: str) -> tuple[int, str]:
         os.setuid(65534)
         result = CliRunner().invoke(command, arguments, standalone_mode=False)
         error = result.exception
-        said = error.format_message() if isinstance(error, click.ClickException) else f"{result.stderr}{error or ''}"
+        said = (
+            error.format_message()
+            if isinstance(error, click.ClickException)
+            else f"{result.stderr}{error!r}".removesuffix("None")
+        )
         os.write(writer, said.encode())
-        os._exit(error.exit_code if isinstance(error, click.ClickException) else result.return_value)
+        os._exit(error.exit_code if isinstance(error, click.ClickException) else 70 if error else result.return_value)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         said = pipe.read()
@@ -106,7 +110,7 @@ def test_one_doctor_s_document_says_all_that_the_report_says(root: Path) -> None
         sock.connect(("127.0.0.1", PORT))
         seen = document(doctor.command, "--netns", "self", "--root", str(root))
     (one,) = seen["findings"]
-    assert (one["code"], one["severity"], one["confidence"]) == ("TB201", "critical", "certain")
+    assert (one["code"], one["severity"], one["confidence"]) == ("TB101", "critical", "certain")
     assert one["endpoint"] == f"127.0.0.1:{PORT}"
     assert one["remedies"][0]["commands"] == [f"tailbite fix --kill {PORT} --apply"]
     assert seen["namespaces"][0]["ephemeral"] == "32768-60999"
@@ -202,13 +206,13 @@ def test_services_come_from_a_file_with_names(root: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["doctor", "--ports", "many"], "there is no file of that name"),
-        (["doctor", "--ports", "0"], "names no ports"),
+        (["doctor", "--ports", "many"], "there is no file 'many'"),
+        (["doctor", "--ports", "0"], "0 is not a port"),
         (["doctor", "--ports", "/nonexistent/list"], "cannot read /nonexistent/list"),
         (["doctor", "--netns", "no-such-place"], "no network namespace is called"),
-        (["fix", "--reserve", "1-70000"], "no range of ports"),
-        (["fix", "--reserve", "0"], "0 is none"),
-        (["fix", "--reserve", ""], "write ports as"),
+        (["fix", "--reserve", "1-70000"], "70000 is not a port"),
+        (["fix", "--reserve", "0"], "0 is not a port"),
+        (["fix", "--reserve", ""], "no port is given: write ports as"),
         (["fix", "--range", "60999"], "no range of ports"),
         (["fix", "--range", "80-90"], "below port 1024"),
         (["fix", "--range", "40000-40001", "--reserve", "40000-40001"], "nothing is left of the ephemeral range"),

@@ -7,21 +7,48 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tailbite._files import write_atomically
 from tailbite.cli import status
-from tailbite.cli.output import as_json, console, emit_json, note
+from tailbite.cli.output import Unsupported, as_json, console, emit_json, note
+from tailbite.cli.params import chosen_namespaces, netns_option
 from tailbite.cli.services import SERVICES
+from tailbite.host.explain.baseline import KnownFinding, KnownFindings, baseline_of, parse_baseline, parse_ignored
 from tailbite.host.explain.checkup import check_host
 from tailbite.host.explain.finding import Severity
-from tailbite.host.see import namespaces
 from tailbite.kernel.release import kernel_release
 
 if TYPE_CHECKING:
     from tailbite.host.explain.checkup import Checkup
+    from tailbite.host.explain.finding import Finding
     from tailbite.host.explain.subject import Service, Subject
+    from tailbite.host.see.records import NotVisible
 
 __all__ = ["command"]
 
-_FIXABLE = frozenset({"TB201", "TB202", "TB203", "TB204"})
+_FIXABLE = frozenset({"TB101", "TB102", "TB203", "TB204"})
+_LARGEST_FILE = 1 << 24
+
+
+class _Ignored(click.ParamType[tuple[KnownFinding, ...]]):
+    """``TB204`` or ``TB204:40000-40010``, or several with commas."""
+
+    name = "code"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[KnownFinding, ...]:
+        if isinstance(value, tuple):
+            return value
+        from tailbite.host.explain.pages import known_codes
+
+        try:
+            found = parse_ignored(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        for one in found:
+            if one.code not in known_codes():
+                self.fail(f"there is no finding {one.code}: tailbite why --explain lists them", param, ctx)
+        return found
 
 
 @click.command("doctor")
@@ -33,14 +60,7 @@ _FIXABLE = frozenset({"TB201", "TB202", "TB203", "TB204"})
     metavar="FILE|LIST",
     help="Services that should run here, and may be down now: 50051,8125, or a file with a line PORTS [NAME] each.",
 )
-@click.option(
-    "--netns",
-    "wanted",
-    default="all",
-    show_default=True,
-    metavar="all|self|PID|NAME",
-    help="Which network namespaces: all that are permitted, this one, that of a process, or one by name.",
-)
+@netns_option("Which network namespaces: all that are permitted, this one, that of a process, or one by name.")
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -48,48 +68,120 @@ _FIXABLE = frozenset({"TB201", "TB202", "TB203", "TB204"})
     metavar="DIR",
     help="Read the sysctl.d files of the next boot below DIR.",
 )
+@click.option(
+    "--severity",
+    "least",
+    type=click.Choice([one.label for one in Severity]),
+    default=Severity.FINE.label,
+    metavar="LEVEL",
+    help="Tell only findings of at least this severity: critical, warning, notice or fine (all of them).",
+)
+@click.option(
+    "--ignore",
+    "ignored",
+    type=_Ignored(),
+    multiple=True,
+    metavar="CODE[:PORTS]",
+    help="Leave out a finding, such as TB204, or for some ports, such as TB204:40000-40010. Can be repeated.",
+)
+@click.option(
+    "--baseline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Leave out what FILE accepts; see --write-baseline.",
+)
+@click.option(
+    "--write-baseline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write what is found to FILE, so that from then on --baseline FILE tells only what is new.",
+)
 @click.option("--json", "as_document", is_flag=True, help="Print one JSON document.")
-def command(services: tuple[Service, ...], wanted: str, root: Path, as_document: bool) -> int:
+def command(
+    services: tuple[Service, ...],
+    wanted: str,
+    root: Path,
+    least: str,
+    ignored: tuple[tuple[KnownFinding, ...], ...],
+    baseline: Path | None,
+    write_baseline: Path | None,
+    as_document: bool,
+) -> int:
     """Tell whether this host is at risk of self-connects, and what helps.
 
-    Looks at each network namespace: the range source ports are drawn from, the ports reserved in it, servers that
-    listen there all the same, self-connects and what they left; and at the kernel, and at what the next boot will
-    set. Each finding says how bad it is and how sure, the odds for a client that retries every second, and the
-    remedy. Changes nothing.
+    Inspects each network namespace: the range of source ports, the ports reserved in it, servers that listen there
+    all the same, self-connects and the TIME-WAIT they left, source ports that are used up; and the kernel, and what
+    the next boot will set. Each finding says how bad it is and how sure, the odds for a client that retries every
+    second, and the remedy. Ports in the same state are one finding. Changes nothing.
 
-    Needs no root; what only root can see is said on stderr.
+    Needs no root; what only root can see is named on stderr.
+
+    \b
+    Examples:
+      tailbite doctor
+      tailbite doctor --ports 50051,30000-32767 --severity warning
+      tailbite doctor --write-baseline accepted.json
+      tailbite doctor --baseline accepted.json --ignore TB207
 
     Exit status: 0 nothing worse than a notice, 1 something worse, 3 nothing found but not everything could be seen.
     """
-    try:
-        places, not_visible = namespaces.choose_namespaces(wanted)
-    except namespaces.UnknownNamespace as error:
-        raise click.BadParameter(str(error), param_hint="--netns") from None
-    seen = check_host(places, services, not_visible, root=root)
+    places, not_visible = chosen_namespaces(wanted)
+    accepted = KnownFindings((*(one for some in ignored for one in some), *_read_baseline(baseline)))
+    seen = check_host(places, services, not_visible, root=root, accepted=accepted)
+    levels = list(Severity)
+    told = [one for one in seen.findings if levels.index(one.severity) <= levels.index(Severity(least))]
+    if write_baseline is not None:
+        _write_baseline(write_baseline, seen.findings)
+    unseen = [item for item in seen.not_visible if not (wanted == "all" and item.is_gone)]
     if as_document:
-        _emit(seen)
+        _emit(seen, told)
     else:
-        from tailbite.cli.show.doctor import report
-
-        out = console()
-        for part in report(seen):
-            out.print(part)
-        if any(one.code in _FIXABLE for one in seen.findings):
-            note("`tailbite fix`, with the same --ports and --netns, shows what would be changed for all of these")
-    for item in seen.not_visible:
-        note(f"could not see {item}")
-    if any(one.severity in (Severity.CRITICAL, Severity.WARNING) for one in seen.findings):
+        _print(seen, told, unseen)
+    if any(one.severity.is_bad for one in told):
         return status.FOUND
-    return status.PARTLY_BLIND if seen.not_visible else status.FINE
+    return status.PARTLY_BLIND if unseen else status.FINE
 
 
-def _emit(seen: Checkup) -> None:
+def _print(seen: Checkup, told: list[Finding], unseen: list[NotVisible]) -> None:
+    from tailbite.cli.show.doctor import print_report, summary
+
+    out = console()
+    print_report(out, seen, told)
+    left_out = len(seen.findings) - len(told) + seen.left_out
+    out.print(f"\n{summary(told, namespaces=len(seen.subjects), left_out=left_out)}", soft_wrap=True, markup=False)
+    out.file.flush()
+    if any(one.code in _FIXABLE for one in told):
+        note("`tailbite fix`, with the same --ports and --netns, shows the changes for all of these together")
+    for item in unseen:
+        note(f"could not see {item}")
+
+
+def _read_baseline(file: Path | None) -> tuple[KnownFinding, ...]:
+    if file is None:
+        return ()
+    try:
+        with file.open(encoding="utf-8") as opened:
+            return parse_baseline(opened.read(_LARGEST_FILE))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise click.BadParameter(f"{file} cannot be used: {reason}", param_hint="--baseline") from None
+
+
+def _write_baseline(file: Path, findings: tuple[Finding, ...]) -> None:
+    try:
+        write_atomically(file, baseline_of(findings))
+    except OSError as error:
+        raise Unsupported(f"{file} cannot be written: {error.strerror}") from None
+
+
+def _emit(seen: Checkup, findings: list[Finding]) -> None:
     emit_json(
         "doctor",
         taken=seen.taken,
         kernel={"release": kernel_release(), "abilities": seen.abilities},
+        source_ports=seen.selection,
         namespaces=[_namespace(subject) for subject in seen.subjects],
-        findings=[{**as_json(one), "namespace": one.namespace.inode} for one in seen.findings],
+        findings=[{**as_json(one), "namespace": one.namespace.inode} for one in findings],
         not_visible=seen.not_visible,
     )
 

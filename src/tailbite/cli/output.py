@@ -1,14 +1,16 @@
-"""What all commands share in talking to people (tables, prose) and to programs (JSON).
+"""Output that all commands share: tables and prose for people, JSON for programs.
 
-Tables and JSON go to stdout, prose to stderr. Colour is rich's decision: only on a terminal, and never with
-NO_COLOR set (https://no-color.org).
+Tables and JSON go to stdout, notes to stderr. Colour is rich's decision: only on a terminal, and no escape sequence
+at all with NO_COLOR set (https://no-color.org). Output that is piped is not wrapped, or as wide as COLUMNS says, and
+has no blanks at the end of a line.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["Unsupported", "as_json", "console", "emit_json", "note", "plain"]
+
+_UNLIMITED = 10_000  # columns of what is piped
+_WIDEST = 100  # columns of prose on a wide terminal: longer lines are hard to read
 
 
 class Unsupported(click.ClickException):
@@ -30,15 +35,42 @@ class Unsupported(click.ClickException):
         click.echo(f"tailbite: {plain(self.format_message())}", err=True)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return a rich console on stdout, or on stderr for prose and progress.
+class _Trimmed:
+    """A text stream that drops blanks at the end of each line: rich pads the cells of a table."""
 
-    Piped output is as wide as a terminal of 80 columns, so that what is looked at later looks alike.
-    """
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._stream.write(f"{line.rstrip(' ')}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.write(self._line)
+        self._line = ""
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a rich console on stdout, or on stderr for prose and progress."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if stream.isatty() else 80)
+    if stream.isatty():
+        plain_text = bool(os.environ.get("NO_COLOR"))
+        made = Console(stderr=stderr, highlight=False, soft_wrap=False, color_system=None if plain_text else "auto")
+        if made.width > _WIDEST:
+            made.width = _WIDEST
+        return made
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isascii() and columns.isdigit() and int(columns) else _UNLIMITED
+    return Console(file=cast("IO[str]", _Trimmed(stream)), highlight=False, soft_wrap=False, width=width)
 
 
 def plain(text: str) -> str:
@@ -47,8 +79,15 @@ def plain(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """Print one line of prose to stderr."""
-    click.echo(f"tailbite: {plain(text)}", err=True)
+    """Print a note to stderr, wrapped at words on a terminal."""
+    line = f"tailbite: {plain(text)}"
+    if sys.stderr.isatty():
+        import shutil
+        import textwrap
+
+        width = max(20, shutil.get_terminal_size().columns)
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    click.echo(line, err=True)
 
 
 def emit_json(command: str, *, schema_version: int = 1, **fields: Any) -> None:
@@ -60,7 +99,7 @@ def emit_json(command: str, *, schema_version: int = 1, **fields: Any) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """Turn records into what JSON has: endpoints and port ranges as their text, enums by label or name."""
+    """Turn records into JSON: endpoints and port ranges as their text, enums by label or name."""
     import dataclasses
 
     from tailbite.core.address import Endpoint, FourTuple

@@ -1,15 +1,79 @@
-"""Kinds of arguments that several commands take; each refuses bad input with one sentence."""
+"""Kinds of arguments and options that several commands take; each refuses bad input with one sentence."""
 
 from __future__ import annotations
 
-from typing import Final
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from tailbite.core.address import canonical_host
 from tailbite.core.duration import parse_duration
-from tailbite.core.ports import PortRange, PortSet
+from tailbite.core.ports import HIGHEST_PORT, PortRange, PortSet
 
-__all__ = ["DURATION", "PORTS", "RANGE", "WHOLE"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailbite.host.see.records import Namespace, NotVisible
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = [
+    "DURATION",
+    "PLACE",
+    "PORTS",
+    "RANGE",
+    "WHOLE",
+    "chosen_namespaces",
+    "netns_option",
+    "parse_ports",
+]
+
+_ITEM = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def netns_option(text: str, *, default: str = "all") -> Callable[[F], F]:
+    """Return the ``--netns`` option; its value is passed as ``wanted``.
+
+    Args:
+        text: what the command does with the namespaces.
+        default: the value if none is given.
+    """
+    return click.option(
+        "--netns", "wanted", default=default, show_default=True, metavar="all|self|PID|NAME", help=text
+    )
+
+
+def chosen_namespaces(wanted: str) -> tuple[tuple[Namespace, ...], tuple[NotVisible, ...]]:
+    """Return the namespaces that ``--netns`` names, and what could not be seen; an unknown one is wrong usage."""
+    from tailbite.host.see import namespaces
+
+    try:
+        return namespaces.choose_namespaces(wanted)
+    except namespaces.UnknownNamespace as error:
+        raise click.BadParameter(str(error), param_hint="--netns") from None
+
+
+def parse_ports(text: str) -> PortSet:
+    """Return the ports of ``50051`` or ``8125,50051-50060``, at least one and none of them 0.
+
+    Raises:
+        ValueError: the text is not such a list; the message says which part is wrong.
+    """
+    advice = "write ports as 50051 or 8125,50051-50060"
+    if not text.strip():
+        raise ValueError(f"no port is given: {advice}")
+    for part in text.split(","):
+        match = _ITEM.fullmatch(part.strip())
+        if match is None or not part.isascii():
+            raise ValueError(f"{part.strip()!r} is not a port or a range of ports: {advice}")
+        for number in filter(None, match.groups()):
+            if not 1 <= int(number) <= HIGHEST_PORT:
+                raise ValueError(f"{number} is not a port: ports are 1 to {HIGHEST_PORT}")
+        if match[2] and int(match[1]) > int(match[2]):
+            raise ValueError(f"{part.strip()} is not a range of ports: the lower one comes first")
+    return PortSet.parse(",".join(part.strip() for part in text.split(",")))
 
 
 class _Range(click.ParamType[PortRange]):
@@ -31,9 +95,65 @@ class _Ports(click.ParamType[PortSet]):
         if isinstance(value, PortSet):
             return value
         try:
-            return PortSet.parse(str(value))
+            return parse_ports(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class _Place(click.ParamType[tuple[str | None, int]]):
+    """PORT, HOST:PORT or [HOST]:PORT; HOST is an address, localhost or *, PORT a number or a name."""
+
+    name = "port|host:port"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | None, int]:
+        if isinstance(value, tuple):
+            return value
+        text = str(value).strip()
+        try:
+            host, port = _split_place(text)
+            return _place_host(host), _place_port(port, text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _split_place(text: str) -> tuple[str, str]:
+    address, slash, protocol = text.partition("/")
+    if slash and protocol.lower() != "tcp":
+        raise ValueError(f"{text!r} asks about {protocol or 'no protocol'}: only TCP ports are explained")
+    host, colon, port = address.rpartition(":")
+    if not colon and "." in port:
+        raise ValueError(f"{text!r} has no port: write it as {address}:PORT")
+    if ":" in host and not host.startswith("["):
+        raise ValueError(f"{text!r} is ambiguous: write an IPv6 address in brackets, as [::1]:{port or 'PORT'}")
+    return host.removeprefix("[").removesuffix("]") if host.startswith("[") else host, port
+
+
+def _place_host(host: str) -> str | None:
+    if host in ("", "*"):
+        return None
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        raise ValueError(f"{host!r} is not an IP address: write one, or localhost, or the port alone") from None
+    return canonical_host(host)
+
+
+def _place_port(port: str, text: str) -> int:
+    if port.isascii() and port.isdigit():
+        if len(port) > 5 or not 1 <= int(port) <= HIGHEST_PORT:
+            raise ValueError(f"{port} is not a port: ports are 1 to {HIGHEST_PORT}")
+        return int(port)
+    import socket
+
+    try:
+        return socket.getservbyname(port, "tcp")
+    except (OSError, UnicodeError, ValueError):
+        advice = f"write a number from 1 to {HIGHEST_PORT}, a service name such as ssh, or HOST:PORT"
+        raise ValueError(f"{port or text!r} is not a port or a TCP service that this host knows: {advice}") from None
 
 
 class _Duration(click.ParamType[float]):
@@ -47,7 +167,7 @@ class _Duration(click.ParamType[float]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if seconds <= 0:
-            self.fail(f"{value} is no time to wait: give more than 0", param, ctx)
+            self.fail(f"{value} is not a valid time to wait: give more than 0", param, ctx)
         return seconds
 
 
@@ -62,7 +182,7 @@ class _Whole(click.ParamType[int]):
         except ValueError:
             number = 0.0
         if not 1 <= number <= 1e15 or number != int(number):
-            self.fail(f"{value!r} is no whole number of at least 1", param, ctx)
+            self.fail(f"{value!r} is not a whole number of at least 1", param, ctx)
         return int(number)
 
 
@@ -70,6 +190,8 @@ RANGE: Final = _Range()
 """LOW-HIGH, a range of ports."""
 PORTS: Final = _Ports()
 """Ports and ranges as ip_local_reserved_ports has them: 1-3,8."""
+PLACE: Final = _Place()
+"""A port, or an address and a port: (host or None, port)."""
 DURATION: Final = _Duration()
 """More than 0 seconds: 100ms, 1s, 10m, 1h30m."""
 WHOLE: Final = _Whole()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from tailbite.core.ports import PortSet
+from tailbite.cli.params import parse_ports
 from tailbite.host.explain.subject import Service
 
 __all__ = ["SERVICES"]
 
-_LARGEST_FILE = 1 << 20
+_LARGEST_FILE = 1 << 22
 
 
 class _Services(click.ParamType[tuple[Service, ...]]):
@@ -27,7 +27,8 @@ class _Services(click.ParamType[tuple[Service, ...]]):
             try:
                 return _services(text)
             except ValueError as error:
-                self.fail(f"{error}; and there is no file of that name", param, ctx)
+                missing = "" if text[:1].isdigit() or not text else f"there is no file {text!r}, and "
+                self.fail(f"{missing}{error}", param, ctx)
         try:
             with Path(text).open(encoding="utf-8") as file:
                 lines = file.read(_LARGEST_FILE).splitlines()
@@ -44,10 +45,7 @@ class _Services(click.ParamType[tuple[Service, ...]]):
 
 
 def _services(text: str, name: str = "") -> tuple[Service, ...]:
-    ports = PortSet.parse(text)
-    if not ports or 0 in ports:
-        raise ValueError(f"{text!r} names no ports: write 50051 or 8125,50051-50060")
-    return tuple(Service(port, name) for port in ports)
+    return tuple(Service(port, name) for port in parse_ports(text))
 
 
 SERVICES = _Services()

@@ -98,6 +98,18 @@ class SockDiag:
             for message in self._netlink.dump(SOCK_DIAG_BY_FAMILY, request, "listing TCP sockets"):
                 yield decode(message.payload)
 
+    def payloads(self, states: Iterable[TcpState]) -> Iterator[memoryview]:
+        """Yield the sockets in these states undecoded, each a ``struct inet_diag_msg``, for a count of very many.
+
+        Raises:
+            NetlinkError: the kernel refused or lost part of the answer (ENOBUFS).
+        """
+        wanted = frozenset(states)
+        for family in _FAMILIES:
+            request = encode_request(family, wanted)
+            for message in self._netlink.dump(SOCK_DIAG_BY_FAMILY, request, "counting TCP sockets"):
+                yield message.payload
+
     def listing(self, states: Iterable[TcpState] = ALL_STATES, *, local_port: int | None = None) -> Listing:
         """List sockets, all or those on one local port; a dump that was interrupted or overrun is repeated.
 

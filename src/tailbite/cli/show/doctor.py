@@ -1,47 +1,72 @@
-"""How ``tailbite doctor`` talks to people: a few facts per namespace, then its findings."""
+"""Report of ``tailbite doctor``: a few facts per namespace, its findings, and a summary line."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from rich.console import Group
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from tailbite.cli.output import plain
+from tailbite.cli.show.findings import print_finding
 from tailbite.core.ports import shortened
 from tailbite.host.explain.finding import Severity
 from tailbite.kernel.release import kernel_release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Console
 
     from tailbite.host.explain.checkup import Checkup
     from tailbite.host.explain.finding import Finding
     from tailbite.host.explain.subject import Subject
 
-__all__ = ["report"]
-
-_STYLES = {Severity.CRITICAL: "bold red", Severity.WARNING: "yellow", Severity.NOTICE: "cyan", Severity.FINE: "green"}
+__all__ = ["print_report", "summary"]
 
 
-def report(seen: Checkup) -> Iterator[RenderableType]:
-    """Yield what to print, in its order."""
-    yield _kernel(seen)
+def print_report(out: Console, seen: Checkup, findings: Sequence[Finding]) -> None:
+    """Print the report.
+
+    Args:
+        out: the console.
+        seen: the checkup.
+        findings: those of its findings that are reported.
+    """
+    out.print(_kernel(seen))
+    if not seen.selection.is_measured:
+        out.print(Text(seen.selection.sentence()))
     for subject in seen.subjects:
-        yield Text()
-        yield Text(plain(str(subject.seen.namespace)), style="bold")
-        yield _facts(subject)
-        found = seen.of(subject.seen.namespace)
+        here = [one for one in findings if one.namespace == subject.seen.namespace]
+        if not here and not subject.seen.namespace.is_own and len(seen.subjects) > 1:
+            continue  # a host may have hundreds of namespaces that are all well: the summary counts them
+        out.print()
+        out.print(Text(plain(str(subject.seen.namespace)), style="bold"))
+        out.print(_facts(subject))
         told: set[str] = set()
-        for one in found:
-            yield _finding(one, again=one.code in told)
+        for one in here:
+            out.print()
+            print_finding(out, one, again=one.code in told)
             told.add(one.code)
-        if not found:
-            yield Padding(Text("nothing found", style="green"), (0, 0, 0, 2))
+        if not here:
+            out.print(Text("  nothing found", style="green"))
+
+
+def summary(findings: Sequence[Finding], *, namespaces: int, left_out: int) -> str:
+    """Return the last line: how many findings of which severity, and how many were left out."""
+    places = f"{namespaces} network namespace{'' if namespaces == 1 else 's'}"
+    rest = f"; {left_out} left out (--ignore, --baseline, --severity)" if left_out else ""
+    if not findings:
+        return f"Nothing found in {places}{rest}."
+    parts = []
+    for severity in Severity:
+        codes = Counter(one.code for one in findings if one.severity is severity)
+        if codes:
+            names = ", ".join(f"{code} x{count}" if count > 1 else code for code, count in sorted(codes.items()))
+            parts.append(f"{codes.total()} {severity.label} ({names})")
+    number = len(findings)
+    return f"{number} finding{'' if number == 1 else 's'} in {places}: {', '.join(parts)}{rest}."
 
 
 def _kernel(seen: Checkup) -> Text:
@@ -84,23 +109,3 @@ def _listeners(subject: Subject) -> str:
 
 def _ports(count: int) -> str:
     return f"{count} port{'' if count == 1 else 's'}"
-
-
-def _finding(one: Finding, *, again: bool) -> RenderableType:
-    """Lay out a finding; one of a code that was told before says only what is different."""
-    head = Text()
-    head.append(one.severity.label.upper(), style=_STYLES[one.severity])
-    head.append(f"  {one.code}  ", style="bold")
-    head.append(plain(one.what))
-    if one.severity is not Severity.FINE:
-        head.append(f" ({one.confidence.label})", style="dim")
-    lines: list[RenderableType] = [] if again else [Text(plain(one.why))]
-    lines += [Text(plain(f"{fact.name}: {fact.value}")) for fact in one.facts]
-    if again:
-        lines += [Text(command, style="bold") for remedy in one.remedies[:1] for command in remedy.commands]
-    for remedy in () if again else one.remedies:
-        lines.append(Text(f"- {remedy.text}{' (root)' if remedy.needs_root else ''}"))
-        lines += [Padding(Text(command, style="bold"), (0, 0, 0, 4)) for command in remedy.commands]
-    if not again:
-        lines.append(Text(f"More: tailbite why --explain {one.code}", style="dim"))
-    return Padding(Group(head, Padding(Group(*lines), (0, 0, 0, 4))), (1, 0, 0, 2))

@@ -1,4 +1,4 @@
-"""Findings for eyes: a paragraph, the facts, the ways out; at most 80 columns."""
+"""Layout of findings: a paragraph, the facts, the ways out. One layout for ``why`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from tailbite.cli.output import console, plain
 from tailbite.host.explain.finding import Confidence, Severity
+from tailbite.host.explain.phrases import spell_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tailbite.host.explain.finding import Finding
+    from tailbite.host.explain.why import Explanation
 
-__all__ = ["print_findings"]
+__all__ = ["print_explanation", "print_finding"]
 
 _STYLES = {
     Severity.CRITICAL: "bold red",
@@ -28,31 +30,46 @@ _STYLES = {
 }
 
 
-def print_findings(findings: Iterable[Finding]) -> None:
-    """Print each finding to stdout."""
+def print_explanation(seen: Explanation, port: int) -> None:
+    """Print the answer about a port to stdout: this namespace first, the others a line each."""
     out = console()
-    for number, finding in enumerate(findings):
+    rows = [(f"bind {one.address.spell(port)}", spell_outcome(one)) for one in seen.forecasts]
+    rows += [(fact.name, fact.words) for fact in seen.settings]
+    for number, finding in enumerate(seen.findings):
         if number:
             out.print()
-        _show(out, finding)
+        print_finding(out, finding, () if number else rows)
+    if seen.elsewhere:
+        if seen.findings:
+            out.print()
+        out.print(Text("In other network namespaces, which do not share ports with this one:"))
+    for finding in seen.elsewhere:
+        command = finding.remedies[0].commands[0] if finding.remedies else ""
+        what = finding.what.removeprefix("In another network namespace, ").removesuffix(".")
+        _print_indented(out, Text(f"{finding.code}  {plain(what)}"), 2)
+        out.print(Text(f"      {plain(command)}"), soft_wrap=True)
 
 
-def _show(out: Console, finding: Finding) -> None:
+def print_finding(
+    out: Console, finding: Finding, more: Iterable[tuple[str, str]] = (), *, again: bool = False
+) -> None:
+    """Print one finding.
+
+    Args:
+        out: the console.
+        finding: the finding.
+        more: rows to print below its facts.
+        again: True if its code was printed before: then only the differences are printed.
+    """
     head = Text(finding.code, style=_STYLES[finding.severity])
     sure = "" if finding.confidence is Confidence.CERTAIN else f", {finding.confidence.label}"
     out.print(head + Text(f"  {finding.severity.label}{sure}", style="dim"))
-    out.print(Text(f"{plain(finding.what)} {plain(finding.why)}"))
-    if finding.facts:
-        facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        facts.add_column(style="dim", overflow="fold")
-        facts.add_column(overflow="fold")
-        for fact in finding.facts:
-            facts.add_row(Text(plain(fact.name)), Text(plain(fact.value)))
-        out.print()
-        out.print(Padding(facts, (0, 0, 0, 2), expand=False))
-    if finding.remedies:
+    out.print(Text(plain(finding.what if again else f"{finding.what} {finding.why}".strip())))
+    _print_rows(out, [*((fact.name, fact.words) for fact in finding.facts), *more])
+    remedies = finding.remedies[:1] if again else finding.remedies
+    if remedies:
         out.print("\nWhat to do:")
-    for remedy in finding.remedies:
+    for remedy in remedies:
         root = " (needs root)" if remedy.needs_root else ""
         step = Table.grid(padding=(0, 1, 0, 0))
         step.add_row("-", Text(f"{plain(remedy.text)}{root}"))
@@ -60,4 +77,21 @@ def _show(out: Console, finding: Finding) -> None:
         for line in remedy.commands:
             # A command is to be copied: it is not wrapped, however long it is.
             out.print(Text(f"      {plain(line)}"), soft_wrap=True)
-    out.print(Text(f"\nMore: tailbite why --explain {finding.code}", style="dim"))
+    if not again:
+        out.print(Text(f"\nMore: tailbite why --explain {finding.code}", style="dim"))
+
+
+def _print_rows(out: Console, rows: list[tuple[str, str]]) -> None:
+    if not rows:
+        return
+    facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", overflow="fold")
+    facts.add_column(overflow="fold")
+    for name, value in rows:
+        facts.add_row(Text(plain(name)), Text(plain(value)))
+    out.print()
+    out.print(Padding(facts, (0, 0, 0, 2), expand=False))
+
+
+def _print_indented(out: Console, text: Text, margin: int) -> None:
+    out.print(Padding(text, (0, 0, 0, margin), expand=False))

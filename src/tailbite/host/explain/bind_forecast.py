@@ -1,11 +1,11 @@
-"""Would a server's bind(2) work? Worked out from the sockets that are there, without binding anything. Pure.
+"""Forecast of a server's bind(2) and listen(2), worked out from the sockets that are there. Pure; nothing is bound.
 
 The kernel refuses a bind with EADDRINUSE if another socket of the namespace holds the port on an address that
 overlaps, whatever its state: bound, listening, connected, or TIME-WAIT (inet_csk_bind_conflict and
 inet_rcv_saddr_equal, Linux net/ipv4/inet_connection_sock.c). With SO_REUSEADDR on *both* sockets it is let through,
-unless the other one listens. The kernel tells nobody whether a socket has SO_REUSEADDR, so what another program's
-socket would do to a server that sets it is said with "unless": servers set it, and what they accept inherits it;
-clients do not, nearly always.
+unless the other one listens. The kernel does not list whether a socket has SO_REUSEADDR, so what another program's
+socket would do to a server that sets it is :attr:`BindOutcome.DEPENDS`: servers set it, and what they accept inherits
+it; clients do not, nearly always.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from tailbite.core.address import Endpoint
 from tailbite.kernel.inet_diag import TcpState
 
 if TYPE_CHECKING:
@@ -21,67 +22,124 @@ if TYPE_CHECKING:
 
     from tailbite.kernel.inet_diag import TcpSocket
 
-__all__ = ["Answer", "Forecast", "forecast", "overlaps"]
+__all__ = ["ANY_ADDRESS", "BindAddress", "BindForecast", "BindOutcome", "Overlap", "asked_addresses", "forecast_bind"]
 
 _LOOPBACK_FOR_V6 = "127.0.0.6"  # the IPv4 address the kernel gives native IPv6 sockets (LOOPBACK4_IPV6)
 
 
-class Answer(Enum):
-    """Whether a bind would work."""
+class BindOutcome(Enum):
+    """The result of a bind that a server would try now."""
 
-    YES = "yes"
-    NO = "no"
-    UNLESS = "not unless the other socket has SO_REUSEADDR too"
-    MAYBE = "not if the IPv6 socket was connected without a bind"
+    WORKS = "works"
+    FAILS = "fails"
+    """EADDRINUSE."""
+    DEPENDS = "depends"
+    """It works if the socket in the way has SO_REUSEADDR too, else EADDRINUSE."""
+    UNCERTAIN = "uncertain"
+    """It fails if an IPv6 socket was connected without a bind, else it works; the kernel does not list which."""
+    NOT_KNOWN = "not-known"
+    """No socket is listed, but this kernel (before Linux 6.8) does not list sockets that are only bound."""
+    NOT_PERMITTED = "not-permitted"
+    """EACCES: the port is privileged, and this user lacks CAP_NET_BIND_SERVICE."""
 
     @property
     def label(self) -> str:
         """The word in JSON."""
-        return self.name.lower()
+        return self.value
+
+
+class Overlap(Enum):
+    """Whether two sockets would hold the same address."""
+
+    NO = 0
+    MAYBE = 1
+    YES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
-    """What a server that binds an address and port would meet now.
+class BindAddress:
+    """An address as a server binds it.
 
     Attributes:
-        host: the address it would bind.
-        plain: without SO_REUSEADDR.
-        reusing: with SO_REUSEADDR.
-        blockers: the sockets in its way.
+        host: an IP address in canonical form; ``0.0.0.0`` for all of IPv4, ``::`` for all of IPv6.
+        v6_only: IPV6_V6ONLY. Without it, ``::`` takes IPv4 as well ("dual-stack").
     """
 
     host: str
-    plain: Answer
-    reusing: Answer
-    blockers: tuple[TcpSocket, ...]
+    v6_only: bool = False
+
+    def spell(self, port: int) -> str:
+        """Write address and port as a person does."""
+        return f"{Endpoint(self.host, port)}{' with IPV6_V6ONLY' if self.v6_only and self.host == '::' else ''}"
 
 
-def forecast(host: str, sockets: Iterable[TcpSocket]) -> Forecast:
-    """Work out what a bind to this host and a port would meet.
+ANY_ADDRESS = (BindAddress("0.0.0.0"), BindAddress("::"), BindAddress("::", v6_only=True))
+"""The addresses of a question without an address."""
+
+
+@dataclass(frozen=True, slots=True)
+class BindForecast:
+    """What a server that binds an address and port would meet now.
+
+    Attributes:
+        address: the address it would bind.
+        plain: without SO_REUSEADDR.
+        reuse_address: with SO_REUSEADDR.
+        blockers: the sockets in its way, or if the outcome is uncertain those that may be.
+    """
+
+    address: BindAddress
+    plain: BindOutcome
+    reuse_address: BindOutcome
+    blockers: tuple[TcpSocket, ...] = ()
+
+
+def asked_addresses(host: str | None) -> tuple[BindAddress, ...]:
+    """Return the addresses that a question is about: the one that was named, or all."""
+    if host is None:
+        return ANY_ADDRESS
+    return ANY_ADDRESS[1:] if host == "::" else (BindAddress(host, v6_only=":" in host),)
+
+
+def forecast_bind(
+    address: BindAddress, sockets: Iterable[TcpSocket], *, permitted: bool = True, sees_bound: bool = True
+) -> BindForecast:
+    """Work out what a bind to this address and a port would meet.
 
     Args:
-        host: an address; ``0.0.0.0`` for all IPv4, ``::`` for all of both families.
+        address: the address.
         sockets: every socket whose local port is that port.
+        permitted: False if this user may not bind the port.
+        sees_bound: False if sockets that are only bound are not among ``sockets``.
     """
-    met = [(overlaps(host, one), one) for one in sockets]
-    blockers = tuple(one for certain, one in met if certain)
-    if not blockers and (doubtful := tuple(one for certain, one in met if certain is None)):
-        return Forecast(host, Answer.MAYBE, Answer.MAYBE, doubtful)
-    if not blockers:
-        return Forecast(host, Answer.YES, Answer.YES, ())
-    listens = any(one.state is TcpState.LISTEN for one in blockers)
-    return Forecast(host, Answer.NO, Answer.NO if listens else Answer.UNLESS, blockers)
+    met = [(overlap_of(address, one), one) for one in sockets]
+    blockers = tuple(one for overlap, one in met if overlap is Overlap.YES)
+    doubtful = tuple(one for overlap, one in met if overlap is Overlap.MAYBE)
+    if not permitted:
+        return BindForecast(address, BindOutcome.NOT_PERMITTED, BindOutcome.NOT_PERMITTED, blockers or doubtful)
+    if blockers:
+        listens = any(one.state is TcpState.LISTEN for one in blockers)
+        return BindForecast(
+            address, BindOutcome.FAILS, BindOutcome.FAILS if listens else BindOutcome.DEPENDS, blockers
+        )
+    if doubtful:
+        return BindForecast(address, BindOutcome.UNCERTAIN, BindOutcome.UNCERTAIN, doubtful)
+    free = BindOutcome.WORKS if sees_bound else BindOutcome.NOT_KNOWN
+    return BindForecast(address, free, free)
 
 
-def overlaps(host: str, other: TcpSocket) -> bool | None:
-    """Tell whether a socket bound to ``host`` and ``other`` would hold the same address; None if that cannot be told.
+def overlap_of(address: BindAddress, other: TcpSocket) -> Overlap:
+    """Tell whether a socket bound to ``address`` and ``other`` would hold the same address."""
+    certain = _holds_same(address, other)
+    return Overlap.MAYBE if certain is None else Overlap.YES if certain else Overlap.NO
 
-    ``host`` ``::`` is a dual-stack server's, without IPV6_V6ONLY.
-    """
-    theirs = other.endpoints.local.host
+
+def _holds_same(address: BindAddress, other: TcpSocket) -> bool | None:
+    host, theirs = address.host, other.endpoints.local.host
     if ":" not in theirs:
-        return host in (theirs, "::") or (":" not in host and "0.0.0.0" in (host, theirs))
+        if ":" in host:
+            return host == "::" and not address.v6_only
+        return host == theirs or "0.0.0.0" in (host, theirs)
     if ":" in host:
         return host == theirs or "::" in (host, theirs)
     # An IPv4 server beside a native IPv6 socket. One that is bound to :: has every IPv4 address too, unless it is

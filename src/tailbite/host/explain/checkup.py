@@ -1,4 +1,4 @@
-"""Looking at a whole host for the doctor: every visible namespace, the kernel, and the files of the next boot."""
+"""Check of a whole host: every visible namespace, the kernel, and the files of the next boot."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tailbite.host.explain.baseline import NOTHING_KNOWN, KnownFindings
 from tailbite.host.explain.boot import boot_findings
 from tailbite.host.explain.doctor import examine_kernel, examine_namespace
 from tailbite.host.explain.subject import Subject
-from tailbite.host.see.abilities import kernel_abilities, port_selection
+from tailbite.host.explain.why import explain_port
+from tailbite.host.see.abilities import kernel_abilities, socket_abilities
+from tailbite.host.see.exhaustion import destinations_of
+from tailbite.host.see.port import inspect_port
+from tailbite.host.see.port_selection import running_selection
 from tailbite.host.see.processes import find_holders
 from tailbite.host.see.scan import scan_snapshots
 from tailbite.host.see.snapshot import take_snapshot
@@ -22,15 +27,19 @@ if TYPE_CHECKING:
     from tailbite.host.explain.finding import Finding
     from tailbite.host.explain.subject import Service
     from tailbite.host.see.abilities import Ability
+    from tailbite.host.see.port_selection import SelectionEvidence
     from tailbite.host.see.records import Namespace, NotVisible
     from tailbite.host.see.scan import Scan
 
 __all__ = ["Checkup", "check_host"]
 
+_SELF_CONNECTS = frozenset({"TB101", "TB102"})
+_MOST_HELD = 100  # ports with self-connects that are explained one by one
+
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """What the doctor saw and found.
+    """The result of a check.
 
     Attributes:
         taken: when, in seconds since the epoch.
@@ -38,7 +47,9 @@ class Checkup:
         findings: of all of them, namespace by namespace, the worst of each first.
         scan: their self-connected sockets.
         abilities: what the kernel can do.
-        not_visible: what could not be looked at.
+        not_visible: what could not be inspected.
+        selection: how the kernel chooses source ports, and how that is known.
+        left_out: how many findings were left out as a whole, because they are accepted.
     """
 
     taken: float
@@ -47,6 +58,8 @@ class Checkup:
     scan: Scan
     abilities: tuple[Ability, ...]
     not_visible: tuple[NotVisible, ...]
+    selection: SelectionEvidence
+    left_out: int = 0
 
     def of(self, namespace: Namespace) -> list[Finding]:
         """Return the findings of one namespace."""
@@ -59,14 +72,16 @@ def check_host(
     not_visible: Iterable[NotVisible] = (),
     *,
     root: Path | None = None,
+    accepted: KnownFindings = NOTHING_KNOWN,
 ) -> Checkup:
-    """Look at namespaces, and for the caller's own at the kernel and the next boot as well.
+    """Inspect namespaces, and for the caller's own at the kernel and the next boot as well.
 
     Args:
         places: the namespaces.
         services: what should run in the caller's own namespace, or in the only one there is.
         not_visible: what could not be seen when the namespaces were looked for.
         root: where the files of the next boot are; None leaves them out.
+        accepted: findings that are not to be told.
     """
     taken = time.time()
     unseen = list(not_visible)
@@ -75,26 +90,51 @@ def check_host(
     unseen += seen.not_visible
     owners, not_seen = find_holders(one for shot in shots for one in shot.listeners)
     unseen += not_seen
-    subjects = []
+    subjects: list[Subject] = []
     findings: list[Finding] = []
     able = kernel_abilities()
-    for shot in shots:
-        if shot.ephemeral is None:
-            continue  # it is among the not_visible
-        is_main = shot.namespace.is_own or len(places) == 1
+    selection = running_selection()
+    held = _held_ports(seen)
+    for shot in (one for one in shots if one.ephemeral is not None):  # the others are among the not_visible
         subject = Subject(
             shot,
             tuple(one for one in seen.sightings if one.namespace == shot.namespace),
-            tuple(services) if is_main else (),
+            tuple(services) if shot.namespace.is_own or len(places) == 1 else (),
             owners,
-            port_selection(),
+            selection.selection,
+            held.get(shot.namespace, ()),
+            destinations_of(shot.namespace, shot.ephemeral, shot.reserved, (*shot.listeners, *shot.bound)),
+            accepted,
         )
         subjects.append(subject)
         findings += examine_namespace(subject)
         if shot.namespace.is_own:
             findings += examine_kernel(subject, able)
-            if root is not None and (root != HOST or is_host_namespace(shot.namespace)):
-                tree = read_tree(root)
-                unseen += tree.not_visible
-                findings += boot_findings(subject, tree)
-    return Checkup(taken, tuple(subjects), tuple(findings), seen, able, tuple(dict.fromkeys(unseen)))
+            findings += _next_boot(subject, root, unseen)
+    told = tuple(one for one in findings if not accepted.covers(one))
+    left_out = len(findings) - len(told)
+    return Checkup(taken, tuple(subjects), told, seen, able, tuple(dict.fromkeys(unseen)), selection, left_out)
+
+
+def _next_boot(subject: Subject, root: Path | None, unseen: list[NotVisible]) -> list[Finding]:
+    """Return what is wrong with the files of the next boot, if this namespace is the one that they will set."""
+    if root is None or (root == HOST and not is_host_namespace(subject.seen.namespace)):
+        return []
+    tree = read_tree(root)
+    unseen += tree.not_visible
+    return boot_findings(subject, tree)
+
+
+def _held_ports(seen: Scan) -> dict[Namespace, tuple[Finding, ...]]:
+    """Explain the ports that self-connects hold, in the words of ``tailbite why``."""
+    found: dict[Namespace, tuple[Finding, ...]] = {}
+    for namespace in dict.fromkeys(one.namespace for one in seen.sightings):
+        here = [one for one in seen.sightings if one.namespace == namespace]
+        able = socket_abilities(one.socket.state for one in here)
+        findings: list[Finding] = []
+        for port in sorted({one.socket.endpoints.local.port for one in here})[:_MOST_HELD]:
+            (shot,) = inspect_port(port, [namespace])
+            explained = explain_port(shot, abilities=able).findings
+            findings += (one for one in explained if one.code in _SELF_CONNECTS)
+        found[namespace] = tuple(findings)
+    return found

@@ -1,8 +1,7 @@
-"""What is wrong, or worth knowing, about a port or a namespace: findings with their code, and what to do.
+"""Findings about a port or a namespace: a code, words, evidence as data, and remedies.
 
-A code names a situation for good: ``TB1xx`` is what holds a port (``tailbite why``), ``TB2xx`` what puts a host at
-risk (``tailbite doctor``). Each has a page in ``docs/findings``, which ``tailbite why --explain CODE`` prints.
-Records only: who makes findings is elsewhere.
+A code names one situation, whichever command reports it. ``TB1xx`` is about one port, ``TB2xx`` about a host.
+Each has a page in ``docs/findings``, which ``tailbite why --explain CODE`` prints. Records only.
 """
 
 from __future__ import annotations
@@ -11,15 +10,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from tailbite.core.ports import PortSet
+
 if TYPE_CHECKING:
     from tailbite.core.address import Endpoint
     from tailbite.host.see.records import Namespace, Process
+
+_NO_PORTS = PortSet()
 
 __all__ = ["Confidence", "Fact", "Finding", "Remedy", "Severity"]
 
 
 class Severity(Enum):
-    """How bad it is if it is so; the order of the members is the order of a report."""
+    """The harm if the finding is true; the order of the members is the order of a report."""
 
     CRITICAL = "critical"
     """A service is kept from working now."""
@@ -35,9 +38,14 @@ class Severity(Enum):
         """The word in tables and in JSON."""
         return self.value
 
+    @property
+    def is_bad(self) -> bool:
+        """True for what makes a command exit with status 1."""
+        return self in (Severity.CRITICAL, Severity.WARNING)
+
 
 class Confidence(Enum):
-    """How sure it is, apart from how bad it would be."""
+    """How sure a finding is, apart from the harm."""
 
     CERTAIN = "certain"
     """Read from the kernel's own tables."""
@@ -54,10 +62,29 @@ class Confidence(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line of evidence: what was looked at, and what it said."""
+    """One line of evidence.
+
+    Attributes:
+        name: what was read or worked out.
+        value: the value as data; None if it is not known, or never happens.
+        unit: the unit of a number: ``s``, ``bytes``, ``ports``, ``sockets``, ``connections``; empty for others.
+        text: the value for people; empty to print value and unit.
+    """
 
     name: str
-    value: str
+    value: str | float | bool | None
+    unit: str = ""
+    text: str = ""
+
+    @property
+    def words(self) -> str:
+        """The value for people."""
+        if self.text:
+            return self.text
+        if isinstance(self.value, bool):
+            return "yes" if self.value else "no"
+        value = "unknown" if self.value is None else str(self.value)
+        return f"{value} {self.unit}" if self.unit else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +108,16 @@ class Finding:
 
     Attributes:
         code: ``TB`` and three digits.
-        severity: how bad it is.
+        severity: the harm.
         confidence: how sure it is.
         what: one sentence that names the situation, with its addresses, processes and times.
         why: one or two sentences: how that came to be, and what follows from it.
         remedies: ways out, the best first.
-        namespace: where.
-        endpoint: which address and port, if it is about one.
+        namespace: the network namespace.
+        endpoint: the address and port, if it is about one.
         owners: the processes that hold it, where they could be seen.
         facts: the evidence.
+        ports: the ports it is about.
     """
 
     code: str
@@ -102,3 +130,4 @@ class Finding:
     endpoint: Endpoint | None = None
     owners: tuple[Process, ...] = ()
     facts: tuple[Fact, ...] = ()
+    ports: PortSet = _NO_PORTS

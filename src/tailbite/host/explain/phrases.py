@@ -1,63 +1,136 @@
-"""Words for what was found: processes, times, ranges. Pure."""
+"""Words for what was found: processes, times, ranges, forecasts. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tailbite.core.duration import spell_duration
-from tailbite.host.see.records import NamespaceKind
+from tailbite.host.explain.bind_forecast import BindOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tailbite.host.explain.bind_forecast import BindForecast
     from tailbite.host.see.port import PortSnapshot, PortUse
-    from tailbite.host.see.records import Namespace
+    from tailbite.host.see.records import Process
 
-__all__ = ["after", "listed", "name_holder", "netns_argument", "process_names", "range_words", "span"]
+__all__ = [
+    "holder_name",
+    "join_words",
+    "process_names",
+    "range_words",
+    "spell_forecasts",
+    "spell_outcome",
+    "spell_span",
+    "time_left",
+    "verb_for",
+]
+
+_OUTCOMES = {
+    BindOutcome.WORKS: "would work",
+    BindOutcome.FAILS: "fails (EADDRINUSE)",
+    BindOutcome.DEPENDS: "works only if the socket in the way has set it too",
+    BindOutcome.UNCERTAIN: "fails if that IPv6 socket was connected without a bind, else works",
+    BindOutcome.NOT_KNOWN: "not known: this kernel does not list sockets that are only bound",
+    BindOutcome.NOT_PERMITTED: "fails (EACCES): this user may not bind it",
+}
 
 
-def after(use: PortUse) -> str:
+def time_left(use: PortUse) -> str:
     """Say how long a TIME-WAIT lasts."""
-    return f"{max(1, round(use.socket.expires_ms / 1000))} s"
+    return f"{seconds_left(use)} s"
 
 
-def span(seconds: float) -> str:
+def seconds_left(use: PortUse) -> int:
+    """Return the seconds that a TIME-WAIT lasts, at least 1."""
+    return max(1, round(use.socket.expires_ms / 1000))
+
+
+def spell_span(seconds: float) -> str:
     """Write a span of time; very short ones are not worth a figure."""
     return "less than a second" if seconds < 1 else spell_duration(seconds)
 
 
-def name_holder(use: PortUse) -> str:
-    """Name who holds a socket, as the beginning of a sentence."""
-    if use.owners:
-        return process_names([use])
-    return (
-        f"A process of uid {use.socket.uid}" if use.socket.inode else "The kernel, for a program that has closed it,"
-    )
+def holder_name(uses: Iterable[PortUse], *, sees_processes: bool) -> str:
+    """Name who holds sockets, for the middle of a sentence.
+
+    Args:
+        uses: the sockets.
+        sees_processes: True if every process was visible, so that a socket without one belongs to none.
+    """
+    sockets = list(uses)
+    owners = [owner for use in sockets for owner in use.owners]
+    if owners:
+        return process_names(owners)
+    with_inode = [use for use in sockets if use.socket.inode]
+    if not with_inode:
+        return "the kernel, for a program that has closed it,"
+    if sees_processes:
+        return "a socket that no process has open"
+    return f"a process that is not visible (uid {with_inode[0].socket.uid})"
 
 
-def process_names(uses: Iterable[PortUse]) -> str:
-    """Name the processes that hold sockets."""
-    names = list(dict.fromkeys(str(owner) for use in uses for owner in use.owners))
-    return listed(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "somebody"
+def process_names(owners: Iterable[Process]) -> str:
+    """Name processes: at most three, and how many more."""
+    names = list(dict.fromkeys(map(str, owners)))
+    more = [f"{len(names) - 3} more"] if len(names) > 4 else names[3:]
+    return join_words([*names[:3], *more])
 
 
-def listed(parts: Iterable[str]) -> str:
+def verb_for(owners: Iterable[Process], singular: str, plural: str) -> str:
+    """Return the verb that fits the number of processes."""
+    return plural if len(set(owners)) > 1 else singular
+
+
+def join_words(parts: Iterable[str]) -> str:
     """Join as people do: ``a, b and c``."""
     *most, last = [*dict.fromkeys(parts)] or [""]
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def netns_argument(namespace: Namespace) -> str:
-    """Return what to give to ``--netns`` for this namespace."""
-    return str(namespace.pids[0]) if namespace.kind is NamespaceKind.PROCESS and namespace.pids else namespace.name
-
-
-def range_words(look: PortSnapshot) -> str:
-    """Say how the port lies to the ephemeral range."""
-    if look.ephemeral is None:
+def range_words(shot: PortSnapshot) -> str:
+    """Say how the port lies to the ephemeral range, as a clause."""
+    if shot.ephemeral is None:
         return "the ephemeral range here is not known"
-    if look.port not in look.ephemeral:
-        return f"{look.port} is outside it now ({look.ephemeral})"
-    if look.reserved is not None and look.port in look.reserved:
-        return f"{look.port} lies in it ({look.ephemeral}), but is reserved (ip_local_reserved_ports)"
-    return f"{look.port} lies in it ({look.ephemeral}) and is not reserved"
+    if shot.port not in shot.ephemeral:
+        return f"{shot.port} is outside the ephemeral range ({shot.ephemeral})"
+    if shot.reserved is not None and shot.port in shot.reserved:
+        return f"{shot.port} lies in the ephemeral range ({shot.ephemeral}), but is reserved"
+    return f"{shot.port} lies in the ephemeral range ({shot.ephemeral}) and is not reserved"
+
+
+def spell_outcome(one: BindForecast) -> str:
+    """Say what a bind to one address would meet, with and without SO_REUSEADDR."""
+    plain, reusing = _OUTCOMES[one.plain], _OUTCOMES[one.reuse_address]
+    return plain if plain == reusing else f"{plain}; with SO_REUSEADDR {reusing}"
+
+
+def spell_forecasts(forecasts: Iterable[BindForecast], port: int) -> str:
+    """Say in sentences what a server would meet that binds the addresses of a question."""
+    by_outcome: dict[tuple[BindOutcome, BindOutcome], list[str]] = {}
+    shown = list(forecasts)
+    for one in shown:
+        if one.address.v6_only and one.address.host == "::" and len(shown) > 1:
+            continue  # few servers ask for that; the table has it
+        by_outcome.setdefault((one.plain, one.reuse_address), []).append(one.address.spell(port))
+    return " ".join(_sentence(join_words(names), *outcomes) for outcomes, names in by_outcome.items())
+
+
+def _sentence(names: str, plain: BindOutcome, reusing: BindOutcome) -> str:
+    if plain is BindOutcome.WORKS:
+        return f"A server can bind {names}, with and without SO_REUSEADDR."
+    if plain is BindOutcome.FAILS and reusing is BindOutcome.FAILS:
+        return f"A server cannot bind {names}, with or without SO_REUSEADDR: Address already in use."
+    if plain is BindOutcome.FAILS:
+        return (
+            f"A server cannot bind {names}: Address already in use. With SO_REUSEADDR it can, but only if the socket "
+            "in the way has set it too."
+        )
+    if plain is BindOutcome.UNCERTAIN:
+        return (
+            f"A server can bind {names} unless the IPv6 socket was connected without a bind, "
+            "which the kernel does not list."
+        )
+    if plain is BindOutcome.NOT_KNOWN:
+        return f"Whether a server can bind {names} is not known: kernels before Linux 6.8 do not list bound sockets."
+    return f"This user may not bind {names}: Permission denied (EACCES)."

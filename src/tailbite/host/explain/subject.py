@@ -1,22 +1,29 @@
-"""Whom the doctor examines: a namespace, what should run in it, and the remedies that several findings share."""
+"""The subject of the doctor: a namespace, what should run in it, and what the reader has accepted already."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
 from tailbite.core.selection import Selection
+from tailbite.host.explain.baseline import NOTHING_KNOWN, KnownFindings
 from tailbite.host.explain.finding import Remedy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from tailbite.host.explain.finding import Finding
+    from tailbite.host.see.exhaustion import PortUsage
     from tailbite.host.see.records import Process
     from tailbite.host.see.scan import Sighting
     from tailbite.host.see.snapshot import Snapshot
 
-__all__ = ["Service", "Subject", "drawn_ports", "fix_command", "guard", "prevent"]
+__all__ = ["Service", "Subject", "exposed_ports", "fix_command", "guard_remedy", "prevention_remedy"]
+
+_FEW = 100  # ports that nobody misses
+_LONGEST = 400  # letters of a list that somebody types
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +31,8 @@ class Service:
     """A service that should run here.
 
     Attributes:
-        port: where it listens when it is up.
-        name: what people call it; empty if nobody said.
+        port: the port it listens on when it is up.
+        name: its name among people; empty if nobody said.
     """
 
     port: int
@@ -49,7 +56,10 @@ class Subject:
         sightings: its self-connected sockets with their owners.
         services: what should run in it.
         owners: the processes behind the inodes of its listeners, as far as they could be seen.
-        selection: how the kernel draws source ports.
+        selection: how the kernel chooses source ports.
+        held: the findings about ports that a self-connect, or what it left, holds.
+        usage: the source ports in use to each destination; None if they were not counted.
+        accepted: what the reader does not want to be told again.
     """
 
     seen: Snapshot
@@ -57,33 +67,51 @@ class Subject:
     services: tuple[Service, ...] = ()
     owners: Mapping[int, tuple[Process, ...]] = field(default_factory=dict)
     selection: Selection = Selection.STRIDES
+    held: tuple[Finding, ...] = ()
+    usage: PortUsage | None = None
+    accepted: KnownFindings = NOTHING_KNOWN
+
+    def told(self, code: str, ports: Iterable[int]) -> list[int]:
+        """Return the ports of a finding that are to be told, ascending."""
+        known = self.accepted.ports(code, self.seen.namespace)
+        return sorted(set(ports) - known)
 
 
-def drawn_ports(seen: Snapshot) -> PortSet:
-    """Return the ports that the kernel may give to a client: in the range, and not reserved."""
+def exposed_ports(seen: Snapshot) -> frozenset[int]:
+    """Return the ports that the kernel may choose as source ports: in the range, and not reserved."""
     if seen.ephemeral is None:
-        return PortSet()
-    return PortSet.of([seen.ephemeral]) - (seen.reserved or PortSet())
+        return frozenset()
+    return _exposed((seen.ephemeral.low, seen.ephemeral.high), seen.reserved or PortSet())
 
 
-def prevent(subject: Subject, port: int) -> Remedy:
-    """Return what keeps a port from being given to a client."""
-    if port not in drawn_ports(subject.seen):
-        return Remedy(f"have no client bind port {port} before it connects: this port is not drawn by the kernel")
-    return Remedy(
-        f"reserve port {port}, so that no client is given it; servers bind it as before",
-        (fix_command(subject, f"--reserve {port}"),),
-        needs_root=True,
-    )
+@lru_cache(maxsize=64)
+def _exposed(bounds: tuple[int, int], reserved: PortSet) -> frozenset[int]:
+    return frozenset(range(bounds[0], bounds[1] + 1)) - frozenset(reserved)
 
 
-def guard() -> Remedy:
+def prevention_remedy(subject: Subject, ports: PortSet) -> Remedy:
+    """Return what keeps ports from being given to a client, and how many source ports that leaves."""
+    left = len(exposed_ports(subject.seen).difference(ports))
+    if not left:
+        return Remedy(
+            "move these services, or the ephemeral range: reserving all its ports would leave no source port"
+        )
+    number, them = ("port", "it") if len(ports) == 1 else ("ports", "them")
+    text = f"reserve the {number}, so that the kernel does not choose {them}; servers may still bind {them}"
+    if len(ports) > _FEW:
+        text += f" ({left} source ports are left)"
+    if len(str(ports)) > _LONGEST:
+        return Remedy(
+            f"{text}: `tailbite fix`, with the same --ports", (fix_command(subject, "--ports FILE"),), needs_root=True
+        )
+    return Remedy(text, (fix_command(subject, f"--reserve {ports}"),), needs_root=True)
+
+
+def guard_remedy() -> Remedy:
     """Return what helps a client that cannot be changed."""
-    return Remedy("start the client so that it cannot connect to itself", ("tailbite run -- COMMAND",))
+    return Remedy("or start the client so that the kernel cannot choose that port", ("tailbite run -- COMMAND",))
 
 
-def fix_command(subject: Subject, wish: str) -> str:
-    """Return the ``tailbite fix`` that does what is wished in the subject's namespace."""
-    place = subject.seen.namespace
-    where = "" if place.is_own else f" --netns {place.pids[0] if place.pids else place.name}"
-    return f"tailbite fix {wish}{where} --apply"
+def fix_command(subject: Subject, options: str) -> str:
+    """Return the ``tailbite fix`` that acts in the subject's namespace."""
+    return subject.seen.namespace.tailbite(f"fix {options} --apply")

@@ -1,21 +1,30 @@
-"""What this kernel can do against self-connects. Asked of the kernel itself wherever it answers without harm."""
+"""Abilities of this kernel against self-connects, asked of the kernel itself wherever it answers without harm."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
+import os
 import re
 import socket
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailbite.core.address import Endpoint, FourTuple
 from tailbite.core.selection import Selection
+from tailbite.kernel import namespace
+from tailbite.kernel.capabilities import CAP_NET_ADMIN, CAP_SYS_ADMIN, has_capability
 from tailbite.kernel.release import kernel_release, parse_version
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 from tailbite.kernel.sockopt import supports_local_port_range
 
-__all__ = ["Ability", "kernel_abilities", "port_selection"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Ability", "SocketAbilities", "kernel_abilities", "port_selection", "socket_abilities"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +32,10 @@ class Ability:
     """Something a kernel may be able to do.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         since: the first Linux that has it, or the option it must be built with.
         present: True or False; None if the kernel does not say.
-        use: what it is good for, in a few words.
+        use: its purpose, in a few words.
     """
 
     name: str
@@ -35,28 +44,60 @@ class Ability:
     use: str
 
 
+@dataclass(frozen=True, slots=True)
+class SocketAbilities:
+    """The abilities that decide which remedies help against a socket; None for one that is not known.
+
+    Attributes:
+        destroy: SOCK_DESTROY ends a connection (``ss -K``, ``tailbite fix --kill``).
+        destroy_time_wait: SOCK_DESTROY ends a TIME-WAIT as well.
+        repair: this process may end a TIME-WAIT from a port to itself by TCP_REPAIR (CAP_NET_ADMIN).
+    """
+
+    destroy: bool | None = True
+    destroy_time_wait: bool | None = True
+    repair: bool = True
+
+
 def kernel_abilities() -> tuple[Ability, ...]:
-    """Return what the running kernel can do. Needs no privilege, and changes nothing."""
+    """Return what the running kernel can do. Needs no privilege, and changes nothing on the host."""
     return (
         Ability(
             "IP_LOCAL_PORT_RANGE",
-            "Linux 6.3",
+            "Linux 6.3, and 6.1 of Debian 12",
             supports_local_port_range(),
-            "tailbite steers a socket's source port with it; without, it binds and looks first",
+            "tailbite steers a socket's source port with it",
         ),
         Ability("SOCK_DESTROY", "CONFIG_INET_DIAG_DESTROY", _can_destroy(), "tailbite fix --kill, ss -K"),
+        Ability(
+            "SOCK_DESTROY of TIME-WAIT",
+            "a Linux between 5.10 and 6.1",
+            _can_destroy_time_wait(),
+            "tailbite fix --kill after a self-connect was closed; else it uses TCP_REPAIR, as root",
+        ),
         Ability("xt_bpf", "CONFIG_NETFILTER_XT_MATCH_BPF", _has_xt_bpf(), "tailbite host-guard"),
     )
 
 
+def socket_abilities(states: Iterable[TcpState] = ()) -> SocketAbilities:
+    """Return the abilities that matter for sockets in these states; the others are not asked for."""
+    wanted = set(states)
+    return SocketAbilities(
+        _can_destroy() if wanted else None,
+        _can_destroy_time_wait() if TcpState.TIME_WAIT in wanted else None,
+        has_capability(CAP_NET_ADMIN) or os.geteuid() != 0,  # root has it
+    )
+
+
 def port_selection(of: str | None = None) -> Selection:
-    """Return how a Linux of this release draws source ports; the running one if none is given."""
+    """Return how a Linux of this release chooses source ports; the running one if none is given."""
     version = parse_version(of if of is not None else kernel_release()) or (99, 0)
     if version >= (5, 18):
         return Selection.STRIDES
     return Selection.BY_TWO if version >= (4, 2) else Selection.ONE_BY_ONE
 
 
+@cache
 def _can_destroy() -> bool | None:
     # Port 0 belongs to nobody. A kernel that can destroy looks for the socket before it asks who wants that.
     nobody = Endpoint("127.0.0.1", 0)
@@ -67,6 +108,47 @@ def _can_destroy() -> bool | None:
     except OSError as error:
         return {errno.ENOENT: True, errno.EOPNOTSUPP: False}.get(error.errno or 0)
     return True
+
+
+@cache
+def _can_destroy_time_wait() -> bool | None:
+    """Make a TIME-WAIT in a network namespace of our own and destroy it; None where there can be no such namespace.
+
+    Kernels up to at least 5.10 answer EOPNOTSUPP (seen on 5.4.119 and 5.10.262), 6.1 and later do it.
+    """
+    if _can_destroy() is False:
+        return False
+    if has_capability(CAP_SYS_ADMIN):
+        with contextlib.suppress(OSError), namespace.fresh_network():
+            return _try_time_wait()
+        return None
+    return _try_in_child()
+
+
+def _try_in_child() -> bool | None:
+    child = os.fork()  # a user namespace is entered by a process that has one thread
+    if child == 0:
+        answer = 2
+        try:
+            namespace.enter_private_network()
+            answer = {True: 1, False: 0, None: 2}[_try_time_wait()]
+        finally:
+            os._exit(answer)
+    return {1: True, 0: False}.get(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def _try_time_wait() -> bool | None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 9))
+        sock.connect(("127.0.0.1", 9))
+    with SockDiag() as diag:
+        for one in diag.listing((TcpState.TIME_WAIT,)).sockets:
+            try:
+                diag.destroy(one)
+            except OSError as error:
+                return False if error.errno == errno.EOPNOTSUPP else None
+            return True
+    return None
 
 
 def _has_xt_bpf() -> bool | None:

@@ -1,9 +1,9 @@
 """Everything that uses one port, in this network namespace and in the others: what ``why`` judges.
 
-Looking never disturbs the port. A probe that connected would be seen by a listener, and could connect to itself; one
-that bound the port, even for a microsecond and without listening, would make a server that starts in that
-microsecond fail with EADDRINUSE, and would drive waiting clients to other source ports. So nothing here connects or
-binds TCP at all. The kernel's tables are read, and what a bind would meet is worked out from them
+An inspection never disturbs the port. A probe that connected would be seen by a listener, and could connect to
+itself. A probe that bound the port, even for a microsecond and without listening, would make a server that starts in
+that microsecond fail with EADDRINUSE, and would drive waiting clients to other source ports. So nothing here connects
+or binds TCP at all. The kernel's tables are read, and what a bind would meet is worked out from them
 (:mod:`tailbite.host.explain.bind_forecast`). Whether an address belongs to this host is asked with a UDP socket
 bound to port 0: TCP and UDP have separate ports, so no TCP port is touched.
 """
@@ -18,7 +18,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tailbite.host.see.inspect import Inspection
+from tailbite.host.see.other_protocols import OtherUse, other_protocol_uses
 from tailbite.host.see.records import NotVisible
+from tailbite.host.see.redirects import NO_REDIRECTS, Redirects, redirects_of
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.capabilities import CAP_NET_BIND_SERVICE, has_capability
 from tailbite.kernel.release import kernel_version
@@ -38,7 +40,7 @@ __all__ = ["PortSnapshot", "PortUse", "inspect_port", "is_own_address"]
 
 @dataclass(frozen=True, slots=True)
 class PortUse:
-    """A socket whose local port is the one in question.
+    """A TCP socket whose local port is the one in question.
 
     Attributes:
         socket: what the kernel lists.
@@ -56,16 +58,20 @@ class PortSnapshot:
     """One port in one network namespace.
 
     Attributes:
-        namespace: which one.
-        port: which port.
-        uses: the sockets on it.
-        listening: every port that somebody listens on in this namespace.
+        namespace: the namespace.
+        port: the port.
+        uses: the TCP sockets on it.
+        listening: every port that a server listens on in this namespace.
         ephemeral: ``ip_local_port_range``; None if unknown.
         reserved: ``ip_local_reserved_ports``; None if unknown.
         privileged_below: ``ip_unprivileged_port_start``.
         may_bind_privileged: True if this process has CAP_NET_BIND_SERVICE.
         sees_bound: True if this kernel lists sockets that are only bound (Linux 6.8).
-        not_visible: what could not be looked at.
+        sees_processes: True if no process was hidden when the owners were looked for, so that a socket without one
+            belongs to no process.
+        others: sockets of other protocols with the same number.
+        redirects: rules that answer for the port in front of all sockets.
+        not_visible: what could not be inspected.
     """
 
     namespace: Namespace
@@ -77,41 +83,61 @@ class PortSnapshot:
     privileged_below: int
     may_bind_privileged: bool
     sees_bound: bool
+    sees_processes: bool = True
+    others: tuple[OtherUse, ...] = ()
+    redirects: Redirects = NO_REDIRECTS
     not_visible: tuple[NotVisible, ...] = ()
 
-    def by(self, *states: TcpState) -> tuple[PortUse, ...]:
+    def in_states(self, *states: TcpState) -> tuple[PortUse, ...]:
         """Return the uses in these states."""
         return tuple(use for use in self.uses if use.socket.state in states)
 
 
 def inspect_port(port: int, namespaces: Iterable[Namespace]) -> tuple[PortSnapshot, ...]:
-    """Look at a port in each namespace. Never raises for what the kernel refuses: that becomes ``not_visible``."""
-    looks = [_look(port, namespace) for namespace in namespaces]
-    sockets = [use.socket for look in looks for use in look.uses]
-    if not any(one.inode for one in sockets):
-        return tuple(looks)
-    from tailbite.host.see.processes import find_holders
+    """Inspect a port in each namespace. Never raises for what the kernel refuses: that becomes ``not_visible``."""
+    places = tuple(namespaces)
+    shots = _with_owners([_inspect(port, namespace) for namespace in places])
+    if any(_seems_ownerless(use) for shot in shots if shot.sees_processes for use in shot.uses):
+        # A process may have ended between the two lists: a socket that is there in a second list has no owner.
+        shots = _with_owners([_inspect(port, namespace) for namespace in places])
+    return tuple(shots)
 
-    owners, unseen = find_holders(sockets)
-    return tuple(
+
+def _seems_ownerless(use: PortUse) -> bool:
+    return bool(use.socket.inode) and not use.owners
+
+
+def _with_owners(shots: list[PortSnapshot]) -> list[PortSnapshot]:
+    inodes = {use.socket.inode for shot in shots for use in shot.uses}
+    inodes |= {other.inode for shot in shots for other in shot.others}
+    if not any(inodes):
+        return shots
+    from tailbite.host.see.processes import find_inode_holders
+
+    owners, unseen = find_inode_holders(inodes)
+    return [
         replace(
-            look,
-            uses=tuple(replace(use, owners=owners.get(use.socket.inode, ())) for use in look.uses),
-            not_visible=look.not_visible + (unseen if any(use.socket.inode for use in look.uses) else ()),
+            shot,
+            uses=tuple(replace(use, owners=owners.get(use.socket.inode, ())) for use in shot.uses),
+            others=tuple(replace(other, owners=owners.get(other.inode, ())) for other in shot.others),
+            sees_processes=not unseen,
+            not_visible=shot.not_visible + (unseen if any(use.socket.inode for use in shot.uses) else ()),
         )
-        for look in looks
-    )
+        for shot in shots
+    ]
 
 
-def _look(port: int, namespace: Namespace) -> PortSnapshot:
+def _inspect(port: int, namespace: Namespace) -> PortSnapshot:
     try:
-        return call_in_namespace(namespace, partial(_look_here, port, namespace))
+        return call_in_namespace(namespace, partial(_inspect_here, port, namespace))
     except OSError as error:
         not_visible = NotVisible.of(str(namespace), error)
-        return PortSnapshot(namespace, port, (), frozenset(), None, None, 1024, False, False, (not_visible,))
+        return PortSnapshot(
+            namespace, port, (), frozenset(), None, None, 1024, False, False, not_visible=(not_visible,)
+        )
 
 
-def _look_here(port: int, namespace: Namespace) -> PortSnapshot:
+def _inspect_here(port: int, namespace: Namespace) -> PortSnapshot:
     inspection = Inspection()
     sockets = inspection.list_sockets(f"the sockets on port {port}", lambda diag: diag.listing(local_port=port))
     listeners = inspection.list_sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,)))
@@ -129,6 +155,8 @@ def _look_here(port: int, namespace: Namespace) -> PortSnapshot:
         privileged_below=int(start) if start and start.isdigit() else 1024,
         may_bind_privileged=has_capability(CAP_NET_BIND_SERVICE),
         sees_bound=kernel_version() >= (6, 8),
+        others=other_protocol_uses(port),
+        redirects=redirects_of(port),
         not_visible=tuple(inspection.not_visible),
     )
 

@@ -1,0 +1,107 @@
+"""Findings about the same number elsewhere: other namespaces, protocols, and rules in front of sockets. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tailbite.core.address import Endpoint
+from tailbite.core.ports import PortSet
+from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
+from tailbite.host.explain.phrases import holder_name, join_words, process_names
+from tailbite.kernel.inet_diag import TcpState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tailbite.host.see.other_protocols import OtherUse
+    from tailbite.host.see.port import PortSnapshot, PortUse
+
+__all__ = ["other_namespace_finding", "other_protocol_findings", "redirect_findings"]
+
+_SHOWN = 5
+
+
+def other_namespace_finding(shot: PortSnapshot) -> Finding | None:
+    """Return the finding about another network namespace; None if nothing uses the port there."""
+    if not shot.uses:
+        return None
+    use = next((one for one in shot.uses if one.socket.is_self_connected), shot.uses[0])
+    stuck = use.socket.is_self_connected
+    who = holder_name([use], sees_processes=shot.sees_processes)
+    what = "is connected to itself on" if stuck else f"has {_state_words(use)}"
+    return Finding(
+        "TB108",
+        Severity.WARNING if stuck else Severity.NOTICE,
+        Confidence.CERTAIN,
+        f"In another network namespace, {shot.namespace}, {who} {what} {use.socket.endpoints.local}.",
+        "Network namespaces do not share ports: nothing there keeps a server here from binding, and a client here "
+        "does not reach it at 127.0.0.1.",
+        (
+            Remedy(
+                "see what holds it there",
+                (f"tailbite why {shot.port} --netns {shot.namespace.argument}",),
+                needs_root=True,
+            ),
+        ),
+        shot.namespace,
+        use.socket.endpoints.local,
+        use.owners,
+        tuple(
+            Fact(one.socket.state.label, str(one.socket.endpoints))
+            for one in shot.uses[:_SHOWN]
+            if one.socket.endpoints.remote.port
+        ),
+        PortSet.of([shot.port]),
+    )
+
+
+def _state_words(use: PortUse) -> str:
+    return {TcpState.LISTEN: "a server that listens on", TcpState.BOUND_INACTIVE: "bound"}.get(
+        use.socket.state, f"a connection ({use.socket.state.label}) from"
+    )
+
+
+def other_protocol_findings(shot: PortSnapshot) -> Iterator[Finding]:
+    """Yield a finding for each other protocol in which the number is in use."""
+    for protocol in dict.fromkeys(one.protocol for one in shot.others):
+        uses = [one for one in shot.others if one.protocol == protocol]
+        owners = tuple(dict.fromkeys(owner for one in uses for owner in one.owners))
+        yield Finding(
+            "TB116",
+            Severity.NOTICE,
+            Confidence.CERTAIN,
+            f"{protocol} port {shot.port} is in use by {_other_holder(uses)}, on "
+            f"{join_words(str(Endpoint(one.host, shot.port)) for one in uses)}.",
+            f"{protocol} ports and TCP ports are separate: this does not keep a TCP server from binding the port.",
+            (),
+            shot.namespace,
+            Endpoint(uses[0].host, shot.port),
+            owners,
+            ports=PortSet.of([shot.port]),
+        )
+
+
+def _other_holder(uses: list[OtherUse]) -> str:
+    owners = [owner for one in uses for owner in one.owners]
+    return process_names(owners) if owners else f"a process that is not visible (uid {uses[0].uid})"
+
+
+def redirect_findings(shot: PortSnapshot) -> Iterator[Finding]:
+    """Yield the finding about rules that send the port's packets elsewhere before a socket sees them."""
+    rules = shot.redirects.rules
+    if not rules:
+        return
+    yield Finding(
+        "TB117",
+        Severity.NOTICE,
+        Confidence.LIKELY,
+        f"A rule of this host answers for port {shot.port} before any socket: {len(rules)} "
+        f"rule{'' if len(rules) == 1 else 's'} with NAT or a virtual server.",
+        "Published container ports and node ports work like this. A client can be answered although no socket has "
+        "the port, and a server that binds the port may not be reached. No rule keeps a server from binding it.",
+        (),
+        shot.namespace,
+        Endpoint("0.0.0.0", shot.port),
+        facts=tuple(Fact("rule", rule) for rule in rules[:_SHOWN]),
+        ports=PortSet.of([shot.port]),
+    )

@@ -1,0 +1,114 @@
+"""Findings for a port that nothing listed holds, and for addresses and users that cannot bind it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tailbite.core.address import Endpoint
+from tailbite.core.odds import odds
+from tailbite.core.ports import PortSet
+from tailbite.core.selection import Selection
+from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
+from tailbite.host.explain.phrases import range_words, spell_forecasts
+from tailbite.host.explain.remedies import reserve_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tailbite.host.explain.evaluation import Evaluation
+    from tailbite.host.see.port import PortSnapshot
+    from tailbite.host.see.port_selection import SelectionEvidence
+
+__all__ = ["foreign_address_finding", "free_findings"]
+
+
+def free_findings(found: Evaluation, evidence: SelectionEvidence | None = None) -> Iterator[Finding]:
+    """Yield the findings for a port whose addresses nothing listed holds.
+
+    Args:
+        found: the evaluation.
+        evidence: how the kernel chooses source ports; None for strides.
+    """
+    shot = found.shot
+    if shot.not_visible and shot.ephemeral is None:
+        return  # the namespace could not be inspected
+    sure = Confidence.CERTAIN if shot.sees_bound else Confidence.LIKELY
+    end = Endpoint(found.addresses[0].host, shot.port)
+    ports = PortSet.of([shot.port])
+    unused = _unused(found)
+    if not found.may_bind:
+        yield Finding(
+            "TB113",
+            Severity.WARNING,
+            sure,
+            f"{unused}, but this user may not bind it: Permission denied (EACCES).",
+            f"Ports below {shot.privileged_below} are privileged (sysctl ip_unprivileged_port_start).",
+            (
+                Remedy(
+                    "start the server as root, or give it the capability",
+                    ("setcap cap_net_bind_service=+ep FILE",),
+                    True,
+                ),
+            ),
+            shot.namespace,
+            end,
+            ports=ports,
+        )
+    taken = found.can_be_chosen
+    risk = (
+        " While no server is up, a client that keeps dialling the port can be connected to itself, and hold it."
+        if taken
+        else ""
+    )
+    yield Finding(
+        "TB109" if taken else "TB110",
+        Severity.WARNING if taken else Severity.FINE,
+        sure,
+        f"{unused}. {spell_forecasts(found.forecasts, shot.port)}{risk}",
+        f"The kernel chooses source ports from the ephemeral range, and {range_words(shot)}.",
+        reserve_port(found) if taken else (),
+        shot.namespace,
+        end,
+        facts=(*_odds_facts(found, evidence), *_not_inspected(shot)),
+        ports=ports,
+    )
+
+
+def _unused(found: Evaluation) -> str:
+    where = f"port {found.port}" if not found.shot.uses else f"{Endpoint(found.addresses[0].host, found.port)}"
+    return f"No TCP socket {'uses' if found.shot.sees_bound else 'that this kernel lists uses'} {where}"
+
+
+def _odds_facts(found: Evaluation, evidence: SelectionEvidence | None) -> Iterator[Fact]:
+    """Yield the odds of both kinds of client, if the kernel may choose the port."""
+    shot = found.shot
+    if not found.can_be_chosen or shot.ephemeral is None:
+        return
+    taken = (shot.reserved or PortSet()) | PortSet.of(shot.listening - {shot.port})
+    selection = evidence.selection if evidence is not None else Selection.STRIDES
+    for name, first in (("odds", False), ("odds if it binds first", True)):
+        seen = odds(shot.port, shot.ephemeral, taken, binds_first=first, selection=selection)
+        mean = round(seen.seconds(every=1.0), 3) if seen.is_possible else None
+        yield Fact(name, mean, "s", seen.sentence(every=1.0))
+    if evidence is not None and not evidence.is_measured:
+        yield Fact("source ports", evidence.selection.label, text=evidence.sentence())
+
+
+def _not_inspected(shot: PortSnapshot) -> Iterator[Fact]:
+    for item in shot.redirects.not_inspected:
+        yield Fact("not inspected", item)
+
+
+def foreign_address_finding(shot: PortSnapshot, host: str) -> Finding:
+    """Return the finding for an address that does not belong to this host."""
+    return Finding(
+        "TB112",
+        Severity.NOTICE,
+        Confidence.CERTAIN,
+        f"{host} is not an address of this host, so what holds port {shot.port} there cannot be seen from here.",
+        "A connection to another host cannot be to itself. A server here that binds that address gets EADDRNOTAVAIL.",
+        (Remedy("ask on that host", (f"tailbite why {Endpoint(host, shot.port)}",)),),
+        shot.namespace,
+        Endpoint(host, shot.port),
+        ports=PortSet.of([shot.port]),
+    )

@@ -1,0 +1,324 @@
+"""Findings for a port that is held: self-connects, connections, TIME-WAIT, sockets that are only bound. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tailbite.core.address import Endpoint
+from tailbite.core.ports import PortSet
+from tailbite.host.explain.bind_forecast import Overlap
+from tailbite.host.explain.evaluation import Kind, Role
+from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
+from tailbite.host.explain.phrases import (
+    holder_name,
+    process_names,
+    range_words,
+    seconds_left,
+    spell_forecasts,
+    spell_span,
+    time_left,
+    verb_for,
+)
+from tailbite.host.explain.remedies import (
+    destroy_connection,
+    destroy_self_connect,
+    guard_client,
+    reserve_port,
+    restart_holders,
+    reuse_address,
+    wait_for_end,
+)
+from tailbite.kernel.inet_diag import TcpState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tailbite.host.explain.evaluation import Evaluation, Group
+    from tailbite.host.see.port import PortUse
+    from tailbite.host.see.records import Process
+
+__all__ = ["held_finding", "holder_of", "not_visible_remedy", "owners_of"]
+
+_SHOWN = 5  # connections listed one by one
+_PRIVILEGED = 1024
+_NFS = 2049
+
+
+def held_finding(found: Evaluation, group: Group) -> Finding:
+    """Return the finding about one group of sockets, other than listeners."""
+    make = _MAKERS[group.kind]
+    finding = replace(make(found, group), ports=PortSet.of([found.port]))
+    if group.overlap is Overlap.YES:
+        return finding
+    return _not_in_the_way(found, group, finding)
+
+
+def _not_in_the_way(found: Evaluation, group: Group, finding: Finding) -> Finding:
+    """Turn a finding into one about a socket that does not, or may not, keep the addresses from being bound."""
+    doubtful = group.overlap is Overlap.MAYBE
+    asked = _asked(found)
+    note = f"It may be in the way of a bind to {asked}." if doubtful else f"It is not in the way on {asked}."
+    return replace(
+        finding,
+        severity=Severity.WARNING if doubtful else Severity.NOTICE,
+        confidence=Confidence.POSSIBLE if doubtful else finding.confidence,
+        what=f"{finding.what} {note}",
+        remedies=finding.remedies if doubtful or group.kind is Kind.SELF_CONNECT else (),
+    )
+
+
+def _asked(found: Evaluation) -> str:
+    return " and ".join(
+        str(Endpoint(host, found.port)) for host in dict.fromkeys(one.host for one in found.addresses)
+    )
+
+
+def holder_of(found: Evaluation, uses: Sequence[PortUse]) -> str:
+    """Name who holds sockets, at the beginning of a sentence."""
+    name = holder_name(uses, sees_processes=found.shot.sees_processes)
+    return f"{name[0].upper()}{name[1:]}" if name.startswith(("a ", "the ")) else name
+
+
+def owners_of(uses: Sequence[PortUse]) -> tuple[Process, ...]:
+    """Return the processes that have these sockets open, each once."""
+    return tuple(dict.fromkeys(owner for use in uses for owner in use.owners))
+
+
+def not_visible_remedy(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Remedy, ...]:
+    """Return what to do to learn who holds sockets that some process has, but none that is visible."""
+    if owners_of(uses) or not any(use.socket.inode for use in uses) or found.shot.sees_processes:
+        return ()
+    return (Remedy("run this command as root to see which program holds it", needs_root=True),)
+
+
+def _self_connected(found: Evaluation, group: Group) -> Finding:
+    use = group.uses[0]
+    end = use.socket.endpoints.local
+    who = holder_of(found, group.uses)
+    idle = ""
+    if use.traffic is not None and use.traffic.idle_ms >= 1000:
+        idle = f" It has been idle for {spell_span(use.traffic.idle_ms / 1000)}."
+    cause = (
+        "its source port was that port too (chosen by the kernel, unless the client bound it)"
+        if found.is_exposed
+        else "its source port was that port too, by its own bind or because the ephemeral range was another then"
+    )
+    return Finding(
+        "TB101",
+        Severity.CRITICAL,
+        Confidence.CERTAIN,
+        f"{who} {verb_for(use.owners, 'is', 'are')} connected to itself on {end}. No server is there: whatever the "
+        f"client writes, it reads back.{idle}",
+        f"The client dialled port {found.port} while nobody listened, and {cause}, so its own SYN answered it. "
+        f"{spell_forecasts(found.forecasts, found.port)}",
+        (
+            *destroy_self_connect(found, use),
+            *restart_holders(use.owners),
+            *not_visible_remedy(found, group.uses),
+            *reserve_port(found),
+            *guard_client(found, use),
+        ),
+        found.shot.namespace,
+        end,
+        use.owners,
+        tuple(_traffic_facts(use)),
+    )
+
+
+def _left_by_self(found: Evaluation, group: Group) -> Finding:
+    use = max(group.uses, key=lambda one: one.socket.expires_ms)
+    end = use.socket.endpoints.local
+    return Finding(
+        "TB102",
+        Severity.WARNING,
+        Confidence.CERTAIN,
+        f"A client was connected to itself on {end} and closed that connection; TIME-WAIT is left, for "
+        f"{time_left(use)} more.",
+        "TIME-WAIT belongs to no process. A client that closes a self-connect leaves it every time; an abort (RST) "
+        f"leaves nothing. {spell_forecasts(found.forecasts, found.port)}",
+        (*destroy_self_connect(found, use), wait_for_end(found, group.uses), *reserve_port(found)),
+        found.shot.namespace,
+        end,
+        facts=(Fact("TIME-WAIT ends in", seconds_left(use), "s"),),
+    )
+
+
+def _connected(found: Evaluation, group: Group) -> Finding:
+    return (_source_port if group.role is Role.CLIENT else _orphaned)(found, group)
+
+
+def _source_port(found: Evaluation, group: Group) -> Finding:
+    use = group.uses[0]
+    ends = use.socket.endpoints
+    count = len(group.uses)
+    where = f"{ends.remote}" + (f" and {count - 1} more" if count > 1 else "")
+    owners = owners_of(group.uses)
+    closing = not any(one.socket.inode for one in group.uses)
+    if found.is_exposed:
+        cause = f"The kernel could choose the port: {range_words(found.shot)}."
+        lasting = reserve_port(found)
+    else:
+        cause = (
+            f"The kernel does not choose this port: {range_words(found.shot)}. So the program bound it itself, as "
+            "NFS and other clients of bindresvport(3) do, or the settings were others then. Reserving the port would "
+            "not keep a program from binding it."
+        )
+        lasting = _own_bind_remedies(found, group)
+    ends_now = () if _is_mount(found, group) else destroy_connection(found, group.uses)
+    wait = (Remedy("wait: the kernel is closing it, which takes a minute or two"),) if closing else ()
+    return Finding(
+        "TB103",
+        Severity.CRITICAL,
+        group.confidence,
+        f"{holder_of(found, group.uses)} {verb_for(owners, 'has', 'have')} port {found.port} as the source port of a "
+        f"connection from {ends.local} to {where}.",
+        f"{cause} {spell_forecasts(found.forecasts, found.port)}",
+        (
+            *(lasting if not found.is_exposed else ()),
+            *wait,
+            *ends_now,
+            *restart_holders(owners),
+            *not_visible_remedy(found, group.uses),
+            *(lasting if found.is_exposed else ()),
+        ),
+        found.shot.namespace,
+        ends.local,
+        owners,
+        (*_connection_facts(group.uses), *_traffic_facts(use)),
+    )
+
+
+def _is_mount(found: Evaluation, group: Group) -> bool:
+    """Tell whether it looks like a mounted file system, whose connection must not be ended without need."""
+    return any(use.socket.endpoints.remote.port == _NFS for use in group.uses) or (
+        found.port < _PRIVILEGED and not owners_of(group.uses) and found.shot.sees_processes
+    )
+
+
+def _own_bind_remedies(found: Evaluation, group: Group) -> tuple[Remedy, ...]:
+    move = Remedy("move the server to a port that no program binds as its source port")
+    if not _is_mount(found, group) and found.port >= _PRIVILEGED:
+        return (Remedy("give that program another source port, or none: the kernel chooses one then"), move)
+    return (
+        Remedy(
+            f"keep NFS clients off port {found.port}: set the ports that they bind, or mount with noresvport",
+            ("sysctl sunrpc.min_resvport sunrpc.max_resvport",),
+            needs_root=True,
+        ),
+        move,
+    )
+
+
+def _orphaned(found: Evaluation, group: Group) -> Finding:
+    use = group.uses[0]
+    count = len(group.uses)
+    owners = owners_of(group.uses)
+    what = "a connection of a server that did is" if count == 1 else f"{count} connections of a server that did are"
+    closing = not any(one.socket.inode for one in group.uses)
+    return Finding(
+        "TB111",
+        Severity.WARNING,
+        group.confidence,
+        f"Nobody listens on port {found.port}, but {what} still open, held by "
+        f"{holder_name(group.uses, sees_processes=found.shot.sees_processes).rstrip(',')}.",
+        spell_forecasts(found.forecasts, found.port),
+        (
+            reuse_address(),
+            *((Remedy("wait: the kernel is closing it, which takes a minute or two"),) if closing else ()),
+            *restart_holders(owners, verb="stop"),
+            *not_visible_remedy(found, group.uses),
+        ),
+        found.shot.namespace,
+        use.socket.endpoints.local,
+        owners,
+        _connection_facts(group.uses),
+    )
+
+
+def _left_over(found: Evaluation, group: Group) -> Finding:
+    last = max(group.uses, key=lambda use: use.socket.expires_ms)
+    count = len(group.uses)
+    left = "a connection that was closed" if count == 1 else f"{count} connections that were closed"
+    by_client = group.role is Role.CLIENT
+    sure = group.confidence is not Confidence.POSSIBLE
+    if by_client and sure:
+        cause = "A client left it: the port was its source port. SO_REUSEADDR on the server alone does not help then."
+    elif by_client:
+        cause = "Either a server here left it, or a client whose source port it was; the kernel does not list which."
+    else:
+        cause = "A server here left it: the side that closes first keeps TIME-WAIT (RFC 9293 section 3.6.1)."
+    return Finding(
+        "TB104",
+        Severity.WARNING,
+        Confidence.CERTAIN,
+        f"Port {found.port} is in TIME-WAIT after {left}: {last.socket.endpoints.local} to "
+        f"{last.socket.endpoints.remote}, for {time_left(last)} more.",
+        f"{cause} {spell_forecasts(found.forecasts, found.port)}",
+        (
+            wait_for_end(found, group.uses),
+            *(() if by_client and sure else (reuse_address(),)),
+            *destroy_connection(found, group.uses),
+            *(reserve_port(found) if by_client else ()),
+        ),
+        found.shot.namespace,
+        last.socket.endpoints.local,
+        facts=_connection_facts(group.uses),
+    )
+
+
+def _bound(found: Evaluation, group: Group) -> Finding:
+    use = group.uses[0]
+    end = use.socket.endpoints.local
+    owners = owners_of(group.uses)
+    listens = bool(found.shot.in_states(TcpState.LISTEN))
+    name = process_names(owners) if owners else "the program"
+    return Finding(
+        "TB105",
+        Severity.NOTICE if listens else Severity.CRITICAL,
+        Confidence.CERTAIN,
+        f"{holder_of(found, group.uses)} {verb_for(owners, 'has', 'have')} bound {end} and neither listens nor is "
+        "connected.",
+        "It is a server between bind() and listen(), a program that keeps the port from others, or a client that "
+        "binds its source port and whose connection was destroyed. Neither netstat nor plain ss shows such a socket. "
+        f"{spell_forecasts(found.forecasts, found.port)}",
+        (
+            Remedy(f"check what {name} is doing; if it is a server, wait until it listens"),
+            *restart_holders(owners, verb="stop"),
+            *not_visible_remedy(found, group.uses),
+        ),
+        found.shot.namespace,
+        end,
+        owners,
+    )
+
+
+def _traffic_facts(use: PortUse) -> Iterator[Fact]:
+    if use.traffic is not None and use.traffic.bytes_received is not None:
+        came = "echoed" if use.socket.is_self_connected else "received"
+        yield Fact(f"bytes {came}", use.traffic.bytes_received, "bytes")
+        idle = use.traffic.idle_ms / 1000
+        yield Fact("idle for", idle, "s", spell_span(idle))
+    yield Fact("state", use.socket.state.label)
+    yield Fact("unread", use.socket.receive_queue, "bytes")
+    yield Fact("unacknowledged", use.socket.send_queue, "bytes")
+
+
+def _connection_facts(uses: Sequence[PortUse]) -> tuple[Fact, ...]:
+    shown = [Fact(use.socket.state.label, str(use.socket.endpoints), text=_connection(use)) for use in uses[:_SHOWN]]
+    more = len(uses) - _SHOWN
+    return (*shown, Fact("and more", more, "connections")) if more > 0 else tuple(shown)
+
+
+def _connection(use: PortUse) -> str:
+    more = f", for {time_left(use)} more" if use.socket.state is TcpState.TIME_WAIT else ""
+    return f"{use.socket.endpoints}{more}"
+
+
+_MAKERS: dict[Kind, Callable[[Evaluation, Group], Finding]] = {
+    Kind.SELF_CONNECT: _self_connected,
+    Kind.SELF_TIME_WAIT: _left_by_self,
+    Kind.CONNECTION: _connected,
+    Kind.TIME_WAIT: _left_over,
+    Kind.BOUND: _bound,
+}

@@ -1,0 +1,182 @@
+"""Remedies for a held port, each offered only where it helps; the most helpful and least harmful comes first. Pure.
+
+==========================  ==================================================================
+remedy                      offered when
+==========================  ==================================================================
+destroy a self-connect      the kernel has SOCK_DESTROY (or TCP_REPAIR for its TIME-WAIT), and
+                            the port can have been chosen by the kernel: a program that bound
+                            it keeps it after the connection is gone
+destroy a connection        the same, by ``ss -K``, which ends any connection
+restart the holder          there is one; by its systemd unit or container where it has one
+reserve the port            the kernel may choose it now; it does not stop a program's own bind
+``tailbite run``            the same
+SO_REUSEADDR on the server  a server left what is in the way, and nobody listens
+wait                        it is TIME-WAIT, or a connection that the kernel is closing
+==========================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from tailbite.host.explain.finding import Remedy
+from tailbite.host.explain.phrases import join_words, time_left
+from tailbite.kernel.inet_diag import TcpState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tailbite.core.address import Endpoint
+    from tailbite.host.explain.evaluation import Evaluation
+    from tailbite.host.see.port import PortUse
+    from tailbite.host.see.records import Process
+
+__all__ = [
+    "destroy_connection",
+    "destroy_self_connect",
+    "guard_client",
+    "reserve_port",
+    "restart_holders",
+    "reuse_address",
+    "wait_for_end",
+]
+
+_LONGEST = 120  # letters of a command that are worth repeating
+_RUNTIMES = {
+    "docker": "docker restart {}",
+    "podman": "podman restart {}",
+    "lxc": "lxc-stop --reboot --name {}",
+    "machinectl": "machinectl reboot {}",
+}
+_INIT = 1
+
+
+def destroy_self_connect(found: Evaluation, use: PortUse) -> tuple[Remedy, ...]:
+    """Return the remedy that destroys a self-connect or its TIME-WAIT, if this kernel can and it frees the port."""
+    able = found.abilities
+    left = use.socket.state is TcpState.TIME_WAIT
+    if left:
+        can = able.destroy_time_wait is not False or able.repair
+        text = "end the TIME-WAIT now instead of waiting"
+    else:
+        # Outside what the kernel chooses from, the program bound the port itself, and keeps it without a connection.
+        can = able.destroy is not False and found.is_exposed
+        text = "destroy the connection: the program gets ECONNABORTED, and the port is free unless it was bound"
+    if not can:
+        return ()
+    command = found.shot.namespace.tailbite(f"fix --kill {found.port} --apply")
+    return (Remedy(text, (command,), needs_root=True),)
+
+
+def destroy_connection(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Remedy, ...]:
+    """Return the remedy that destroys connections with ``ss -K``, if this kernel can and it frees the port."""
+    left = all(use.socket.state is TcpState.TIME_WAIT for use in uses)
+    can = found.abilities.destroy_time_wait if left else found.abilities.destroy
+    if can is False or not (left or found.is_exposed or all(not use.socket.inode for use in uses)):
+        return ()
+    if left:
+        line = f"ss -K -t state time-wait sport = :{found.port}"
+    else:
+        ends = uses[0].socket.endpoints
+        line = f"ss -K -t state all src {_ss_name(ends.local)} dst {_ss_name(ends.remote)}"
+    number = f" ({len(uses)} of them: one command each)" if not left and len(uses) > 1 else ""
+    text = "end the TIME-WAIT now" if left else f"end the connection{number}; its owner gets ECONNABORTED"
+    return (Remedy(text, (found.shot.namespace.enter(line),), needs_root=True),)
+
+
+def reserve_port(found: Evaluation) -> tuple[Remedy, ...]:
+    """Return the remedy that keeps the kernel from choosing the port, if it may choose it now."""
+    if not found.is_exposed:
+        return ()
+    return (
+        Remedy(
+            "keep the kernel from choosing the port as a source port; servers may still bind it",
+            (found.shot.namespace.tailbite(f"fix --reserve {found.port} --apply"),),
+            needs_root=True,
+        ),
+    )
+
+
+def guard_client(found: Evaluation, use: PortUse) -> tuple[Remedy, ...]:
+    """Return the remedy for a client that cannot be changed, if it helps: not against its own bind of the port."""
+    if not found.is_exposed:
+        return (
+            Remedy(
+                f"make the client stop binding port {found.port} before it connects: the kernel does not choose "
+                "this port, so neither reserving it nor `tailbite run` would help"
+            ),
+        )
+    text = "start the client so that the kernel cannot choose this port for it (no help if it binds the port itself)"
+    return (Remedy(text, (f"tailbite run -- {_command_of(use)}",)),)
+
+
+def reuse_address() -> Remedy:
+    """Return the remedy for connections that a server left."""
+    return Remedy("let the server set SO_REUSEADDR before it binds; it helps if the server before had set it too")
+
+
+def wait_for_end(found: Evaluation, uses: Iterable[PortUse]) -> Remedy:
+    """Return the remedy that needs nothing but time."""
+    last = max(uses, key=lambda use: use.socket.expires_ms)
+    return Remedy(
+        f"wait: the last TIME-WAIT ends in {time_left(last)}",
+        (f"tailbite wait --free {found.port}",) if found.shot.namespace.is_own else (),
+    )
+
+
+def restart_holders(owners: Iterable[Process], *, verb: str = "restart") -> tuple[Remedy, ...]:
+    """Return remedies that restart or stop whatever manages the processes: unit, container, or the process itself.
+
+    Args:
+        owners: the processes that hold the socket.
+        verb: "restart" or "stop".
+    """
+    remedies: dict[Remedy, None] = {}
+    for owner in owners:
+        remedies[_restart(owner, verb)] = None
+    return tuple(remedies)
+
+
+def _restart(owner: Process, verb: str) -> Remedy:
+    who = f"{owner}{_since(owner)}"
+    if owner.container:
+        template = _RUNTIMES.get(owner.runtime, "")
+        command = template.format(owner.container)
+        if verb == "stop" and owner.runtime in ("docker", "podman"):
+            command = f"{owner.runtime} stop {owner.container}"
+        return Remedy(f"{verb} container {owner.container}, in which {who} runs", (command,) if command else (), True)
+    if owner.unit:
+        scope = " --user" if owner.user_unit else ""
+        return Remedy(
+            f"{verb} {owner.unit}, which {who} belongs to",
+            (f"systemctl{scope} {verb} {owner.unit}",),
+            needs_root=not owner.user_unit,
+        )
+    if owner.pid == _INIT:
+        return Remedy(
+            f"do not end {who}: if it is systemd, it holds the port for a socket unit; stop that unit",
+            ("systemctl list-sockets",),
+        )
+    parent = ""
+    if owner.parent > _INIT and owner.parent_name:
+        parent = f"; its parent {owner.parent_name} (pid {owner.parent}) may start it again"
+    return Remedy(f"{verb} {who}{parent}", (f"kill {owner.pid}",))
+
+
+def _since(owner: Process) -> str:
+    parts = [f"of user {owner.user}"] if owner.user else []
+    if owner.started is not None:
+        then = time.localtime(owner.started)
+        today = then[:3] == time.localtime()[:3]
+        parts.append(f"running since {time.strftime('%H:%M:%S' if today else '%Y-%m-%d %H:%M', then)}")
+    return f" {join_words([', '.join(parts)])}" if parts else ""
+
+
+def _command_of(use: PortUse) -> str:
+    command = use.owners[0].command if use.owners else ""
+    return command if command and len(command) <= _LONGEST and command.isprintable() else "PROGRAM ..."
+
+
+def _ss_name(end: Endpoint) -> str:
+    return f"[{end.host}]:{end.port}" if ":" in end.host else f"{end.host}:{end.port}"

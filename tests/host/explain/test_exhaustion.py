@@ -1,0 +1,113 @@
+"""Source ports that are used up are found, counted as the kernel counts them, and the failure is the kernel's."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tailbite.core.ports import PortRange, PortSet
+from tailbite.host.explain.exhaustion import exhaustion_findings
+from tailbite.host.explain.finding import Finding, Severity
+from tailbite.host.see.exhaustion import destinations_of
+from tailbite.host.see.namespaces import current_namespace
+from tailbite.kernel.sysctl import (
+    read_ephemeral_range,
+    read_reserved_ports,
+    write_ephemeral_range,
+    write_reserved_ports,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REDIS = 6379
+COUNT = 20
+
+
+@pytest.fixture
+def server(network: None) -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", REDIS), backlog=64) as listener:
+        write_ephemeral_range(PortRange(40000, 40000 + COUNT - 1))
+        yield listener
+
+
+def findings(port: int | None = None) -> list[Finding]:
+    usage = destinations_of(current_namespace(), read_ephemeral_range(), read_reserved_ports())
+    return list(exhaustion_findings(usage, port=port))
+
+
+def dial() -> socket.socket | None:
+    sock = socket.socket()
+    number = sock.connect_ex(("127.0.0.1", REDIS))
+    assert number in (0, errno.EADDRNOTAVAIL)
+    if number:
+        sock.close()
+        return None
+    return sock
+
+
+def test_connections_that_use_every_source_port_are_critical_and_connect_fails(server: socket.socket) -> None:
+    assert findings() == []
+    clients = [dial() for _ in range(COUNT)]
+    assert dial() is None
+    (finding,) = findings()
+    assert (finding.code, finding.severity) == ("TB211", Severity.CRITICAL)
+    assert f"{COUNT} of {COUNT} source ports from 127.0.0.1 to 127.0.0.1:{REDIS} are in use" in finding.what
+    assert f"{COUNT} in ESTABLISHED" in finding.what
+    assert findings(port=REDIS)
+    assert findings(port=REDIS + 1) == []
+    for client in clients:
+        assert client is not None
+        client.close()
+
+
+def test_time_wait_is_counted_and_the_kernel_s_second_is_told(server: socket.socket) -> None:
+    for _ in range(COUNT):
+        client = dial()
+        assert client is not None
+        client.close()
+        server.accept()[0].close()
+    (finding,) = findings()
+    assert dial() is None
+    assert finding.severity is Severity.WARNING  # tcp_tw_reuse is 2: on loopback they are used again after a second
+    assert f"{COUNT} in TIME-WAIT" in finding.what
+    assert "until a port has been in TIME-WAIT for a second" in finding.why
+    assert "tcp_tw_reuse=1" not in str(finding.remedies)
+
+
+def test_sockets_that_are_bound_use_up_the_ports_for_every_destination(server: socket.socket) -> None:
+    bound = [socket.socket() for _ in range(COUNT)]
+    for sock in bound:
+        sock.bind(("127.0.0.1", 0))
+    assert dial() is None
+    (finding,) = findings(port=REDIS)
+    assert f"All {COUNT} source ports are bound" in finding.what
+    assert "IP_BIND_ADDRESS_NO_PORT" in str(finding.remedies)
+    for sock in bound:
+        sock.close()
+    assert findings() == []
+
+
+def test_reserved_ports_are_not_available(server: socket.socket) -> None:
+    write_reserved_ports(PortSet.parse("40002-40019"))
+    first, second = dial(), dial()
+    assert dial() is None
+    (finding,) = findings()
+    assert "2 of 2 source ports" in finding.what
+    for client in (first, second):
+        assert client is not None
+        client.close()
+
+
+def test_a_remedy_helps_more_ports_let_a_client_connect_again(server: socket.socket) -> None:
+    clients = [dial() for _ in range(COUNT)]
+    assert dial() is None
+    write_ephemeral_range(PortRange(40000, 40000 + 2 * COUNT))
+    last = dial()
+    assert last is not None
+    for client in (*clients, last):
+        assert client is not None
+        client.close()

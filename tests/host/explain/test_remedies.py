@@ -1,0 +1,203 @@
+"""Every remedy is offered only where it helps: each is applied in the very situation it was printed for."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.holders import DEFAULT_RANGE, Holder, new_socket, server_binds
+from tailbite.core.ports import PortRange
+from tailbite.host.explain.remedies import restart_holders
+from tailbite.host.explain.why import explain_port
+from tailbite.host.see.abilities import SocketAbilities
+from tailbite.host.see.namespaces import current_namespace
+from tailbite.host.see.port import inspect_port
+from tailbite.host.see.processes import unit_of
+from tailbite.host.see.records import Process
+from tailbite.kernel.sockopt import abort
+from tailbite.kernel.sysctl import read_reserved_ports, write_ephemeral_range, write_reserved_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tailbite.host.explain.finding import Finding, Remedy
+
+IN_RANGE, OUTSIDE = 40000, 982
+
+
+def findings(port: int, *, able: SocketAbilities | None = None) -> tuple[Finding, ...]:
+    (shot,) = inspect_port(port, [current_namespace()])
+    return explain_port(shot, abilities=able).findings
+
+
+def commands(port: int, *, able: SocketAbilities | None = None) -> list[str]:
+    return [line for one in findings(port, able=able) for remedy in one.remedies for line in remedy.commands]
+
+
+def remedies(port: int) -> list[Remedy]:
+    return [remedy for one in findings(port) for remedy in one.remedies]
+
+
+def do(line: str) -> None:
+    words = line.split(" ")
+    if words[0] == "tailbite":
+        words = [sys.executable, "-m", *words]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("RTNETLINK")) == (0, 0), (line, done.stderr)
+
+
+KILLED = [
+    *((kind, host) for kind in ("self_chosen", "self_chosen_time_wait") for host in ("127.0.0.1", "::1")),
+    ("self_bound_time_wait", "127.0.0.1"),
+    *((kind, "127.0.0.1") for kind in ("source_chosen", "source_chosen_time_wait", "accepted_time_wait")),
+    ("source_chosen", "::ffff:127.0.0.1"),
+    ("source_chosen", "::1"),
+]
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(("kind", "host"), KILLED)
+def test_the_command_that_ends_a_socket_frees_the_port(kind: str, host: str, peer: Callable[[str], str]) -> None:
+    peer("ss")
+    server = "::1" if host == "::1" else "127.0.0.1"
+    with Holder(kind, host, reuse=False).held(IN_RANGE):
+        assert not server_binds(server, IN_RANGE, reuse=True)
+        (line,) = [each for each in commands(IN_RANGE) if "--kill" in each or each.startswith("ss -K")]
+        do(line)
+        assert server_binds(server, IN_RANGE, reuse=False)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("kind", ["self_bound", "source_bound"])
+def test_a_port_that_a_program_bound_itself_gets_no_remedy_that_does_not_help(kind: str) -> None:
+    """Neither ending the connection nor reserving the port keeps the program from it, nor does `run`."""
+    with Holder(kind, "127.0.0.1", reuse=False).held(OUTSIDE):
+        said = " ".join(commands(OUTSIDE))
+        assert not re.search("--kill|ss -K|--reserve|tailbite run", said)
+        assert any(line.startswith("kill ") for line in commands(OUTSIDE))
+    write_reserved_ports(read_reserved_ports() | type(read_reserved_ports()).parse(str(OUTSIDE)))
+    with Holder(kind, "127.0.0.1", reuse=False).held(OUTSIDE):  # the control: reserving would not have helped
+        assert not server_binds("127.0.0.1", OUTSIDE, reuse=True)
+
+
+@pytest.mark.usefixtures("network")
+def test_an_nfs_mount_is_not_to_be_killed_but_to_be_kept_off_the_port() -> None:
+    server = socket.create_server(("127.0.0.1", 2049))
+    with socket.socket() as client:
+        client.bind(("0.0.0.0", OUTSIDE))
+        client.connect(("127.0.0.1", 2049))
+        with server.accept()[0] as accepted:
+            (finding,) = findings(OUTSIDE)
+            abort(accepted)
+    server.close()
+    assert finding.code == "TB103"
+    assert "the program bound it itself" in finding.why
+    assert "noresvport" in finding.remedies[0].text
+    assert "sunrpc.min_resvport" in str(finding.remedies[0].commands)
+    assert "ss -K" not in str(finding.remedies)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("kind", ["self_chosen", "source_chosen"])
+def test_a_reserved_port_is_not_chosen_again(kind: str) -> None:
+    """The remedy, and the control: the same dial without the reservation takes the port."""
+    with Holder(kind, "127.0.0.1", reuse=False).held(IN_RANGE):
+        (line,) = [each for each in commands(IN_RANGE) if "--reserve" in each]
+        do(line)
+    write_ephemeral_range(PortRange(IN_RANGE, IN_RANGE + 1))
+    with new_socket("127.0.0.1", reuse=False) as sock:
+        assert sock.connect_ex(("127.0.0.1", IN_RANGE)) != 0
+    write_reserved_ports(type(read_reserved_ports())())
+    with new_socket("127.0.0.1", reuse=False) as sock:
+        assert any(sock.connect_ex(("127.0.0.1", IN_RANGE)) == 0 for _ in range(4))
+        abort(sock)
+
+
+@pytest.mark.usefixtures("network")
+def test_so_reuseaddr_is_advised_where_a_server_left_the_connections_and_not_where_a_client_did() -> None:
+    with Holder("accepted_time_wait", "127.0.0.1", reuse=True).held(8080):
+        assert "SO_REUSEADDR" in str(remedies(8080))
+        assert server_binds("127.0.0.1", 8080, reuse=True)
+        assert not server_binds("127.0.0.1", 8080, reuse=False)
+    with Holder("source_chosen_time_wait", "127.0.0.1", reuse=False).held(IN_RANGE):
+        (finding,) = findings(IN_RANGE)
+        assert finding.remedies[0].text.startswith("wait")
+        assert "SO_REUSEADDR" not in str(finding.remedies)
+        assert not server_binds("127.0.0.1", IN_RANGE, reuse=True)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("kind", ["self_chosen", "self_chosen_time_wait", "source_chosen", "source_chosen_time_wait"])
+def test_a_kernel_that_cannot_destroy_is_not_asked_to(kind: str) -> None:
+    unable = SocketAbilities(destroy=False, destroy_time_wait=False, repair=False)
+    with Holder(kind, "127.0.0.1", reuse=False).held(IN_RANGE):
+        assert re.search(r"--kill|ss -K", " ".join(commands(IN_RANGE)))
+        assert not re.search(r"--kill|ss -K", " ".join(commands(IN_RANGE, able=unable)))
+        if kind == "self_chosen_time_wait":  # TCP_REPAIR is the second way
+            assert "--kill" in " ".join(commands(IN_RANGE, able=replace(unable, repair=True)))
+
+
+@pytest.mark.usefixtures("network")
+def test_run_is_advised_for_a_client_whose_port_the_kernel_chose_and_helps() -> None:
+    with Holder("self_chosen", "127.0.0.1", reuse=False).held(IN_RANGE):
+        assert any(line.startswith("tailbite run -- ") for line in commands(IN_RANGE))
+    write_ephemeral_range(PortRange(IN_RANGE, IN_RANGE + 1))
+    dial = (
+        "import socket\nfor _ in range(8):\n with socket.socket() as s:\n"
+        f"  if s.connect_ex(('127.0.0.1', {IN_RANGE})) == 0:\n"
+        "   s.setsockopt(1, 13, b'\\1\\0\\0\\0' + bytes(4)); print('self')"
+    )
+    plain, guarded = (
+        subprocess.run([*prefix, sys.executable, "-c", dial], capture_output=True, text=True, timeout=60).stdout
+        for prefix in ((), (sys.executable, "-m", "tailbite", "run", "--"))
+    )
+    write_ephemeral_range(DEFAULT_RANGE)
+    assert "self" in plain
+    assert guarded == ""
+
+
+SYSTEM = "0::/system.slice/redis-server.service\n"
+USER = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/vite.service\n"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit"),
+    [
+        (SYSTEM, ("redis-server.service", False)),
+        (USER, ("vite.service", True)),
+        ("0::/user.slice/user-0.slice/session-3.scope\n", ("", False)),
+        ("0::/init.scope\n", ("", False)),
+        ("0::/\n", ("", False)),
+        ("9:name=systemd:/system.slice/system-getty.slice/getty@tty1.service\n0::/\n", ("getty@tty1.service", False)),
+        ("0::/system.slice/foo\\x2dbar.service/nested\n", ("foo-bar.service", False)),
+    ],
+)
+def test_the_unit_of_a_process_is_read_from_its_cgroup(cgroup: str, unit: tuple[str, bool]) -> None:
+    assert unit_of(cgroup) == unit
+
+
+@pytest.mark.parametrize(
+    ("owner", "command"),
+    [
+        (Process(812, "redis", unit="redis.service"), ("systemctl restart redis.service",)),
+        (Process(812, "vite", unit="vite.service", user_unit=True), ("systemctl --user restart vite.service",)),
+        (Process(812, "app", container="0123456789ab", runtime="docker"), ("docker restart 0123456789ab",)),
+        (Process(812, "app", container="web", runtime="podman"), ("podman restart web",)),
+        (Process(812, "app", container="0123456789ab"), ()),
+        (Process(1, "systemd"), ("systemctl list-sockets",)),
+        (Process(812, "app", parent=800, parent_name="supervisord"), ("kill 812",)),
+    ],
+)
+def test_what_manages_a_process_is_restarted_and_never_process_1(owner: Process, command: tuple[str, ...]) -> None:
+    (remedy,) = restart_holders([owner])
+    assert remedy.commands == command
+    assert "kill 1" not in remedy.commands
+    if owner.parent:
+        assert "its parent supervisord (pid 800) may start it again" in remedy.text

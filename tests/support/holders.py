@@ -1,0 +1,183 @@
+"""Every way a TCP port can be held, each produced for real in the calling thread's network namespace."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tailbite.core.ports import PortRange
+from tailbite.kernel.sockopt import abort
+from tailbite.kernel.sysctl import write_ephemeral_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DEFAULT_RANGE = PortRange(32768, 60999)
+V6_ONLY = "::/v6only"
+"""A server on ``::`` that sets IPV6_V6ONLY."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One holder of a port: a kind, an address, and whether its sockets have SO_REUSEADDR."""
+
+    kind: str
+    host: str
+    reuse: bool
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.host}{' reuse' if self.reuse else ''}"
+
+    @contextlib.contextmanager
+    def held(self, port: int) -> Iterator[None]:
+        """Hold the port meanwhile."""
+        sockets = KINDS[self.kind](self.host, port, self.reuse)
+        try:
+            yield
+        finally:
+            for sock in sockets:
+                abort(sock)
+
+
+def new_socket(host: str, *, reuse: bool) -> socket.socket:
+    """Return a socket of the address's family; ``::ffff:`` addresses and ``::`` are AF_INET6."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+    if host == V6_ONLY:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def server_binds(host: str, port: int, *, reuse: bool) -> bool:
+    """Start as a server does, bind and listen; True if that works, False if the address is in use."""
+    with contextlib.closing(new_socket(host, reuse=reuse)) as server:
+        try:
+            server.bind((host.partition("/")[0], port))
+            server.listen()
+        except OSError as error:
+            assert error.errno == errno.EADDRINUSE, error
+            return False
+        return True
+
+
+def bound(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    sock = new_socket(host, reuse=reuse)
+    sock.bind((host.partition("/")[0], port))
+    return [sock]
+
+
+def listening(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    (sock,) = bound(host, port, reuse)
+    sock.listen()
+    return [sock]
+
+
+def self_bound(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    (sock,) = bound(host, port, reuse)
+    sock.connect((host, port))
+    return [sock]
+
+
+def self_chosen(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    return [_connect_from(host, port, port, reuse)]
+
+
+def self_bound_time_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    self_bound(host, port, reuse)[0].close()
+    return []
+
+
+def self_chosen_time_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    self_chosen(host, port, reuse)[0].close()
+    return []
+
+
+def accepted(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A connection of a server that listens no more."""
+    client, connection = _conversation(host, port, reuse)
+    return [connection, client]
+
+
+def accepted_time_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    client, connection = _conversation(host, port, reuse)
+    connection.close()
+    client.close()
+    return []
+
+
+def accepted_fin_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A server closed its side, and no process has that socket any more; the client does not close."""
+    client, connection = _conversation(host, port, reuse)
+    connection.close()
+    return [client]
+
+
+def source_bound(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A client's connection to another port, from the port that it bound."""
+    server = _server(host)
+    (client,) = bound(host, port, reuse)
+    client.connect(server.getsockname()[:2])
+    return [client, server.accept()[0], server]
+
+
+def source_chosen(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A client's connection to another port, from the port that the kernel chose."""
+    server = _server(host)
+    client = _connect_from(host, server.getsockname()[1], port, reuse)
+    return [client, server.accept()[0], server]
+
+
+def source_chosen_time_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    client, connection, server = source_chosen(host, port, reuse)
+    client.close()
+    connection.close()
+    return [server]
+
+
+def _conversation(host: str, port: int, reuse: bool) -> tuple[socket.socket, socket.socket]:
+    (server,) = listening(host, port, reuse)
+    client = new_socket(host, reuse=False)
+    client.connect((host, port))
+    connection, _ = server.accept()
+    server.close()
+    return client, connection
+
+
+def _server(host: str) -> socket.socket:
+    server = new_socket(host, reuse=False)
+    server.bind((host, 0))
+    server.listen()
+    return server
+
+
+def _connect_from(host: str, goal: int, source: int, reuse: bool) -> socket.socket:
+    """Connect while the ephemeral range is one port."""
+    write_ephemeral_range(PortRange(source, source))
+    sock = new_socket(host, reuse=reuse)
+    try:
+        sock.connect((host, goal))
+    finally:
+        write_ephemeral_range(DEFAULT_RANGE)
+    return sock
+
+
+KINDS: dict[str, Callable[[str, int, bool], list[socket.socket]]] = {
+    made.__name__: made
+    for made in (
+        bound,
+        listening,
+        self_bound,
+        self_chosen,
+        self_bound_time_wait,
+        self_chosen_time_wait,
+        accepted,
+        accepted_time_wait,
+        accepted_fin_wait,
+        source_bound,
+        source_chosen,
+        source_chosen_time_wait,
+    )
+}
