@@ -57,7 +57,7 @@ def language_of(command: tuple[str, ...]) -> str:
         known = _by_interpreter(program)
         if known:
             return known
-        if program in ("env", "sh", "bash", "timeout", "nice", "setpriv") or "=" in word or word.startswith("-"):
+        if program in ("env", "sh", "bash", "timeout", "nice", "setpriv") or re.search(r"^-|=|^[\d.]+$", word):
             continue
         return _by_file(word)
     return "c"

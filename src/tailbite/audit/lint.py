@@ -42,7 +42,7 @@ class Fault:
 
 
 _TIMEOUT: Final = re.compile(
-    r"time_?out|TimeoutMS|--max-time|--tries|max[-_]tries|\+time=|\+tries=|max[-_]retries|[-_]attempts\b|"
+    r"(?<!set)time_?out|TimeoutMS|--max-time|--tries|max[-_]tries|\+time=|\+tries=|max[-_]retries|[-_]attempts\b|"
     r"deadline|retry[-_](?:delay|wait)|heartbeat\s*=",
     re.IGNORECASE,
 )
