@@ -1,0 +1,27 @@
+"""Where a socket cannot have a port range, a guarded client gets and disturbs what a plain one does.
+
+The kernel's option is switched off here; ``make kernels`` runs the same on kernels without it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench/fallback.py"
+
+
+@pytest.mark.parametrize("way", ["library", "guard"])
+def test_no_source_port_is_lost_and_no_server_is_kept_from_starting(way: str) -> None:
+    command = (sys.executable, str(BENCH), "--json", "--tries", "100", "plain", way)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)
+    plain, guarded = map(json.loads, done.stdout.splitlines())
+    assert plain["trap"]["self-connects"] > 300, "the control did not self-connect"
+    assert (guarded["trap"]["self-connects"], guarded["trap"]["sockets left"]) == (0, 0)
+    assert plain["capacity"]["connected"] == plain["capacity"]["wanted"] == guarded["capacity"]["connected"]
+    assert guarded["capacity"]["others connect"]
+    assert set(guarded["starts"].values()) == {100}
