@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kernels.packages import find_kmod
 from kernels.records import Cell
 from kernels.uml import prepare_uml, uml_command
 from kernels.vm import prepare_vm, start_vm
@@ -25,8 +26,9 @@ __all__ = ["Result", "run_on"]
 
 ROOT = Path(__file__).parents[2]
 
-MODPROBE = """#!/bin/sh
-exec /sbin/modprobe -d {tree} "$@"
+MODPROBE = """#!/bin/bash
+export LD_LIBRARY_PATH={libraries}
+exec -a modprobe {kmod} -d {tree} "$@"
 """
 
 
@@ -70,9 +72,10 @@ def run_on(kernel: Kernel, store: Path, job: dict[str, Any], limit: float) -> Re
             "way": kernel.way,
             "extra": ",".join(_hidden_folders()),
         }
-        prepare, start = (prepare_uml, _start_uml) if kernel.way == "uml" else (prepare_vm, start_vm)
+        prepare, start = WAYS[kernel.way]
         image, modules = prepare(kernel, store)
-        _provide_modules(share, modules)
+        if modules is not None:
+            _provide_modules(share, modules, store)
         with (share / "boot").open("wb") as console:
             process = start(image, share, settings, console)
             try:
@@ -91,6 +94,23 @@ def _start_uml(image: Path, share: Path, settings: dict[str, str], console: Any)
     )
 
 
+def _prepare_host(_: Kernel, __: Path) -> tuple[Path, None]:
+    return Path(__file__).with_name("inside.py"), None
+
+
+def _start_host(image: Path, share: Path, _: dict[str, str], console: Any) -> subprocess.Popen[bytes]:
+    """Run the job on this machine's kernel, in a network namespace of its own."""
+    command = ["unshare", "--net", sys.executable, str(image), str(share)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)
+
+
+WAYS: dict[str, tuple[Any, Any]] = {
+    "host": (_prepare_host, _start_host),
+    "uml": (prepare_uml, _start_uml),
+    "vm": (prepare_vm, start_vm),
+}
+
+
 def _hidden_folders() -> list[str]:
     """Return the folders of the interpreter that lie below a folder that the booted kernel covers with its own."""
     covered = ("/tmp/", "/run/", "/root/", "/var/lib/")
@@ -98,14 +118,15 @@ def _hidden_folders() -> list[str]:
     return sorted(str(path) for path in needed if str(path).startswith(covered) and ROOT not in path.parents)
 
 
-def _provide_modules(share: Path, modules: Path) -> None:
+def _provide_modules(share: Path, modules: Path, store: Path) -> None:
     """Write the program that loads a module of the booted kernel."""
     tree = share / "modules/lib/modules"
     tree.mkdir(parents=True)
     for version in modules.iterdir():
         (tree / version.name).symlink_to(version)
     script = share / "modprobe"
-    script.write_text(MODPROBE.format(tree=share / "modules"), encoding="ascii")
+    kmod, libraries = find_kmod(store)
+    script.write_text(MODPROBE.format(tree=share / "modules", kmod=kmod, libraries=libraries), encoding="ascii")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
 
 

@@ -5,8 +5,9 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/tmp/home TERM=dumb LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mkdir -p /dev/shm /dev/pts
 for folder in /tmp /run /dev/shm /var/lib /root; do mount -t tmpfs tmpfs "$folder"; done
-mkdir -p "$HOME" /dev/pts /run/lock
+mkdir -p "$HOME" /run/lock
 mount -t devpts devpts /dev/pts
 mount -t cgroup2 cgroup2 /sys/fs/cgroup 2>/dev/null
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["PackageUnavailableError", "Suite"]
+__all__ = ["PackageUnavailableError", "Suite", "find_kmod"]
 
 MIRROR = os.environ.get("TAILBITE_DEBIAN_MIRROR", "http://deb.debian.org")
 
@@ -91,3 +90,18 @@ class Suite:
         if done.returncode != 0 or "Failed to fetch" in done.stderr:
             raise PackageUnavailableError(f"{program} {' '.join(words)}: {done.stderr.strip()[-300:]}")
         return done.stdout
+
+
+def find_kmod(store: Path) -> tuple[Path, str]:
+    """Return the program that loads modules and the folder of its libraries: the host's, or a package of its Debian.
+
+    Raises:
+        PackageUnavailableError: it is not installed and cannot be fetched.
+    """
+    installed = shutil.which("kmod", path=f"{os.environ.get('PATH', os.defpath)}:/usr/bin:/bin")
+    if installed is not None:
+        return Path(installed), ""
+    release = platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
+    suite = Suite(release, store)
+    libraries = next(suite.unpacked("libkmod2").glob("**/libkmod.so.2")).parent
+    return next(suite.unpacked("kmod").glob("**/bin/kmod")), str(libraries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["KERNELS", "Cell", "Kernel"]
+__all__ = ["HOST", "KERNELS", "Cell", "Kernel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Kernel:
 
     Attributes:
         name: its name on the command line of the tool, and the key of its results.
-        way: "uml" (User Mode Linux, a process of the host) or "vm" (qemu without KVM).
+        way: "uml" (User Mode Linux, a process of the host), "vm" (qemu without KVM), or "host".
         suite: the Debian suite that has its package.
         package: the package; for "vm" the beginning of its name, the newest one is taken.
         why: what it stands for.
@@ -26,6 +26,8 @@ class Kernel:
     package: str
     why: str
 
+
+HOST = Kernel("host", "host", "", "", "this machine's own kernel, for comparison")
 
 KERNELS = (
     Kernel("uml-5.10", "uml", "bullseye", "user-mode-linux", "Debian 11 of 2021; no port range option"),
