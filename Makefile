@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test setup dev lint bench figures measure man clean peers matrix dist try-packages try-deploy
+.PHONY: demo test setup dev lint coverage kernels bench figures measure man clean peers matrix dist try-packages try-deploy
 .PHONY: cpython fuzz
 .PHONY: image try-image
 .PHONY: docs docs-browser reference story
@@ -28,6 +28,19 @@ lint: dev
 	$(BIN)/lint-imports
 	$(BIN)/python tools/lint.py
 	$(BIN)/codespell
+
+# Every branch of the pure modules is taken by their own tests; tools/pure.coveragerc lists the modules.
+PURE := tests/core tests/reconnect/test_machine.py tests/audit/test_judge.py tests/host/sysctl \
+  tests/host/see/test_port_selection.py $(wildcard $(addprefix tests/kernel/test_,diag_filter.py packets.py pcap.py \
+  release.py sock_diag.py capture.py inet_diag.py))
+
+coverage: dev
+	$(BIN)/python -m pytest -q -p no:cacheprovider --cov --cov-config=tools/pure.coveragerc $(PURE)
+
+# Boots other kernels (User Mode Linux, and qemu where it is installed), runs the product on each and writes
+# docs/kernels.md. Half an hour or more; KERNELS="uml-5.10 host" for some of them.
+kernels: dev
+	$(BIN)/python tools/boot_kernels.py $(KERNELS)
 
 bench: dev
 	$(BIN)/python bench/every.py

@@ -9,6 +9,8 @@ import os
 import shutil
 import ssl
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +23,6 @@ from tailbite.kernel import namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytest_plugins = ["pytester"]
 
@@ -33,6 +34,13 @@ _no_network: str | None = None
 settings.register_profile("home", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 settings.load_profile("ci" if CI else "home")
+
+TOGETHER = (
+    "tests/audit/test_known_clients.py::test_each_of_the_whole_postgresql_group",
+    "tests/audit/test_known_clients.py::",
+    "tests/verifiers/test_real_servers.py::",
+)
+"""Beginnings of the names of tests that share a fixture which takes long to make."""
 
 TAKE_LONG = (
     "tests/audit/test_known_clients.py",
@@ -48,6 +56,8 @@ TAKE_LONG = (
 
 def pytest_configure(config: pytest.Config) -> None:
     global _no_network
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _use_own_temporary_folder(config)
     try:
         namespace.enter_private_network()
     except NamespaceUnavailable as error:
@@ -56,10 +66,31 @@ def pytest_configure(config: pytest.Config) -> None:
         _no_network = str(error)
 
 
+def _use_own_temporary_folder(config: pytest.Config) -> None:
+    """Point TMPDIR to a folder of this worker: servers name their files by process id, which the workers share."""
+    folder = Path(tempfile.mkdtemp(prefix="t-"))  # short: the path of a Unix socket has 107 bytes at most (unix(7))
+    folder.chmod(0o1777)
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Start two workers for each core: half of the longest tests only wait."""
     return 2 * len(os.sched_getaffinity(0))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out tests one by one, but those that share an expensive fixture to one worker."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((group for group in TOGETHER if nodeid.startswith(group)), nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)

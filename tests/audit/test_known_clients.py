@@ -140,7 +140,6 @@ def others() -> Told:
 
 
 @pytest.mark.peers
-@pytest.mark.xdist_group("known clients: postgres")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", POSTGRES)
 def test_each_of_the_whole_postgresql_group_gets_the_verdict_that_was_measured(name: str, postgres: Told) -> None:
@@ -149,7 +148,6 @@ def test_each_of_the_whole_postgresql_group_gets_the_verdict_that_was_measured(n
 
 
 @pytest.mark.peers
-@pytest.mark.xdist_group("known clients: others")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", OTHERS)
 def test_it_gets_the_verdict_that_was_measured(name: str, others: Told) -> None:
@@ -158,7 +156,6 @@ def test_it_gets_the_verdict_that_was_measured(name: str, others: Told) -> None:
 
 
 @pytest.mark.peers
-@pytest.mark.xdist_group("known clients: others")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", OWN)
 def test_ours_are_immune_where_the_same_without_us_is_not(name: str, others: Told) -> None:

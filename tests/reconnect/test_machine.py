@@ -513,7 +513,7 @@ def test_every_branch_of_the_machine_is_taken(tmp_path: Path) -> None:
     run = ["run", "--rcfile=/dev/null", "--branch", f"--include={root / module}", data]
     without = ["-k", "not branch and not any_life and not whole_time", __file__]  # random examples prove nothing here
     for arguments in (
-        [*run, "-m", "pytest", "-q", "-p", "no:cacheprovider", *without],
+        [*run, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *without],
         ["json", "--rcfile=/dev/null", data, "-o", str(tmp_path / "report.json")],
     ):
         subprocess.run([sys.executable, "-m", "coverage", *arguments], cwd=root, check=True, capture_output=True)

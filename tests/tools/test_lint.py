@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -139,8 +138,3 @@ def test_a_program_that_nobody_asked_for_is_found(repository: Path) -> None:
 )
 def test_a_commit_subject_is_imperative_short_and_about_one_change(subject: str, good: bool) -> None:
     assert (commits.fault(subject) is None) is good
-
-
-def test_this_repository_keeps_to_its_rules() -> None:
-    done = subprocess.run([sys.executable, ROOT / "tools/lint.py"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.peers, pytest.mark.timeout(300), pytest.mark.xdist_group("real servers")]
+pytestmark = [pytest.mark.peers, pytest.mark.timeout(300)]
 
 # Below the ephemeral range: nothing here is about self-connects, and nothing shall go wrong by one.
 PORTS = {
