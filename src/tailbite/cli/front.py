@@ -21,6 +21,7 @@ COMMANDS = {
     "check": ("tailbite.cli.check", "Check this host once, in the format of a monitoring system."),
     "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
     "lab": ("tailbite.cli.lab.group", "Measure why, how often, and which cure; draw it."),
+    "report": ("tailbite.cli.report", "Merge what scan and doctor found on many hosts into one table."),
     "completion": ("tailbite.cli.completion", "Print the completions for bash, zsh or fish."),
     "man": ("tailbite.cli.man", "Show the man page."),
 }
