@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from tailbite.core.ports import PortSet
+from tailbite.core.ports import PortRange, PortSet
 from tailbite.fleet.records import Exposure, Group, HostReport, Report, SelfConnectOn, Unread
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["Merger"]
 
@@ -18,11 +15,26 @@ _MOST_NAMED = 3
 
 
 @dataclass(slots=True)
+class _Coverage:
+    """How many hosts have each port, as the changes of that number from one port to the next.
+
+    A host that exposes 30000-32767 costs two additions, and not 2 768.
+    """
+
+    changes: Counter[int] = field(default_factory=Counter)
+
+    def add(self, ports: PortSet) -> None:
+        for one in ports.ranges:
+            self.changes[one.low] += 1
+            self.changes[one.high + 1] -= 1
+
+
+@dataclass(slots=True)
 class _Sums:
     hosts: int = 0
     affected: int = 0
     exposed: int = 0
-    ports: set[int] = field(default_factory=set)
+    ports: PortSet = field(default_factory=PortSet)
 
 
 @dataclass(slots=True)
@@ -31,8 +43,8 @@ class Merger:
 
     unread: list[Unread] = field(default_factory=list)
     _self_connects: list[SelfConnectOn] = field(default_factory=list)
-    _hosts_by_port: Counter[int] = field(default_factory=Counter)
-    _programs: dict[int, Counter[str]] = field(default_factory=dict)
+    _exposed: _Coverage = field(default_factory=_Coverage)
+    _programs: dict[str, _Coverage] = field(default_factory=dict)
     _groups: dict[str, _Sums] = field(default_factory=dict)
     _incomplete: int = 0
     _examined: int = 0
@@ -44,13 +56,11 @@ class Merger:
         sums.hosts += 1
         sums.affected += bool(host.self_connects)
         sums.exposed += bool(host.exposed)
-        sums.ports.update(host.exposed)
-        sums.ports.update(one.port for one in host.self_connects)
+        sums.ports |= host.exposed | PortSet.of(one.port for one in host.self_connects)
         self._self_connects += host.self_connects
-        self._hosts_by_port.update(host.exposed)
+        self._exposed.add(host.exposed)
         for name, ports in host.programs:
-            for port in ports:
-                self._programs.setdefault(port, Counter())[name] += 1
+            self._programs.setdefault(name, _Coverage()).add(ports)
         self._incomplete += not host.is_complete
         self._examined += host.was_examined
         oldest, newest = self._times or (host.taken, host.taken)
@@ -68,23 +78,30 @@ class Merger:
             newest=newest,
             self_connects=tuple(self._self_connects),
             exposures=self._exposures(),
-            groups=tuple(Group(name, s.hosts, s.affected, s.exposed, PortSet.of(s.ports)) for name, s in groups),
+            groups=tuple(Group(name, s.hosts, s.affected, s.exposed, s.ports) for name, s in groups),
             unread=tuple(self.unread),
         )
 
     def _exposures(self) -> tuple[Exposure, ...]:
         """Return the exposed ports, the most frequent first; neighbours in the same situation are one row."""
-        rows: list[tuple[list[int], int, tuple[str, ...]]] = []
-        for port, hosts in sorted(self._hosts_by_port.items()):
-            names = _most_frequent(self._programs.get(port, Counter()))
-            if rows and rows[-1][0][-1] == port - 1 and rows[-1][1:] == (hosts, names):
-                rows[-1][0].append(port)
+        edges = set(self._exposed.changes).union(*(one.changes for one in self._programs.values()))
+        rows: list[tuple[list[PortRange], int, tuple[str, ...]]] = []
+        hosts, listening = 0, Counter[str]()
+        for low, after in itertools.pairwise(sorted(edges)):
+            hosts += self._exposed.changes[low]
+            for name, coverage in self._programs.items():
+                listening[name] += coverage.changes[low]
+            if not hosts:
+                continue
+            situation = hosts, _most_frequent(listening)
+            if rows and rows[-1][0][-1].high == low - 1 and rows[-1][1:] == situation:
+                rows[-1][0].append(PortRange(low, after - 1))
             else:
-                rows.append(([port], hosts, names))
-        rows.sort(key=lambda row: (-row[1], row[0][0]))
-        return tuple(Exposure(PortSet.of(ports), hosts, names) for ports, hosts, names in rows)
+                rows.append(([PortRange(low, after - 1)], *situation))
+        rows.sort(key=lambda row: (-row[1], row[0][0].low))
+        return tuple(Exposure(PortSet.of(ranges), count, names) for ranges, count, names in rows)
 
 
 def _most_frequent(names: Counter[str]) -> tuple[str, ...]:
-    ranked: Iterable[tuple[str, int]] = sorted(names.items(), key=lambda item: (-item[1], item[0]))
+    ranked = sorted((item for item in names.items() if item[1]), key=lambda item: (-item[1], item[0]))
     return tuple(name for name, _ in ranked)[:_MOST_NAMED]

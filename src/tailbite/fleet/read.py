@@ -14,7 +14,6 @@ from tailbite.core.ports import PortSet
 from tailbite.fleet.records import HostReport, SelfConnectOn, Unread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["files_by_host", "read_host"]
@@ -93,7 +92,7 @@ def _host(group: str, name: str, documents: dict[str, Document]) -> HostReport:
         group=group,
         taken=min(document["taken"] for document in documents.values()),
         self_connects=tuple(sorted(sockets, key=lambda one: (one.port, one.endpoint))),
-        exposed=PortSet.of(port for entry in exposing for port in _ports(entry)),
+        exposed=PortSet.of(one for entry in exposing for one in _ports(entry).ranges),
         programs=tuple(part for entry in exposing for part in _programs(entry)),
         is_complete=not any(document.get("not_visible") for document in documents.values()),
         was_examined=doctor is not None,
@@ -125,10 +124,13 @@ def _owner(owner: Document) -> tuple[str, str]:
     return owner.get("name", ""), owner.get("unit") or owner.get("container") or ""
 
 
-def _programs(finding: Document) -> Iterator[tuple[str, PortSet]]:
-    """Yield the programs of a finding with their ports: its facts say which program has which."""
+def _programs(finding: Document) -> list[tuple[str, PortSet]]:
+    """Return the programs of a finding with their ports; where there are several, its facts say which has which."""
     ports = _ports(finding)
     names = {f"{owner['name']} (pid {owner['pid']})": owner["name"] for owner in finding.get("owners") or ()}
-    for fact in finding.get("facts", ()):
-        if name := names.get(fact["name"]):
-            yield name, PortSet.parse(str(fact["value"])) & ports
+    told = [
+        (name, PortSet.parse(str(fact["value"])) & ports)
+        for fact in finding.get("facts", ())
+        if (name := names.get(fact["name"]))
+    ]
+    return told or [(name, ports) for name in names.values()]

@@ -27,10 +27,8 @@ def report_tables(report: Report) -> Iterator[RenderableType]:
     """Yield what to print, in its order."""
     affected = len({(one.group, one.host) for one in report.self_connects})
     exposed = sum(group.exposed_hosts for group in report.groups)
-    yield Text(
-        f"{report.hosts} hosts, {affected} with a self-connect now, {exposed} of {report.examined} examined with an "
-        f"exposed service; taken {utc(report.oldest)} to {utc(report.newest)}"
-    )
+    yield Text(f"{report.hosts} hosts, taken {utc(report.oldest)} to {utc(report.newest)}")
+    yield Text(f"{affected} with a self-connect now, {exposed} of {report.examined} examined with an exposed service")
     if report.self_connects:
         yield Text()
         yield _table(
