@@ -38,6 +38,7 @@ _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWPID: Final = 0x20000000
 _MS_REC: Final = 1 << 14
 _MS_PRIVATE: Final = 1 << 18
+_MS_BIND: Final = 1 << 12
 
 _KEEP = 64 * 1024
 _READ = 256 * 1024
@@ -77,6 +78,8 @@ class Jail:
         environment: all of its environment.
         folder: where it runs.
         stdin: its standard input.
+        root: the folder that becomes its root, such as an unpacked image; None for this system's.
+        user: ``user`` or ``user:group`` of that root's /etc/passwd, or numbers; "" for the user as it is.
 
     Attributes:
         exit_status: the client's; negative for a signal; None while it runs.
@@ -96,6 +99,8 @@ class Jail:
         environment: Mapping[str, str],
         folder: Path,
         stdin: Stdin = Stdin.SILENT,
+        root: str | None = None,
+        user: str = "",
     ) -> None:
         self.exit_status: int | None = None
         self.is_empty = False
@@ -120,7 +125,8 @@ class Jail:
             self._guard = os.fork()
             if self._guard == 0:
                 _guard_namespace(
-                    observer, _Start(news, (theirs, stdout, stderr), tuple(command), dict(environment), folder)
+                    observer,
+                    _Start(news, (theirs, stdout, stderr), tuple(command), dict(environment), folder, root, user),
                 )
         except BaseException:
             self._close()
@@ -214,6 +220,8 @@ class _Start:
     command: tuple[str, ...]
     environment: dict[str, str]
     folder: Path
+    root: str | None = None
+    user: str = ""
 
 
 def _guard_namespace(observer: int, start: _Start) -> NoReturn:
@@ -248,7 +256,7 @@ def _reap(start: _Start, tied: int) -> NoReturn:
         die_with_parent()
         os.write(tied, b".")  # fails if the guard died before the line above
         os.close(tied)
-        _own_proc()
+        _own_proc(start.root)
         client = os.fork()
         if client == 0:
             _become(start)
@@ -265,11 +273,49 @@ def _reap(start: _Start, tied: int) -> NoReturn:
         os._exit(0)
 
 
-def _own_proc() -> None:
+def _own_proc(root: str | None) -> None:
     """Mount a /proc that shows this namespace, where the system allows it; programs look up their own pid there."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0:
+    if libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
+        return
+    if root is None:
         libc.mount(b"proc", b"/proc", b"proc", 0, None)
+        return
+    libc.mount(b"proc", os.fsencode(f"{root}/proc"), b"proc", 0, None)
+    libc.mount(b"/dev", os.fsencode(f"{root}/dev"), None, _MS_BIND | _MS_REC, None)
+
+
+def _enter_root(root: str, user: str) -> None:
+    """Change the root, and become the user that the image names, as far as this process may."""
+    os.chroot(root)
+    if user and os.geteuid() == 0:
+        number, group = _numbers(user)
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(number)
+
+
+def _numbers(user: str) -> tuple[int, int]:
+    """Return the user and group number that ``user[:group]`` means in the /etc/passwd and /etc/group of the root.
+
+    Raises:
+        OSError: no such user or group.
+    """
+    name, _, group = user.partition(":")
+    number, own_group = _look_up("/etc/passwd", name)
+    return number, _look_up("/etc/group", group)[0] if group else own_group
+
+
+def _look_up(file: str, name: str) -> tuple[int, int]:
+    """Return the third and fourth field of a line as numbers; the name itself, if it is a number that has no line."""
+    with contextlib.suppress(FileNotFoundError), open(file, encoding="utf-8") as lines:  # noqa: PTH123
+        for line in lines:
+            fields = line.rstrip("\n").split(":")
+            if name in (fields[0], fields[2]):
+                return int(fields[2]), int(fields[3]) if fields[3].isdecimal() else int(fields[2])
+    if name.isdecimal():
+        return int(name), 0
+    raise OSError(errno.ENOENT, f"no user or group {name!r} in the image")
 
 
 def _become(start: _Start) -> NoReturn:
@@ -279,6 +325,8 @@ def _become(start: _Start) -> NoReturn:
         for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if start.root is not None:
+            _enter_root(start.root, start.user)
         os.chdir(start.folder)
         for wanted, end in enumerate(start.stdio):
             os.dup2(end, wanted)  # the pipes have numbers above 2: the observer has all three

@@ -87,7 +87,7 @@ def judge(client: Client, seen: Sequence[Observation], *, recovery_asked: bool =
         observations=tuple(seen),
         command=client.command,
         groups=client.groups,
-        image=client.image,
+        image=client.image.name if client.image else "",
         troubles=tuple(f"{o.phase.name}: {o.trouble}" for o in seen if o.trouble),
     )
 

@@ -25,6 +25,7 @@ __all__ = [
     "Client",
     "Driver",
     "Ending",
+    "Image",
     "Limits",
     "Observation",
     "Output",
@@ -132,6 +133,27 @@ class Driver:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A container image that is unpacked.
+
+    Attributes:
+        name: the image, as podman and docker call it.
+        root: the folder of its file system.
+        entrypoint: the words that come before the command.
+        environment: its variables.
+        folder: the folder inside it in which the command runs.
+        user: a user, or user:group, by number or by name; "" for root.
+    """
+
+    name: str
+    root: str
+    entrypoint: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: str = "/"
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """A program under audit.
 
@@ -153,7 +175,7 @@ class Client:
         in_scratch: True to run it in the scratch directory (as home, too), False where tailbite was called.
         limits: those of :class:`Limits` that this client needs longer, such as ``dial`` for a slow starter.
         groups: names for ``--catalogue``.
-        image: the container image it runs in; "" for none.
+        image: the container image it runs in; None for none.
     """
 
     name: str
@@ -169,7 +191,7 @@ class Client:
     in_scratch: bool = False
     limits: Mapping[str, float] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
-    image: str = ""
+    image: Image | None = None
 
 
 @dataclass(frozen=True, slots=True)

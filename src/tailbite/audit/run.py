@@ -178,7 +178,7 @@ def run_phase(
 
 
 def _recover(running: RunningClient, where: Phase, limits: Limits, workspace: Workspace) -> Observation:
-    serving = replace(workspace.client, command=limits.server or (), files={}, image="")
+    serving = replace(workspace.client, command=limits.server or (), files={}, image=None)
     server = Workspace(serving, where, workspace.folder / "server", sys.executable)
     recovery = measure_recovery(running, where, limits, server)
     return replace(_observed(running, where, limits), recovery=recovery, bind=None)

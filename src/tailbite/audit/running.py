@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailbite.audit.jail import Jail, OutputBuffer
@@ -11,7 +12,6 @@ from tailbite.audit.records import COMEBACKS, Stdin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from tailbite.audit.observe import Recorder
     from tailbite.audit.records import Client, Limits, Output, Phase
@@ -21,6 +21,9 @@ __all__ = ["BUILD", "RunningClient", "Workspace", "write_files"]
 
 BUILD = "build"
 """The folder, beside those of the phases, in which a client is prepared."""
+
+_IMAGE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The search path of an image that names none, as podman and docker have it."""
 
 _TICK = 0.005
 _SLOW_TICK = 0.04
@@ -74,17 +77,25 @@ class Workspace:
 
     def environment(self) -> dict[str, str]:
         """Return this process's environment with the client's variables; temporary files go to its folder."""
+        if (image := self.client.image) is not None:
+            return {"PATH": _IMAGE_PATH, "HOME": "/", **image.environment}
         own = {"TMPDIR": str(self.folder)}
         if self.client.in_scratch:
             own |= {"HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
         return {**os.environ, **own, **{name: self.fill(value) for name, value in self.client.environment.items()}}
 
     def jail(self, command: Sequence[str], stdin: Stdin = Stdin.EMPTY) -> Jail:
-        """Start a command here."""
+        """Start a command here, or in the client's image."""
+        words = [self.fill(part) for part in command]
+        if (image := self.client.image) is not None:
+            return Jail(
+                [*image.entrypoint, *words], environment=self.environment(), folder=Path(image.folder), stdin=stdin,
+                root=image.root, user=image.user,
+            )  # fmt: skip
         return Jail(
-            [self.fill(part) for part in command],
+            words,
             environment=self.environment(),
-            folder=self.folder if self.client.in_scratch else self.folder.__class__.cwd(),
+            folder=self.folder if self.client.in_scratch else Path.cwd(),
             stdin=stdin,
         )
 

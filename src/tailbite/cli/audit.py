@@ -20,13 +20,13 @@ from tailbite.audit.report.data import verdict_as_data
 from tailbite.audit.verdict import Word
 from tailbite.cli import status
 from tailbite.cli.audit_clients import catalogue_clients, command_clients, entries_of, find_installed, split_words
-from tailbite.cli.output import Unsupported, console, emit_json, note
+from tailbite.cli.output import Unsupported, console, emit_json, note, plain
 from tailbite.errors import NamespaceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tailbite.audit.records import Observation
+    from tailbite.audit.records import Image, Observation
     from tailbite.audit.run import Evidence
     from tailbite.audit.verdict import Verdict
 
@@ -198,12 +198,13 @@ def command(
     if wanted:
         _refuse_with_catalogue({"--success": success, "--failure": failure, "--name": names, "--image": image})
         clients = catalogue_clients(wanted)
-    else:
-        patterns = {"success": success, "failure": failure}
-        clients = command_clients(program, commands, names, image=image, stdin=Stdin(stdin), **patterns)
     limits = _limits(quick, recovery, server, patience=patience, dial=timeout, watch=watch)
     required = Word(require or Word.IMMUNE.value)
-    verdicts = _audit(clients, limits, jobs or os.cpu_count() or 1, evidence)
+    with _image(image) as inside:
+        if not wanted:
+            patterns = {"success": success, "failure": failure}
+            clients = command_clients(program, commands, names, image=inside, stdin=Stdin(stdin), **patterns)
+        verdicts = _audit(clients, limits, jobs or os.cpu_count() or 1, evidence)
     order = {client.name: position for position, client in enumerate(clients)}
     verdicts.sort(key=lambda verdict: order[verdict.client])
     left_out = tuple(client.name for client in clients if client.name not in {v.client for v in verdicts})
@@ -214,6 +215,27 @@ def command(
         note(f"interrupted: {len(verdicts)} of {len(clients)} clients were audited")
         return status.INTERRUPTED
     return _exit_status(verdicts, required, explicit=require is not None)
+
+
+@contextlib.contextmanager
+def _image(name: str | None) -> Iterator[Image | None]:
+    """Unpack the container image, if there is one."""
+    if name is None:
+        yield None
+        return
+    from tailbite.audit.image import ImageError, find_engine, unpacked
+
+    try:
+        engine = find_engine()
+    except ImageError as error:
+        raise Unsupported(str(error)) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            with console(stderr=True).status(f"Unpacking {plain(name)} ..."):
+                image = stack.enter_context(unpacked(name, engine))
+        except ImageError as error:
+            raise click.UsageError(f"--image {name}: {error}") from None
+        yield image
 
 
 def _format(output: str | None, as_json: bool) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from tailbite.audit.catalogue import CatalogueError, load
-from tailbite.audit.records import Client, Stdin
+from tailbite.audit.records import Client, Image, Stdin
 from tailbite.cli.output import Unsupported, console, note
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def command_clients(
     commands: Sequence[str],
     names: Sequence[str],
     *,
-    image: str | None,
+    image: Image | None,
     stdin: Stdin,
     success: str | None,
     failure: str | None,
