@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tailbite.audit import Client, Limits, Verdict, Word, audit
-from tailbite.audit.language import LANGUAGES, cure_of, language_of, read_cure
+from tailbite.audit.language import LANGUAGES, cure_of, cure_url, language_of, read_cure
 from tailbite.audit.verdict import Figure
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def test_a_client_that_needs_a_cure_is_told_its_page_and_another_is_not() -> Non
         return Verdict("x", "", word, "a reason", command=("ruby", "x.rb"))
 
     assert [word for word in Word if cure_of(verdict(word))] == [Word.ABORTS, Word.BLOCKS, Word.HOLDS]
-    assert "tailbite audit --cure ruby" in (cure_of(verdict(Word.HOLDS)) or "")
+    assert cure_of(verdict(Word.HOLDS)) == "ruby"
+    assert cure_url("ruby").endswith("/docs/howto/cure-your-client/ruby.md")
 
 
 def test_every_language_has_a_page_and_every_page_a_language() -> None:

@@ -103,7 +103,8 @@ addEventListener("load", () => {
     loaded: performance.getEntriesByType("resource").length,
     wide: document.documentElement.scrollWidth > innerWidth,
     outside: 0, empty: 0, hidden: 0,
-    dead: [...document.querySelectorAll("a")].filter(a => !document.querySelector(a.getAttribute("href"))).length,
+    dead: [...document.querySelectorAll("a[href^='#']")]
+      .filter(a => !document.querySelector(a.getAttribute("href"))).length,
   };
   for (const svg of document.querySelectorAll("svg")) {
     const box = svg.viewBox.baseVal;

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
     from tailbite.audit.verdict import Verdict
 
-__all__ = ["LANGUAGES", "cure_of", "language_of", "read_cure"]
+__all__ = ["LANGUAGES", "cure_of", "cure_url", "language_of", "read_cure"]
 
 LANGUAGES: Final = ("c", "erlang", "go", "java", "node", "perl", "php", "python", "ruby", "rust")
 """The languages that have a page."""
+
+_PAGES: Final = "https://github.com/tailbite/tailbite/blob/main/docs/howto/cure-your-client"
 
 _INTERPRETERS: Final = {
     "python": "python",
@@ -83,11 +85,15 @@ def _by_file(word: str) -> str:
 
 
 def cure_of(verdict: Verdict) -> str | None:
-    """Return the sentence that names the page with the cure; None for a client that needs none."""
+    """Return the language whose page has the cure; None for a client that needs no cure."""
     if verdict.verdict not in (Word.ABORTS, Word.BLOCKS, Word.HOLDS):
         return None
-    language = language_of(verdict.command)
-    return f"tailbite audit --cure {language} (docs/howto/cure-your-client/{language}.md)"
+    return language_of(verdict.command)
+
+
+def cure_url(language: str) -> str:
+    """Return the address of a language's page."""
+    return f"{_PAGES}/{language}.md"
 
 
 def read_cure(language: str) -> str:

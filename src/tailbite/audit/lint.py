@@ -116,7 +116,7 @@ def _python(text: str) -> Iterator[tuple[str, str]]:
         yield "loop", "it does not come back after an error; dial again in a loop"
     if not any(isinstance(node, ast.Try) for node in ast.walk(tree)) and not _catches_itself(tree):
         yield "errors", "an error ends it; catch errors, print them and go on"
-    modules = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)
+    modules = {(alias.asname or alias.name).partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)
                for alias in node.names}  # fmt: skip
     for statement in ast.walk(tree):
         if isinstance(statement, ast.Expr) and (call := _dropped(statement.value, modules)):
@@ -146,7 +146,14 @@ def _dropped(value: ast.expr, modules: set[str]) -> str | None:
         owner = function.value
         if isinstance(owner, ast.Call):  # Client(...).get("k"): the client is dropped with the statement
             return _dropped(owner, modules) or None
-        if isinstance(owner, ast.Name) and owner.id in modules:
+        if _root(owner) in modules:
             makes = function.attr[:1].isupper() or _KEEPING.search(function.attr)
-            return f"{owner.id}.{function.attr}()" if makes else None
+            return f"{ast.unparse(function)}()" if makes else None
     return None
+
+
+def _root(owner: ast.expr) -> str | None:
+    """Return the first name of ``a.b.c``."""
+    while isinstance(owner, ast.Attribute):
+        owner = owner.value
+    return owner.id if isinstance(owner, ast.Name) else None

@@ -86,13 +86,21 @@ def default_name(words: Sequence[str]) -> str:
     for position, word in enumerate(words):
         is_option = word.startswith("-") or re.fullmatch(r"\w+=.*", word)
         if word == "-c" and position + 1 < len(words) and Path(words[position - 1]).name in ("sh", "bash", "dash"):
-            inner = words[position + 1].split()
-            return default_name(inner) if inner else Path(words[0]).name
-        if word in ("-c", "-e", "-m"):
+            return _name_in_script(words[position + 1]) or Path(words[0]).name
+        if word == "-m" and position + 1 < len(words):
+            return words[position + 1]
+        if word in ("-c", "-e"):
             break
         if not is_option and not _WRAPPERS.fullmatch(Path(word).name) and "{" not in word:
             return Path(word).name
     return Path(words[0]).name
+
+
+def _name_in_script(script: str) -> str | None:
+    """Return the name of the last program of a shell script, where that is a plain command; else None."""
+    last = re.split(r"[;&|\n]+", script.strip().rstrip(";&"))[-1].split()
+    words = last[1:] if last[:1] == ["exec"] else last
+    return default_name(words) if words and re.fullmatch(r"[\w./-]+", words[0]) else None
 
 
 def _unused(name: str, clients: Sequence[Client]) -> str:

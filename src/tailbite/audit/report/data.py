@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from tailbite.audit.language import cure_of, cure_url
+
 if TYPE_CHECKING:
     from tailbite.audit.records import Observation, Recovery, SelfConnect
     from tailbite.audit.verdict import Timing, Verdict
@@ -46,6 +48,7 @@ def verdict_as_data(verdict: Verdict) -> dict[str, Any]:
         "server_down": _timing(verdict.server_down),
         "recovered_after": _timing(verdict.recovered_after),
         "troubles": list(verdict.troubles),
+        "cure": cure_url(language) if (language := cure_of(verdict)) else None,
         "phases": [observation_as_data(observation) for observation in verdict.observations],
     }
 

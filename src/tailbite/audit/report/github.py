@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tailbite.audit.judge import meets
-from tailbite.audit.language import cure_of
+from tailbite.audit.language import cure_of, cure_url
 from tailbite.audit.verdict import Belief, Word
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def workflow_commands(verdicts: Sequence[Verdict], required: Word, left_out: Seq
 
 def _annotation(verdict: Verdict, required: Word) -> str:
     message = f"{verdict.verdict.value}: {verdict.reason}."
-    if cure := cure_of(verdict):
-        message += f"\nThe cure: {cure}"
+    if language := cure_of(verdict):
+        message += f"\nThe cure: {cure_url(language)}"
     if meets(verdict.verdict, required):
         return _command("notice", verdict.client, message)
     return _command("warning" if verdict.verdict is Word.UNSUPPORTED else "error", verdict.client, message)
@@ -59,8 +59,8 @@ def job_summary(verdicts: Sequence[Verdict], required: Word, left_out: Sequence[
     ]
     for verdict in verdicts:
         believed = verdict.believed.value if verdict.believed is not Belief.UNKNOWN else "-"
-        page = cure_of(verdict)
-        cure = f" The cure: `{page}`." if page else ""
+        language = cure_of(verdict)
+        cure = f" [The cure]({cure_url(language)})" if language else ""
         client = _cell(f"{verdict.client} ({verdict.image})" if verdict.image else verdict.client)
         lines.append(f"| {client} | **{verdict.verdict.value}** | {believed} | {_cell(verdict.reason)}.{cure} |")
     if left_out:

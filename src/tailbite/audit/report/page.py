@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from tailbite.audit.judge import meets
-from tailbite.audit.language import cure_of
+from tailbite.audit.language import cure_of, cure_url
 from tailbite.audit.report.timeline import timeline
 from tailbite.audit.verdict import Figure, Remains, Word
 
@@ -109,8 +109,8 @@ def _timing(timing: Timing) -> str:
 
 def _client(position: int, verdict: Verdict) -> str:
     phases = "".join(map(_phase, verdict.observations))
-    named = cure_of(verdict)
-    cure = f"<p>The cure, with an example: <code>{_text(named)}</code></p>" if named else ""
+    language = cure_of(verdict)
+    cure = f'<p><a href="{cure_url(language)}">The cure, with an example</a></p>' if language else ""
     image = f"<p>In the image {_text(verdict.image)}.</p>" if verdict.image else ""
     return (
         f'<section id="client-{position}"><h2>{_text(verdict.client)} {_badge(verdict.verdict)}</h2>'

@@ -81,8 +81,8 @@ def _print_reason(verdict: Verdict) -> None:
         if timing.outcome is Figure.NOT_MEASURED and not timing.reason.startswith("beside"):
             out.print(Text(plain(f"  Recovery was not measured: {timing.reason}.")))
             break
-    if cure := cure_of(verdict):
-        out.print(Text(f"  The cure, with an example: {cure}"))
+    if language := cure_of(verdict):
+        out.print(Text(f"  The cure, with an example: tailbite audit --cure {language}"))
 
 
 def _held(verdict: Verdict) -> str:

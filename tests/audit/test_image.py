@@ -1,0 +1,119 @@
+"""The client in a container image: the image's files, variables, folder and user; the trap's network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from audit.leftovers import nothing_left
+from tailbite.audit import Client, Limits, Word, audit
+from tailbite.audit.image import ImageError, find_engine, unpacked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENGINE = '''#!{python}
+"""An engine that has one image, as podman and docker answer."""
+import json, sys
+with open("{log}", "a") as log:
+    print(*sys.argv[1:], file=log)
+if sys.argv[1:3] == ["image", "inspect"] and sys.argv[3] == "mine":
+    print(json.dumps([{{"Config": {configuration}}}]))
+elif sys.argv[1] == "create":
+    print("made")
+elif sys.argv[1] == "export":
+    sys.stdout.buffer.write(open("{archive}", "rb").read())
+elif sys.argv[1] != "rm":
+    sys.exit("Error: no such image")
+'''
+
+PASSWD = """root:x:0:0::/:/bin/sh
+app:x:4711:4712::/:/bin/sh
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path, peer: Callable[[str], str]) -> str:
+    """An engine of the test's own, whose image has BusyBox."""
+    busybox = Path(peer("busybox"))
+    archive = tmp_path / "archive.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(busybox.resolve(), "bin/busybox")
+        for name in ("sh", "nc", "id"):
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+        device = tarfile.TarInfo("dev/null")
+        device.type = tarfile.CHRTYPE
+        tar.addfile(device)
+        (tmp_path / "passwd").write_text(PASSWD)
+        tar.add(tmp_path / "passwd", "etc/passwd")
+    configuration = {
+        "Entrypoint": ["/bin/sh", "-c"],
+        "Env": ["MARK=of=the image"],
+        "WorkingDir": "/etc",
+        "User": "app",
+    }
+    program = tmp_path / "engine"
+    program.write_text(
+        ENGINE.format(
+            python=sys.executable, archive=archive, log=tmp_path / "log", configuration=json.dumps(configuration)
+        )
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.usefixtures("network")
+def test_the_client_runs_in_the_image_and_in_the_trap(engine: str, tmp_path: Path) -> None:
+    script = 'echo "$MARK in $PWD as $(id -u) pid $$"; exec nc {host} {port}'
+    with unpacked("mine", engine) as image:
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        with nothing_left(scratch):
+            verdict = audit(Client("x", (script,), image=image), Limits.of_quick())
+    assert not Path(image.root).exists()
+    assert verdict.verdict is Word.HOLDS
+    assert verdict.image == "mine"
+    said = verdict.observations[0].output.text
+    user = 4711 if Path("/proc/self/uid_map").read_text().split()[1] == "0" else 0
+    assert said.startswith(f"of=the image in /etc as {user} pid ")
+    log = (tmp_path / "log").read_text().splitlines()
+    assert log == ["image inspect mine", "create mine unused", "export made", "rm made"]
+
+
+def test_an_image_that_cannot_be_had_is_pulled_and_then_a_sentence(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="engine pull failed: Error: no such image"), unpacked("other", engine):
+        pass
+    assert (tmp_path / "log").read_text().splitlines() == ["image inspect other", "pull other"]
+
+
+def test_without_an_engine_the_sentence_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(ImageError, match="needs podman or docker"):
+        find_engine()
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("network")
+def test_podman_has_the_image_of_an_archive(tmp_path: Path, peer: Callable[[str], str]) -> None:
+    podman, busybox = peer("podman"), Path(peer("busybox")).resolve()
+    archive = tmp_path / "archive.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(busybox, "bin/busybox")
+    name = "localhost/tailbite-test-image"
+    subprocess.run([podman, "import", "--change", "ENV MARK=mine", archive, name], check=True, capture_output=True)
+    try:
+        with unpacked(name, podman) as image:
+            words = ("/bin/busybox", "sh", "-c", "/bin/busybox echo $MARK; exec /bin/busybox nc {host} {port}")
+            verdict = audit(Client("x", words, image=image), Limits.of_quick())
+    finally:
+        subprocess.run([podman, "rmi", name], check=True, capture_output=True)
+    assert verdict.verdict is Word.HOLDS
+    assert verdict.observations[0].output.text.startswith("mine\n")
