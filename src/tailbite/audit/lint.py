@@ -116,8 +116,8 @@ def _python(text: str) -> Iterator[tuple[str, str]]:
         yield "loop", "it does not come back after an error; dial again in a loop"
     if not any(isinstance(node, ast.Try) for node in ast.walk(tree)) and not _catches_itself(tree):
         yield "errors", "an error ends it; catch errors, print them and go on"
-    modules = {(alias.asname or alias.name).partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)
-               for alias in node.names}  # fmt: skip
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {(alias.asname or alias.name).partition(".")[0] for node in imports for alias in node.names}
     for statement in ast.walk(tree):
         if isinstance(statement, ast.Expr) and (call := _dropped(statement.value, modules)):
             yield (
