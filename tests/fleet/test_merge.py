@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tailbite.core.ports import PortSet
 from tailbite.fleet.merge import Merger
-from tailbite.fleet.records import HostReport, Report, SelfConnectOn
+from tailbite.fleet.records import FleetReport, HostReport, SelfConnectOn
 
 if TYPE_CHECKING:
     import random
@@ -34,7 +34,7 @@ def hosts(draw: st.DrawFn) -> list[HostReport]:
     return made
 
 
-def merged(reports: list[HostReport]) -> Report:
+def merged(reports: list[HostReport]) -> FleetReport:
     merger = Merger()
     for report in reports:
         merger.add(report)

@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_used_is_named_with_its_reason(text: str, reason: 
 
 @pytest.mark.usefixtures("network")
 def test_the_commands_own_documents_are_read(tmp_path: Path) -> None:
-    """What scan and doctor print now is what this module reads: a self-connect and an exposed listener."""
+    """The documents that scan and doctor print now can be read: a self-connect and an exposed listener."""
     program = "import socket; s = socket.create_server(('127.0.0.1', 50051)); c = socket.socket()\n"
     program += "c.bind(('127.0.0.1', 41000)); c.connect(('127.0.0.1', 41000)); print(flush=True)\n"
     program += "import sys; sys.stdin.read()"

@@ -16,7 +16,7 @@ from tailbite.cli import status
 from tailbite.cli.output import as_json, emit_json, note
 
 if TYPE_CHECKING:
-    from tailbite.fleet.records import Report
+    from tailbite.fleet.records import FleetReport
 
 __all__ = ["command"]
 
@@ -69,7 +69,7 @@ def command(folder: Path, page_file: Path | None, csv_file: Path | None, as_docu
     return status.PARTLY_BLIND if report.unread or report.incomplete else status.FINE
 
 
-def _read(folder: Path) -> Report:
+def _read(folder: Path) -> FleetReport:
     from tailbite.fleet.merge import Merger
     from tailbite.fleet.read import files_by_host, read_host
 
@@ -89,13 +89,13 @@ def _write(file: Path, text: str) -> None:
         raise click.UsageError(f"{file} cannot be written: {error.strerror}") from None
 
 
-def _page(report: Report) -> str:
-    from tailbite.fleet.page import page
+def _page(report: FleetReport) -> str:
+    from tailbite.fleet.page import fleet_page
 
-    return page(report, version=__version__, now=time.time())
+    return fleet_page(report, version=__version__, now=time.time())
 
 
-def _csv(report: Report) -> str:
+def _csv(report: FleetReport) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["kind", "group", "host", "port", "endpoint", "state", "program", "unit", "hosts"])

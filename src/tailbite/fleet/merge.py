@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tailbite.core.ports import PortRange, PortSet
-from tailbite.fleet.records import Exposure, Group, HostReport, Report, SelfConnectOn, Unread
+from tailbite.fleet.records import Exposure, FleetReport, HostGroup, HostReport, SelfConnectOn, Unread
 
 __all__ = ["Merger"]
 
@@ -16,7 +16,7 @@ _MOST_NAMED = 3
 
 @dataclass(slots=True)
 class _Coverage:
-    """How many hosts have each port, as the changes of that number from one port to the next.
+    """The number of hosts that have each port, as the changes of that number from one port to the next.
 
     A host that exposes 30000-32767 costs two additions, and not 2 768.
     """
@@ -66,11 +66,11 @@ class Merger:
         oldest, newest = self._times or (host.taken, host.taken)
         self._times = min(oldest, host.taken), max(newest, host.taken)
 
-    def report(self) -> Report:
+    def report(self) -> FleetReport:
         """Return the report about the hosts so far."""
         oldest, newest = self._times or (0.0, 0.0)
         groups = sorted(self._groups.items())
-        return Report(
+        return FleetReport(
             hosts=sum(sums.hosts for _, sums in groups),
             incomplete=self._incomplete,
             examined=self._examined,
@@ -78,7 +78,7 @@ class Merger:
             newest=newest,
             self_connects=tuple(self._self_connects),
             exposures=self._exposures(),
-            groups=tuple(Group(name, s.hosts, s.affected, s.exposed, s.ports) for name, s in groups),
+            groups=tuple(HostGroup(name, s.hosts, s.affected, s.exposed, s.ports) for name, s in groups),
             unread=tuple(self.unread),
         )
 

@@ -11,9 +11,9 @@ from tailbite.core.ports import shortened
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tailbite.fleet.records import Report
+    from tailbite.fleet.records import FleetReport
 
-__all__ = ["page", "utc"]
+__all__ = ["fleet_page", "utc"]
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c2226; --back: #fff; --line: #c9d1d6; --soft: #f1f4f6; --bad: #b3261e; }
@@ -26,6 +26,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; padding: .5rem .7rem; background: var(--soft); }
+caption span { display: block; position: sticky; left: .7rem; max-width: calc(100vw - 4rem); }
 th, td { text-align: left; padding: .35rem .7rem; border-top: 1px solid var(--line); vertical-align: top; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .bad { color: var(--bad); font-weight: 600; }
@@ -40,7 +41,7 @@ def utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def page(report: Report, *, version: str, now: float) -> str:
+def fleet_page(report: FleetReport, *, version: str, now: float) -> str:
     """Return the HTML text.
 
     Args:
@@ -78,14 +79,14 @@ examined by the doctor</dd>
 """
 
 
-def _self_connects(report: Report) -> str:
+def _self_connects(report: FleetReport) -> str:
     rows = [(one.host, one.group, one.endpoint, one.state, one.owner, one.unit) for one in report.self_connects]
     caption = "A client is connected to itself, or has left its TIME-WAIT: no server can start on that port."
     heads = ("Host", "Group", "Endpoint", "State", "Program", "Unit or container")
     return _section("Connected to themselves now", caption, heads, rows, "No host has a self-connect.")
 
 
-def _exposures(report: Report) -> str:
+def _exposures(report: FleetReport) -> str:
     rows = [
         (shortened(str(one.ports)), str(one.hosts), ", ".join(one.programs) or "not running")
         for one in report.exposures
@@ -95,7 +96,7 @@ def _exposures(report: Report) -> str:
     return _section("Exposed services", caption, heads, rows, "No exposed service was found.", numbers={1})
 
 
-def _groups(report: Report) -> str:
+def _groups(report: FleetReport) -> str:
     rows = [
         (
             one.name or "all hosts",
@@ -111,7 +112,7 @@ def _groups(report: Report) -> str:
     return _section("What to reserve", caption, heads, rows, "There are no hosts.", numbers={1, 2, 3}, code={4})
 
 
-def _unread(report: Report) -> str:
+def _unread(report: FleetReport) -> str:
     if not report.unread:
         return ""
     rows = [(str(one.path), one.reason) for one in report.unread]
@@ -148,7 +149,7 @@ def _section(
     )
     return f"""<h2>{title}</h2>
 <div class="scroll" tabindex="0" role="region" aria-label="{title}"><table>
-<caption>{caption}</caption>
+<caption><span>{caption}</span></caption>
 <thead><tr>{columns}</tr></thead>
 <tbody>
 {body}</tbody>

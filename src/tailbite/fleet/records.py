@@ -10,7 +10,7 @@ from tailbite.core.ports import PortSet
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Exposure", "Group", "HostReport", "Report", "SelfConnectOn", "Unread"]
+__all__ = ["Exposure", "FleetReport", "HostGroup", "HostReport", "SelfConnectOn", "Unread"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Exposure:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class HostGroup:
     """A group of hosts and what to reserve on all of them.
 
     Attributes:
@@ -104,7 +104,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class FleetReport:
     """Everything that a report shows."""
 
     hosts: int
@@ -114,5 +114,5 @@ class Report:
     newest: float
     self_connects: tuple[SelfConnectOn, ...]
     exposures: tuple[Exposure, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[HostGroup, ...]
     unread: tuple[Unread, ...] = ()

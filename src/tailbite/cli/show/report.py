@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from tailbite.fleet.records import Report
+    from tailbite.fleet.records import FleetReport
 
 __all__ = ["report_tables"]
 
 _MOST_ROWS = 40
 
 
-def report_tables(report: Report) -> Iterator[RenderableType]:
+def report_tables(report: FleetReport) -> Iterator[RenderableType]:
     """Yield what to print, in its order."""
     affected = len({(one.group, one.host) for one in report.self_connects})
     exposed = sum(group.exposed_hosts for group in report.groups)
