@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         VerifyError,
     )
     from tailbite.guards.python.guard import GuardedConnect, guard
-    from tailbite.readiness.sighting import Saw, Sighting
+    from tailbite.readiness.status import Readiness, TargetStatus
     from tailbite.readiness.sync import wait
     from tailbite.reconnect.connector import Connector
     from tailbite.reconnect.sync import connections
@@ -54,11 +54,11 @@ __all__ = [
     "GuardedConnect",
     "NotReadyError",
     "Policy",
-    "Saw",
+    "Readiness",
     "SelfConnectError",
-    "Sighting",
     "SourcePortError",
     "TailbiteError",
+    "TargetStatus",
     "VerifyError",
     "__version__",
     "connections",
@@ -78,9 +78,9 @@ _HOMES = {
     "GuardedConnect": "tailbite.guards.python.guard",
     "NotReadyError": "tailbite.errors",
     "Policy": "tailbite.core.backoff",
-    "Saw": "tailbite.readiness.sighting",
+    "TargetStatus": "tailbite.readiness.status",
     "SelfConnectError": "tailbite.errors",
-    "Sighting": "tailbite.readiness.sighting",
+    "Readiness": "tailbite.readiness.status",
     "SourcePortError": "tailbite.errors",
     "TailbiteError": "tailbite.errors",
     "VerifyError": "tailbite.errors",
@@ -92,10 +92,19 @@ _HOMES = {
     "wait": "tailbite.readiness.sync",
 }
 
+_RENAMED = {"Saw": "TargetStatus", "Sighting": "Readiness"}
+"""The names of the first release, which go with the next one."""
+
 _MODULES = ("aio", "anyio", "events", "hooks", "testing", "verify")
 
 
 def __getattr__(name: str) -> object:
+    if name in _RENAMED:
+        import warnings
+
+        new = _RENAMED[name]
+        warnings.warn(f"tailbite.{name} is now called tailbite.{new}", DeprecationWarning, stacklevel=2)
+        name = new
     if name not in _HOMES and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
         @property
         def error(self) -> BaseException | None: ...
 
-    class _Sighting(Protocol):
-        """A :class:`tailbite.Sighting`."""
+    class _Readiness(Protocol):
+        """A :class:`tailbite.Readiness`; this module lies below the one that has it."""
 
         @property
         def ready(self) -> bool: ...
@@ -261,26 +261,34 @@ class CatalogueError(TailbiteError, ValueError):
 
 
 class NotReadyError(TailbiteError, TimeoutError):
-    """Servers that were waited for did not come in time.
+    """Servers that were waited for did not become ready in time.
 
     It is a :class:`TimeoutError` with ``errno == ETIMEDOUT``.
 
     Attributes:
-        sightings: of each target that was waited for, what was seen last; the ready ones included.
-        seconds: how long was waited at most; 0 for a single try.
+        targets: the last :class:`~tailbite.Readiness` of each target; the ready ones included.
+        seconds: the longest time of the wait; 0 for a single try.
     """
 
-    def __init__(self, sightings: tuple[_Sighting, ...], seconds: float) -> None:
+    def __init__(self, targets: tuple[_Readiness, ...], seconds: float) -> None:
         super().__init__(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        self.sightings = sightings
+        self.targets = targets
         self.seconds = seconds
 
+    @property
+    def sightings(self) -> tuple[_Readiness, ...]:
+        """The old name of ``targets``; deprecated."""
+        import warnings
+
+        warnings.warn("NotReadyError.sightings is now called targets", DeprecationWarning, stacklevel=2)
+        return self.targets
+
     def __str__(self) -> str:
-        missing = "; ".join(str(sighting) for sighting in self.sightings if not sighting.ready)
+        missing = "; ".join(str(readiness) for readiness in self.targets if not readiness.ready)
         return f"not ready after {self.seconds:g} s: {missing}" if self.seconds else f"not ready: {missing}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (NotReadyError, (self.sightings, self.seconds))
+        return (NotReadyError, (self.targets, self.seconds))
 
 
 class NamespaceUnavailable(TailbiteError, OSError):  # noqa: N818 - it says what is so, as BlockingIOError does

@@ -198,16 +198,26 @@ def test_options_choose_the_protocol_of_plain_targets() -> None:
         (["db"], "is not HOST:PORT"),
         (["db:1", "--"], "there is no command after --"),
         (["db:1", "--redis", "--ssh"], "--redis and --ssh: a server speaks one protocol"),
-        (["redis://db", "--redis"], "the URLs say their protocol themselves"),
+        (["redis://db", "--redis"], "the URLs name their protocol"),
         (["db:1", "--send", "x"], "--send and --expect belong together"),
-        (["db:1", "--status", "200"], "--status belongs to --http"),
-        (["db:1", "--http", "/", "--status", "2xx"], "'2xx' is no HTTP status"),
-        (["db:1", "--http", "/", "--status", "300-200"], "is no HTTP status"),
+        (["db:1", "--status", "200"], "--status belongs to --http, or to"),
+        (["db:1", "--http", "/", "--status", "2xx"], "'2xx' is not a valid HTTP status"),
+        (["db:1", "--http", "/", "--status", "300-200"], "is not a valid HTTP status"),
         (["db:1", "--http", "up"], "must begin with /"),
         (["db:1", "--banner", ""], "it would believe anybody"),
-        (["db:1", "--banner", r"\xzz"], "has an escape that is no byte"),
-        (["db:1", "--timeout", "-1"], "--timeout must be 0 or more seconds"),
+        (["db:1", "--banner", r"\xzz"], "has an escape that is not a byte"),
+        (["db:1", "--timeout", "-1"], "duration"),
         (["db:1", "--interval", "0"], "--interval must be more than 0 seconds"),
+        (["db:1", "--timeout", "10x"], "'10x'"),
+        (["db:1", "-t", ""], "duration"),
+        (["db:1", "--patience", "never"], "--patience must be more than 0 seconds, and have an end"),
+        (["db:1", "--reuseaddr"], "--reuseaddr belongs to --free"),
+        (["--free", "web"], "'web' is not a valid port or HOST:PORT"),
+        (["--free", "0"], "'0' is not a valid port or HOST:PORT"),
+        (["--free", "::1:80"], "write an IPv6 address like [::1]:8080"),
+        (["mysql://app:secret@db/shop"], "the password would not be sent, because no login is tried"),
+        (["tcp://u:secret@db:1"], "leave it out, as in tcp://u@db:1"),
+        (["tcp://db:1", "--status", "200"], "--status belongs to --http, or to an http:// or https:// URL"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_status_2(arguments: list[str], says: str) -> None:
@@ -242,7 +252,8 @@ def test_a_terminal_shows_each_target_while_it_waits_and_colour_is_gone_in_a_pip
 
 _AS_NOBODY = """
 import ipaddress, os, sys
-import tailbite.cli.group, tailbite.cli.wait, tailbite.cli.show.wait, tailbite.verify  # before setuid
+import tailbite.cli.group, tailbite.cli.wait, tailbite.cli.show.wait  # before setuid
+import tailbite.readiness.sync, tailbite.verify
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(tailbite.cli.group.tailbite(["wait", *sys.argv[1:]]))
 """
@@ -260,3 +271,167 @@ def test_an_ordinary_user_can_wait() -> None:
     with greeter(b"+PONG\r\n", 5000) as server:
         good = subprocess.run([*as_nobody, "--redis", server], capture_output=True, text=True, timeout=60)
         assert good.returncode == 0, good.stderr
+
+
+class Website:
+    """A server for HTTP/1.1 that remembers the requests; "/private" wants basic authentication."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+
+    def answer(self, request: bytes) -> bytes:
+        self.requests.append(request)
+        if request.startswith(b"GET /private ") and b"Authorization: Basic dMO2bTpwYTpzcw==" not in request:
+            return b"HTTP/1.1 401 Unauthorized\r\n\r\n"
+        return b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@contextlib.contextmanager
+def conversing(answer: Callable[[bytes], bytes]) -> Iterator[str]:
+    """A server that answers what it receives and closes; gives HOST:PORT."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with sock.accept()[0] as connection, contextlib.suppress(OSError):
+                        connection.sendall(answer(connection.recv(4096)))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
+        sock.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.usefixtures("network")
+def test_a_status_counts_for_urls_too() -> None:
+    with conversing(Website().answer) as web:
+        assert run(f"http://{web}/private", "-t", "0").returncode == 1
+        assert run("--status", "401", f"http://{web}/private", "-t", "0").returncode == 0
+        assert run(f"http://{web}/private", "--status", "400-499", "-t", "0").returncode == 0
+        wrong = run("--status", "401", f"http://{web}/", "-t", "0")
+        assert (wrong.returncode, "answers 200 OK, not 401" in wrong.stderr) == (1, True)
+
+
+@pytest.mark.usefixtures("network")
+def test_the_credentials_of_a_url_are_sent_and_never_shown() -> None:
+    site = Website()
+    with conversing(site.answer) as web:
+        good = run(f"http://t%C3%B6m:pa%3Ass@{web}/private", "-t", "0", "--json")
+        assert good.returncode == 0
+        assert "pa" not in good.stdout.replace("patience", "")
+        bad = run(f"http://tom:secret@{web}/private", "-t", "0", "--json")
+        assert bad.returncode == 1
+        assert "/private answers 401 Unauthorized, not 200-399" in bad.stderr
+        assert "secret" not in bad.stderr + bad.stdout
+    assert [request.count(b"Authorization") for request in site.requests] == [1, 1]
+
+
+@pytest.mark.usefixtures("network")
+def test_a_server_that_accepts_and_closes_is_not_ready_and_one_that_holds_or_speaks_is() -> None:
+    with conversing(lambda _: b"") as holds, greeter(b"hello") as speaks:
+        assert run(holds, speaks, "-t", "0").returncode == 0
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        stop = threading.Event()
+
+        def refuse() -> None:
+            how = [0, 1]
+            while not stop.is_set():
+                connection, _ = sock.accept()
+                linger = how[0].to_bytes(4, "little") + bytes(4)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)  # with FIN, then with RST
+                connection.close()
+                how.reverse()
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        proxy = f"127.0.0.1:{sock.getsockname()[1]}"
+        for _ in range(2):
+            assert run(proxy, "-t", "0").stderr.endswith(f"  {proxy}: accepted, then closed\n")
+        stop.set()
+        socket.create_connection(sock.getsockname()).close()
+        thread.join()
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"<!DOCTYPE HTML>\n<html>Bad request syntax</html>"]
+)
+def test_plain_http_on_an_https_port_is_called_so(answer: bytes) -> None:
+    with conversing(lambda _: answer) as web:
+        done = run(f"https://{web}/", "-t", "0")
+        assert done.returncode == 1
+        assert "wrong protocol (plain HTTP, no TLS: " in done.stderr
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("spelling", [["--timeout", "300ms"], ["-t", "0.3"], ["-t0.3s"], ["--timeout=0.005m"]])
+def test_times_are_written_as_in_every_other_command(spelling: list[str]) -> None:
+    done = run("127.0.0.1:1", *spelling, "--interval", "50ms", "--patience", "1m")
+    assert done.returncode == 1
+    assert "tailbite: not ready after 0.3 s:\n" in done.stderr
+
+
+@pytest.mark.usefixtures("network")
+def test_a_single_try_is_reported_once() -> None:
+    assert run("127.0.0.1:1", "--timeout", "0").stderr == "tailbite: not ready at once:\n  127.0.0.1:1: refused\n"
+
+
+@pytest.mark.usefixtures("network")
+def test_free_waits_for_the_program_that_holds_the_port_and_then_starts_the_server() -> None:
+    server = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 5000)); s.listen(); print('bound')"
+    with socket.create_server(("127.0.0.1", 5000), reuse_port=False):
+        held = run("--free", "5000", "-t", "0", "--", "echo", "never")
+        assert (held.returncode, held.stdout) == (1, "")
+        assert held.stderr == "tailbite: not ready at once:\n  port 5000: in use\n"
+        waiting = subprocess.Popen(
+            [*WAIT, "--free", "5000", "--interval", "20ms", "--", sys.executable, "-c", server],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert first_line(waiting.stderr) == "tailbite: port 5000: in use\n"
+    out, _ = waiting.communicate(timeout=60)
+    assert (waiting.returncode, out) == (0, "bound\n")
+
+
+@pytest.mark.usefixtures("network")
+def test_free_tells_time_wait_from_a_port_in_use_and_the_kernel_agrees() -> None:
+    def server_binds(*, reuse: bool) -> bool:
+        return server_can_bind(port=5000, reuse=reuse)
+
+    here = ("127.0.0.1", 5000)
+    with socket.create_server(here) as listener, socket.create_connection(here) as peer:
+        listener.accept()[0].close()  # the side that closes first keeps TIME-WAIT
+        peer.recv(1)
+    assert (server_binds(reuse=False), server_binds(reuse=True)) == (False, True)
+    strict = run("--free", "127.0.0.1:5000", "-t", "0")
+    assert strict.returncode == 1
+    assert "127.0.0.1:5000: in TIME-WAIT (a server that sets SO_REUSEADDR could bind it)" in strict.stderr
+    assert run("--free", "127.0.0.1:5000", "--reuseaddr", "-t", "0").returncode == 0
+    assert run("--free", "5001", "--free", "[::1]:5000", "-t", "0").returncode == 0
+
+
+@pytest.mark.usefixtures("network")
+def test_free_finds_a_socket_that_is_connected_to_itself() -> None:
+    Trap().set().control()
+    ends = socket.socket()
+    ends.bind(("127.0.0.1", PORT))
+    ends.connect(("127.0.0.1", PORT))
+    with ends:
+        told = json.loads(run("--free", str(PORT), "-t", "0", "--json", "-q").stdout)
+        assert [(target["target"], target["status"]) for target in told["targets"]] == [(f"port {PORT}", "in-use")]
+        assert run("--free", str(PORT), "--reuseaddr", "-t", "0").returncode == 1
+
+
+@pytest.mark.usefixtures("network")
+def test_free_and_ready_are_waited_for_within_one_time() -> None:
+    with greeter() as db:
+        done = run(db, "--free", "5000", "-t", "10s", "--json")
+        assert done.returncode == 0
+        assert "all 2 ready" in done.stderr
+        assert [target["status"] for target in json.loads(done.stdout)["targets"]] == ["ready", "free"]
+        foreign = run("--free", "192.0.2.1:5000", "-t", "0")
+        assert foreign.returncode == 4
+        assert "no server of this user can bind here: Cannot assign requested address" in foreign.stderr

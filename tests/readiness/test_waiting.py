@@ -19,18 +19,18 @@ from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite import verify
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range
-from tailbite.readiness.gate import next_sighting
-from tailbite.readiness.sighting import Saw, Sighting, judge
+from tailbite.readiness.gate import next_readiness
+from tailbite.readiness.status import Readiness, TargetStatus, describe_error
 from tailbite.verifiers.verification import Conversation, Receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    Waits = Callable[..., tuple[Sighting, ...]]
+    Waits = Callable[..., tuple[Readiness, ...]]
 
 
-def in_asyncio(*targets: Any, **options: Any) -> tuple[Sighting, ...]:
+def in_asyncio(*targets: Any, **options: Any) -> tuple[Readiness, ...]:
     return asyncio.run(tailbite.aio.wait(*targets, **options))
 
 
@@ -85,15 +85,15 @@ def test_in_the_trap_it_opens_for_the_real_server_which_binds_at_the_first_try(
     with contextlib.ExitStack() as servers:
         started: list[object] = []
 
-        def saw(sighting: Sighting) -> None:
-            if sighting.attempts >= 30 and not started:
-                assert sighting.saw is Saw.REFUSED
+        def saw(readiness: Readiness) -> None:
+            if readiness.attempts >= 30 and not started:
+                assert readiness.status is TargetStatus.REFUSED
                 server = serving(lambda sock: sock.sendall(greeting), ("127.0.0.1", PORT))
                 started.append(servers.enter_context(server))
 
-        (sighting,) = wait(f"127.0.0.1:{PORT}", verify=verifier, interval=0.005, timeout=60, on_sighting=saw)
-        assert sighting.ready
-        assert sighting.attempts > 30
+        (readiness,) = wait(f"127.0.0.1:{PORT}", verify=verifier, interval=0.005, timeout=60, on_attempt=saw)
+        assert readiness.ready
+        assert readiness.attempts > 30
         assert started, "the server could not bind at the first try"
 
 
@@ -103,10 +103,10 @@ def test_in_the_trap_nothing_opens_and_nothing_stays_behind(wait: Waits) -> None
     trap.control()
     with pytest.raises(tailbite.NotReadyError) as missed:
         wait(("127.0.0.1", PORT), timeout=1, interval=0.001)
-    (sighting,) = missed.value.sightings
-    assert isinstance(sighting, Sighting)
-    assert sighting.saw is Saw.REFUSED
-    assert sighting.attempts > 50
+    (readiness,) = missed.value.targets
+    assert isinstance(readiness, Readiness)
+    assert readiness.status is TargetStatus.REFUSED
+    assert readiness.attempts > 50
     assert leftovers() == []
     assert server_can_bind()
     trap.control()
@@ -144,19 +144,19 @@ def test_each_target_is_told_what_was_seen_last_and_they_are_waited_for_together
                 interval=0.1,
             )
         assert time.monotonic() - start < 5
-    seen = [sighting for sighting in missed.value.sightings if isinstance(sighting, Sighting)]
-    assert [sighting.saw for sighting in seen] == [
-        Saw.SILENT,
-        Saw.CLOSED,
-        Saw.ECHO,
-        Saw.WRONG_PROTOCOL,
-        Saw.NOT_READY,
-        Saw.READY,
-        Saw.READY,
-        Saw.READY,
-        Saw.REFUSED,
-        Saw.REFUSED,
-        Saw.NAME_UNKNOWN,
+    seen = [readiness for readiness in missed.value.targets if isinstance(readiness, Readiness)]
+    assert [readiness.status for readiness in seen] == [
+        TargetStatus.SILENT,
+        TargetStatus.CLOSED,
+        TargetStatus.ECHO,
+        TargetStatus.WRONG_PROTOCOL,
+        TargetStatus.NOT_READY,
+        TargetStatus.READY,
+        TargetStatus.READY,
+        TargetStatus.READY,
+        TargetStatus.REFUSED,
+        TargetStatus.REFUSED,
+        TargetStatus.NAME_UNKNOWN,
     ]
     assert seen[3].detail.startswith("looks like SSH: ")
     assert seen[4].detail == "LOADING Redis is loading"
@@ -165,7 +165,7 @@ def test_each_target_is_told_what_was_seen_last_and_they_are_waited_for_together
     assert text.count("; ") == 7
     assert "(redis): own echo" in text
     copy = pickle.loads(pickle.dumps(missed.value))
-    assert (str(copy), copy.sightings) == (text, missed.value.sightings)
+    assert (str(copy), copy.targets) == (text, missed.value.targets)
     assert isinstance(missed.value, TimeoutError)
 
 
@@ -184,7 +184,7 @@ def test_no_probe_leaves_time_wait_on_a_port_that_another_target_needs(wait: Wai
     with serving(lambda _: None, ("127.0.0.1", 5001)):
         with pytest.raises(tailbite.NotReadyError) as missed:
             wait("127.0.0.1:5001", f"127.0.0.1:{PORT + 10}", f"127.0.0.1:{PORT + 11}", timeout=0)
-        assert [sighting.ready for sighting in missed.value.sightings] == [True, False, False]
+        assert [readiness.ready for readiness in missed.value.targets] == [True, False, False]
         assert all(server_can_bind(port=port) for port in (PORT + 10, PORT + 11))
 
 
@@ -195,24 +195,24 @@ def test_zero_seconds_is_one_try_with_its_full_patience(wait: Waits) -> None:
         sock.sendall(b"SSH-2.0-x\r\n")
 
     with serving(late) as server:
-        (sighting,) = wait(f"ssh://{port_of(server)}", timeout=0)
-        assert sighting.attempts == 1
+        (readiness,) = wait(f"ssh://{port_of(server)}", timeout=0)
+        assert readiness.attempts == 1
     with pytest.raises(tailbite.NotReadyError, match=r"^\[?not ready: 127\.0\.0\.1:1: refused$") as missed:
         wait("127.0.0.1:1", timeout=0)
-    assert missed.value.sightings[0].attempts == 1  # type: ignore[attr-defined]
+    assert missed.value.targets[0].attempts == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("network")
 def test_it_waits_for_ever_if_asked_to(wait: Waits) -> None:
     tries = []
 
-    def saw(sighting: Sighting) -> None:
-        tries.append(sighting)
+    def saw(readiness: Readiness) -> None:
+        tries.append(readiness)
         if len(tries) == 5:
             raise InterruptedError("enough")
 
     with pytest.raises(InterruptedError, match="enough"):
-        wait("127.0.0.1:1", timeout=None, interval=0.01, on_sighting=saw)
+        wait("127.0.0.1:1", timeout=None, interval=0.01, on_attempt=saw)
 
 
 @pytest.mark.usefixtures("network")
@@ -248,7 +248,7 @@ def test_without_descriptors_it_says_so() -> None:
                 tailbite.wait(port_of(server), timeout=0.5)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert missed.value.sightings[0].saw is Saw.FAILED  # type: ignore[attr-defined]
+    assert missed.value.targets[0].status is TargetStatus.FAILED  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("network")
@@ -302,9 +302,18 @@ def test_targets_as_users_write_them(given: Any, shown: str) -> None:
 def test_what_a_url_says_is_asked_for() -> None:
     from tailbite.readiness.target import Wanted
 
-    assert Wanted.of("postgres://al%20ice:x@db/shop").verifier == verify.postgres(user="al ice", database="shop")
+    assert Wanted.of("postgres://al%20ice:x@db/shop").verifier == verify.postgres(
+        user="al ice", database="shop", password="x"
+    )
     assert Wanted.of("postgres://alice@db").verifier == verify.postgres(user="alice", database="alice")
+    assert Wanted.of("postgres://alice:p%40ss@db").verifier == verify.postgres(
+        user="alice", database="alice", password="p@ss"
+    )
     assert Wanted.of("https://web/up?x=1").verifier == verify.tls(verify.http("/up?x=1"))
+    assert Wanted.of("http://u:p@web").verifier == verify.http("/", credentials=("u", "p"))
+    assert Wanted.of("http://u@web").verifier == verify.http("/", credentials=("u", ""))
+    assert Wanted.of("https://web", http_status=401).verifier == verify.tls(verify.http("/", 401))
+    assert "p@ss" not in repr(Wanted.of("redis://u:p%40ss@cache"))
     assert Wanted.of("db:1", verify.redis).verifier is verify.redis
     assert Wanted.of("tcp://db:1", verify.redis).verifier is None
 
@@ -323,7 +332,7 @@ def test_what_a_url_says_is_asked_for() -> None:
         ("gopher://x", "gopher:// is unknown; known are postgres"),
         ("tcp://db", "has no port: write tcp://db:PORT"),
         ("redis://", "has no host"),
-        ("redis://h:99999", "is no URL"),
+        ("redis://h:99999", "is not a valid URL"),
         ("http://h/a b", "percent-encoded"),
     ],
 )
@@ -347,25 +356,42 @@ def test_times_that_make_no_sense_are_refused(options: dict[str, float]) -> None
         tailbite.wait("db:1", **options)  # type: ignore[arg-type]
 
 
-def test_every_error_is_judged() -> None:
-    cases: list[tuple[Exception, Saw]] = [
-        (ConnectionRefusedError(111, "x"), Saw.REFUSED),
-        (tailbite.SelfConnectError(tailbite.Endpoint("::1", 1), tailbite.Endpoint("::1", 1)), Saw.ITSELF),
-        (socket.gaierror(-2, "Name or service not known"), Saw.NAME_UNKNOWN),
-        (UnicodeError("label too long"), Saw.NAME_UNKNOWN),
-        (TimeoutError(), Saw.NO_ANSWER),
-        (OSError(113, "No route to host"), Saw.UNREACHABLE),
-        (OSError(24, "Too many open files"), Saw.FAILED),
-        (tailbite.VerifyError("silent", "x"), Saw.SILENT),
+def test_the_old_names_work_for_one_release() -> None:
+    with pytest.warns(DeprecationWarning, match=r"tailbite\.Sighting is now called tailbite\.Readiness"):
+        assert tailbite.Sighting is Readiness
+    with pytest.warns(DeprecationWarning, match="TargetStatus"):
+        assert tailbite.Saw is TargetStatus
+    with pytest.warns(DeprecationWarning, match="status"):
+        assert Readiness("db:1").saw is TargetStatus.NOTHING
+    heard: list[Readiness] = []
+    with pytest.warns(DeprecationWarning, match="on_attempt"), pytest.raises(tailbite.NotReadyError) as missed:
+        tailbite.wait("127.0.0.1:1", timeout=0, on_sighting=heard.append)
+    assert len(heard) == 1
+    with pytest.warns(DeprecationWarning, match="targets"):
+        assert missed.value.sightings == missed.value.targets
+    with pytest.raises(TypeError, match="unexpected keyword argument 'until'"):
+        tailbite.wait("db:1", until=3)
+
+
+def test_every_error_is_described() -> None:
+    cases: list[tuple[Exception, TargetStatus]] = [
+        (ConnectionRefusedError(111, "x"), TargetStatus.REFUSED),
+        (tailbite.SelfConnectError(tailbite.Endpoint("::1", 1), tailbite.Endpoint("::1", 1)), TargetStatus.ITSELF),
+        (socket.gaierror(-2, "Name or service not known"), TargetStatus.NAME_UNKNOWN),
+        (UnicodeError("label too long"), TargetStatus.NAME_UNKNOWN),
+        (TimeoutError(), TargetStatus.NO_ANSWER),
+        (OSError(113, "No route to host"), TargetStatus.UNREACHABLE),
+        (OSError(24, "Too many open files"), TargetStatus.FAILED),
+        (tailbite.VerifyError("silent", "x"), TargetStatus.SILENT),
     ]
     for error, saw in cases:
-        assert judge(error)[0] is saw
-    assert judge(OSError(24, "Too many open files"))[1] == "Too many open files"
+        assert describe_error(error)[0] is saw
+    assert describe_error(OSError(24, "Too many open files"))[1] == "Too many open files"
 
 
 def test_a_hurried_last_try_does_not_hide_what_was_seen_before() -> None:
-    before = Sighting("db:1", Saw.WRONG_PROTOCOL, "looks like SSH", 3, 1.0)
-    after = next_sighting(before, Saw.SILENT, "", 2.0, hurried=True)
-    assert (after.saw, after.detail, after.attempts) == (Saw.WRONG_PROTOCOL, "looks like SSH", 4)
-    assert next_sighting(before, Saw.REFUSED, "", 2.0, hurried=True).saw is Saw.REFUSED
-    assert next_sighting(before, Saw.SILENT, "", 2.0, hurried=False).saw is Saw.SILENT
+    before = Readiness("db:1", TargetStatus.WRONG_PROTOCOL, "looks like SSH", 3, 1.0)
+    after = next_readiness(before, TargetStatus.SILENT, "", 2.0, hurried=True)
+    assert (after.status, after.detail, after.attempts) == (TargetStatus.WRONG_PROTOCOL, "looks like SSH", 4)
+    assert next_readiness(before, TargetStatus.REFUSED, "", 2.0, hurried=True).status is TargetStatus.REFUSED
+    assert next_readiness(before, TargetStatus.SILENT, "", 2.0, hurried=False).status is TargetStatus.SILENT

@@ -143,7 +143,8 @@ def test_every_other_protocol_is_refused_and_named(name: str, stranger: str) -> 
     error = refused.value
     assert error.reason in ("protocol", "silent")
     if error.reason == "protocol" and stranger not in ("PostgreSQL", "TLS"):
-        assert f"looks like {stranger}: " in error.detail
+        is_plain_http = stranger == "HTTP" and "tls" in error.verifier
+        assert ("plain HTTP, no TLS: " if is_plain_http else f"looks like {stranger}: ") in error.detail
     if error.reason == "silent":  # those who wait to be asked, asked nothing or something else
         assert not error.received or stranger == "PostgreSQL"
 

@@ -24,7 +24,7 @@ from support.trap import PORT, Trap
 from tailbite import verify
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel import namespace
-from tailbite.readiness.sighting import Saw, Sighting
+from tailbite.readiness.status import Readiness, TargetStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,13 +135,13 @@ def everything(certificate: Path) -> Iterator[None]:
         yield
 
 
-def look(verifier: verify.Verifier, patience: float = 2.5) -> dict[str, Sighting]:
+def look(verifier: verify.Verifier, patience: float = 2.5) -> dict[str, Readiness]:
     """Ask all servers at once."""
     targets = [(HOST, port) for port in PORTS.values()]
     try:
         seen = tailbite.wait(*targets, verify=verifier, timeout=0, patience=patience)
     except tailbite.NotReadyError as error:
-        seen = error.sightings  # type: ignore[assignment]
+        seen = error.targets  # type: ignore[assignment]
     return dict(zip(PORTS, seen, strict=True))
 
 
@@ -149,19 +149,19 @@ def look(verifier: verify.Verifier, patience: float = 2.5) -> dict[str, Sighting
 def test_a_verifier_accepts_its_server_and_refuses_the_others(name: str) -> None:
     verifier, own = ACCEPTS[name]
     seen = look(verifier)
-    assert {server for server, sighting in seen.items() if sighting.ready} == own
+    assert {server for server, readiness in seen.items() if readiness.ready} == own
     asks = name not in ("mysql", "ssh", "smtp", "banner")
-    assert seen["echo"].saw is (Saw.ECHO if asks else Saw.SILENT)
-    assert seen["mute"].saw is Saw.SILENT
-    assert {sighting.saw for sighting in seen.values() if not sighting.ready} <= {
-        Saw.ECHO,
-        Saw.SILENT,
-        Saw.CLOSED,
-        Saw.WRONG_PROTOCOL,
-        Saw.NOT_READY,
+    assert seen["echo"].status is (TargetStatus.ECHO if asks else TargetStatus.SILENT)
+    assert seen["mute"].status is TargetStatus.SILENT
+    assert {readiness.status for readiness in seen.values() if not readiness.ready} <= {
+        TargetStatus.ECHO,
+        TargetStatus.SILENT,
+        TargetStatus.CLOSED,
+        TargetStatus.WRONG_PROTOCOL,
+        TargetStatus.NOT_READY,
     }
     if "sshd" not in own:
-        assert seen["sshd"].saw is Saw.WRONG_PROTOCOL
+        assert seen["sshd"].status is TargetStatus.WRONG_PROTOCOL
         assert seen["sshd"].detail.startswith('looks like SSH: "SSH-2.0-OpenSSH_')
     if "smtp" not in own:
         assert seen["smtp"].detail.startswith("looks like SMTP: ")
@@ -239,10 +239,10 @@ def test_in_asyncio_and_trio_nothing_is_swallowed_either() -> None:
 def refusal(verifier: verify.Verifier, name: str) -> str:
     with pytest.raises(tailbite.NotReadyError) as missed:
         tailbite.wait((HOST, PORTS[name]), verify=verifier, timeout=0)
-    (sighting,) = missed.value.sightings
-    assert isinstance(sighting, Sighting)
-    assert sighting.saw is Saw.NOT_READY
-    return sighting.detail
+    (readiness,) = missed.value.targets
+    assert isinstance(readiness, Readiness)
+    assert readiness.status is TargetStatus.NOT_READY
+    return readiness.detail
 
 
 def test_a_server_that_answers_503_is_not_ready() -> None:
@@ -296,7 +296,7 @@ def test_an_sshd_without_room_is_not_ready() -> None:
 
 
 def test_a_postgres_that_is_shutting_down_is_not_ready_though_it_answers_ssl_requests() -> None:
-    """What an SSLRequest alone would have believed, and pg_isready does not."""
+    """As pg_isready says too; an answer to an SSLRequest alone would have been enough."""
     port = 20021
     with servers.folder() as at:
         command = servers.postgres(find_peer, at, port)
@@ -307,13 +307,43 @@ def test_a_postgres_that_is_shutting_down_is_not_ready_though_it_answers_ssl_req
                 try:
                     wait_until_logged_in(client)
                     process.send_signal(signal.SIGTERM)  # "smart": it waits for the session
-                    sighting = until_not_ready(port)
-                    assert sighting.detail == "the database system is shutting down"
+                    readiness = until_not_ready(port)
+                    assert readiness.detail == "the database system is shutting down"
                     with socket.create_connection((HOST, port)) as naive:
                         naive.sendall(b"\0\0\0\x08\x04\xd2\x16\x2f")
                         assert naive.recv(1) == b"N"
                 finally:
                     process.send_signal(signal.SIGINT)  # "fast": it ends the session
+
+
+@pytest.mark.parametrize("server", ["postgres", "postgres with tls"])
+def test_the_password_of_a_postgres_url_is_used(server: str) -> None:
+    where = f"{HOST}:{PORTS[server]}"
+    (ready,) = tailbite.wait(f"postgres://postgres:secret@{where}/postgres", timeout=30)
+    assert ready.ready
+    for url, says in (
+        (f"postgres://postgres:wrong@{where}", 'password authentication failed for user "postgres"'),
+        (f"postgres://nobody:secret@{where}", 'password authentication failed for user "nobody"'),
+    ):
+        with pytest.raises(tailbite.NotReadyError) as missed:
+            tailbite.wait(url, timeout=0)
+        assert says in str(missed.value)
+        assert "not ready" in str(missed.value)
+
+
+def test_the_password_of_a_redis_url_is_used() -> None:
+    port, user = 20023, ["--user", "app", "on", ">pw", "+ping", "~*"]
+    with servers.folder() as at:
+        command = servers.redis(find_peer, at, port, "--requirepass", "sec ret", *user)
+        with servers.run(command, port, at / "log"):
+            for credentials in (":sec%20ret@", "default:sec%20ret@", "app:pw@", ""):
+                (ready,) = tailbite.wait(f"redis://{credentials}{HOST}:{port}/0", timeout=30)
+                assert ready.ready
+            for credentials in (":wrong@", "app:wrong@", "nobody:pw@"):
+                with pytest.raises(tailbite.NotReadyError, match="WRONGPASS"):
+                    tailbite.wait(f"redis://{credentials}{HOST}:{port}/0", timeout=0)
+    (ready,) = tailbite.wait(f"redis://:unneeded@{HOST}:{PORTS['redis']}", timeout=30)  # it has no password
+    assert ready.ready
 
 
 def wait_until_logged_in(client: list[str]) -> None:
@@ -325,15 +355,15 @@ def wait_until_logged_in(client: list[str]) -> None:
     raise AssertionError("the session did not begin")
 
 
-def until_not_ready(port: int) -> Sighting:
+def until_not_ready(port: int) -> Readiness:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
             tailbite.wait(f"postgres://{HOST}:{port}", timeout=0)
         except tailbite.NotReadyError as error:
-            (sighting,) = error.sightings
-            assert isinstance(sighting, Sighting)
-            return sighting
+            (readiness,) = error.targets
+            assert isinstance(readiness, Readiness)
+            return readiness
     raise AssertionError("it took logins all the time")
 
 
@@ -362,16 +392,16 @@ def command_of(name: str, at: Path, certificate: Path) -> tuple[list[str], verif
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("name", ["postgres", "redis", "mariadb", "sshd", "nginx"])
 def test_a_real_server_that_is_waited_for_starts_at_the_first_try(name: str, certificate: Path) -> None:
-    seen: list[Sighting] = []
+    seen: list[Readiness] = []
     with servers.folder() as at:
         command, verifier = command_of(name, at, certificate)
         trap = Trap().set()
         trap.control()
         for _ in range(3):
             with pytest.raises(tailbite.NotReadyError):
-                tailbite.wait((HOST, PORT), verify=verifier, timeout=0.2, interval=0.001, on_sighting=seen.append)
+                tailbite.wait((HOST, PORT), verify=verifier, timeout=0.2, interval=0.001, on_attempt=seen.append)
         assert len(seen) > 50
-        assert {sighting.saw for sighting in seen} == {Saw.REFUSED}
+        assert {readiness.status for readiness in seen} == {TargetStatus.REFUSED}
         with servers.run(command, None, at / "log") as process:
             tailbite.wait((HOST, PORT), verify=verifier, interval=0.01)
             assert process.poll() is None

@@ -1,4 +1,4 @@
-"""``tailbite wait``: wait until servers are there, then run a command in place of itself."""
+"""``tailbite wait``: wait until servers are ready, or ports are free, then run a command in place of itself."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ import os
 import re
 import signal
 import sys
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
 from tailbite.cli import status
-from tailbite.cli.output import emit_json, note
+from tailbite.cli.output import Unsupported, emit_json, note
+from tailbite.core.duration import parse_duration
 from tailbite.errors import NotReadyError
-from tailbite.readiness.sync import wait
 from tailbite.readiness.target import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tailbite.cli.show.wait import Progress
-    from tailbite.readiness.sighting import Sighting
+    from tailbite.readiness.free import Bind
+    from tailbite.readiness.status import Readiness
     from tailbite.verify import Verifier
 
 __all__ = ["command"]
 
 
 class _WithCommand(click.Command):
-    """Takes everything after the first ``--`` as a command to run, untouched."""
+    """Takes everything after the first ``--`` as a command to run, unchanged."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" in args:
@@ -42,6 +45,25 @@ class _WithCommand(click.Command):
         return [*super().collect_usage_pieces(ctx), "[-- CMD...]"]
 
 
+class _Time(click.ParamType[float]):
+    """A duration as in every other command; also 0, and "never" for no end."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float | int):
+            return float(value)
+        if str(value).strip().lower() in ("never", "inf", "infinity"):
+            return math.inf
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_TIME = _Time()
+
+
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> bytes | None:
     r"""Read text with escapes, ``\r \n \t \0 \xNN \\``, as bytes."""
     if value is None:
@@ -49,7 +71,7 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> byt
     try:
         return value.encode().decode("unicode_escape").encode("latin-1")
     except UnicodeError as error:
-        raise click.BadParameter(f"{value!r} has an escape that is no byte: {error}", ctx, param) from None
+        raise click.BadParameter(f"{value!r} has an escape that is not a byte: {error}", ctx, param) from None
 
 
 def _statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> range | None:
@@ -57,12 +79,42 @@ def _statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     if value is None:
         return None
     if (found := re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", value)) is None or (found[2] or "999") < found[1]:
-        raise click.BadParameter(f"{value!r} is no HTTP status: write it like 204 or 200-299", ctx, param)
+        raise click.BadParameter(f"{value!r} is not a valid HTTP status: write 204 or 200-299", ctx, param)
     return range(int(found[1]), int(found[2] or found[1]) + 1)
 
 
+def _binds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[Bind, ...]:
+    """Read ``8080`` or ``127.0.0.1:8080``."""
+    from tailbite.readiness.free import Bind
+
+    try:
+        return tuple(dict.fromkeys(map(Bind.parse, values)))
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The command line, checked."""
+
+    wanted: tuple[Wanted, ...]
+    binds: tuple[Bind, ...]
+    reuse: bool
+    timeout: float
+    interval: float
+    patience: float
+
+    @property
+    def targets(self) -> list[str]:
+        """The targets as they are shown."""
+        return [*map(str, self.wanted), *map(str, self.binds)]
+
+
 @click.command(
-    "wait", cls=_WithCommand, epilog="Exit status: 0 ready (or CMD's own), 1 not ready in time, 2 wrong usage."
+    "wait",
+    cls=_WithCommand,
+    epilog="Exit status: 0 ready (or CMD's own), 1 not ready in time, 2 wrong usage, 4 a port that this user may not "
+    "bind, 126 CMD cannot be run, 127 CMD not found.",
 )
 @click.argument("targets", nargs=-1, metavar="TARGET...")
 @click.option("--postgres", is_flag=True, help="PostgreSQL, and it takes logins.")
@@ -71,75 +123,125 @@ def _statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--ssh", is_flag=True, help="SSH.")
 @click.option("--smtp", is_flag=True, help="SMTP.")
 @click.option("--http", metavar="PATH", help="HTTP: GET PATH answers with --status.")
-@click.option("--status", callback=_statuses, metavar="N[-N]", help="The status for --http.  [default: 200-399]")
+@click.option("--status", callback=_statuses, metavar="N[-N]", help="The status for HTTP.  [default: 200-399]")
 @click.option("--banner", callback=_bytes, metavar="TEXT", help=r"The server speaks first: TEXT. (Escapes: \n \xNN.)")
 @click.option("--send", callback=_bytes, metavar="TEXT", help="Send TEXT, and --expect the answer.")
-@click.option("--expect", callback=_bytes, metavar="TEXT", help="What the answer to --send begins with.")
+@click.option("--expect", callback=_bytes, metavar="TEXT", help="The beginning of the answer to --send.")
 @click.option("--tls", is_flag=True, help="TLS; with another protocol: that protocol inside TLS.")
-@click.option("--timeout", type=float, default=60, show_default=True, metavar="S", help="Give up then; 0 tries once.")
-@click.option("--interval", type=float, default=0.5, show_default=True, metavar="S", help="Between two attempts.")
-@click.option("--patience", type=float, default=5, show_default=True, metavar="S", help="For one attempt.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what failed.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was seen as JSON.")
+@click.option(
+    "--free", "binds", multiple=True, callback=_binds, metavar="[HOST:]PORT", help="A server can bind PORT."
+)
+@click.option("--reuseaddr", "reuse", is_flag=True, help="For --free: the server sets SO_REUSEADDR.")
+@click.option("-t", "--timeout", type=_TIME, default="60s", metavar="TIME", help="Give up then; 0: one try.  [60s]")
+@click.option("--interval", type=_TIME, default="500ms", metavar="TIME", help="Between two attempts.  [500ms]")
+@click.option("--patience", type=_TIME, default="5s", metavar="TIME", help="For one attempt.  [5s]")
+@click.option("-q", "--quiet", is_flag=True, help="Print only what is not ready at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print the last status of every target as JSON.")
 @click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    targets: Sequence[str],
-    timeout: float,
-    interval: float,
-    patience: float,
-    quiet: bool,
-    as_json: bool,
-    **protocol: Any,
-) -> int:
-    """Wait until servers are there, then run CMD in place of this.
+def command(ctx: click.Context, /, quiet: bool, as_json: bool, **options: Any) -> int:
+    """Wait until servers are ready, then run CMD in place of this.
 
-    TARGET is HOST:PORT, or the path of a Unix socket; the options say what speaks there. Or a URL that says it
-    itself: postgres://db redis://cache:6379 mysql:// ssh:// smtp:// http://web:8080/health https:// tls:// tcp://.
-    Without a protocol, whoever accepts the connection is the server.
+    TARGET is HOST:PORT, or the path of a Unix socket; the options name its protocol. Or a URL that names it:
+    postgres://db redis://cache:6379 mysql:// ssh:// smtp:// http://web:8080/health https:// tls:// tcp://.
+    Without a protocol, a server that accepts the connection and holds it is ready. --free waits until a server
+    could bind a port of this host. Times are written 500ms, 10s, 2m or 1m30s; a bare number is in seconds.
 
     Unlike "nc -z" and /dev/tcp this cannot be satisfied by a connection to itself, and cannot keep the server from
     starting.
 
     \b
-      tailbite wait db:5432 cache:6379 --timeout 30 -- ./app --port 80
-      tailbite wait --postgres db:5432
+      tailbite wait db:5432 cache:6379 --timeout 30s -- ./app --port 80
       tailbite wait postgres://db redis://cache https://web/health -- ./app
+      tailbite wait --status 401 http://web:8080/private
+      tailbite wait --free 8080 -- ./server --port 8080
     """
-    if not targets:
-        raise click.UsageError("nothing to wait for: give at least one target, such as db:5432", ctx)
-    for name, value in (("--timeout", timeout), ("--interval", interval), ("--patience", patience)):
-        if math.isnan(value) or value < 0 or (value == 0 and name != "--timeout"):
-            raise click.UsageError(f"{name} must be {'0 or more' if name == '--timeout' else 'more than 0'} seconds")
+    request = _read_request(ctx, **options)
+    signal.signal(signal.SIGTERM, _terminate)  # process 1 of a container has no default action for signals
+    missing = None
     try:
-        verifier = _verifier(ctx, **protocol)
-        wanted = [Wanted.of(target, verifier) for target in targets]
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error), ctx) from error
-    if verifier is not None and all("://" in target for target in targets):
-        raise click.UsageError("the URLs say their protocol themselves: leave the protocol's option out", ctx)
-
-    signal.signal(signal.SIGTERM, _terminate)  # as process 1 of a container nobody else would heed it
-    progress = _progress(quiet, wanted)
-    try:
+        progress = _progress(quiet, request)
         with progress:
-            sightings = wait(
-                *wanted,
-                timeout=None if math.isinf(timeout) else timeout,
-                interval=interval,
-                patience=patience,
-                on_sighting=progress.saw,
-            )
-        missing = None
+            last = _wait(request, progress)
     except NotReadyError as error:
-        missing, sightings = error, cast("tuple[Sighting, ...]", error.sightings)
-    _tell(sightings, missing, quiet=quiet, as_json=as_json)
+        missing, last = error, cast("tuple[Readiness, ...]", error.targets)
+    _report(last, missing, quiet=quiet, as_json=as_json)
     if missing is not None:
         return status.FOUND
     if "command" in ctx.meta:
         _become(ctx.meta["command"])
     return status.FINE
+
+
+def _read_request(
+    ctx: click.Context,
+    *,
+    targets: Sequence[str],
+    binds: tuple[Bind, ...],
+    reuse: bool,
+    timeout: float,
+    interval: float,
+    patience: float,
+    status: range | None,
+    **protocol: Any,
+) -> _Request:
+    if not targets and not binds:
+        raise click.UsageError("nothing to wait for: give at least one target, such as db:5432", ctx)
+    if reuse and not binds:
+        raise click.UsageError("--reuseaddr belongs to --free", ctx)
+    for name, value in (("--interval", interval), ("--patience", patience)):
+        if not 0 < value < math.inf:
+            raise click.UsageError(f"{name} must be more than 0 seconds, and have an end", ctx)
+    has_http = protocol["http"] is not None
+    if status is not None and not has_http and not any(re.match("https?://", target) for target in targets):
+        raise click.UsageError("--status belongs to --http, or to an http:// or https:// URL", ctx)
+    try:
+        verifier = _verifier(ctx, status=status, **protocol)
+        wanted = tuple(Wanted.of(target, verifier, http_status=status) for target in targets)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error), ctx) from error
+    if verifier is not None and all("://" in target for target in targets):
+        raise click.UsageError("the URLs name their protocol: leave the protocol's option out", ctx)
+    return _Request(wanted, binds, reuse, timeout, interval, patience)
+
+
+def _wait(request: _Request, progress: Progress) -> tuple[Readiness, ...]:
+    """Wait for the servers, and then for the ports: a port that is free must still be so when the command starts."""
+    start = time.monotonic()
+    timeout = None if math.isinf(request.timeout) else request.timeout
+    last: tuple[Readiness, ...] = ()
+    if request.wanted:
+        from tailbite.readiness.sync import wait
+
+        last = wait(
+            *request.wanted,
+            timeout=timeout,
+            interval=request.interval,
+            patience=request.patience,
+            on_attempt=progress.show_attempt,
+        )
+    if request.binds:
+        left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
+        last += _wait_for_ports(request, left, progress, last)
+    return last
+
+
+def _wait_for_ports(
+    request: _Request, left: float | None, progress: Progress, ready: tuple[Readiness, ...]
+) -> tuple[Readiness, ...]:
+    from tailbite.readiness.free import wait_until_free
+
+    try:
+        return wait_until_free(
+            request.binds,
+            reuse=request.reuse,
+            timeout=left,
+            interval=request.interval,
+            on_attempt=progress.show_attempt,
+        )
+    except NotReadyError as error:
+        raise NotReadyError((*ready, *error.targets), request.timeout) from None
+    except OSError as error:
+        raise Unsupported(f"no server of this user can bind here: {error.strerror or error}") from None
 
 
 def _verifier(
@@ -158,8 +260,6 @@ def _verifier(
 
     if (send is None) != (expect is None):
         raise click.UsageError("--send and --expect belong together", ctx)
-    if status is not None and http is None:
-        raise click.UsageError("--status belongs to --http", ctx)
     chosen: list[Verifier] = [getattr(verify, name) for name, wanted in plain.items() if wanted]
     if http is not None:
         chosen.append(verify.http(http) if status is None else verify.http(http, status))
@@ -174,32 +274,44 @@ def _verifier(
     return verify.tls(inside) if tls else inside
 
 
-def _progress(quiet: bool, wanted: Sequence[Wanted]) -> Progress:
+def _progress(quiet: bool, request: _Request) -> Progress:
     from tailbite.cli.show import wait
 
-    if quiet:
-        return wait.Silence()
-    return wait.Live(wanted) if sys.stderr.isatty() else wait.Lines()
+    if quiet or not request.timeout:  # a single attempt is reported at its end
+        return wait.Hidden()
+    return wait.LiveTable(request.targets) if sys.stderr.isatty() else wait.Lines()
 
 
-def _tell(sightings: Sequence[Sighting], missing: NotReadyError | None, *, quiet: bool, as_json: bool) -> None:
+def _report(last: Sequence[Readiness], missing: NotReadyError | None, *, quiet: bool, as_json: bool) -> None:
     if as_json:
         emit_json(
             "wait",
             ready=missing is None,
-            seconds=max(sighting.seconds for sighting in sightings),
-            targets=sightings,
+            seconds=max(readiness.seconds for readiness in last),
+            targets=[_fields(readiness) for readiness in last],
         )
     if missing is None:
         if not quiet:
-            slowest = max(sightings, key=lambda sighting: sighting.seconds)
-            what = str(slowest.target) if len(sightings) == 1 else f"all {len(sightings)}"
-            note(f"{what} ready after {slowest.seconds:.1f} s")
+            slowest = max(last, key=lambda readiness: readiness.seconds)
+            what = str(slowest.target) if len(last) == 1 else f"all {len(last)}"
+            outcome = slowest.status.value if len(last) == 1 else "ready"
+            note(f"{what} {outcome} after {slowest.seconds:.1f} s")
         return
     after = f"after {missing.seconds:g} s" if missing.seconds else "at once"
     note(f"not ready {after}:")
-    for sighting in sightings:
-        click.echo(f"  {sighting}", err=True)
+    for readiness in last:
+        click.echo(f"  {readiness}", err=True)
+
+
+def _fields(readiness: Readiness) -> dict[str, Any]:
+    return {
+        "target": readiness.target,
+        "status": readiness.status,
+        "saw": readiness.status,  # the name of "status" in the first release
+        "detail": readiness.detail,
+        "attempts": readiness.attempts,
+        "seconds": readiness.seconds,
+    }
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -209,7 +321,7 @@ def _terminate(*_: object) -> NoReturn:
 def _become(command: list[str]) -> NoReturn:
     """Run ``command`` in place of this process: same process id, so signals and exit status are its own."""
     sys.stdout.flush()
-    # What Python ignores, the command would ignore as well (signal(7), execve(2)); handlers are reset anyway.
+    # Signals that Python ignores would be ignored by the command as well (signal(7), execve(2)).
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)
     try:

@@ -1,4 +1,4 @@
-"""Wait until servers are there, in asyncio; see :mod:`tailbite.readiness.sync`."""
+"""Wait until servers are ready, in asyncio; see :mod:`tailbite.readiness.sync`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from tailbite.dial.aio import dial
 from tailbite.dial.aio import verify as verify_line
 from tailbite.dial.options import Options
 from tailbite.kernel.sockopt import RESET_ON_CLOSE
-from tailbite.readiness.gate import Gate, needs_reset, next_sighting
-from tailbite.readiness.sighting import Saw, Sighting, judge
+from tailbite.readiness.gate import HOLD, Gate, listener_of, needs_reset, next_readiness
+from tailbite.readiness.status import Readiness, TargetStatus, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tailbite.dial.aio import Line
     from tailbite.readiness.target import Wanted
+    from tailbite.reconnect.arguments import Address
     from tailbite.verifiers.verification import Verifier
 
 __all__ = ["wait"]
@@ -26,25 +28,47 @@ _OPTIONS = Options()
 
 
 async def wait(
-    *targets: Any,
+    *targets: Address | Wanted,
     verify: Verifier | None = None,
     timeout: float | None = 60.0,
     interval: float = 0.5,
     patience: float = 5.0,
-    on_sighting: Callable[[Sighting], object] | None = None,
-) -> tuple[Sighting, ...]:
-    """Wait until every target is there, all at once; arguments, result and errors are those of :func:`tailbite.wait`.
+    on_attempt: Callable[[Readiness], object] | None = None,
+    **old: Any,
+) -> tuple[Readiness, ...]:
+    """Wait until every target is ready, all at once; never satisfied by a connection to itself.
 
-    Cancelling it ends it at once.
+    Cancellation ends it at once.
+
+    Args:
+        targets: each a ``"host:port"``, a URL whose scheme names the protocol (``postgres redis mysql ssh smtp http
+            https tls tcp``), the path of a Unix socket, or a pair of host and port.
+        verify: a verifier from :mod:`tailbite.verify` for the targets that do not name their protocol. None: a
+            server that accepts the connection and holds it for 0.2 s is ready.
+        timeout: seconds for everything, 60 if not given; None waits for ever, 0 tries each target once.
+        interval: seconds between two attempts on one target; 0.5 if not given.
+        patience: seconds one attempt may take, for connecting and the answer; 5 if not given.
+        on_attempt: a function that is called in the calling thread with the :class:`~tailbite.Readiness` after every
+            attempt.
+        old: ``on_sighting``, the old name of ``on_attempt``; deprecated.
+
+    Returns:
+        the readiness of each target, in their order; all of them are ready.
+
+    Raises:
+        NotReadyError: a :class:`TimeoutError`; its ``targets`` have the last readiness of each target.
+        ValueError: a target that is not valid, or a time out of its range.
+        TypeError: a target of an unsupported type, or an unknown keyword.
     """
+    listener = listener_of(on_attempt, old)
     gate = Gate.of(targets, verify, timeout, interval, patience)
-    seen = [Sighting(str(wanted)) for wanted in gate.wanted]
+    last = [Readiness(str(wanted)) for wanted in gate.wanted]
     start = asyncio.get_running_loop().time()
 
-    def report(number: int, sighting: Sighting) -> None:
-        seen[number] = sighting
-        if on_sighting is not None:
-            on_sighting(sighting)
+    def report(number: int, readiness: Readiness) -> None:
+        last[number] = readiness
+        if listener is not None:
+            listener(readiness)
 
     # With timeout=0 each target is tried once, and has its patience for that.
     try:
@@ -53,40 +77,42 @@ async def wait(
                 group.create_task(_watch(gate, number, wanted, start, report))
     except TimeoutError:
         pass
-    except ExceptionGroup as bugs:  # of the user's verifier or on_sighting
+    except ExceptionGroup as bugs:  # of the user's verifier or on_attempt
         raise bugs.exceptions[0] from None
-    return gate.verdict(seen)
+    return gate.verdict(last)
 
 
 async def _watch(
-    gate: Gate, number: int, wanted: Wanted, start: float, report: Callable[[int, Sighting], None]
+    gate: Gate, number: int, wanted: Wanted, start: float, report: Callable[[int, Readiness], None]
 ) -> None:
     loop = asyncio.get_running_loop()
     end = None if gate.timeout is None else start + gate.timeout
-    sighting = Sighting(str(wanted))
+    readiness = Readiness(str(wanted))
     while True:
-        # A moment less than what is left: what the last attempt saw shall be told before the wait is over.
+        # A moment less than the time left: the outcome of the last attempt must be reported before the wait is over.
         limit = gate.limit(None if end is None else end - loop.time() - _MOMENT)
-        saw, detail = await _look(gate, wanted, limit)
+        status, detail = await _attempt(gate, wanted, limit)
         seconds = round(loop.time() - start, 3)
-        sighting = next_sighting(sighting, saw, detail, seconds, hurried=limit < gate.patience)
-        report(number, sighting)
+        readiness = next_readiness(readiness, status, detail, seconds, hurried=limit < gate.patience)
+        report(number, readiness)
         pause = gate.pause(None if end is None else end - loop.time() - _MOMENT)
-        if sighting.ready or pause is None:
+        if readiness.ready or pause is None:
             return
         await asyncio.sleep(pause)
 
 
-async def _look(gate: Gate, wanted: Wanted, seconds: float) -> tuple[Saw, str]:
-    """Try once."""
+async def _attempt(gate: Gate, wanted: Wanted, seconds: float) -> tuple[TargetStatus, str]:
+    """Connect to a target once, and ask it."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     try:
         line = await dial(wanted.target, _OPTIONS, seconds)
         try:
+            left = max(until - loop.time(), 0.01)
             if wanted.verifier is not None:
-                left = max(until - loop.time(), 0.01)
                 await verify_line(line, wanted.verifier, wanted.target, min(left, wanted.verifier.timeout))
+            elif not await _is_held(line, min(left, HOLD)):
+                return TargetStatus.CLOSED, ""
         finally:
             if needs_reset(line.transport.get_extra_info("sockname"), gate.ports):
                 sock = line.transport.get_extra_info("socket")
@@ -94,5 +120,14 @@ async def _look(gate: Gate, wanted: Wanted, seconds: float) -> tuple[Saw, str]:
             line.transport.abort()
             await asyncio.sleep(0)  # the transport closes its socket in the loop's next round
     except (OSError, UnicodeError) as error:
-        return judge(error)
-    return Saw.READY, ""
+        return describe_error(error)
+    return TargetStatus.READY, ""
+
+
+async def _is_held(line: Line, seconds: float) -> bool:
+    """Tell whether the peer keeps the connection open for a while, or sends something."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await line.receive(1) != b""
+    except TimeoutError:
+        return True

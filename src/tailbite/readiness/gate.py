@@ -1,33 +1,42 @@
-"""The rules of waiting for servers, which the shells share: when to try again, what to remember; no waiting here."""
+"""The rules of waiting that the shells share: the times of the attempts, and the memory of them; no waiting here."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tailbite.errors import NotReadyError
 from tailbite.kernel.sockopt import abort
-from tailbite.readiness.sighting import Saw, Sighting
+from tailbite.readiness.status import Readiness, TargetStatus
 from tailbite.readiness.target import Wanted
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from tailbite.verifiers.verification import Verifier
 
-__all__ = ["Gate", "hang_up", "needs_reset", "next_sighting"]
+__all__ = ["HOLD", "Gate", "check_times", "hang_up", "listener_of", "needs_reset", "next_readiness"]
 
 _LAST = 0.05
-"""Seconds the last attempt has."""
+"""Seconds for the last attempt."""
+
+HOLD = 0.2
+"""Seconds for which a server without a protocol must hold a connection.
+
+A proxy accepts before it knows whether its backend is there (docker-proxy, socat, HAProxy in TCP mode), and closes or
+resets the connection when the backend refuses.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a wait was asked for, checked.
+    """The checked arguments of a wait.
 
     Raises:
-        ValueError: no targets, or times that make no sense.
-        TypeError: a target is of no kind we know.
+        ValueError: there are no targets, or a time is out of its range.
+        TypeError: a target has an unsupported type.
     """
 
     wanted: tuple[Wanted, ...]
@@ -44,19 +53,14 @@ class Gate:
         interval: float,
         patience: float,
     ) -> Gate:
-        """Check what the user gave; duplicates are dropped."""
+        """Check the user's arguments; duplicates are dropped."""
         if not targets:
             raise ValueError("nothing to wait for: give at least one target, such as 'db:5432'")
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be 0 or more seconds, or None to wait for ever, not {timeout}")
-        if not interval > 0:
-            raise ValueError(f"interval must be more than 0 seconds, not {interval}")
-        if not patience > 0:
-            raise ValueError(f"patience must be more than 0 seconds, not {patience}")
+        check_times(timeout, interval, patience)
         wanted: list[Wanted] = []
         for target in targets:
-            if (one := Wanted.of(target, verify)) not in wanted:
-                wanted.append(one)
+            if (each := Wanted.of(target, verify)) not in wanted:
+                wanted.append(each)
         return cls(tuple(wanted), timeout, interval, patience)
 
     @property
@@ -65,31 +69,63 @@ class Gate:
         return frozenset(port for wanted in self.wanted if isinstance(port := wanted.target.port, int))
 
     def limit(self, left: float | None) -> float:
-        """Return how many seconds an attempt may take when ``left`` seconds are left; with timeout=0 there is one."""
+        """Return the seconds an attempt may take when ``left`` seconds are left; with timeout=0 there is one."""
         return self.patience if left is None or not self.timeout else max(min(self.patience, left), _LAST)
 
     def pause(self, left: float | None) -> float | None:
-        """Return how many seconds to wait for the next attempt, None if there is none: the last is just in time."""
+        """Return the seconds until the next attempt, None if there is none: the last is just in time."""
         if left is None:
             return self.interval
         return min(self.interval, left - _LAST) if left > _LAST and self.timeout else None
 
-    def verdict(self, seen: list[Sighting]) -> tuple[Sighting, ...]:
-        """Return what was seen if everything is ready.
+    def verdict(self, last: list[Readiness]) -> tuple[Readiness, ...]:
+        """Return the last readiness of every target if everything is ready.
 
         Raises:
             NotReadyError: it is not.
         """
-        if all(sighting.ready for sighting in seen):
-            return tuple(seen)
-        raise NotReadyError(tuple(seen), self.timeout or 0.0)
+        if all(readiness.ready for readiness in last):
+            return tuple(last)
+        raise NotReadyError(tuple(last), self.timeout or 0.0)
 
 
-def next_sighting(before: Sighting, saw: Saw, detail: str, seconds: float, *, hurried: bool) -> Sighting:
-    """Return what is known after another attempt; that a hurried one was not answered says nothing."""
-    if hurried and saw in (Saw.NO_ANSWER, Saw.SILENT) and before.attempts:
-        saw, detail = before.saw, before.detail
-    return replace(before, saw=saw, detail=detail, attempts=before.attempts + 1, seconds=seconds)
+def check_times(timeout: float | None, interval: float, patience: float) -> None:
+    """Check the times of a wait.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout must be 0 or more seconds, or None to wait for ever, not {timeout}")
+    if not interval > 0:
+        raise ValueError(f"interval must be more than 0 seconds, not {interval}")
+    if not patience > 0:
+        raise ValueError(f"patience must be more than 0 seconds, not {patience}")
+
+
+def listener_of(
+    on_attempt: Callable[[Readiness], object] | None, old: dict[str, Any]
+) -> Callable[[Readiness], object] | None:
+    """Return the function to call after every attempt; its old name was ``on_sighting``.
+
+    Raises:
+        TypeError: another keyword.
+    """
+    if "on_sighting" in old:
+        warnings.warn("wait(on_sighting=) is now called on_attempt", DeprecationWarning, stacklevel=3)
+        on_attempt = on_attempt or old.pop("on_sighting")
+    for name in old:
+        raise TypeError(f"wait() got an unexpected keyword argument {name!r}")
+    return on_attempt
+
+
+def next_readiness(
+    before: Readiness, status: TargetStatus, detail: str, seconds: float, *, hurried: bool
+) -> Readiness:
+    """Return the readiness after another attempt; a hurried attempt without an answer changes nothing."""
+    if hurried and status in (TargetStatus.NO_ANSWER, TargetStatus.SILENT) and before.attempts:
+        status, detail = before.status, before.detail
+    return replace(before, status=status, detail=detail, attempts=before.attempts + 1, seconds=seconds)
 
 
 def needs_reset(name: Any, ports: frozenset[int]) -> bool:

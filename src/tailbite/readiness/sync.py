@@ -1,13 +1,14 @@
-"""Wait until servers are there: the readiness gate that cannot satisfy itself.
+"""Wait until servers are ready: the gate that a connection to itself cannot open.
 
 The usual gates (``nc -z``, a shell's ``/dev/tcp``, and the scripts around them) connect to the dead port until that
-succeeds, and in the ephemeral range one day it does: to themselves. Then they open, and what they leave, TIME-WAIT
-on the server's port, keeps the very server from starting that they were waiting for.
+succeeds, and in the ephemeral range it succeeds one day without a server: they are connected to themselves. Then the
+gate opens, and the connection's TIME-WAIT on the server's port keeps the very server from starting.
 """
 
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -16,69 +17,75 @@ from typing import TYPE_CHECKING, Any
 from tailbite.dial.options import Options
 from tailbite.dial.sync import dial
 from tailbite.dial.verify_sync import verify as verify_socket
-from tailbite.dial.waiter import Interrupted, Waiter
-from tailbite.readiness.gate import Gate, hang_up, next_sighting
-from tailbite.readiness.sighting import Saw, Sighting, judge
+from tailbite.dial.waiter import READ, Interrupted, Waiter
+from tailbite.readiness.gate import HOLD, Gate, hang_up, listener_of, next_readiness
+from tailbite.readiness.status import Readiness, TargetStatus, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tailbite.readiness.target import Wanted
+    from tailbite.reconnect.arguments import Address
     from tailbite.verifiers.verification import Verifier
 
 __all__ = ["wait"]
 
 _GRACE = 0.25
-"""Seconds after the end for those who are about to say what they saw last."""
+"""Seconds after the end for the threads that are about to report their last attempt."""
 
 _OPTIONS = Options()
 
 
 def wait(
-    *targets: Any,
+    *targets: Address | Wanted,
     verify: Verifier | None = None,
     timeout: float | None = 60.0,
     interval: float = 0.5,
     patience: float = 5.0,
-    on_sighting: Callable[[Sighting], object] | None = None,
-) -> tuple[Sighting, ...]:
-    """Wait until every target is there, all at once; never satisfied by a connection to itself.
+    on_attempt: Callable[[Readiness], object] | None = None,
+    **old: Any,
+) -> tuple[Readiness, ...]:
+    """Wait until every target is ready, all at once; never satisfied by a connection to itself.
 
     Args:
-        targets: each a ``"host:port"``, a URL whose scheme says the protocol (``postgres redis mysql ssh smtp http
-            https tls tcp``), the path of a Unix socket, or ``(host, port)``.
-        verify: how to know the targets that do not say their protocol: see :mod:`tailbite.verify`. None: whoever
-            accepts the connection is the server.
-        timeout: seconds for everything; None waits for ever, 0 tries each target once.
-        interval: seconds between two attempts on one target.
-        patience: seconds one attempt may take, connecting and answering.
-        on_sighting: called in the calling thread with what every attempt saw.
+        targets: each a ``"host:port"``, a URL whose scheme names the protocol (``postgres redis mysql ssh smtp http
+            https tls tcp``), the path of a Unix socket, or a pair of host and port.
+        verify: a verifier from :mod:`tailbite.verify` for the targets that do not name their protocol. None: a
+            server that accepts the connection and holds it for 0.2 s is ready.
+        timeout: seconds for everything, 60 if not given; None waits for ever, 0 tries each target once.
+        interval: seconds between two attempts on one target; 0.5 if not given.
+        patience: seconds one attempt may take, for connecting and the answer; 5 if not given.
+        on_attempt: a function that is called in the calling thread with the :class:`~tailbite.Readiness` after every
+            attempt.
+        old: ``on_readiness``, the old name of ``on_attempt``; deprecated.
 
     Returns:
-        what was seen of each target, in their order; all of them are ready.
+        the readiness of each target, in their order; all of them are ready.
 
     Raises:
-        NotReadyError: a :class:`TimeoutError`; its ``sightings`` say of each target what was seen last.
-        ValueError: a target that cannot be read, or times that make no sense.
+        NotReadyError: a :class:`TimeoutError`; its ``targets`` have the last readiness of each target.
+        ValueError: a target that is not valid, or a time out of its range.
+        TypeError: a target of an unsupported type, or an unknown keyword.
     """
+    listener = listener_of(on_attempt, old)
     gate = Gate.of(targets, verify, timeout, interval, patience)
-    return gate.verdict(_watch(gate, on_sighting))
+    return gate.verdict(_watch(gate, listener))
 
 
-def _watch(gate: Gate, on_sighting: Callable[[Sighting], object] | None) -> list[Sighting]:
+def _watch(gate: Gate, on_attempt: Callable[[Readiness], object] | None) -> list[Readiness]:
     start = time.monotonic()
     end = None if gate.timeout is None else start + gate.timeout
-    reports: queue.SimpleQueue[tuple[int, Sighting | BaseException | None]] = queue.SimpleQueue()
-    seen = [Sighting(str(wanted)) for wanted in gate.wanted]
-    waiters = [Waiter() for _ in seen]
-    watching = len(seen)
-    last = None if end is None else end + (_GRACE if gate.timeout else gate.patience + _GRACE)
+    reports: queue.SimpleQueue[tuple[int, Readiness | BaseException | None]] = queue.SimpleQueue()
+    last = [Readiness(str(wanted)) for wanted in gate.wanted]
+    waiters = [Waiter() for _ in last]
+    watching = len(last)
+    latest = None if end is None else end + (_GRACE if gate.timeout else gate.patience + _GRACE)
     try:
         for number, waiter in enumerate(waiters):
             threading.Thread(target=_watch_one, args=(gate, number, start, end, waiter, reports), daemon=True).start()
         while watching:
             try:
-                number, report = reports.get(timeout=None if last is None else max(last - time.monotonic(), 0))
+                number, report = reports.get(timeout=None if latest is None else max(latest - time.monotonic(), 0))
             except queue.Empty:
                 break
             if report is None:
@@ -86,13 +93,13 @@ def _watch(gate: Gate, on_sighting: Callable[[Sighting], object] | None) -> list
             elif isinstance(report, BaseException):
                 raise report
             else:
-                seen[number] = report
-                if on_sighting is not None:
-                    on_sighting(report)
+                last[number] = report
+                if on_attempt is not None:
+                    on_attempt(report)
     finally:
         for waiter in waiters:
             waiter.interrupt()
-    return seen
+    return last
 
 
 def _watch_one(
@@ -101,28 +108,30 @@ def _watch_one(
     start: float,
     end: float | None,
     waiter: Waiter,
-    reports: queue.SimpleQueue[tuple[int, Sighting | BaseException | None]],
+    reports: queue.SimpleQueue[tuple[int, Readiness | BaseException | None]],
 ) -> None:
     wanted = gate.wanted[number]
-    sighting = Sighting(str(wanted))
+    readiness = Readiness(str(wanted))
     try:
         with waiter.armed():
             while True:
                 limit = gate.limit(None if end is None else end - time.monotonic())
-                saw, detail = _look(gate, wanted, limit, waiter)
+                status, detail = _attempt(gate, wanted, limit, waiter)
                 now = time.monotonic()
-                sighting = next_sighting(sighting, saw, detail, round(now - start, 3), hurried=limit < gate.patience)
-                reports.put((number, sighting))
+                is_hurried = limit < gate.patience
+                seconds = round(now - start, 3)
+                readiness = next_readiness(readiness, status, detail, seconds, hurried=is_hurried)
+                reports.put((number, readiness))
                 pause = gate.pause(None if end is None else end - now)
-                if sighting.ready or pause is None:
+                if readiness.ready or pause is None:
                     break
                 _sleep(pause, waiter)
     except Interrupted:
         pass
     except OSError as error:  # no descriptors left to wait with
-        saw, detail = judge(error)
-        reports.put((number, replace(sighting, saw=saw, detail=detail)))
-    except BaseException as error:  # a verifier of the user's with a bug in it: his thread shall hear of it
+        status, detail = describe_error(error)
+        reports.put((number, replace(readiness, status=status, detail=detail)))
+    except BaseException as error:  # a bug in the user's verifier: the calling thread raises it
         reports.put((number, error))
     reports.put((number, None))
 
@@ -133,17 +142,28 @@ def _sleep(seconds: float, waiter: Waiter) -> None:
         waiter.wait(until)
 
 
-def _look(gate: Gate, wanted: Wanted, seconds: float, waiter: Waiter) -> tuple[Saw, str]:
-    """Try once."""
+def _attempt(gate: Gate, wanted: Wanted, seconds: float, waiter: Waiter) -> tuple[TargetStatus, str]:
+    """Connect to a target once, and ask it."""
     until = time.monotonic() + seconds
     try:
         sock = dial(wanted.target, _OPTIONS, seconds, waiter)
         try:
+            left = max(until - time.monotonic(), 0.01)
             if wanted.verifier is not None:
-                left = max(until - time.monotonic(), 0.01)
                 verify_socket(sock, wanted.verifier, wanted.target, min(left, wanted.verifier.timeout), waiter)
+            elif not _is_held(sock, min(left, HOLD), waiter):
+                return TargetStatus.CLOSED, ""
         finally:
             hang_up(sock, gate.ports)
     except (OSError, UnicodeError) as error:
-        return judge(error)
-    return Saw.READY, ""
+        return describe_error(error)
+    return TargetStatus.READY, ""
+
+
+def _is_held(sock: socket.socket, seconds: float, waiter: Waiter) -> bool:
+    """Tell whether the peer keeps the connection open for a while, or sends something."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if waiter.wait(until, {sock: READ}):
+            return sock.recv(1, socket.MSG_PEEK) != b""
+    return True

@@ -1,16 +1,16 @@
-"""What to wait for, as users write it: ``db:5432``, ``postgres://db/shop``, ``https://web/up``, a path."""
+"""Targets of a wait as users write them: ``db:5432``, ``postgres://db/shop``, ``https://web/up``, a path."""
 
 from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tailbite.connect.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
     from urllib.parse import SplitResult
 
     from tailbite.verifiers.verification import Verifier
@@ -23,44 +23,51 @@ class Wanted:
     """A server somebody waits for.
 
     Attributes:
-        target: where it is.
-        verifier: how to know it; None: whoever accepts the connection is it.
+        target: its address.
+        verifier: the test of its protocol; None accepts every server that holds the connection.
     """
 
     target: Target
     verifier: Verifier | None = None
 
     @classmethod
-    def of(cls, what: Any, verifier: Verifier | None = None) -> Wanted:
+    def of(
+        cls, what: Any, verifier: Verifier | None = None, *, http_status: int | Container[int] | None = None
+    ) -> Wanted:
         """Read ``"db:5432"``, a URL, a path, ``("db", 5432)``, or take a :class:`Wanted` as it is.
 
-        A URL's scheme says the protocol, and its default port; user and database of a ``postgres://`` URL are
-        used, passwords are not. ``verifier`` is for everything that does not say its protocol.
+        A URL's scheme names the protocol and its default port. User and password of an ``http://`` or ``redis://``
+        URL are sent, and user and database of a ``postgres://`` URL; a password that would not be sent is an error.
+
+        Args:
+            what: the target.
+            verifier: the verifier for a target that does not name its protocol.
+            http_status: the statuses that mean "ready" for an ``http://`` or ``https://`` URL; None takes 200 to 399.
 
         Raises:
-            ValueError: it is none of these; the message says how to write it.
-            TypeError: it is no text, no pair and no Wanted.
+            ValueError: it is not a valid target; the message says how to write it.
+            TypeError: it is not text, a pair or a Wanted.
         """
         if isinstance(what, cls):
             return what
         if not isinstance(what, str):
             return cls(Target.of(what), verifier)
         if "://" in what and not what.startswith("unix:"):
-            return cls._of_url(what)
+            return cls._of_url(what, http_status)
         path = what.removeprefix("unix://").removeprefix("unix:")
         if path != what or what.startswith(("/", "./", "../")):
             return cls(Target.of(f"\0{path[1:]}" if path.startswith("@") else path), verifier)
         return cls(_of_host_and_port(what), verifier)
 
     @classmethod
-    def _of_url(cls, text: str) -> Wanted:
+    def _of_url(cls, text: str, http_status: int | Container[int] | None) -> Wanted:
         from urllib.parse import urlsplit
 
         try:
             url = urlsplit(text.removeprefix("jdbc:"))
             host, port = url.hostname, url.port
         except ValueError as error:
-            raise ValueError(f"{_bare(text)!r} is no URL: {error}") from None
+            raise ValueError(f"{_bare(text)!r} is not a valid URL: {error}") from None
         name = url.scheme.partition("+")[0]  # "postgresql+psycopg" is how SQLAlchemy names the driver as well
         if name not in _SCHEMES:
             raise ValueError(f"{_bare(text)!r}: {url.scheme}:// is unknown; known are {', '.join(_SCHEMES)}")
@@ -71,7 +78,15 @@ class Wanted:
             port = default
         if not port:
             raise ValueError(f"{_bare(text)!r} has no port: write {name}://{host}:PORT")
-        return cls(Target.of((host, port)), verifier_for(url))
+        if url.password is not None and name not in _SEND_PASSWORD:
+            raise ValueError(
+                f"{_bare(text)!r}: the password would not be sent, because no login is tried: "
+                f"leave it out, as in {name}://{url.username + '@' if url.username else ''}{host}:{port}"
+            )
+        verifier = verifier_for(url)
+        if http_status is not None and name in ("http", "https"):
+            verifier = _with_status(verifier, http_status)
+        return cls(Target.of((host, port)), verifier)
 
     def __str__(self) -> str:
         return f"{self.target} ({self.verifier.name})" if self.verifier else str(self.target)
@@ -102,22 +117,39 @@ def _postgres(url: SplitResult) -> Verifier:
     from tailbite.verifiers.postgres import Postgres
 
     user = unquote(url.username or "") or "postgres"
-    return Postgres(user=user, database=unquote(url.path[1:]) or user)
+    password = None if url.password is None else unquote(url.password)
+    return Postgres(user=user, database=unquote(url.path[1:]) or user, password=password)
 
 
 def _redis(url: SplitResult) -> Verifier:
+    from urllib.parse import unquote
+
     from tailbite.verifiers.asking import Redis
     from tailbite.verifiers.tls import TLS
 
-    return TLS(Redis()) if url.scheme == "rediss" else Redis()
+    password = None if url.password is None else unquote(url.password)
+    redis = Redis(user=unquote(url.username or ""), password=password)
+    return TLS(redis) if url.scheme == "rediss" else redis
 
 
 def _http(url: SplitResult) -> Verifier:
+    from urllib.parse import unquote
+
     from tailbite.verifiers.http import HTTP
     from tailbite.verifiers.tls import TLS
 
-    http = HTTP((url.path or "/") + (f"?{url.query}" if url.query else ""))
+    credentials = None
+    if url.username is not None or url.password is not None:
+        credentials = unquote(url.username or ""), unquote(url.password or "")
+    http = HTTP((url.path or "/") + (f"?{url.query}" if url.query else ""), credentials=credentials)
     return TLS(http) if url.scheme == "https" else http
+
+
+def _with_status(verifier: Any, status: int | Container[int]) -> Verifier:
+    """Return the verifier of an HTTP URL with other statuses."""
+    if verifier.name == "http":
+        return replace(verifier, status=status)  # type: ignore[no-any-return]
+    return replace(verifier, inside=replace(verifier.inside, status=status))  # type: ignore[no-any-return]
 
 
 def _smtp(url: SplitResult) -> Verifier:
@@ -161,3 +193,6 @@ _SCHEMES: dict[str, tuple[int, Callable[[SplitResult], Verifier | None]]] = {
     "tls": (0, _tls),
     "tcp": (0, lambda _: None),
 }
+
+_SEND_PASSWORD = ("http", "https", "redis", "rediss", "postgres", "postgresql")
+"""The schemes whose verifiers log in."""

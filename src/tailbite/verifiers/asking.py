@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tailbite.errors import VerifyError
@@ -12,8 +12,10 @@ from tailbite.verifiers.listening import check_expected, matched
 from tailbite.verifiers.recognise import printed
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from tailbite.connect.target import Target
-    from tailbite.verifiers.verification import Conversation
+    from tailbite.verifiers.verification import Conversation, Receive, Send
 
 __all__ = ["Redis", "SendExpect"]
 
@@ -21,18 +23,29 @@ _PING = b"*1\r\n$4\r\nPING\r\n"
 _WANTS_LOGIN = (b"-NOAUTH ", b"-NOPERM ", b"-ERR operation not permitted")
 """Errors of a server that is ready, and wants a password first: Redis 2.6 and newer, users without +ping, older."""
 
+_HAS_NO_PASSWORD = (b"-ERR Client sent AUTH, but no password is set", b"-ERR AUTH <password> called without any")
+"""Errors of a server that wants no password: Redis before 6, and since."""
+
 
 @dataclass(frozen=True)
 class Redis:
     """Redis, Valkey, KeyDB and relatives: PING is answered by +PONG, or by an error that asks for a login.
 
     LOADING (the data set is being read), MASTERDOWN, MISCONF, BUSY and DENIED (protected mode) say "not ready".
-    The answer is taken from the stream, whole, and the server waits for the next command.
+    The answer is taken from the stream, whole, and the server waits for the next command. With a password the
+    connection is logged in first (AUTH); a password that the server refuses is "not ready" as well.
+
+    Attributes:
+        timeout: seconds for the whole conversation.
+        user: the user to log in as; "" for the default user.
+        password: the password; None does not log in.
     """
 
     timeout: float = 5.0
     name: str = "redis"
     spends: bool = False
+    user: str = ""
+    password: str | None = field(default=None, repr=False)
 
     def __call__(self, *, timeout: float) -> Redis:
         """Return this verifier with another timeout, in seconds."""
@@ -41,17 +54,36 @@ class Redis:
     def talk(self, target: Target) -> Conversation:
         """See :class:`tailbite.verify.Verifier`."""
         answer = Answer("Redis")
-        yield from answer.ask(_PING)
-        while True:
-            yield from answer.more()
-            line, end, rest = answer.data.partition(b"\r\n")
-            if not b"+PONG\r\n".startswith(line + end) and not _ERROR.match(line):
-                raise answer.wrong()
-            if not end:
-                continue
-            if line.startswith(b"-") and not line.startswith(_WANTS_LOGIN):
+        if self.password is not None:
+            words = ["AUTH", self.user, self.password] if self.user else ["AUTH", self.password]
+            yield from answer.ask(_command(*words))
+            line = yield from _line(answer, b"+OK")
+            if line.startswith(b"-") and not line.startswith(_HAS_NO_PASSWORD):
                 raise VerifyError("not ready", printed(line[1:]))
-            return rest
+        yield from answer.ask(_PING)
+        line = yield from _line(answer, b"+PONG")
+        if line.startswith(b"-") and (self.password is not None or not line.startswith(_WANTS_LOGIN)):
+            raise VerifyError("not ready", printed(line[1:]))
+        return answer.news[len(line) + 2 :]
+
+
+def _command(*words: str) -> bytes:
+    parts = [f"*{len(words)}\r\n".encode()]
+    for word in words:
+        parts.append(f"${len(word.encode())}\r\n{word}\r\n".encode())
+    return b"".join(parts)
+
+
+def _line(answer: Answer, good: bytes) -> Generator[Send | Receive, bytes, bytes]:
+    """Return the line that answers the last command: ``good``, or an error."""
+    good += b"\r\n"
+    while True:
+        yield from answer.more()
+        line, end, _ = answer.news.partition(b"\r\n")
+        if not good.startswith(line + end) and not _ERROR.match(line):
+            raise answer.wrong()
+        if end:
+            return line
 
 
 _ERROR = re.compile(rb"-[A-Z]*( [^\r\n]*)?\r?\Z")

@@ -1,10 +1,11 @@
-"""HTTP: a path answers with the status that says "ready"."""
+"""The verifier for HTTP: a path answers with the status that means "ready"."""
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tailbite.errors import VerifyError
@@ -27,8 +28,15 @@ _BEGINS = b"HTTP/1."
 class HTTP:
     """HTTP/1.1: GET ``path`` answers with a status of ``status``: one, or a range or set of them.
 
-    The default is what Kubernetes takes for ready: 200 to 399. Redirects are not followed. The connection is spent:
+    The default is Kubernetes' rule for probes: 200 to 399. Redirects are not followed. The connection is spent:
     the server is asked to close it, and the answer's body is not read. For HTTPS: ``tls(http(...))``.
+
+    Attributes:
+        path: the path and query of the request.
+        status: the statuses that mean "ready".
+        host: the value of the Host header; None makes it of the target.
+        credentials: user and password for basic authentication (RFC 7617); None sends none.
+        timeout: seconds for the whole conversation.
 
     Raises:
         ValueError: the path does not begin with "/", or has characters that a request line cannot hold.
@@ -40,13 +48,16 @@ class HTTP:
     timeout: float = 5.0
     name: str = "http"
     spends: bool = True
+    credentials: tuple[str, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/"):
-            raise ValueError(f"{self.path!r} is no path: it must begin with /")
+            raise ValueError(f"{self.path!r} is not a valid path: it must begin with /")
         for text in (self.path, self.host or ""):
             if not text.isascii() or not text.isprintable() or " " in text:
                 raise ValueError(f"{text!r} has characters that must be percent-encoded")
+        if self.credentials is not None and ":" in self.credentials[0]:
+            raise ValueError("a user name for basic authentication cannot have a colon (RFC 7617)")
 
     def talk(self, target: Target) -> Conversation:
         """See :class:`tailbite.verify.Verifier`."""
@@ -61,7 +72,7 @@ class HTTP:
             answer.begin += answer.news.index(b"\r\n\r\n") + 4
         if status not in (self.status if isinstance(self.status, Container) else (self.status,)):
             reason = f" {printed(found[2])}" if found[2] else ""
-            raise VerifyError("not ready", f"{self.path} answers {status}{reason}, not {_said(self.status)}")
+            raise VerifyError("not ready", f"{self.path} answers {status}{reason}, not {_wording_of(self.status)}")
         return b""
 
     def _request(self, target: Target) -> bytes:
@@ -69,10 +80,12 @@ class HTTP:
         if host is None and target.is_unix:
             host = "localhost"
         elif host is None:
-            name = target.host.partition("%")[0]  # a zone is no business of the server's (RFC 6874 section 3)
+            name = target.host.partition("%")[0]  # a zone means nothing to the server (RFC 6874 section 3)
             name = f"[{name}]" if ":" in name else name if name.isascii() else name.encode("idna").decode()
             host = name if target.port in (80, 443, "http", "https") else f"{name}:{target.port}"
-        lines = (f"GET {self.path} HTTP/1.1", f"Host: {host}", "User-Agent: tailbite", "Accept: */*")
+        lines = [f"GET {self.path} HTTP/1.1", f"Host: {host}", "User-Agent: tailbite", "Accept: */*"]
+        if self.credentials is not None:
+            lines.append(f"Authorization: Basic {b64encode(':'.join(self.credentials).encode()).decode()}")
         return "\r\n".join((*lines, "Connection: close", "", "")).encode()
 
 
@@ -88,7 +101,7 @@ def _status_line(answer: Answer) -> Generator[Send | Receive, bytes, re.Match[by
         yield from answer.more()
 
 
-def _said(status: int | Container[int]) -> str:
+def _wording_of(status: int | Container[int]) -> str:
     if isinstance(status, range) and status.step == 1:
         return f"{status.start}-{status.stop - 1}"
     return str(status)

@@ -1,4 +1,4 @@
-"""TLS, alone or with another verifier inside: the standard library's TLS on memory, so no I/O here either."""
+"""The verifier for TLS, alone or with another one inside: the standard library's TLS on memory, so no I/O here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.errors import VerifyError
 from tailbite.verifiers.answer import Answer
+from tailbite.verifiers.recognise import quoted, recognise
 from tailbite.verifiers.verification import Send
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class TLS:
 
     The certificate is not checked unless you pass a context that does: this asks whether a TLS server is there, and
     leaves trust to the connection that is made for use. A server that wants a certificate of the client is believed.
-    The connection is spent. For a connection that shall *be* TLS, use ``ssl=`` and not this.
+    The connection is spent. For a connection that is to *be* TLS, use ``ssl=`` and not this.
     """
 
     inside: Verifier | None = None
@@ -42,7 +43,7 @@ class TLS:
 
     @property
     def name(self) -> str:
-        """What it looks for: "tls", or "redis over tls"."""
+        """The name of the protocol: "tls", or "redis over tls"."""
         return f"{self.inside.name} over tls" if self.inside else "tls"
 
     def __call__(
@@ -113,7 +114,7 @@ class Channel:
                 return
 
     def carry(self, talk: Conversation) -> Part:
-        """Carry out a conversation inside this session.
+        """Hold a conversation inside this session.
 
         Raises:
             VerifyError: it refuses, or the session breaks.
@@ -129,7 +130,7 @@ class Channel:
                 try:
                     data = yield from self._read(wants.most)
                 except VerifyError as error:
-                    if error.reason == "silent":  # whoever waits inside knows better for what
+                    if error.reason == "silent":  # the conversation inside knows better what it waits for
                         wants = talk.throw(TimeoutError())
                     elif error.reason == "closed":
                         wants = talk.send(b"")
@@ -156,7 +157,7 @@ class Channel:
         if self._given == len(self._answer.data):
             yield from self._answer.more()
         if self._answer.news[:1] not in (_ALERT, _HANDSHAKE):
-            raise self._answer.wrong()
+            raise self._not_tls()
         self._in.write(self._answer.data[self._given :])
         self._given = len(self._answer.data)
 
@@ -169,8 +170,13 @@ class Channel:
         news = self._answer.news
         return news[:1] == _HANDSHAKE and news[5:6] == _SERVER_HELLO and (error.reason or "").endswith(_LACKS_OURS)
 
+    def _not_tls(self) -> VerifyError:
+        if recognise(self._answer.news) in ("HTTP", "HTTP without a status line"):
+            return VerifyError("protocol", f"plain HTTP, no TLS: {quoted(self._answer.news)}")
+        return self._answer.wrong()
+
     def _failed(self, error: ssl.SSLError) -> VerifyError:
         if self._answer.news[1:2] != b"\x03":
-            return self._answer.wrong()
+            return self._not_tls()
         words = (error.reason or str(error)).lower().replace("_", " ")
         return VerifyError("protocol", f"the TLS handshake failed: {words}")

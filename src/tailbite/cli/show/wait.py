@@ -1,4 +1,4 @@
-"""How ``tailbite wait`` shows what it sees, on stderr: live on a terminal, one line for each news elsewhere."""
+"""Progress of ``tailbite wait`` on stderr: live on a terminal, a line for each change of a status elsewhere."""
 
 from __future__ import annotations
 
@@ -13,47 +13,46 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
-    from tailbite.readiness.sighting import Saw, Sighting
-    from tailbite.readiness.target import Wanted
+    from tailbite.readiness.status import Readiness, TargetStatus
 
-__all__ = ["Lines", "Live", "Progress", "Silence"]
+__all__ = ["Hidden", "Lines", "LiveTable", "Progress"]
 
 
 class Progress(Protocol):
-    """A context manager that is told what was seen."""
+    """A context manager that is told the outcome of every attempt."""
 
-    def saw(self, sighting: Sighting) -> None: ...
+    def show_attempt(self, readiness: Readiness) -> None: ...
     def __enter__(self) -> object: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None: ...
 
 
-class Silence(contextlib.nullcontext[None]):
-    """Shows nothing."""
+class Hidden(contextlib.nullcontext[None]):
+    """No progress."""
 
-    def saw(self, sighting: Sighting) -> None:
+    def show_attempt(self, readiness: Readiness) -> None:
         """Show nothing."""
 
 
 class Lines(contextlib.nullcontext[None]):
-    """Prints a line when something else is seen than before."""
+    """A line whenever the status of a target changes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._before: dict[str, Saw] = {}
+        self._before: dict[str, TargetStatus] = {}
 
-    def saw(self, sighting: Sighting) -> None:
-        """Print it if it is news."""
-        if self._before.get(sighting.target) is not sighting.saw:
-            self._before[sighting.target] = sighting.saw
-            note(str(sighting))
+    def show_attempt(self, readiness: Readiness) -> None:
+        """Print the readiness if its status is new."""
+        if self._before.get(readiness.target) is not readiness.status:
+            self._before[readiness.target] = readiness.status
+            note(str(readiness))
 
 
-class Live:
-    """A spinner, the last sighting and the time, for each target; gone at the end."""
+class LiveTable:
+    """A spinner, the readiness and the time, for each target; erased at the end."""
 
-    def __init__(self, wanted: Sequence[Wanted]) -> None:
+    def __init__(self, targets: Sequence[str]) -> None:
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
         from rich.table import Column
 
@@ -65,15 +64,15 @@ class Live:
             transient=True,
             expand=True,
         )
-        self._tasks: dict[str, TaskID] = {str(one): self._progress.add_task(str(one), total=1) for one in wanted}
+        self._tasks: dict[str, TaskID] = {target: self._progress.add_task(target, total=1) for target in targets}
 
-    def saw(self, sighting: Sighting) -> None:
-        """Show it."""
+    def show_attempt(self, readiness: Readiness) -> None:
+        """Update the target's line."""
         self._progress.update(
-            self._tasks[sighting.target], description=str(sighting), completed=1 if sighting.ready else 0
+            self._tasks[readiness.target], description=str(readiness), completed=1 if readiness.ready else 0
         )
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> LiveTable:
         self._progress.start()
         return self
 

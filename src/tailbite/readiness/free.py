@@ -1,0 +1,139 @@
+"""Wait until a server could bind its ports: the other half of starting one.
+
+The kernel is asked by bind(2), as the server will do it: a port can be held by a listener, by a connection whose
+local port it is (also a self-connect), by a socket that is bound and does nothing, and by TIME-WAIT. Only a bind
+knows all of them. The socket that asks never listens, is closed at once, and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tailbite.errors import NotReadyError
+from tailbite.readiness.gate import check_times
+from tailbite.readiness.status import Readiness, TargetStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Bind", "wait_until_free"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A port that a server is going to bind.
+
+    Attributes:
+        host: a name or an address of this host; "" for all addresses.
+        port: the port.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Bind:
+        """Read ``8080``, ``127.0.0.1:8080``, ``[::1]:8080``.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        host, _, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"{text!r} is not a valid port or HOST:PORT: write an IPv6 address like [::1]:8080")
+        if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+            raise ValueError(f"{text!r} is not a valid port or HOST:PORT: write it like 8080 or 127.0.0.1:8080")
+        return cls("" if host == "*" else host, int(port))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if host else f"port {self.port}"
+
+
+def wait_until_free(
+    binds: Sequence[Bind],
+    *,
+    reuse: bool = False,
+    timeout: float | None = 60.0,
+    interval: float = 0.5,
+    on_attempt: Callable[[Readiness], object] | None = None,
+) -> tuple[Readiness, ...]:
+    """Wait until a server could bind every port.
+
+    Args:
+        binds: the ports.
+        reuse: True for a server that sets SO_REUSEADDR before it binds: TIME-WAIT does not stop it (socket(7)).
+        timeout: seconds for everything; None waits for ever, 0 tries once.
+        interval: seconds between two attempts.
+        on_attempt: called with the readiness of each port after every attempt.
+
+    Raises:
+        NotReadyError: a port was not free in time.
+        OSError: this process may not bind the port (EACCES), or the address is not one of this host (EADDRNOTAVAIL).
+        ValueError: a time out of its range.
+    """
+    check_times(timeout, interval, 1)
+    start = time.monotonic()
+    last = [Readiness(str(bind)) for bind in binds]
+    while True:
+        for number, bind in enumerate(binds):
+            status, detail = _try_bind(bind, reuse)
+            seconds = round(time.monotonic() - start, 3)
+            attempts = last[number].attempts + 1
+            last[number] = replace(last[number], status=status, detail=detail, attempts=attempts, seconds=seconds)
+            if on_attempt is not None:
+                on_attempt(last[number])
+        if all(readiness.ready for readiness in last):
+            return tuple(last)
+        left = None if timeout is None else start + timeout - time.monotonic()
+        if left is not None and left <= 0:
+            raise NotReadyError(tuple(last), timeout or 0.0)
+        time.sleep(interval if left is None else min(interval, left))
+
+
+def _try_bind(bind: Bind, reuse: bool) -> tuple[TargetStatus, str]:
+    addresses = _addresses(bind)
+    if all(_can_bind(*address, reuse) for address in addresses):
+        return TargetStatus.FREE, ""
+    if not reuse and all(_can_bind(*address, True) for address in addresses):
+        return TargetStatus.TIME_WAIT, "a server that sets SO_REUSEADDR could bind it"
+    return TargetStatus.IN_USE, ""
+
+
+def _addresses(bind: Bind) -> list[tuple[int, Any]]:
+    if bind.host:
+        found = socket.getaddrinfo(bind.host, bind.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        return [(int(family), address) for family, _, _, _, address in found]
+    addresses: list[tuple[int, Any]] = [(socket.AF_INET, ("0.0.0.0", bind.port))]
+    if socket.has_ipv6 and _has_family(socket.AF_INET6):
+        addresses.append((socket.AF_INET6, ("::", bind.port)))
+    return addresses
+
+
+def _has_family(family: int) -> bool:
+    with contextlib.suppress(OSError), socket.socket(family) as sock:
+        sock.bind(("::", 0))
+        return True
+    return False
+
+
+def _can_bind(family: int, address: Any, reuse: bool) -> bool:
+    with socket.socket(family) as sock:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the IPv4 half is asked for itself
+        if reuse:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise type(error)(error.errno, f"{error.strerror}: {address[0]}:{address[1]}") from None
+    return True
