@@ -147,9 +147,9 @@ class Asyncio(Shell):
 class Uvloop(Asyncio):
     name = "uvloop"
 
-    def run(self, scenario: Callable[[], Awaitable[Any]]) -> Any:
-        self.makes_loop = pytest.importorskip("uvloop").new_event_loop
-        return super().run(scenario)
+    def _make(self, host: Any, port: Any, **settings: Any) -> Any:
+        self.makes_loop = pytest.importorskip("uvloop").new_event_loop  # before a test has started anything
+        return super()._make(host, port, **settings)
 
 
 class Anyio(Asyncio):
@@ -172,11 +172,11 @@ class Anyio(Asyncio):
         self.name = f"anyio on {backend}"
 
     def _make(self, host: Any, port: Any, **settings: Any) -> Any:
+        if self.options:
+            pytest.importorskip("uvloop")  # before a test has started anything
         return tailbite.anyio.connections(host, port, **settings)
 
     def run(self, scenario: Callable[[], Awaitable[Any]]) -> Any:
-        if self.options:
-            pytest.importorskip("uvloop")
         return anyio.run(scenario, backend=self.backend, backend_options=self.options)
 
 
