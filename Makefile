@@ -51,8 +51,8 @@ FIGURES := docs/figures
 figures: setup
 	$(BIN)/tailbite lab loop --from docs/data/loop-default.jsonl.gz --figure $(FIGURES)/loop-default
 	$(BIN)/tailbite lab loop --from docs/data/loop-story.jsonl.gz --figure $(FIGURES)/loop-story
-	$(BIN)/tailbite lab odds --port 32774 --range 32768-60999 --every 1s --figure $(FIGURES)/odds
-	$(BIN)/tailbite lab odds --port 32246 --range 9000-65500 --every 1s --figure $(FIGURES)/odds-story
+	$(BIN)/tailbite lab odds --system strides --port 32774 --range 32768-60999 --every 1s --figure $(FIGURES)/odds
+	$(BIN)/tailbite lab odds --system strides --port 32246 --range 9000-65500 --every 1s --figure $(FIGURES)/odds-story
 	$(BIN)/tailbite lab handshake --from docs/data/handshake.jsonl --figure $(FIGURES)/handshake
 	$(BIN)/tailbite lab cures --from docs/data/cures.jsonl --figure $(FIGURES)/cures
 

@@ -64,7 +64,7 @@ def table(known: dict[str, Any]) -> str:
         "What was seen, cell by cell:",
     ]
     for name in names:
-        lines += ["", f"### {name}: {known[name]['release']}", "", "| run | result | seen |", "|---|---|---|"]
+        lines += ["", f"## {name}: {known[name]['release']}", "", "| run | result | seen |", "|---|---|---|"]
         for row in runs:
             cell = cells[name].get(row, Cell(row, "not run", "not part of this run"))
             lines.append(f"| {row} | {MARKS[cell.outcome]} | {cell.detail.replace('|', '/')} |")

@@ -1,4 +1,4 @@
-"""Figure of the strategies: time without the server, failed starts, and cost of a connect."""
+"""Figure of the strategies: time without the server after a restart, and cost of a connect."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_cures"]
 
+_TAILBITE = {strategy.name for strategy in STRATEGIES if strategy.is_tailbite}
+_PREVENTING = {strategy.name for strategy in STRATEGIES if strategy.prevents}
+
 
 def draw_cures(seen: Cures, machine: str, stem: Path) -> tuple[Path, Path]:
     """Draw ``stem.svg`` and ``stem.png``.
@@ -24,65 +27,78 @@ def draw_cures(seen: Cures, machine: str, stem: Path) -> tuple[Path, Path]:
         OSError: a file cannot be written.
     """
     summaries = seen.summaries()
-    height = 1.9 + 0.36 * len(summaries)
-    with figure(9.5, height, "abc", sharey=True, width_ratios=[2.2, 1, 1.1]) as (drawing, (down, failed, price)):
+    with figure(8.2, 1.9 + 0.42 * len(summaries), "ab", sharey=True, width_ratios=[2.1, 1]) as (
+        drawing,
+        (down, price),
+    ):
+        drawing.suptitle("How long a restarting server is kept down by its clients", x=0.01, ha="left", fontsize=13)
         places = list(range(len(summaries)))
-        _down(down, summaries, places)
-        _failed(failed, summaries, places)
-        _price(price, summaries, places)
-        for axes in (down, failed, price):
+        _draw_outages(down, summaries, places)
+        _draw_costs(price, summaries, places)
+        for axes in (down, price):
             tidy(axes, grid="x")
             axes.tick_params(axis="y", length=0)
-        down.set_yticks(places, [summary.strategy for summary in summaries])
+        down.set_yticks(places, [_name(summary) for summary in summaries])
+        for label, summary in zip(down.get_yticklabels(), summaries, strict=True):
+            label.set_fontweight("bold" if summary.strategy in _TAILBITE else "normal")
         down.invert_yaxis()
         settings = seen.settings
         caption(
             drawing,
-            f"{settings.clients} clients, {settings.restarts} restarts, {settings.attempts:,} connects per outage. "
-            f"Hatched: self-connects happen; plain: prevented. {machine}",
+            "Hatched: self-connects happen. Plain: they are prevented. Bold: by tailbite.\n"
+            f"{settings.clients} clients, {settings.restarts} restarts, {settings.attempts:,} connects per outage; "
+            f"{machine}",
         )
         return save(drawing, stem)
 
 
-def _bars(axes: Axes, summaries: list[Summary], places: list[int], widths: list[float]) -> None:
-    prevents = {strategy.name for strategy in STRATEGIES if strategy.prevents}
+def _name(summary: Summary) -> str:
+    return f"tailbite: {summary.strategy}" if summary.strategy in _TAILBITE else summary.strategy
+
+
+def _draw_bars(axes: Axes, summaries: list[Summary], places: list[int], widths: list[float]) -> None:
     bars = axes.barh(places, widths, height=0.62, color=LIGHT, edgecolor=DARK, linewidth=1)
     for bar, summary in zip(bars, summaries, strict=True):
-        if summary.strategy not in prevents:
+        if summary.strategy not in _PREVENTING:
             bar.set(hatch="///", facecolor="white", edgecolor=MID)
 
 
-def _label(axes: Axes, places: list[int], widths: list[float], texts: list[str]) -> None:
-    end = axes.get_xlim()[1]
-    for place, width, text in zip(places, widths, texts, strict=True):
-        axes.text(width + 0.015 * end, place, text, va="center", color=INK, fontsize=9)
-
-
-def _down(axes: Axes, summaries: list[Summary], places: list[int]) -> None:
+def _draw_outages(axes: Axes, summaries: list[Summary], places: list[int]) -> None:
     worst = max((summary.down for summary in summaries if summary.down is not None), default=1.0)
-    end = 1.25 * max(worst, 1.0)
+    end = 1.9 * max(worst, 1.0)
     widths = [end if summary.down is None else summary.down if summary.failed else 0.0 for summary in summaries]
-    axes.set_title("Server kept down, worst restart")
+    axes.set_title("Time without the server, worst restart")
     axes.set_xlabel("seconds")
-    _bars(axes, summaries, places, widths)
-    axes.set_xlim(0, 1.22 * end)
-    _label(axes, places, widths, [summary.kept_down for summary in summaries])
+    _draw_bars(axes, summaries, places, widths)
+    axes.set_xlim(0, end)
+    for place, width, summary in zip(places, widths, summaries, strict=True):
+        if summary.down is None:
+            # An arrow beyond the axis: the outage has no end of its own.
+            axes.annotate("", (1.03 * end, place), (end, place), annotation_clip=False, arrowprops=_ENDLESS)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+            axes.text(0.5 * end, place, _outcome(summary), va="center", ha="center", fontsize=9, color=INK, bbox=box)
+        else:
+            axes.text(width + 0.015 * end, place, _outcome(summary), va="center", color=INK, fontsize=9)
 
 
-def _failed(axes: Axes, summaries: list[Summary], places: list[int]) -> None:
-    restarts = max(summary.restarts for summary in summaries)
-    axes.set_title("Starts that failed")
-    axes.set_xlabel(f"of {restarts}")
-    widths = [float(summary.failed) for summary in summaries]
-    _bars(axes, summaries, places, widths)
-    axes.set_xlim(0, 1.25 * restarts)
-    _label(axes, places, widths, [str(summary.failed) for summary in summaries])
+_ENDLESS = {"arrowstyle": "-|>", "color": MID, "lw": 2, "shrinkA": 0, "shrinkB": 0}
 
 
-def _price(axes: Axes, summaries: list[Summary], places: list[int]) -> None:
+def _outcome(summary: Summary) -> str:
+    if summary.down is None:
+        return f"no end: until the client is killed ({summary.failed} of {summary.restarts} starts failed)"
+    if not summary.failed:
+        return "0: every start succeeds at once"
+    return f"{summary.down:.0f} s ({summary.failed} of {summary.restarts} starts failed)"
+
+
+def _draw_costs(axes: Axes, summaries: list[Summary], places: list[int]) -> None:
     axes.set_title("Cost of a connect")
-    axes.set_xlabel("times the naive one")
+    axes.set_xlabel("times an unguarded one")
     widths = [summary.cost or 0.0 for summary in summaries]
-    _bars(axes, summaries, places, widths)
-    axes.set_xlim(0, 1.4 * max([1.0, *widths]))
-    _label(axes, places, widths, ["" if summary.cost is None else f"x{summary.cost:.2f}" for summary in summaries])
+    _draw_bars(axes, summaries, places, widths)
+    end = 1.45 * max([1.0, *widths])
+    axes.set_xlim(0, end)
+    for place, width, summary in zip(places, widths, summaries, strict=True):
+        text = "" if summary.cost is None else f"x{summary.cost:.2f}"
+        axes.text(width + 0.015 * end, place, text, va="center", color=INK, fontsize=9)

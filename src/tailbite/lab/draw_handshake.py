@@ -21,24 +21,25 @@ _FAR = 1.4
 _ARROW = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 0, "shrinkB": 0}
 
 
-def draw_handshake(scenes: list[Scene], machine: str, stem: Path) -> tuple[Path, Path]:
-    """Draw ``stem.svg`` and ``stem.png``.
+def draw_handshake(scenes: list[Scene], machine: str, stem: Path) -> tuple[Path, ...]:
+    """Draw each scene as a figure of its own, narrow enough for a phone: ``stem.svg``, ``stem-2.svg``, ... and PNG.
 
     Raises:
         OSError: a file cannot be written.
     """
-    longest = max(len(scene.steps) for scene in scenes)
-    letters = "abcdefgh"[: len(scenes)]
-    with figure(4.6 * len(scenes), 1.9 + 0.78 * longest, letters) as (drawing, panels):
-        for axes, scene in zip(panels, scenes, strict=True):
+    paths: list[Path] = []
+    for number, scene in enumerate(scenes, 1):
+        longest = len(scene.steps)
+        with figure(4.6, 2.1 + 0.78 * longest) as (drawing, (axes,)):
             is_closed = scene.is_folded and scene.ending is ConnectionEnding.CLOSE
             axes.set_title(f"{scene.name}, closed" if is_closed else scene.name)
             axes.set_xlim(-0.62, _FAR + 0.62)
             axes.set_ylim(-longest - 0.75, 0.75)
             axes.axis("off")
             (_folded if scene.is_folded else _ladder)(axes, scene)
-        caption(drawing, f"Sequence numbers relative, as captured on lo, port {scenes[0].port}. {machine}")
-        return save(drawing, stem)
+            caption(drawing, f"Captured on lo, port {scene.port}; sequence numbers relative.\n{machine}")
+            paths += save(drawing, stem if number == 1 else stem.with_name(f"{stem.name}-{number}"))
+    return tuple(paths)
 
 
 def _lifeline(axes: Axes, x: float, name: str, state: str, end: float) -> None:
@@ -58,7 +59,7 @@ def _text(step: SegmentStep) -> str:
 def _folded(axes: Axes, scene: Scene) -> None:
     """Draw one lifeline; each segment leaves it and returns to it."""
     end = -len(scene.steps) - 0.1
-    _lifeline(axes, 0.0, "one socket, both sides", "CLOSED", end)
+    _lifeline(axes, 0.0, "one socket, both ends", "CLOSED", end)
     for number, step in enumerate(scene.steps):
         out, back = -number - 0.2, -number - 0.62
         axes.plot([0.0, _FAR, _FAR], [out, out, back], color=MID, lw=1.3)

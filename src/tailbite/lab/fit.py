@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.core.laws import Laps
 from tailbite.core.odds import odds
+from tailbite.core.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,7 +73,8 @@ class Fit:
 
 def expected_odds(settings: ExperimentSettings) -> Odds:
     """Return the model of a loop in a namespace without reserved ports and without other programs."""
-    return odds(settings.port, settings.ephemeral, binds_first=settings.binds_first)
+    selection = next(each for each in Selection if each.label == settings.system)
+    return odds(settings.port, settings.ephemeral, selection=selection, binds_first=settings.binds_first)
 
 
 def waits_of(tallies: Sequence[LoopTally]) -> list[int]:

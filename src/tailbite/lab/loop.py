@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortRange
+from tailbite.core.selection import Selection
 from tailbite.kernel.prctl import die_with_parent
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_ephemeral_range
@@ -57,6 +58,7 @@ class ExperimentSettings:
         binds_first: bind to port 0 before each connect.
         ipv6: connect to an IPv6 address.
         workers: number of processes that connect at the same time.
+        system: label of the :class:`~tailbite.core.selection.Selection` that the model assumes.
     """
 
     port: int
@@ -66,6 +68,7 @@ class ExperimentSettings:
     binds_first: bool = False
     ipv6: bool = False
     workers: int = 1
+    system: str = Selection.STRIDES.label
 
     def share(self, worker: int) -> int:
         """Return the number of self-connects that this worker waits for.
@@ -131,7 +134,8 @@ def loop_from_record(record: Record) -> tuple[ExperimentSettings, list[LoopTally
         NotARecord: a field is missing or has an invalid value.
     """
     try:
-        values = {field.name: record.header[field.name] for field in fields(ExperimentSettings)}
+        names = [each.name for each in fields(ExperimentSettings)]
+        values = {name: record.header[name] for name in names if name != "system" or name in record.header}
         settings = ExperimentSettings(**{**values, "ephemeral": PortRange.parse(values["ephemeral"])})
         return settings, [LoopTally(**{**row, "strides": Counter(dict(row["strides"]))}) for row in record.rows]
     except (KeyError, TypeError, ValueError) as error:

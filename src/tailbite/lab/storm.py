@@ -107,11 +107,11 @@ def run_storm(
         NoControl: an unguarded client did not connect to itself in this namespace.
         OSError: the namespace's sysctls cannot be set.
     """
-    port = _DEAD + strategy.binds_first
+    port = _DEAD
     usual = read_ephemeral_range()
     narrow = PortRange(_LOW, _LOW + _WIDTH - 1)
     write_ephemeral_range(narrow)
-    _send_control(port, binds_first=strategy.binds_first)
+    _send_control(port)
     rounds = []
     with strategy.prepare(port), _Clients(strategy, port, settings) as clients:
         for number in range(1, settings.restarts + 1):
@@ -124,9 +124,9 @@ def run_storm(
     return rounds
 
 
-def _send_control(port: int, *, binds_first: bool) -> None:
+def _send_control(port: int) -> None:
     """Prove that an unguarded client connects to itself on this port; leaves nothing behind."""
-    if not connects_to_itself(STRATEGY_HOST, port, binds_first=binds_first, attempts=40 * _WIDTH):
+    if not connects_to_itself(STRATEGY_HOST, port, attempts=40 * _WIDTH):
         raise NoControl(
             f"an unguarded client did not connect to itself on port {port}, so there is nothing to compare with"
         )

@@ -40,16 +40,16 @@ class Strategy:
         dial: connect to a port of this host, and call the function for each self-connect noticed; raises OSError if
             the connect is refused.
         prepare: context manager that changes the network namespace for this strategy, given the port.
-        binds_first: True if bind() chooses the source port, so that the dead port must have the parity of bind().
         prevents: True if the strategy prevents self-connects; False if it detects them afterwards, or not at all.
+        is_tailbite: True if tailbite does this.
     """
 
     name: str
     text: str
     dial: Callable[[int, Callable[[], None]], socket.socket | None]
     prepare: Callable[[int], AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
-    binds_first: bool = False
     prevents: bool = False
+    is_tailbite: bool = False
 
 
 def is_to_itself(sock: socket.socket) -> bool:
@@ -164,13 +164,29 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy("as Go", "close and redial, twice at most (net.Dial)", _as_go),
     Strategy("reuse and close", "the same, with SO_REUSEADDR on the client", _reuse_and_close),
     Strategy("abort", "compare, and reset (RST) a self-connect", _abort),
-    Strategy("port range", "tailbite: IP_LOCAL_PORT_RANGE without the port", _tailbite, prevents=True),
+    Strategy(
+        "port range",
+        "tailbite: IP_LOCAL_PORT_RANGE without the port",
+        _tailbite,
+        prevents=True,
+        is_tailbite=True,
+    ),
     Strategy(
         "compare and reset",
         "tailbite without IP_LOCAL_PORT_RANGE: compare at once, and reset",
         _tailbite_comparing,
         _without_port_ranges,
+        is_tailbite=True,
     ),
-    Strategy("reserved port", "ip_local_reserved_ports, any client", _naive, _reserved, prevents=True),
-    Strategy("host guard", "a firewall rule that refuses self-connects, any client", _naive, _guarded, prevents=True),
+    Strategy(
+        "reserved port", "ip_local_reserved_ports, any client", _naive, _reserved, prevents=True, is_tailbite=True
+    ),
+    Strategy(
+        "host guard",
+        "a firewall rule that refuses self-connects, any client",
+        _naive,
+        _guarded,
+        prevents=True,
+        is_tailbite=True,
+    ),
 )

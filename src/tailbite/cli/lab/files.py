@@ -115,12 +115,12 @@ class Files:
                 write_record(self.data, record)
             note(f"data: {self.data}")
 
-    def draw_figure(self, drawing: Callable[[Path], tuple[Path, Path]]) -> None:
+    def draw_figure(self, drawing: Callable[[Path], tuple[Path, ...]]) -> None:
         """Draw the figure, and print its path."""
         assert self.figure is not None
         with writing():
-            svg, png = drawing(self.figure)
-        note(f"figure: {svg} and {png.name}")
+            first, *others = drawing(self.figure)
+        note(f"figure: {first} and {', '.join(path.name for path in others)}")
 
 
 def check_folder(path: Path) -> None:

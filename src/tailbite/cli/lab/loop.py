@@ -12,6 +12,7 @@ from tailbite.cli.lab.files import Files, experiment
 from tailbite.cli.lab.group import private_network
 from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.cli.params import RANGE, WHOLE
+from tailbite.host.see.port_selection import running_selection
 from tailbite.lab.fit import Fit, expected_odds, fit_model
 from tailbite.lab.loop import (
     ExperimentSettings,
@@ -84,11 +85,12 @@ def command(
     if files.stored:
         record, (settings, tallies) = files.read(loop_from_record)
     else:
-        model = expected_odds(ExperimentSettings(port, ephemeral, 1, 1, binds_first))
+        private_network("the loop")
+        system = running_selection().selection.label
+        model = expected_odds(ExperimentSettings(port, ephemeral, 1, 1, binds_first, system=system))
         limit = attempts or (int(_PATIENCE * model.between) * hits if model.is_possible else _NEVER_ATTEMPTS)
         workers = min(workers, hits) if client is None else 1
-        settings = ExperimentSettings(port, ephemeral, hits, limit, binds_first, ipv6, workers)
-        private_network("the loop")
+        settings = ExperimentSettings(port, ephemeral, hits, limit, binds_first, ipv6, workers, system)
         tallies = _measure(settings, client, quiet=as_json)
         record = loop_to_record(settings, tallies)
         files.store(record)

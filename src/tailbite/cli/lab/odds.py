@@ -19,6 +19,8 @@ from tailbite.core.selection import Selection, circle_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tailbite.host.see.port_selection import SelectionEvidence
+
 __all__ = ["command"]
 
 _SHARES = (0.05, 0.5, 0.95)
@@ -44,9 +46,8 @@ _SIMULATED_DRAWS = 2e10
 @click.option(
     "--system",
     type=click.Choice([selection.label for selection in Selection]),
-    default=Selection.STRIDES.label,
-    show_default=True,
-    help="; ".join(f"{selection.label}: {selection.value}" for selection in Selection) + ".",
+    help="; ".join(f"{selection.label}: {selection.value}" for selection in Selection)
+    + ".  [default: this kernel's, measured]",
 )
 @click.option("--outage", type=DURATION, help="Time without a listener: print the probability within that time.")
 @click.option("--hosts", type=WHOLE, help="With --outage: number of hosts; print how many connect to themselves.")
@@ -61,7 +62,7 @@ def command(
     binds_first: bool,
     reuse_address: bool,
     own_range: bool,
-    system: str,
+    system: str | None,
     outage: float | None,
     hosts: int | None,
     figure: Path | None,
@@ -79,10 +80,9 @@ def command(
         raise click.UsageError("--reuse-address has an effect only together with --bind-first")
     if outage is not None and outage < every:
         raise click.UsageError(f"an outage of {spell_duration(outage)} ends before the second attempt")
-    files = Files("odds", figure=figure)
-    files.check()
+    (files := Files("odds", figure=figure)).check()
     ephemeral, reserved = _range_and_reserved(ephemeral, reserved)
-    selection = next(each for each in Selection if each.label == system)
+    selection, evidence = _selection(system)
     kind = {"binds_first": binds_first, "reuse_address": reuse_address, "own_range": own_range}
     seen = odds(port, ephemeral, reserved, selection=selection, **kind)
     attempts = 0 if outage is None else int(outage / every * clients + 1e-9)
@@ -94,8 +94,10 @@ def command(
 
         files.draw_figure(lambda stem: draw_odds(port, ephemeral, reserved, every, clients, stem))
     if as_json:
-        _print_json(seen, every, clients, outage, hosts, simulated)
+        _print_json(seen, evidence, every, clients, outage, hosts, simulated)
         return
+    if evidence is not None and not evidence.is_measured:
+        note(evidence.sentence())
     note(seen.sentence(every=every, clients=clients))
     if seen.is_possible:
         _print_table(seen, every, clients)
@@ -113,6 +115,16 @@ def _range_and_reserved(ephemeral: PortRange | None, reserved: PortSet | None) -
         return read_ephemeral_range(), read_reserved_ports() if reserved is None else reserved
     except (OSError, ValueError) as error:
         raise Unsupported(f"this system's ephemeral range cannot be read ({error}); give one with --range") from error
+
+
+def _selection(system: str | None) -> tuple[Selection, SelectionEvidence | None]:
+    """Return the named way to choose source ports, or this kernel's and the reason to believe so."""
+    if system is not None:
+        return next(each for each in Selection if each.label == system), None
+    from tailbite.host.see.port_selection import running_selection
+
+    evidence = running_selection()
+    return evidence.selection, evidence
 
 
 def _simulate(
@@ -138,7 +150,13 @@ def _simulate(
 
 
 def _print_json(
-    seen: Odds, every: float, clients: int, outage: float | None, hosts: int | None, simulated: int | None
+    seen: Odds,
+    evidence: SelectionEvidence | None,
+    every: float,
+    clients: int,
+    outage: float | None,
+    hosts: int | None,
+    simulated: int | None,
 ) -> None:
     within = None if outage is None else seen.probability_within(outage, every=every, clients=clients)
     possible = seen.is_possible
@@ -147,6 +165,7 @@ def _print_json(
         port=seen.port,
         range=seen.ephemeral,
         system=seen.selection,
+        system_evidence=None if evidence is None else evidence.sentence(),
         binds_first=seen.binds_first,
         every=every,
         clients=clients,
