@@ -7,7 +7,7 @@ import pytest
 from tailbite.connect import facts
 
 
-@pytest.fixture(params=["steered", "reset"])
+@pytest.fixture(params=[pytest.param("steered", marks=pytest.mark.needs("IP_LOCAL_PORT_RANGE")), "reset"])
 def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both means: IP_LOCAL_PORT_RANGE, and the one for kernels and systems without it."""
     if request.param == "reset":

@@ -40,6 +40,7 @@ def test_thousands_of_connects_to_the_dead_port_never_reach_themselves(
         assert found == 0 if means == "steered" else found > MANY / 10
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_the_whole_range_stays_in_use() -> None:
     """Both sides are used, so no source port but P is given up."""
@@ -73,6 +74,7 @@ def test_a_full_side_gives_way_to_the_other(source: tuple[str, int] | None) -> N
         client.close()
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("low", [PORT, PORT - 1], ids=["P is the low end", "P is the high end"])
 def test_the_edges_of_the_range(low: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,101 +25,169 @@ __all__ = ["command"]
 
 _NEEDS = (
     "this needs root (CAP_NET_ADMIN), or a network namespace of your own: "
-    "unshare -Urn sh -c 'ip link set lo up; tailbite host-guard install; ...'"
+    "unshare -Urn sh -c 'ip link set lo up; tailbite host-guard install --apply; ...'"
+)
+_INSTEAD = (
+    "nftables alone cannot compare two fields of a packet. What works here: reserve the ports of your servers "
+    "(tailbite fix --reserve PORT --apply), start clients under tailbite run, or end self-connects as they come "
+    "(tailbite watch --kill)"
+)
+_OLD_SPELLING = (
+    "`host-guard {}` without --apply will only show the change from the next release on; add --apply to do it, or "
+    "--dry-run to see it now"
 )
 _variant = click.option(
     "--variant",
     type=click.Choice(["nft", "legacy"]),
     help="Which iptables: iptables-nft or iptables-legacy. Without it, what 'iptables' is on this host.",
 )
+_apply = click.option("--apply", "do_it", is_flag=True, help="Do it.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Print the exact commands, and run nothing.")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Say nothing when all is well.")
+
+_Change = tuple["Firewall", "FirewallState", list[tuple[str, ...]]]
 
 
 @click.group("host-guard")
 def command() -> None:
-    """Refuse every self-connect of this host in the kernel, whoever makes it.
+    """Refuse every self-connect of this host in the kernel, of any program.
 
     One firewall rule in a chain of its own (iptables, IPv4 and IPv6) answers a SYN on 'lo' whose source is its
     destination with RST: connect() fails with ECONNREFUSED at once. Nothing else is touched, and established
     connections never meet the rule. Needs root, or a network namespace of your own.
+
+    \b
+    Examples:
+      tailbite host-guard install --dry-run
+      sudo tailbite host-guard install --apply --systemd
+      sudo tailbite host-guard status
+      sudo tailbite host-guard remove --apply
     """
 
 
 @command.command()
 @_variant
+@_apply
 @_dry_run
 @click.option("--systemd", is_flag=True, help="Also keep it: a timer puts it back after a boot or a reload.")
 @_quiet
-def install(variant: str | None, dry_run: bool, systemd: bool, quiet: bool) -> None:
-    """Put the rule in place. Does nothing where it is.
+def install(variant: str | None, do_it: bool, dry_run: bool, systemd: bool, quiet: bool) -> None:
+    """Put the rule in place. Does nothing where it is in place already.
+
+    If a command fails, what the others made is removed again.
+
+    Exit status: 0 done or nothing to do, 1 there is something to do and --dry-run was given, 2 wrong usage, 4 not
+    permitted, or this system lacks what the rule needs.
 
     \b
     Examples:
       tailbite host-guard install --dry-run
-      sudo tailbite host-guard install --systemd
+      sudo tailbite host-guard install --apply --systemd
     """
+    _check(do_it, dry_run, "install")
     changes = _changes(variant, host_firewall.install_commands, dry_run)
     if dry_run:
-        _print([line for _, lines in changes for line in lines])
-        if systemd:
-            for name, text in systemd_units.units(variant).items():
-                click.echo(f"\n# {systemd_units.UNIT_DIRECTORY / name}\n{text}", nl=False)
-            click.echo()
-            _print(systemd_units.enable_commands())
-        return
-    for firewall, lines in changes:
-        _run(lines)
-        if not quiet:
-            done = "the rule is in place now" if lines else "the rule was in place already"
-            note(f"IPv{firewall.version} ({firewall.variant}): {done}")
+        is_wanted = _show_commands([line for _, _, lines in changes for line in lines])
+        _end_dry_run(is_wanted | (systemd and _show_units(variant)))
+    _apply_changes(changes)
+    for firewall, _, lines in () if quiet else changes:
+        done = "the rule is in place now" if lines else "the rule was in place already"
+        note(f"IPv{firewall.version} ({firewall.variant}): {done}")
     if systemd:
         _keep(variant, quiet)
 
 
 @command.command()
 @_variant
+@_apply
 @_dry_run
 @_quiet
-def remove(variant: str | None, dry_run: bool, quiet: bool) -> None:
-    """Take the rule away, and the systemd units."""
+def remove(variant: str | None, do_it: bool, dry_run: bool, quiet: bool) -> None:
+    """Remove the rule, and the systemd units.
+
+    Without --variant it removes the rule of both variants of iptables.
+
+    Exit status: 0 done or nothing to do, 1 there is something to do and --dry-run was given, 2 wrong usage, 4 not
+    permitted.
+
+    \b
+    Examples:
+      tailbite host-guard remove --dry-run
+      sudo tailbite host-guard remove --apply
+    """
+    _check(do_it, dry_run, "remove")
     has_units = any((systemd_units.UNIT_DIRECTORY / name).exists() for name in systemd_units.units())
     changes = _changes(variant, host_firewall.remove_commands, dry_run)
     if dry_run:
-        if has_units:
-            paths = [str(systemd_units.UNIT_DIRECTORY / name) for name in systemd_units.units()]
-            _print([*systemd_units.disable_commands(), ("rm", "-f", *paths), ("systemctl", "daemon-reload")])
-        _print([line for _, lines in changes for line in lines])
-        return
+        paths = [str(systemd_units.UNIT_DIRECTORY / name) for name in systemd_units.units()]
+        units = [*systemd_units.disable_commands(), ("rm", "-f", *paths), ("systemctl", "daemon-reload")]
+        _end_dry_run(
+            _show_commands([*(units if has_units else []), *(line for _, _, lines in changes for line in lines)])
+        )
     if has_units:  # first, or the timer puts the rule back
-        try:
-            _systemctl(systemd_units.disable_commands())
-            for path in systemd_units.remove(systemd_units.UNIT_DIRECTORY):
-                if not quiet:
-                    note(f"removed {path}")
-            _systemctl([("systemctl", "daemon-reload")])
-        except (OSError, FirewallError) as error:
-            raise Unsupported(str(error)) from error
-    for firewall, lines in changes:
-        _run(lines)
+        _remove_units(quiet)
+    _apply_changes(changes)
+    for firewall, before, lines in changes:
+        if before.has_chain:
+            with contextlib.suppress(FirewallError):  # a table that stays decides nothing
+                host_firewall.delete_empty_table(firewall)
         if not quiet:
             done = "the rule is removed" if lines else "there was no rule"
             note(f"IPv{firewall.version} ({firewall.variant}): {done}")
+
+
+def _check(do_it: bool, dry_run: bool, verb: str) -> None:
+    if do_it and dry_run:
+        raise click.UsageError("--apply and --dry-run contradict each other.")
+    if not do_it and not dry_run:
+        note(_OLD_SPELLING.format(verb))
+
+
+def _end_dry_run(is_wanted: bool) -> None:
+    click.get_current_context().exit(status.FOUND if is_wanted else status.FINE)
+
+
+def _show_units(variant: str | None) -> bool:
+    texts = systemd_units.units(variant)
+    paths = {systemd_units.UNIT_DIRECTORY / name: text for name, text in texts.items()}
+    for path, text in paths.items():
+        click.echo(f"\n# {path}\n{text}", nl=False)
+    click.echo()
+    _show_commands(systemd_units.enable_commands())
+    return any(not path.exists() or path.read_text(encoding="utf-8") != text for path, text in paths.items())
+
+
+def _remove_units(quiet: bool) -> None:
+    try:
+        _systemctl(systemd_units.disable_commands())
+        for path in systemd_units.remove(systemd_units.UNIT_DIRECTORY):
+            if not quiet:
+                note(f"removed {path}")
+        _systemctl([("systemctl", "daemon-reload")])
+    except (OSError, FirewallError) as error:
+        raise Unsupported(str(error)) from error
 
 
 @command.command("status")
 @_variant
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def show_status(variant: str | None, as_json: bool) -> None:
-    """Show if the rule is in place, and what it refused.
+    """Show if the rule is in place, and how many SYNs it refused.
 
-    The number is that of the SYNs refused since the rule was made: self-connects that did not happen.
+    The number is that of the SYNs refused since the rule was made: self-connects that did not happen. Without
+    --variant, both variants of iptables are read.
 
-    Exit status: 0 in place for every IP version this host has, 1 not.
+    Exit status: 0 in place for every IP version this host has, 1 not, 4 not permitted.
+
+    \b
+    Examples:
+      sudo tailbite host-guard status
+      sudo tailbite host-guard status --json
     """
-    states = [state for _, state in _look(variant)]
+    states = [state for _, state in _read_states(variant)]
     keeps = (systemd_units.UNIT_DIRECTORY / systemd_units.TIMER).exists()
-    installed = all(state.is_installed for state in states)
+    versions = {state.version for state in states}
+    installed = versions == {state.version for state in states if state.is_installed}
     if as_json:
         emit_json("host-guard", is_installed=installed, systemd_timer=keeps, firewalls=[_record(s) for s in states])
     else:
@@ -126,7 +195,7 @@ def show_status(variant: str | None, as_json: bool) -> None:
         note(
             f"a systemd timer keeps it ({systemd_units.TIMER})"
             if keeps
-            else "nothing keeps it over a boot or a reload (install --systemd)"
+            else "nothing keeps it over a boot or a reload (install --apply --systemd)"
         )
     if not installed:
         click.get_current_context().exit(status.FOUND)
@@ -161,17 +230,16 @@ def _in_words(state: FirewallState) -> str:
     if not state.has_chain:
         return "not installed"
     if not state.is_current:
-        return "flushed, or another version's; install again"
+        return "flushed, or from another version; install again"
     if not state.jumps:
         return "nothing leads to it; install again"
     return f"behind a rule that may decide first: {state.ahead}"
 
 
-def _look(variant: str | None) -> list[tuple[Firewall, FirewallState]]:
+def _read_states(variant: str | None) -> list[tuple[Firewall, FirewallState]]:
     try:
-        return [
-            (f, host_firewall.read_state(f)) for f in (host_firewall.find_firewall(v, variant) for v in _versions())
-        ]
+        firewalls = [found for version in _versions() for found in host_firewall.find_firewalls(version, variant)]
+        return [(firewall, host_firewall.read_state(firewall)) for firewall in firewalls]
     except FirewallError as error:
         raise Unsupported(_explain(error)) from error
 
@@ -185,34 +253,37 @@ def _changes(
     variant: str | None,
     commands: Callable[[FirewallState, Firewall], list[tuple[str, ...]]],
     dry_run: bool,
-) -> list[tuple[Firewall, list[tuple[str, ...]]]]:
-    changes = []
-    for version in _versions():
-        try:
-            firewall = host_firewall.find_firewall(version, variant)
-            try:
-                state = host_firewall.read_state(firewall)
-            except FirewallError as error:
-                if not dry_run:
-                    raise
-                is_there = commands is host_firewall.remove_commands
-                what = "a rule that is there" if is_there else "a host without the rule"
-                note(f"IPv{version}: the rules cannot be read ({error.said}); these commands are for {what}")
-                state = host_firewall.FirewallState(
-                    version, firewall.variant, is_there, jumps=(1,) if is_there else ()
-                )
-            changes.append((firewall, commands(state, firewall)))
-        except FirewallError as error:
-            raise Unsupported(_explain(error)) from error
-    return changes
+) -> list[_Change]:
+    removes = commands is host_firewall.remove_commands
+    try:
+        changes = []
+        for version in _versions():
+            found = host_firewall.find_firewalls(version, variant) if removes else []
+            for firewall in found or [host_firewall.find_firewall(version, variant)]:
+                state = _read_or_assume(firewall, removes, dry_run)
+                changes.append((firewall, state, commands(state, firewall)))
+        return changes
+    except FirewallError as error:
+        raise Unsupported(_explain(error)) from error
 
 
-def _run(commands: list[tuple[str, ...]]) -> None:
-    for line in commands:
-        try:
-            host_firewall.run(line)
-        except FirewallError as error:
-            raise Unsupported(_explain(error)) from error
+def _read_or_assume(firewall: Firewall, removes: bool, dry_run: bool) -> FirewallState:
+    try:
+        return host_firewall.read_state(firewall)
+    except FirewallError as error:
+        if not dry_run:
+            raise
+        what = "a rule that is in place" if removes else "a host without the rule"
+        note(f"IPv{firewall.version}: the rules cannot be read ({error.said}); these commands are for {what}")
+        jumps = (1,) if removes else ()
+        return host_firewall.FirewallState(firewall.version, firewall.variant, removes, jumps=jumps)
+
+
+def _apply_changes(changes: list[_Change]) -> None:
+    try:
+        host_firewall.apply_commands(changes)
+    except FirewallError as error:
+        raise Unsupported(_explain(error)) from error
 
 
 def _keep(variant: str | None, quiet: bool) -> None:
@@ -241,7 +312,7 @@ def _systemctl(commands: list[tuple[str, ...]]) -> None:
                 raise  # else no timer can put the rule back
 
 
-def _print(commands: list[tuple[str, ...]]) -> None:
+def _show_commands(commands: list[tuple[str, ...]]) -> bool:
     for line in commands:
         # nf_tables has no lock.
         is_legacy = Path(line[0]).resolve().name.startswith("xtables-legacy")
@@ -249,6 +320,7 @@ def _print(commands: list[tuple[str, ...]]) -> None:
         click.echo(shlex.join([*before, *line]))
     if not commands:
         note("nothing to do")
+    return bool(commands)
 
 
 def _explain(error: FirewallError) -> str:
@@ -256,5 +328,8 @@ def _explain(error: FirewallError) -> str:
     if "permission denied" in said or "not permitted" in said or "lock file" in said:
         return f"{error}\n{_NEEDS}"
     if "couldn't load match" in said or "no such file" in said or "extension bpf" in said:
-        return f"{error}\nthe kernel or iptables has no 'bpf' match here (xt_bpf, CONFIG_NETFILTER_XT_MATCH_BPF)"
+        missing = "the kernel or iptables has no 'bpf' match here (xt_bpf, CONFIG_NETFILTER_XT_MATCH_BPF)"
+        return f"{error}\n{missing}; {_INSTEAD}"
+    if error.status == 127:
+        return f"{error}\n{_INSTEAD}"
     return str(error)

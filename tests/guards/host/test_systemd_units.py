@@ -27,8 +27,8 @@ def test_systemd_takes_them(tmp_path: Path, peer: Callable[[str], str], variant:
 
 def test_the_command_is_this_python_with_the_variant_asked_for() -> None:
     text = systemd_units.units("nft", ("/opt/100%/bin/tailbite",))[systemd_units.SERVICE]
-    assert "\nExecStart=/opt/100%%/bin/tailbite host-guard install --quiet --variant nft\n" in text
-    assert "-m tailbite host-guard install --quiet\n" in systemd_units.units()[systemd_units.SERVICE]
+    assert "\nExecStart=/opt/100%%/bin/tailbite host-guard install --apply --quiet --variant nft\n" in text
+    assert "-m tailbite host-guard install --apply --quiet\n" in systemd_units.units()[systemd_units.SERVICE]
 
 
 def test_written_once_and_removed(tmp_path: Path) -> None:

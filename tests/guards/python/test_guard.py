@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MANY = 1000
 
 
-@pytest.fixture(params=["steered", "early"])
+@pytest.fixture(params=[pytest.param("steered", marks=pytest.mark.needs("IP_LOCAL_PORT_RANGE")), "early"])
 def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both preventions: with IP_LOCAL_PORT_RANGE, and the one for kernels before 6.3."""
     if request.param == "early":
@@ -134,6 +134,7 @@ def test_every_port_of_the_range_up_to_65535(monkeypatch: pytest.MonkeyPatch) ->
     Trap().set().control()
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_every_port_of_a_range_people_have() -> None:
     """Steered within the whole range, each port's source ports leave that port out."""
@@ -149,6 +150,7 @@ def test_every_port_of_a_range_people_have() -> None:
     Trap().set().control()
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_outside_the_range_nothing_is_touched() -> None:
     seen: list[GuardedConnect] = []
@@ -158,6 +160,7 @@ def test_outside_the_range_nothing_is_touched() -> None:
     assert seen == []
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_what_was_done_is_reported() -> None:
     Trap().set()
@@ -219,6 +222,7 @@ def test_a_connection_under_way_from_the_same_port_is_not_disturbed() -> None:
             assert accepted.recv(32) == b"still here"
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_the_programs_own_range_is_narrowed_not_replaced() -> None:
     write_ephemeral_range(PortRange(32000, 33000))
@@ -298,6 +302,7 @@ def test_calling_it_again_changes_nothing() -> None:
     assert len(seen) == 1
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_the_side_that_tailbites_own_connect_chose_stays() -> None:
     """With one side exhausted, the own connect tries the other: a side drawn anew would make it fail at times."""

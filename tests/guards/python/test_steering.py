@@ -45,6 +45,7 @@ def refused(sock: socket.socket) -> bool:
     return sock.connect_ex((HOST, PORT)) == errno.ECONNREFUSED
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_a_range_of_the_programs_own_is_narrowed_also_right_after_a_plain_connect() -> None:
     """A fast path that only sets the option makes one side of the whole ephemeral range of it."""
@@ -63,6 +64,7 @@ def test_a_range_of_the_programs_own_is_narrowed_also_right_after_a_plain_connec
     assert used <= set(own) - {PORT}
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("trap", [PortRange(PORT, PORT + 1), PortRange(PORT, PORT + 40)], ids=str)
 def test_sockets_of_another_namespace_between_plain_connects_at_home(trap: PortRange) -> None:
@@ -106,6 +108,7 @@ class Indexed:
         return PORT
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize(
     "port", [Indexed(), PORT, type("Port", (int,), {})(PORT)], ids=lambda port: type(port).__name__

@@ -1,4 +1,4 @@
-"""The host guard: a firewall rule that refuses every self-connect of a network namespace, whoever makes it.
+"""The host guard: a firewall rule that refuses every self-connect of a network namespace, of any program.
 
 It is one rule in a chain of its own, for IPv4 and for IPv6::
 
@@ -9,13 +9,14 @@ The program (:mod:`tailbite.guards.host.bpf_match`) matches a SYN whose source i
 with RST, so connect(2) says ECONNREFUSED at once; dropping it would make connect(2) hang. Nothing else is touched:
 a connection from 127.0.0.2:P to 127.0.0.1:P passes.
 
-This module finds the firewall's programs, reads what is there, and decides what commands are missing; it runs
-commands only in :func:`run`. Both variants of iptables are known: the one that speaks to nf_tables and the legacy
-one. They hold separate rules, so the one the host's firewall uses is the one to use.
+This module finds the firewall's programs, reads the rules, and decides what commands are missing; it runs commands
+only in :func:`run` and :func:`apply_commands`. Both variants of iptables are known: the one for nf_tables and the
+legacy one. They hold separate rules, so the one that the host's firewall uses is the one to use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -33,7 +34,10 @@ __all__ = [
     "CHAIN",
     "Firewall",
     "FirewallState",
+    "apply_commands",
+    "delete_empty_table",
     "find_firewall",
+    "find_firewalls",
     "install_commands",
     "parse",
     "read_state",
@@ -48,6 +52,9 @@ _JUMP = ("-i", "lo", "-p", "tcp", "--syn", "-j", CHAIN)
 _LOCK = "/run/xtables.lock"
 _SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _TIMEOUT_S = 60
+_OF_EMPTY_TABLE = re.compile(
+    r"table ip6? filter \{|chain (INPUT|FORWARD|OUTPUT) \{|type filter hook \w+ priority \w+; policy accept;|\}|"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ class Firewall:
 
 @dataclass(frozen=True, slots=True)
 class FirewallState:
-    """What the filter table of one IP version has of ours.
+    """Our chain and rules in the filter table of one IP version.
 
     Attributes:
         version: 4 or 6.
@@ -87,7 +94,7 @@ class FirewallState:
         has_chain: True if our chain is there.
         is_current: True if the chain holds exactly our rule.
         jumps: the numbers in INPUT of the rules that lead into our chain, from 1.
-        ahead: the first rule before ours that may decide about a SYN on ``lo``, so that ours never sees it.
+        ahead: the first rule before ours that may decide about a SYN on ``lo``, so that the SYN never meets ours.
         packets: SYNs refused since the rule was made: self-connects that did not happen.
         bytes: their size.
     """
@@ -107,11 +114,38 @@ class FirewallState:
         return self.is_current and bool(self.jumps) and self.ahead is None
 
 
+def find_firewalls(version: IpVersion, variant: str | None = None) -> list[Firewall]:
+    """Find the programs to use, first, and without ``variant`` those of the other variant if it has our chain.
+
+    Raises:
+        FirewallError: the programs to use are not installed.
+    """
+    found = [find_firewall(version, variant)]
+    if variant is None:
+        for other in ("nft", "legacy"):
+            # Asking the legacy program would load the legacy tables into the kernel where nobody uses them.
+            if other == "legacy" and not _has_legacy_filter(version):
+                continue
+            with contextlib.suppress(FirewallError):
+                firewall = find_firewall(version, other)
+                if firewall.variant != found[0].variant and read_state(firewall).has_chain:
+                    found.append(firewall)
+    return found
+
+
+def _has_legacy_filter(version: IpVersion) -> bool:
+    names = Path("/proc/thread-self/net") / {4: "ip_tables_names", 6: "ip6_tables_names"}[version]
+    try:
+        return "filter" in names.read_text(encoding="ascii").split()
+    except OSError:
+        return False
+
+
 def find_firewall(version: IpVersion, variant: str | None = None) -> Firewall:
     """Find the programs; ``variant`` is "nft" or "legacy", None takes what ``iptables`` is.
 
     Raises:
-        FirewallError: they are not installed.
+        FirewallError: the programs are not installed.
     """
     name = {4: "iptables", 6: "ip6tables"}[version]
     stem = f"{name}-{variant}" if variant else name
@@ -135,7 +169,7 @@ def read_state(firewall: Firewall) -> FirewallState:
 
 
 def parse(saved: str, firewall: Firewall) -> FirewallState:
-    """Read what ``iptables-save -c -t filter`` printed. Pure."""
+    """Read the output of ``iptables-save -c -t filter``. Pure."""
     has_chain = False
     jumps: list[int] = []
     ahead: str | None = None
@@ -169,7 +203,7 @@ def parse(saved: str, firewall: Firewall) -> FirewallState:
 
 
 def _may_decide(rule: str) -> bool:
-    """Tell whether a rule of INPUT may take a TCP SYN on ``lo`` away from the rules after it."""
+    """Tell whether a rule of INPUT may decide about a TCP SYN on ``lo`` before the rules after it."""
     words = shlex.split(rule)
     if "-j" not in words and "-g" not in words:
         return False  # it only counts
@@ -183,7 +217,7 @@ def _may_decide(rule: str) -> bool:
 
 
 def install_commands(state: FirewallState, firewall: Firewall) -> list[tuple[str, ...]]:
-    """Return what is to be run to have the rule in place, first in INPUT where it matters; nothing if it is. Pure.
+    """Return the commands that put the rule in place, first in INPUT where it matters; none if it is in place. Pure.
 
     The chain is filled before anything leads into it, so no moment is worse than the one before.
     """
@@ -203,7 +237,7 @@ def install_commands(state: FirewallState, firewall: Firewall) -> list[tuple[str
 
 
 def remove_commands(state: FirewallState, firewall: Firewall) -> list[tuple[str, ...]]:
-    """Return what is to be run to leave nothing of ours behind. Pure."""
+    """Return the commands that leave nothing of ours behind. Pure."""
     commands = [firewall.command("-D", "INPUT", *_JUMP) for _ in state.jumps]
     if state.has_chain:
         commands += [firewall.command("-F", CHAIN), firewall.command("-X", CHAIN)]
@@ -211,7 +245,7 @@ def remove_commands(state: FirewallState, firewall: Firewall) -> list[tuple[str,
 
 
 def environment() -> dict[str, str]:
-    """Return what the commands need in their environment besides what is there.
+    """Return the variables that the commands need in addition to this process's environment.
 
     The legacy variant locks a file that only root can open; in a network namespace of one's own another will do,
     named after the namespace.
@@ -223,11 +257,57 @@ def environment() -> dict[str, str]:
     return {"XTABLES_LOCKFILE": f"{tempfile.gettempdir()}/xtables-{namespace}.lock"}
 
 
-def run(command: tuple[str, ...]) -> str:
-    """Run one command and return what it printed.
+def apply_commands(changes: list[tuple[Firewall, FirewallState, list[tuple[str, ...]]]]) -> None:
+    """Run the commands of each firewall; if one fails, remove what the others made.
+
+    Args:
+        changes: the firewalls, each with its state before and the commands to run.
 
     Raises:
-        FirewallError: it failed; what it said is in the error.
+        FirewallError: a command failed. A chain that was not there before is not there afterwards either.
+    """
+    begun = []
+    try:
+        for firewall, before, commands in changes:
+            begun.append((firewall, before))
+            for line in commands:
+                run(line)
+    except FirewallError:
+        for firewall, before in reversed(begun):
+            if not before.has_chain:
+                with contextlib.suppress(FirewallError):
+                    for line in remove_commands(read_state(firewall), firewall):
+                        run(line)
+                    delete_empty_table(firewall)
+        raise
+
+
+def delete_empty_table(firewall: Firewall) -> None:
+    """Delete the filter table that iptables-nft made for us, if it holds nothing but its own empty chains.
+
+    iptables-nft makes a table and its three chains with the first rule, and leaves them. Without a rule and with the
+    policy ACCEPT they decide nothing; iptables-nft makes them again when it needs them.
+
+    Raises:
+        FirewallError: nft could not delete the table.
+    """
+    nft = shutil.which("nft", path=_SEARCH)
+    if firewall.variant != "nf_tables" or nft is None:
+        return
+    family = {4: "ip", 6: "ip6"}[firewall.version]
+    lines = [line.strip() for line in run((nft, "list", "table", family, "filter")).splitlines()]
+    if not all(_OF_EMPTY_TABLE.fullmatch(line) for line in lines):
+        return
+    # In one transaction: a chain that has got a rule meanwhile cannot be deleted, and then nothing is.
+    chains = [f"delete chain {family} filter {line.split()[1]}" for line in lines if line.startswith("chain ")]
+    run((nft, "; ".join([*chains, f"delete table {family} filter"])))
+
+
+def run(command: tuple[str, ...]) -> str:
+    """Run one command and return its output.
+
+    Raises:
+        FirewallError: the command failed; the error holds what it printed.
     """
     try:
         done = subprocess.run(

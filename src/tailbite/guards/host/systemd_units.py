@@ -1,7 +1,7 @@
 """The systemd units that keep the host guard's rule in place: after a boot, and after others rewrite the firewall.
 
-A firewall manager that reloads may take foreign rules away (``nft flush ruleset``, ``iptables-restore``), and tells
-nobody. So a timer installs the rule again every minute, which does nothing while it is there.
+A firewall manager that reloads may remove the rules of others (``nft flush ruleset``, ``iptables-restore``) without
+telling them. So a timer installs the rule again every minute, which does nothing while the rule is in place.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def units(variant: str | None = None, program: tuple[str, ...] = ()) -> dict[str
     """Return the text of each unit by its file name. Pure, apart from where this Python is.
 
     Args:
-        variant: "nft" or "legacy", None for what ``iptables`` is when the unit runs.
+        variant: "nft" or "legacy", None for the variant that ``iptables`` is when the unit runs.
         program: the command that runs tailbite; this Python's if not given.
     """
-    command = [*(program or (sys.executable, "-m", "tailbite")), "host-guard", "install", "--quiet"]
+    command = [*(program or (sys.executable, "-m", "tailbite")), "host-guard", "install", "--apply", "--quiet"]
     if variant is not None:
         command += ["--variant", variant]
     return {
@@ -61,12 +61,12 @@ WantedBy=timers.target
 
 
 def enable_commands() -> list[tuple[str, ...]]:
-    """Return what makes systemd take the units up."""
+    """Return the commands that enable the units."""
     return [("systemctl", "daemon-reload"), ("systemctl", "enable", "--now", TIMER)]
 
 
 def disable_commands() -> list[tuple[str, ...]]:
-    """Return what makes systemd let go of the units; to be run before they are deleted."""
+    """Return the commands that disable the units; run them before the units are deleted."""
     return [("systemctl", "disable", "--now", TIMER)]
 
 
@@ -76,7 +76,7 @@ def is_running() -> bool:
 
 
 def write(texts: dict[str, str], directory: Path) -> list[Path]:
-    """Write the units that differ from what is there, each atomically; return their paths.
+    """Write the units that differ from the files in the directory, each atomically; return their paths.
 
     Raises:
         OSError: not permitted.
@@ -92,7 +92,7 @@ def write(texts: dict[str, str], directory: Path) -> list[Path]:
 
 
 def remove(directory: Path) -> list[Path]:
-    """Delete the units that are there; return their paths.
+    """Delete the units that exist; return their paths.
 
     Raises:
         OSError: not permitted.
@@ -107,7 +107,7 @@ def run(command: tuple[str, ...]) -> None:
     """Run systemctl.
 
     Raises:
-        FirewallError: it is not there, or failed.
+        FirewallError: systemctl is not installed, or failed.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
