@@ -42,7 +42,7 @@ class Promise(NamedTuple):
 
 NOTHING = Promise()
 # For `run` it is a time: its work is done by another process, whatever the connect costs.
-PROMISES = {"guard()": Promise(1.10), "run": Promise(most_added_us=25.0), "host guard": Promise(1.03)}
+PROMISES = {"guard()": Promise(1.10), "run": Promise(most_added_us=25.0), "host guard": Promise(1.05)}
 PYTHON = (sys.executable, __file__)
 RUN = (sys.executable, "-m", "tailbite", "run", "--require", "--")
 

@@ -14,6 +14,7 @@ the new hook silently. So an audit event of our own shows whether the hook is in
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import sys
 import threading
@@ -84,7 +85,8 @@ class Guard:
             GuardError: an audit hook of this process forbids further ones, so that no connect would be guarded.
         """
         # The first connect may find the process without a descriptor for these two.
-        libc()
+        with contextlib.suppress(ImportError):  # a sub-interpreter of Python 3.12 has no ctypes
+            libc()
         facts.ask_kernel()
         with _lock:
             if not _is_installed:
