@@ -75,7 +75,7 @@ def _bash_values(root: Command) -> list[str]:
     values = []
     for command in root.walk():
         for option in command.options:
-            if option.takes_value and not option.value_is_optional:
+            if option.takes_value and (option.choices or not option.value_is_optional):
                 keys = " | ".join(f'"{" ".join(command.path)} {name}"' for name in option.names)
                 values.append(f"    {keys}) {_bash_value(option)}; return ;;")
     return values
@@ -211,7 +211,7 @@ def fish(root: Command) -> str:
 def _fish_option(option: Parameter) -> str:
     names = [f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names]
     value = ""
-    if option.takes_value and not option.value_is_optional:
+    if option.takes_value and (option.choices or not option.value_is_optional):
         value = f" -r {_fish_action(option) or '-f'}"
     return f"{' '.join(names)}{value} -d {_quote(_plain(option.help))}"
 

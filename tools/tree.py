@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import click
 
+from tailbite.host.explain.pages import known_codes
+
 __all__ = ["Command", "Parameter", "command_tree"]
 
 
@@ -118,6 +120,8 @@ def _parameter(one: click.Parameter, context: click.Context) -> Parameter:
         record = one.get_help_record(context)
         text = " ".join(record[1].split()) if record else ""
         optional = not one.is_flag and getattr(one, "_flag_needs_value", False)
+        if "CODE" in metavar:
+            choices = known_codes()
         return Parameter(names, metavar, text, choices, _kind(one, metavar), optional)
     metavar = one.make_metavar(context)
     return Parameter((), metavar, "", choices, _kind(one, metavar), is_many=one.nargs != 1)

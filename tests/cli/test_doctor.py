@@ -18,6 +18,7 @@ from support.boot import empty_tree
 from tailbite.cli import doctor, fix
 from tailbite.cli.show.fix import as_bytes
 from tailbite.core.ports import PortRange, PortSet
+from tailbite.host.change import journal
 from tailbite.host.change.records import SettingChange
 from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, write_reserved_ports
@@ -32,6 +33,14 @@ PORT = 50050
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return empty_tree(tmp_path / "root")
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the undo journal instead of the machine's own."""
+    home = journal._home
+    monkeypatch.setattr(journal, "_home", lambda root: tmp_path / "state" if root is None else home(root))
+    return tmp_path / "state"
 
 
 def run(command: click.Command, *arguments: str) -> Result:
@@ -79,28 +88,52 @@ def as_nobody(command: click.Command, *arguments: str) -> tuple[int, str]:
 
 @pytest.mark.usefixtures("network")
 def test_the_doctor_s_advice_is_what_fix_does(root: Path) -> None:
-    """From the finding to its remedy: advised, shown, done, and nothing left to find; then taken back."""
-    below = ("--root", str(root))
-    seen = diagnose("--ports", str(PORT), *below)
+    """From the finding to its remedy: advised, shown, done, and nothing left to find; then reverted."""
+    seen = diagnose("--ports", str(PORT), "--root", str(root))
     assert (seen.return_value, "TB203" in seen.stdout) == (1, True)
-    assert all(len(line) <= 80 for line in seen.stdout.splitlines())
 
-    shown = run(fix.command, "--ports", str(PORT), *below)
+    shown = run(fix.command, "--ports", str(PORT))
     assert shown.return_value == 1
     assert f"sysctl -w net.ipv4.ip_local_reserved_ports={PORT}\n" in shown.stdout
+    assert "28231 of now 28232 source ports are left" in shown.stderr
+    assert read_reserved_ports() == PortSet()
+
+    assert run(fix.command, "--ports", str(PORT), "--apply").return_value == 0
+    assert read_reserved_ports() == PortSet.of([PORT])
+    assert "TB203" not in diagnose("--ports", str(PORT), "--root", str(root)).stdout
+
+    assert run(fix.command, "--undo", "--dry-run").return_value == 1
+    assert read_reserved_ports() == PortSet.of([PORT])
+    assert run(fix.command, "--undo", "--apply").return_value == 0
+    assert read_reserved_ports() == PortSet()
+    assert "nothing to revert" in run(fix.command, "--undo", "--apply").stderr
+
+
+@pytest.mark.usefixtures("network")
+def test_a_root_directory_is_changed_and_never_the_running_kernel(root: Path) -> None:
+    """An image is built on this machine: its files change, and nothing else, not on the way back either."""
+    below = ("--root", str(root))
+    shown = run(fix.command, "--ports", str(PORT), *below)
+    assert shown.return_value == 1
     assert f"+net.ipv4.ip_local_reserved_ports = {PORT}\n" in shown.stdout
-    assert read_reserved_ports() == PortSet()
-
-    assert run(fix.command, "--ports", str(PORT), "--apply", *below).return_value == 0
-    assert read_reserved_ports() == PortSet.of([PORT])
-    assert diagnose("--ports", str(PORT), *below).return_value == 0
-
-    assert run(fix.command, "--undo", "--dry-run", *below).return_value == 1
-    assert read_reserved_ports() == PortSet.of([PORT])
-    assert run(fix.command, "--undo", *below).return_value == 0
-    assert read_reserved_ports() == PortSet()
+    assert "sysctl -w" not in shown.stdout
+    assert run(fix.command, "--reserve", str(PORT), "--range", "40000-60999", "--apply", *below).return_value == 0
+    assert (read_reserved_ports(), read_ephemeral_range()) == (PortSet(), PortRange(32768, 60999))
+    (file,) = (root / "etc/sysctl.d").iterdir()
+    assert f"ip_local_reserved_ports = {PORT}\n" in file.read_text()
+    write_reserved_ports(PortSet.of([PORT]))
+    assert run(fix.command, "--undo", "--apply", *below).return_value == 0
     assert list((root / "etc/sysctl.d").iterdir()) == []
-    assert "nothing to take back" in run(fix.command, "--undo", *below).stderr
+    assert read_reserved_ports() == PortSet.of([PORT])
+
+
+@pytest.mark.usefixtures("network")
+def test_the_old_spelling_of_undo_acts_with_a_warning() -> None:
+    run(fix.command, "--reserve", "7000", "--apply")
+    undone = run(fix.command, "--undo")
+    assert read_reserved_ports() == PortSet()
+    assert undone.return_value == 0
+    assert "`fix --undo` without --apply will only show the change from the next release on" in undone.stderr
 
 
 @pytest.mark.usefixtures("network")
@@ -118,14 +151,14 @@ def test_one_doctor_s_document_says_all_that_the_report_says(root: Path) -> None
 
 
 @pytest.mark.usefixtures("network")
-def test_fix_without_a_wish_frees_and_reserves_what_the_doctor_found(root: Path) -> None:
+def test_fix_without_options_frees_and_reserves_what_the_doctor_found() -> None:
     with socket.socket() as sock, socket.socket() as server:
         sock.bind(("127.0.0.1", PORT))
         sock.connect(("127.0.0.1", PORT))
         server.bind(("127.0.0.1", PORT + 2))
         server.listen()
-        seen = document(fix.command, "--apply", "--root", str(root))
-        assert [one["kind"] for one in seen["changes"]] == ["file", "setting", "destroy"]
+        seen = document(fix.command, "--apply")
+        assert [one["kind"] for one in seen["changes"]] == ["setting", "destroy"]
         assert "keeps it until" in seen["changes"][-1]["note"]  # it had bound the port itself
         with pytest.raises(ConnectionAbortedError):
             sock.send(b"x")
@@ -133,22 +166,13 @@ def test_fix_without_a_wish_frees_and_reserves_what_the_doctor_found(root: Path)
 
 
 @pytest.mark.usefixtures("network")
-def test_the_range_moves_with_the_next_boot_too(root: Path) -> None:
-    run(fix.command, "--range", "40000-60999", "--apply", "--root", str(root))
+def test_the_range_moves_in_the_running_kernel() -> None:
+    run(fix.command, "--range", "40000-60999", "--apply")
     assert read_ephemeral_range() == PortRange(40000, 60999)
-    (file,) = (root / "etc/sysctl.d").iterdir()
-    assert file.read_text().endswith("net.ipv4.ip_local_port_range = 40000 60999\n")
 
 
 @pytest.mark.usefixtures("network")
-def test_without_files_only_the_running_kernel_changes(root: Path) -> None:
-    run(fix.command, "--reserve", "7000", "--no-files", "--apply", "--root", str(root))
-    assert read_reserved_ports() == PortSet.parse("7000")
-    assert list((root / "etc/sysctl.d").iterdir()) == []
-
-
-@pytest.mark.usefixtures("network")
-def test_another_namespace_is_fixed_and_taken_back_by_its_pid(root: Path) -> None:
+def test_another_namespace_is_fixed_and_taken_back_by_its_pid() -> None:
     script = (
         "from tailbite.kernel.namespace import fresh_network\n"
         "from tailbite.kernel.sysctl import read_reserved_ports\n"
@@ -161,24 +185,21 @@ def test_another_namespace_is_fixed_and_taken_back_by_its_pid(root: Path) -> Non
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdout.readline()
-        shown = run(fix.command, "--reserve", "7000", "--netns", str(child.pid), "--root", str(root))
+        shown = run(fix.command, "--reserve", "7000", "--netns", str(child.pid))
         assert f"nsenter --net=/proc/{child.pid}/ns/net sysctl -w" in shown.stdout
-        run(fix.command, "--reserve", "7000", "--netns", str(child.pid), "--apply", "--root", str(root))
+        run(fix.command, "--reserve", "7000", "--netns", str(child.pid), "--apply")
         child.stdin.write("\n")
         child.stdin.flush()
         assert child.stdout.readline() == "7000\n"
-        run(fix.command, "--undo", "--root", str(root))
+        run(fix.command, "--undo", "--apply")
         child.stdin.write("\n")
         child.stdin.flush()
         assert child.stdout.readline() == "\n"
     assert read_reserved_ports() == PortSet()
 
-    run(fix.command, "--reserve", "7001", "--apply", "--root", str(root))
-    assert list((root / "etc/sysctl.d").iterdir()) != []
-
 
 @pytest.mark.usefixtures("network")
-def test_a_namespace_that_is_gone_takes_its_settings_along(root: Path) -> None:
+def test_a_namespace_that_is_gone_takes_its_settings_along() -> None:
     script = (
         "from tailbite.kernel.namespace import fresh_network\nwith fresh_network():\n print(flush=True)\n input()\n"
     )
@@ -187,10 +208,10 @@ def test_a_namespace_that_is_gone_takes_its_settings_along(root: Path) -> None:
     ) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        run(fix.command, "--reserve", "7000", "--netns", str(child.pid), "--apply", "--root", str(root))
+        run(fix.command, "--reserve", "7000", "--netns", str(child.pid), "--apply")
         child.communicate("\n", timeout=20)
     write_reserved_ports(PortSet.parse("7000"))
-    undone = run(fix.command, "--undo", "--root", str(root))
+    undone = run(fix.command, "--undo", "--apply")
     assert "gone, and its settings with it" in undone.stderr
     assert read_reserved_ports() == PortSet.parse("7000")
 
@@ -216,10 +237,18 @@ def test_services_come_from_a_file_with_names(root: Path, tmp_path: Path) -> Non
         (["fix", "--range", "60999"], "no range of ports"),
         (["fix", "--range", "80-90"], "below port 1024"),
         (["fix", "--range", "40000-40001", "--reserve", "40000-40001"], "nothing is left of the ephemeral range"),
-        (["fix", "--undo", "--apply"], "--undo takes back the last --apply"),
-        (["fix", "--undo", "--reserve", "1"], "it goes without --reserve"),
+        (["fix", "--undo", "--dry-run", "--apply"], "contradict"),
+        (["fix", "--undo", "--reserve", "1"], "leave out --reserve"),
         (["fix", "--apply", "--dry-run"], "contradict"),
         (["fix", "--root", "/nonexistent", "--reserve", "1"], "does not exist"),
+        (["fix", "--root", "/", "--kill", "1"], "--root changes files only"),
+        (["fix", "--root", "/"], "say what to change"),
+        (["fix", "--reserve", "99999"], "99999 is not a port: ports are 1 to 65535"),
+        (["fix", "--reserve", "5-1"], "the lower one comes first"),
+        (["doctor", "--ignore", "TB1"], "is not a code such as TB204"),
+        (["doctor", "--ignore", "TB999"], "there is no finding TB999"),
+        (["doctor", "--baseline", "/nonexistent"], "cannot be used: No such file"),
+        (["doctor", "--severity", "bad"], "'bad' is not one of"),
     ],
 )
 @pytest.mark.usefixtures("network")
@@ -235,18 +264,22 @@ def test_bad_input_is_a_sentence_and_status_2(arguments: list[str], sentence: st
 def test_an_ordinary_user_is_shown_what_fix_would_do_and_may_not_do_it(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(fix.command, "--reserve", "7000", "--apply", "--root", str(root))
-    run(fix.command, "--undo", "--root", str(root))
+    run(fix.command, "--reserve", "7000", "--apply")
+    run(fix.command, "--undo", "--apply")
+    diagnose("--ports", str(PORT), "--root", str(root))
     with tempfile.TemporaryDirectory() as state:
         os.chmod(state, 0o777)  # noqa: PTH101
         monkeypatch.setenv("XDG_STATE_HOME", state)
         assert as_nobody(fix.command, "--reserve", "7000", "--no-files") == (
             1,
-            "tailbite: nothing has been changed; add --apply to do it\n",
+            (
+                "tailbite: 28232 of now 28232 source ports are left in this namespace\n"
+                "tailbite: nothing has been changed; add --apply to do it\n"
+            ),
         )
         number, said = as_nobody(fix.command, "--reserve", "7000", "--no-files", "--apply")
     assert number == 4
-    assert said.startswith("not permitted: /proc/sys/net/ipv4/ip_local_reserved_ports; run it as root")
+    assert said.startswith("not permitted: net.ipv4.ip_local_reserved_ports in this namespace; run it as root")
     assert read_reserved_ports() == PortSet()
     number, said = as_nobody(doctor.command, "--netns", "all", "--ports", str(PORT))
     assert number == 1
@@ -254,7 +287,7 @@ def test_an_ordinary_user_is_shown_what_fix_would_do_and_may_not_do_it(
 
 
 @pytest.mark.usefixtures("network")
-def test_a_journal_that_is_none_is_told(root: Path) -> None:
+def test_a_file_that_is_not_a_journal_is_refused(root: Path) -> None:
     journal = root / "var/lib/tailbite/undo.json"
     journal.parent.mkdir(parents=True)
     journal.write_text("{}")
@@ -265,7 +298,7 @@ def test_a_journal_that_is_none_is_told(root: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 4
-    assert "no journal of tailbite" in done.stderr
+    assert "is not a journal of tailbite" in done.stderr
 
 
 @pytest.mark.usefixtures("network")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -162,3 +163,62 @@ def test_the_public_names_are_all_there() -> None:
     assert set(tailbite.__all__) <= set(dir(tailbite))
     with pytest.raises(AttributeError, match="no_such_name"):
         tailbite.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("scann", "scan"), ("doctr", "doctor"), ("host-gaurd", "host-guard")])
+def test_a_mistyped_command_is_answered_with_the_one_that_is_most_alike(typed: str, meant: str) -> None:
+    done = run(typed)
+    assert done.returncode == 2
+    assert f"No such command '{typed}'. Did you mean '{meant}'?" in done.stderr
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    "arguments", ["scan --netns self", "why 80 --netns self", "why 50001 --netns self", "--help"]
+)
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_a_closed_stdout_is_neither_a_traceback_nor_found(arguments: str, closed: str) -> None:
+    line = f"exec {sys.executable} -m tailbite {arguments} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, 141)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["why", "--explain", "TB101"], ["lab", "--help"]])
+def test_a_reader_that_went_away_is_status_141(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "tailbite", *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("name", ["why", "doctor", "fix", "scan"])
+def test_the_help_of_a_command_has_examples(name: str) -> None:
+    assert f"Examples:\n    {'tailbite' if name != 'fix' else 'tailbite fix'}" in run(name, "--help").stdout
+
+
+@pytest.mark.usefixtures("network")
+def test_piped_output_is_not_cut_and_has_no_blanks_at_the_end_of_a_line() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    for arguments in (["why", "50001", "--netns", "self"], ["doctor", "--netns", "self", "--ports", "50001"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "tailbite", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment,
+        )
+        lines = done.stdout.splitlines()
+        assert lines == [line.rstrip() for line in lines]
+        assert max(map(len, lines)) > 120
+        narrow = subprocess.run(
+            [sys.executable, "-m", "tailbite", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**environment, "COLUMNS": "60"},
+        )
+        assert max(len(line) for line in narrow.stdout.splitlines() if not line.startswith("      ")) <= 60

@@ -133,17 +133,49 @@ def test_another_namespace_is_looked_into_and_named(elsewhere: int) -> None:
 
 
 def test_kill_destroys_and_says_so(own: socket.socket) -> None:
-    result = run("--netns", "self", "--kill")
-    assert result.return_value == 1
+    result = run("--netns", "self", "--kill", "--apply")
+    assert result.return_value == 0
     assert "Destroyed: 127.0.0.1" in result.stdout
+    assert result.stderr == ""
     with pytest.raises(ConnectionAbortedError):
         own.recv(1)
     assert server_can_bind()
-    assert run("--netns", "self", "--kill").return_value == 0
+    assert run("--netns", "self", "--kill", "--apply").return_value == 0
+
+
+def test_a_dry_run_shows_the_commands_and_destroys_nothing(own: socket.socket) -> None:
+    result = run("--netns", "self", "--kill", "--dry-run")
+    assert result.return_value == 1
+    assert f"ss -K -t state established src 127.0.0.1:{PORT} dst 127.0.0.1:{PORT}\n" in result.stdout
+    own.sendall(b"alive")
+    assert own.recv(5) == b"alive"
+
+
+def test_the_old_spelling_acts_with_a_warning(own: socket.socket) -> None:
+    result = run("--netns", "self", "--kill")
+    assert result.return_value == 1
+    assert "`scan --kill` without --apply will only show the change from the next release on" in result.stderr
+    assert server_can_bind()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--apply"], "--apply needs --kill"),
+        (["--dry-run"], "--dry-run needs --kill"),
+        (["--kill", "--apply", "--dry-run"], "contradict"),
+        (["--watch", "abc"], "write it as 100ms, 1s, 10m"),
+        (["--watch", "1ms"], "write a time from 50ms to 1d"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(arguments: list[str], sentence: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "tailbite", "scan", *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
 
 
 def test_kill_reaches_another_namespace_and_knows_a_port_that_stays_bound(elsewhere: int) -> None:
-    (killed,) = document("--netns", str(elsewhere), "--kill")["killed"]
+    (killed,) = document("--netns", str(elsewhere), "--kill", "--apply")["killed"]
     assert killed == {"endpoint": "127.0.0.1:7000", "refused": None, "still_bound": True}
     assert document("--netns", str(elsewhere))["self_connects"] == []
 
@@ -151,11 +183,12 @@ def test_kill_reaches_another_namespace_and_knows_a_port_that_stays_bound(elsewh
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about losing root")
 def test_without_root_the_sockets_are_seen_the_rest_is_said(own: socket.socket) -> None:
     done = subprocess.run(
-        python_as_nobody("-m", "tailbite", "scan", "--kill"), capture_output=True, text=True, check=False
+        python_as_nobody("-m", "tailbite", "scan", "--kill", "--apply"), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert f"127.0.0.1:{PORT}" in done.stdout
     assert "Not destroyed" in done.stdout
+    assert "run as root to destroy it" in " ".join(done.stdout.split())
     assert "could not see the processes of other users: not permitted: run as root" in done.stderr
     assert "could not see the network namespace of" in done.stderr
     own.sendall(b"alive")
@@ -287,7 +320,7 @@ scan = [sys.executable, "-m", "tailbite", "scan", "--netns", str(child), "--json
 print(subprocess.run(scan, capture_output=True, text=True).stdout.replace("\\n", ""))
 why = [sys.executable, "-m", "tailbite", "why", "7000", "--netns", str(child), "--json"]
 print(subprocess.run(why, capture_output=True, text=True).stdout.replace("\\n", ""))
-subprocess.run([*scan, "--kill"], stdout=subprocess.DEVNULL)
+subprocess.run([*scan, "--kill", "--apply"], stdout=subprocess.DEVNULL)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run(python_as_nobody("-c", code), capture_output=True, text=True, check=False)

@@ -36,6 +36,7 @@ LINES = [
     ("tailbite fix --netns all --un", {"--undo"}, {"all"}),
     ("tailbite lab odds --system one", {"one-by-one"}, {"strides"}),
     ("tailbite doctor --root /usr/li", {"/usr/lib"}, {"--root"}),
+    ("tailbite why --explain TB10", {"TB101", "TB104"}, {"TB203"}),
     ("tailbite run -- tailbi", {"tailbite"}, {"scan"}),
 ]
 lines = pytest.mark.parametrize(("line", "offered", "absent"), LINES, ids=[line for line, _, _ in LINES])
@@ -67,7 +68,7 @@ def test_the_man_page_is_well_formed_and_names_every_command_and_option(peer: Ca
     assert page.stderr == ""
     for name in COMMANDS:
         assert f"   tailbite {name}\n" in page.stdout
-    for option in ("--reserve PORTS", "--netns all|self|PID|NAME", "--watch [SECONDS]", "-h, --help"):
+    for option in ("--reserve PORTS", "--netns all|self|PID|NAME", "--watch [DURATION]", "-h, --help"):
         assert option in page.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -12,14 +13,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from support.trap import PORT, Trap
 from support.users import python_as_nobody
+from tailbite.cli.params import PLACE
 from tailbite.cli.why import command
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.host.explain import pages, why
+from tailbite.host.see import namespaces
+from tailbite.host.see.records import NotVisible
 from tailbite.kernel import namespace
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sockopt import abort
@@ -263,6 +268,7 @@ def watch(event, arguments):
     if event == "socket.connect":
         print("CONNECTED", arguments[1])
 sys.addaudithook(watch)
+from tailbite.cli.params import PLACE
 from tailbite.cli.why import command
 for place in sys.argv[1:]:
     command([place], standalone_mode=False)
@@ -312,3 +318,53 @@ def test_a_page_that_is_not_there_is_wrong_usage(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", "tailbite", "why", *arguments], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "meant"),
+    [
+        ("ssh", (None, 22)),
+        ("80/tcp", (None, 80)),
+        ("127.0.0.1:ssh", ("127.0.0.1", 22)),
+        ("[::1]:80/TCP", ("::1", 80)),
+        ("*:80", (None, 80)),
+        ("localhost:80", ("127.0.0.1", 80)),
+        ("[::ffff:127.0.0.1]:80", ("127.0.0.1", 80)),
+    ],
+)
+def test_a_place_is_read_as_people_write_it(
+    place: str, meant: tuple[str | None, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getservbyname", lambda name, protocol: {("ssh", "tcp"): 22}[name, protocol])
+    assert PLACE.convert(place, None, None) == meant
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        ("53/udp", "only TCP ports are explained"),
+        ("99999", "99999 is not a port: ports are 1 to 65535"),
+        ("no-such-service", "is not a port or a TCP service that this host knows"),
+        ("127.0.0.1", "has no port: write it as 127.0.0.1:PORT"),
+        ("::1:80", "write an IPv6 address in brackets"),
+        ("example.org:80", "'example.org' is not an IP address"),
+    ],
+)
+def test_bad_places_are_answered_with_what_to_write(place: str, sentence: str) -> None:
+    with pytest.raises(click.BadParameter, match=re.escape(sentence)):
+        PLACE.convert(place, None, None)
+
+
+def test_explain_without_a_code_lists_them_all() -> None:
+    lines = run("--explain").stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == list(pages.known_codes())
+    assert "TB101  a self-connected client holds the port" in lines
+
+
+def test_processes_that_vanish_meanwhile_are_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = NotVisible("process python/2871", "it vanished", errno.ESRCH)
+    own = namespaces.current_namespace()
+    monkeypatch.setattr(namespaces, "choose_namespaces", lambda wanted: ((own,), (gone,)))
+    result = run("5432")
+    assert "vanished" not in result.stderr
+    assert result.return_value == 0

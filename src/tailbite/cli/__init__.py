@@ -12,6 +12,7 @@ import sys
 __all__ = ["main"]
 
 _OBJECTS = 50_000
+_OUTPUT_CLOSED = 141  # as in tailbite.cli.status
 _INTERRUPTED = 130  # tailbite.cli.status has it too, and would have to be imported where it is needed
 
 
@@ -19,12 +20,24 @@ def main() -> None:
     """Run the ``tailbite`` command."""
     # A start makes some ten thousand objects that stay: looking for garbage among them every 700 is a tenth of it.
     gc.set_threshold(_OBJECTS)
+    closed = sys.stdout is None
+    if closed and sys.argv[1:2] not in (["run"], ["wait"]):  # those pass descriptors on to a program as they are
+        _open_output()
     try:
-        sys.exit(_main())
+        ended = _main()
+        # "Found something" must not be said by a command whose output nobody can read.
+        sys.exit(_OUTPUT_CLOSED if closed and ended == 1 and sys.argv[1:2] not in (["run"], ["wait"]) else ended)
     except KeyboardInterrupt:  # click knows what to do with it, but may not be loaded yet
         sys.exit(_INTERRUPTED)
     finally:
         gc.freeze()  # nor when it ends: the system takes everything back at once
+
+
+def _open_output() -> None:
+    """Give the command streams to write to, where the caller has closed them (``>&-``)."""
+    sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
+    if sys.stderr is None:
+        sys.stderr = sys.stdout
 
 
 def _main() -> int:

@@ -44,17 +44,37 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self._modules.items()])
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one is refused with the name that is most alike."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], self._modules, 1, 0.6)
+            if not close:
+                raise
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx) from None
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run, and turn an interruption into status 130, and a reader that went away into silence."""
+        """Run, and turn an interruption into status 130, and a reader that went away into status 141."""
         try:
             result = super().main(*args, **{**kwargs, "standalone_mode": False}) or status.FINE
             sys.stdout.flush()  # here, where a full disk can still be told
             return result
+        except SystemExit:
+            if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):  # click met EPIPE, and would exit with 1
+                sys.exit(status.OUTPUT_CLOSED)
+            raise
         except OSError as error:
+            if error.errno == errno.EPIPE:
+                _discard_output()
+                sys.exit(status.OUTPUT_CLOSED)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            # What is still in the buffer would be tried again when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             click.echo(
                 f"tailbite: the output cannot be written: {error.strerror}; free space, or write elsewhere", err=True
             )
@@ -71,6 +91,11 @@ class LazyGroup(click.Group):
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
+
+
+def _discard_output() -> None:
+    """Have Python write what is left in its buffer to nowhere: it would be tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Front(LazyGroup):

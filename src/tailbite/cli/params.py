@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -135,6 +134,8 @@ def _place_host(host: str) -> str | None:
         return None
     if host == "localhost":
         return "127.0.0.1"
+    import ipaddress
+
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

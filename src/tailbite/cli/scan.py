@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tailbite.cli import status
 from tailbite.cli.output import as_json, emit_json, note
-from tailbite.host.see import namespaces
+from tailbite.cli.params import DURATION, chosen_namespaces, netns_option
 from tailbite.host.see.scan import destroy_self_connects, scan
 
 if TYPE_CHECKING:
@@ -19,67 +20,122 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_SHORTEST, _LONGEST = 0.05, 86400.0
+_KILL_ACTS = (
+    "`scan --kill` without --apply will only show the change from the next release on; add --apply to do it, or "
+    "--dry-run to see it now"
+)
+
 
 @click.command("scan")
-@click.option(
-    "--netns",
-    "wanted",
-    default="all",
-    show_default=True,
-    metavar="all|self|PID|NAME",
-    help="Which network namespaces: all that are permitted, this one, that of a process, or one by name: a "
-    "container's short id, or a name of `ip netns`.",
+@netns_option(
+    "Which network namespaces: all that are permitted, this one, that of a process, or one by name: a container's "
+    "short id, or a name of `ip netns`."
 )
 @click.option(
     "--watch",
     is_flag=False,
     flag_value=2.0,
     default=None,
-    type=click.FloatRange(min=0.05, max=86400),
-    metavar="[SECONDS]",
-    help="Look again and again, every 2 s if no number is given, until Ctrl-C.",
+    type=DURATION,
+    metavar="[DURATION]",
+    help="Scan again and again, every 2 s if nothing else is given (5, 500ms, 1m), until Ctrl-C.",
 )
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after N looks.")
-@click.option("--kill", is_flag=True, help="Destroy what was found (SOCK_DESTROY, needs root there).")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after N scans.")
+@click.option(
+    "--kill",
+    "wants_kill",
+    is_flag=True,
+    help="Show how to destroy what is found; with --apply, destroy it (SOCK_DESTROY, needs root there).",
+)
+@click.option("--apply", "do_it", is_flag=True, help="With --kill: destroy what is found.")
+@click.option("--dry-run", is_flag=True, help="With --kill: only show how to destroy it.")
 @click.option("--json", "as_document", is_flag=True, help="Print one JSON document.")
-@click.option("--json-lines", "as_lines", is_flag=True, help="Print each look as one line of JSON.")
+@click.option("--json-lines", "as_lines", is_flag=True, help="Print each scan as one line of JSON.")
 def command(
-    wanted: str, watch: float | None, count: int | None, kill: bool, as_document: bool, as_lines: bool
+    wanted: str,
+    watch: float | None,
+    count: int | None,
+    wants_kill: bool,
+    do_it: bool,
+    dry_run: bool,
+    as_document: bool,
+    as_lines: bool,
 ) -> int:
     """Find every TCP socket that is connected to itself.
 
-    Looks at IPv4 and IPv6, at every state from SYN-SENT to TIME-WAIT, in this network namespace and, where permitted,
-    in every other one on the host: containers have their own. Shows who holds the socket, how many of its own bytes
-    it got back, and for how long it has been idle.
+    Lists IPv4 and IPv6 sockets, in every state from SYN-SENT to TIME-WAIT, in this network namespace and, where
+    permitted, in every other one on the host: containers have their own. Shows who holds the socket, how many of its
+    own bytes came back, and for how long it has been idle.
 
-    Sees every user's sockets of its own namespace without root, and the namespaces that the user made (`unshare -Ur`,
-    rootless containers). Other users' processes and namespaces need root; what could not be seen is said on stderr.
+    Without root, every user's sockets of this namespace are visible, and the namespaces that the user made (`unshare
+    -Ur`, rootless containers). Other users' processes and namespaces need root; stderr names what was not visible.
 
-    Exit status: 0 nothing found, 1 something found, 3 nothing found but not everything could be seen.
+    \b
+    Examples:
+      tailbite scan
+      tailbite scan --watch 5s --json-lines
+      sudo tailbite scan --kill --apply
+
+    Exit status: 0 nothing found, or all of it destroyed; 1 something found; 3 nothing found but not everything could
+    be seen; 4 destroying it is not permitted.
     """
-    if as_document and (as_lines or watch is not None):
-        raise click.UsageError("--json prints one document: use --json-lines, without --json, to watch.")
-    if count is not None and watch is None:
-        raise click.UsageError("--count says how many times to look: it needs --watch.")
+    _check_options(watch, count, wants_kill, do_it, dry_run, as_document, as_lines)
+    kill = wants_kill and not dry_run
+    if kill and not do_it:
+        note(_KILL_ACTS)
     if watch is None:
         shot = _look(wanted)
         killed = destroy_self_connects(shot.sightings) if kill else ()
         _show(shot, killed, as_document=as_document, as_lines=as_lines)
-        return _status(shot)
+        if wants_kill and dry_run and not (as_document or as_lines):
+            _show_commands(shot)
+        return _status(shot, killed if do_it else ())
     seen_any = False
     shots = _looks(wanted, watch, count)
     for shot, killed in _watched(shots, kill=kill, as_lines=as_lines, every=watch):
         seen_any = seen_any or bool(shot.sightings)
         if as_lines:
             _emit_line(shot, killed)
-    return status.FOUND if seen_any else _status(shot)
+    return status.FOUND if seen_any else _status(shot, ())
+
+
+def _check_options(
+    watch: float | None,
+    count: int | None,
+    kill: bool,
+    do_it: bool,
+    dry_run: bool,
+    as_document: bool,
+    as_lines: bool,
+) -> None:
+    if as_document and (as_lines or watch is not None):
+        raise click.UsageError("--json prints one document: use --json-lines, without --json, to watch.")
+    if count is not None and watch is None:
+        raise click.UsageError("--count says how many times to scan: it needs --watch.")
+    if watch is not None and not _SHORTEST <= watch <= _LONGEST:
+        raise click.BadParameter("write a time from 50ms to 1d, such as 2s.", param_hint="--watch")
+    if (do_it or dry_run) and not kill:
+        raise click.UsageError(f"{'--apply' if do_it else '--dry-run'} needs --kill.")
+    if do_it and dry_run:
+        raise click.UsageError("--apply and --dry-run contradict each other.")
+
+
+def _show_commands(shot: Scan) -> None:
+    from tailbite.host.change.records import Destroy
+
+    for one in shot.sightings:
+        click.echo(Destroy(one).command())
+    if shot.sightings:
+        note("nothing has been destroyed; add --apply instead of --dry-run to do it")
 
 
 def _look(wanted: str) -> Scan:
-    try:
-        return scan(*namespaces.choose_namespaces(wanted))
-    except namespaces.UnknownNamespace as error:
-        raise click.BadParameter(str(error), param_hint="--netns") from None
+    places, not_visible = chosen_namespaces(wanted)
+    found = scan(places, not_visible)
+    if wanted == "all":  # a process or a container that ended meanwhile is no news
+        return replace(found, not_visible=tuple(item for item in found.not_visible if not item.is_gone))
+    return found
 
 
 def _looks(wanted: str, every: float, count: int | None) -> Iterator[Scan]:
@@ -112,7 +168,9 @@ def _watched(
             yield shot, killed
 
 
-def _status(shot: Scan) -> int:
+def _status(shot: Scan, killed: tuple[Destruction, ...]) -> int:
+    if killed:
+        return status.UNSUPPORTED if any(one.refused for one in killed) else status.FINE
     if shot.sightings:
         return status.FOUND
     return status.PARTLY_BLIND if shot.not_visible else status.FINE
@@ -133,17 +191,9 @@ def _show(shot: Scan, killed: tuple[Destruction, ...], *, as_document: bool, as_
         for part in scan_tables(shot, killed):
             out.print(part)
     elif shot.namespaces:  # nothing to draw: rich, which takes half of a scan's time, stays unloaded
-        click.echo(nothing_found(shot))
+        click.echo(shot.nothing_found)
     for not_visible in shot.not_visible:
         note(f"could not see {not_visible}")
-
-
-def nothing_found(shot: Scan) -> str:
-    """Say where there was nothing."""
-    where = "this network namespace" if any(one.is_own for one in shot.namespaces) else "that network namespace"
-    others = len(shot.namespaces) - 1
-    more = f" and {others} other{'s' if others > 1 else ''}" if others else ""
-    return f"No self-connected TCP socket in {where}{more}."
 
 
 def _emit_line(shot: Scan, killed: tuple[Destruction, ...]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["FINE", "FOUND", "INTERRUPTED", "PARTLY_BLIND", "UNSUPPORTED", "USAGE"]
+__all__ = ["FINE", "FOUND", "INTERRUPTED", "OUTPUT_CLOSED", "PARTLY_BLIND", "UNSUPPORTED", "USAGE"]
 
 FINE: Final = 0
 FOUND: Final = 1
@@ -15,3 +15,5 @@ PARTLY_BLIND: Final = 3
 UNSUPPORTED: Final = 4
 """The system lacks what the command needs."""
 INTERRUPTED: Final = 130
+OUTPUT_CLOSED: Final = 141
+"""Nobody reads the output any more: what a program gets that SIGPIPE ends."""

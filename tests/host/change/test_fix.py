@@ -20,15 +20,18 @@ from hypothesis import strategies as st
 from support.boot import READERS, SYSTEMD, boot, copy_of_this_system
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite.core.ports import PortRange, PortSet
+from tailbite.errors import NetlinkError
 from tailbite.host.change.apply import ChangedMeanwhile, apply_changes, revert_last
 from tailbite.host.change.journal import Journal
 from tailbite.host.change.plan import FixRefused, FixRequest, plan_boot_changes, plan_changes, plan_running_changes
 from tailbite.host.change.records import Destroy, FileChange, SettingChange
 from tailbite.host.see import namespaces
-from tailbite.host.see.scan import scan
+from tailbite.host.see.scan import destroy_self_connects, scan
 from tailbite.host.see.snapshot import Snapshot, Sysctl, take_snapshot
-from tailbite.host.sysctl.text import OWN_FILE
+from tailbite.host.sysctl.text import OWN_FILE, value_at_boot
 from tailbite.host.sysctl.tree import read_tree
+from tailbite.host.sysctl.value import RESERVED
+from tailbite.kernel.sock_diag import SockDiag, TcpSocket
 from tailbite.kernel.sysctl import (
     read_ephemeral_range,
     read_reserved_ports,
@@ -348,6 +351,35 @@ def test_a_reservation_that_leaves_no_port_is_refused() -> None:
     assert plan_running_changes(here, PortSet.parse("40000-40001"), PortRange(40000, 40002))
     with pytest.raises(FixRefused, match="below port 1024"):
         plan_running_changes(here, PortSet(), PortRange(80, 90))
+
+
+@pytest.mark.usefixtures("network")
+def test_what_a_broken_line_was_meant_to_reserve_is_not_lost(root: Path) -> None:
+    """A line that the kernel refuses sets nothing; the one that is written beside it, and wins, has its ports too."""
+    broken = root / "etc/sysctl.d/70-broken.conf"
+    broken.write_text(f"{KEY} = 7000, 7002 # metrics\n")
+    apply(root, changes_for(root))
+    order = read_tree(root).orders[0]
+    assert value_at_boot(order, RESERVED) == THEIRS | OURS | PortSet.parse("7000,7002")
+    assert broken.read_text() == f"{KEY} = 7000, 7002 # metrics\n"
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")
+def test_where_the_kernel_cannot_destroy_a_time_wait_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux 5.10 answers; the port is blocked before and free afterwards."""
+
+    def refuse(_: SockDiag, target: TcpSocket) -> None:
+        raise NetlinkError(errno.EOPNOTSUPP, f"destroying {target.endpoints}")
+
+    monkeypatch.setattr(SockDiag, "destroy", refuse)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 7000))
+        sock.connect(("127.0.0.1", 7000))
+    assert not server_can_bind(port=7000, reuse=True)
+    (done,) = destroy_self_connects(scan([namespaces.current_namespace()]).sightings)
+    assert done.refused is None
+    assert server_can_bind(port=7000)
 
 
 @pytest.mark.usefixtures("network")

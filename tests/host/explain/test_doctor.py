@@ -176,7 +176,7 @@ def test_a_range_among_the_ports_of_services_is_a_notice() -> None:
 
 
 @pytest.mark.usefixtures("network")
-def test_what_the_next_boot_forgets_and_what_is_reserved_in_vain(tmp_path: Path) -> None:
+def test_what_the_next_boot_forgets_and_what_a_later_file_overrides(tmp_path: Path) -> None:
     root = empty_tree(tmp_path)
     etc = root / "etc/sysctl.d"
     (etc / "10-app.conf").write_text(f"{KEY} = 8080,9090\n")
@@ -185,13 +185,36 @@ def test_what_the_next_boot_forgets_and_what_is_reserved_in_vain(tmp_path: Path)
     lost, vain = look(root=root).findings
     assert (lost.code, vain.code) == ("TB205", "TB206")
     assert lost.what.startswith("Port 7777 is reserved now")
-    assert vain.what.startswith("Port 8080 is reserved in /etc/sysctl.d/10-app.conf in vain")
+    assert vain.what.startswith("Port 8080 is reserved in /etc/sysctl.d/10-app.conf without effect")
     with listening(7777):
         assert look(root=root).findings[-1].severity is Severity.WARNING
 
     (etc / "20-other.conf").write_text(f"{KEY} = 9090 # the metrics\n")
     (refused,) = (one for one in look(root=root).findings if "refuses" in one.what)
-    assert "Line 1 of /etc/sysctl.d/20-other.conf" in refused.what
+    assert "Line 1 of /etc/sysctl.d/20-other.conf sets nothing" in refused.what
+    assert "because of the blank ' ' behind '9090'" in refused.what
+    assert f"as: {KEY} = 9090" in refused.remedies[0].text
+
+
+@pytest.mark.usefixtures("network")
+def test_lines_and_files_without_effect_are_told_with_the_line_that_was_meant(tmp_path: Path) -> None:
+    """guild-operators#1200 and others: quotation marks, names that are nearly right, files that are not read."""
+    root = empty_tree(tmp_path)
+    etc = root / "etc/sysctl.d"
+    (etc / "10-range.conf").write_text('net.ipv4.ip_local_port_range="1024 65534"\n')
+    (etc / "20-name.conf").write_text("net.ipv4.ip_local_reserved_port = 8080\n")
+    (etc / "30-other").write_text(f"{KEY} = 8080\n")
+    (etc / "40-old.conf.bak").write_text(f"{KEY} = 8080\n")
+    (etc / "README").write_text("nothing\n")
+    found = {one.what: one for one in look(root=root).findings}
+    assert {one.code for one in found.values()} == {"TB206"}
+    quoted, misspelt, unread, backup = sorted(found, key=lambda what: re.findall(r"/(\d0)-", what))
+    assert "because of the quotation mark" in quoted
+    assert "blank" not in found[quoted].why.lower() + quoted
+    assert "ip_local_port_range = 1024 65534" in found[quoted].remedies[0].text
+    assert "'net.ipv4.ip_local_reserved_port', which is not a setting of the kernel" in misspelt
+    assert "30-other sets source ports, but is not read at boot" in unread
+    assert [found[each].severity for each in (unread, backup)] == [Severity.WARNING, Severity.NOTICE]
 
 
 def made_up(*sysctls: Sysctl) -> Subject:

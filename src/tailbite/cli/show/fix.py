@@ -1,9 +1,10 @@
-"""How ``tailbite fix`` shows changes: what to type, and what becomes of a file; and why one was refused."""
+"""Layout of the changes of ``tailbite fix``: commands to type, diffs of files, and refusals as one sentence."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 from tailbite.cli.output import Unsupported, plain
@@ -13,14 +14,14 @@ from tailbite.host.change.records import FileChange, SettingChange
 from tailbite.host.sysctl.tree import ENCODING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tailbite.host.change.records import Change
 
-__all__ = ["as_bytes", "as_fields", "refusals", "subject"]
+__all__ = ["as_bytes", "as_fields", "change_name", "refusals"]
 
 
-def subject(change: Change) -> str:
+def change_name(change: Change) -> str:
     """Return what is changed, in a few words."""
     if isinstance(change, FileChange):
         return change.path
@@ -75,26 +76,30 @@ def as_fields(change: Change, note: str = "") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def refusals(done: list[Any], path: object) -> Iterator[None]:
+def refusals(done: list[Any], path: object, planned: Iterable[Change]) -> Iterator[None]:
     """Turn what the system refuses into one sentence, which says what has been done by then.
 
     Args:
         done: what has been done, as it is when the refusal comes.
         path: the journal.
+        planned: the changes that were to be made.
     """
     try:
         yield
     except (OSError, ChangedMeanwhile, ValueError) as error:
-        so_far = f"; {len(done)} of the changes were made, `tailbite fix --undo` takes them back" if done else ""
-        raise Unsupported(f"{_reason(error, path)}{so_far}") from None
+        so_far = f"; {len(done)} of the changes were made, `tailbite fix --undo --apply` reverts them" if done else ""
+        raise Unsupported(f"{_reason(error, path, planned)}{so_far}") from None
 
 
-def _reason(error: Exception, path: object) -> str:
+def _reason(error: Exception, path: object, planned: Iterable[Change]) -> str:
     if isinstance(error, BlockingIOError):
         return f"another `tailbite fix` is at work (it holds the lock beside {path})"
     if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES):
-        files = ", or leave the files out with --no-files" if _what(error).startswith("/etc/") else ""
-        return f"not permitted: {_what(error)}; run it as root{files}"
+        what = _what(error)
+        files = ", or leave the files out with --no-files" if what.startswith("/etc/") else ""
+        if not what.startswith(("/proc/", "/etc/")) and os.geteuid() != 0:  # the journal's folder comes first
+            what = ", ".join(map(change_name, planned)) or what
+        return f"not permitted: {what}; run it as root{files}"
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return f"this file system is read-only: {_what(error)}; in a container, set it where the container is started"
     return str(error)

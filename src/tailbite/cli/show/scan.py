@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tailbite.cli.output import plain
-from tailbite.cli.scan import nothing_found
 from tailbite.core.duration import spell_duration
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def watch_page(shot: Scan, killed: tuple[Destruction, ...], every: float) -> Ren
     """Return one look of ``--watch``."""
     clock = time.strftime("%H:%M:%S", time.localtime(shot.taken))
     head = Text(f"tailbite scan, every {spell_duration(every)}, at {clock}; Ctrl-C ends it\n", style="dim")
-    body = list(scan_tables(shot, killed)) or [Text(nothing_found(shot))]
+    body = list(scan_tables(shot, killed)) or [Text(shot.nothing_found)]
     return Group(
         head, *body, *(Text(f"could not see {not_visible}", style="dim") for not_visible in shot.not_visible)
     )

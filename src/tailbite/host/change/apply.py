@@ -74,13 +74,14 @@ def apply_changes(changes: Sequence[Change], journal: Journal, root: Path) -> It
             yield Done(change, note)
 
 
-def revert_last(journal: Journal, root: Path, *, dry: bool = False) -> Iterator[Done]:
+def revert_last(journal: Journal, root: Path, *, dry: bool = False, files_only: bool = False) -> Iterator[Done]:
     """Take back what the last entry of the journal did, and forget it; what others did since stays.
 
     Args:
         journal: the journal.
         root: where the files are.
         dry: say what would be done, and do nothing.
+        files_only: leave the running kernel alone.
 
     Yields:
         What is done, as a change of its own.
@@ -93,7 +94,7 @@ def revert_last(journal: Journal, root: Path, *, dry: bool = False) -> Iterator[
         for step in reversed(entry.steps):
             if isinstance(step.change, FileChange):
                 yield _restore_file(step.change, root, dry)
-            else:
+            elif not files_only:
                 yield _restore_setting(step, step.change, entry.boot, dry)
         if not dry:
             journal.pop()

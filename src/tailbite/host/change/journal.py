@@ -85,7 +85,7 @@ class Journal:
         """Return the entries, the oldest first.
 
         Raises:
-            ValueError: the file is none of ours.
+            ValueError: the file was not written by tailbite.
             OSError: it cannot be read.
         """
         try:
@@ -96,7 +96,7 @@ class Journal:
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is no journal of tailbite: {error}") from error
+            raise ValueError(f"{self.path} is not a journal of tailbite: {error}") from error
 
     def push(self, entry: Entry) -> None:
         """Add an entry."""

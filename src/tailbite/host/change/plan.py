@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
 from tailbite.host.change.records import NO_PORTS, Destroy, FileChange, SettingChange
-from tailbite.host.sysctl.text import edits_between, settle_setting, value_at_boot
+from tailbite.host.sysctl.mistakes import ports_meant
+from tailbite.host.sysctl.text import assignments, edits_between, settle_setting, value_at_boot
 from tailbite.host.sysctl.value import EPHEMERAL, LOWEST_EPHEMERAL, RESERVED
 
 if TYPE_CHECKING:
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from tailbite.host.sysctl.text import BootOrder
     from tailbite.host.sysctl.tree import Tree
 
-__all__ = ["FixRefused", "FixRequest", "plan_boot_changes", "plan_changes", "plan_running_changes"]
+__all__ = [
+    "FixRefused",
+    "FixRequest",
+    "plan_boot_changes",
+    "plan_changes",
+    "plan_running_changes",
+    "ports_of_refused_lines",
+]
 
 _NULL = "/dev/null"
 
@@ -85,7 +93,9 @@ def plan_running_changes(seen: Snapshot, ports: PortSet, wanted: PortRange | Non
             read.
     """
     if seen.reserved is None or seen.ephemeral is None:
-        raise FixRefused(f"the port settings of {seen.namespace} could not be read; nothing is merged blindly")
+        raise FixRefused(
+            f"the port settings of {seen.namespace} could not be read; so ports cannot be merged with them"
+        )
     if wanted is not None:
         _check_range(wanted, max(1, int(seen.sysctl("ip_unprivileged_port_start") or LOWEST_EPHEMERAL)))
     added = ports - seen.reserved
@@ -107,6 +117,8 @@ def plan_running_changes(seen: Snapshot, ports: PortSet, wanted: PortRange | Non
 def plan_boot_changes(tree: Tree, ports: PortSet, wanted: PortRange | None) -> list[FileChange]:
     """Have the next boot reserve ports, besides those that it would, and set the ephemeral range.
 
+    Ports of lines that the kernel refuses are reserved as well (:func:`ports_of_refused_lines`).
+
     Raises:
         FixRefused: a file that would have to change is masked or could not be read, or the kernel would not take the
             range.
@@ -114,6 +126,7 @@ def plan_boot_changes(tree: Tree, ports: PortSet, wanted: PortRange | None) -> l
     after: Sequence[BootOrder] = tree.orders
     there = [value for order in tree.orders if (value := value_at_boot(order, RESERVED)) is not None]
     if ports:
+        ports |= ports_of_refused_lines(tree)
         after = settle_setting(after, RESERVED, lambda values: _union([*values, ports]))
     if wanted is not None:
         _check_range(wanted, LOWEST_EPHEMERAL)
@@ -127,6 +140,22 @@ def plan_boot_changes(tree: Tree, ports: PortSet, wanted: PortRange | None) -> l
         )
     added = ports - _union(there)
     return [FileChange(path, before, text, added) for path, (before, text) in edits.items()]
+
+
+def ports_of_refused_lines(tree: Tree) -> PortSet:
+    """Return the ports that lines were meant to reserve which the kernel refuses.
+
+    The line that is written for other ports wins over them, so what they were meant to set must be in it: otherwise a
+    line that somebody corrects later would have no effect.
+    """
+    values = {
+        item.value
+        for order in tree.orders
+        for file in order.files
+        for item in assignments(file, RESERVED.key)
+        if item.value is not None and RESERVED.parse(item.value) is None
+    }
+    return _union(ports_meant(value) for value in values)
 
 
 def _union(sets: Iterable[PortSet]) -> PortSet:

@@ -1,12 +1,14 @@
-"""What the next boot will make of the port settings, against what they are now. Pure."""
+"""Comparison of what the next boot will make of the port settings with what they are now. Pure."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet, shortened
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.subject import fix_command
+from tailbite.host.sysctl.mistakes import misspelt_settings, mistake_in_range, mistake_in_reserved
 from tailbite.host.sysctl.text import assignments, value_at_boot
 from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED
 
@@ -19,13 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["boot_findings"]
 
+_BACKUPS = ("~", ".bak", ".old", ".orig", ".save", ".dpkg-old", ".dpkg-dist", ".rpmsave", ".rpmnew")
+
 
 def boot_findings(subject: Subject, tree: Tree) -> list[Finding]:
     """Return what is wrong with the sysctl.d files of this host; for the host's own namespace."""
     return [
         *_lost_at_boot(subject, tree),
-        *_in_vain(subject, tree),
+        *_overridden(subject, tree),
         *_refused(subject, tree),
+        *_misspelt(subject, tree),
+        *_not_read(subject, tree),
         *_too_long(subject, tree),
     ]
 
@@ -45,14 +51,15 @@ def _lost_at_boot(subject: Subject, tree: Tree) -> Iterator[Finding]:
         Severity.WARNING if any(port in lost for port in used) else Severity.NOTICE,
         Confidence.CERTAIN,
         f"{_ports(lost)} reserved now, but not after the next boot.",
-        "No file that is applied at boot says so, or a later one leaves it out. Some programs reserve ports anew "
+        "No file that is applied at boot says so, or a later one leaves it out. Some programs reserve their ports "
         "whenever they start; then nothing is lost.",
-        (Remedy("reserve for good", (fix_command(subject, f"--reserve {lost}"),), needs_root=True),),
+        (Remedy("reserve them at boot as well", (fix_command(subject, f"--reserve {lost}"),), needs_root=True),),
         subject.seen.namespace,
+        ports=lost,
     )
 
 
-def _in_vain(subject: Subject, tree: Tree) -> Iterator[Finding]:
+def _overridden(subject: Subject, tree: Tree) -> Iterator[Finding]:
     """Ports of an assignment that a later one replaced; each file is told once, whoever reads it."""
     told = set()
     for order in tree.orders:
@@ -68,7 +75,7 @@ def _in_vain(subject: Subject, tree: Tree) -> Iterator[Finding]:
                     "TB206",
                     Severity.WARNING,
                     Confidence.CERTAIN,
-                    f"{_ports(lost)} reserved in {file.path} in vain: a file that is applied later wins.",
+                    f"{_ports(lost)} reserved in {file.path} without effect: a file that is applied later wins.",
                     "Files are applied in the order of their names, and the last assignment of a setting wins whole "
                     "(sysctl.d(5)).",
                     (Remedy("merge them", (fix_command(subject, f"--reserve {lost}"),), needs_root=True),),
@@ -82,20 +89,60 @@ def _in_vain(subject: Subject, tree: Tree) -> Iterator[Finding]:
 
 def _refused(subject: Subject, tree: Tree) -> Iterator[Finding]:
     for file in _files(tree.orders):
-        for setting in (RESERVED, EPHEMERAL):
+        for setting, explain in ((RESERVED, mistake_in_reserved), (EPHEMERAL, mistake_in_range)):
             for item in assignments(file, setting.key):
                 if item.value is None or setting.parse(item.value) is not None:
                     continue
-                yield Finding(
-                    "TB206",
-                    Severity.WARNING,
-                    Confidence.CERTAIN,
-                    f"Line {item.line + 1} of {file.path} sets nothing: the kernel refuses {item.value!r}.",
-                    "Blanks within the value and comments behind it are errors. If it is the last line about this "
-                    "setting, systemd sets none of the earlier ones either.",
-                    (Remedy(f"correct the line in {file.path}"),),
-                    subject.seen.namespace,
+                mistake = explain(item.value)
+                where = f"line {item.line + 1} of {file.path}"
+                yield _line_finding(
+                    subject,
+                    f"{where[0].upper()}{where[1:]} sets nothing: the kernel refuses {item.value!r}"
+                    f"{' because ' if mistake.reason.startswith('of ') else ': '}{mistake.reason}.",
+                    "If it is the last line about this setting, systemd-sysctl sets none of the earlier ones either.",
+                    f"write {where} as: {setting.key} = {mistake.corrected}"
+                    if mistake.corrected is not None
+                    else f"correct {where}",
                 )
+
+
+def _misspelt(subject: Subject, tree: Tree) -> Iterator[Finding]:
+    for file in _files(tree.orders):
+        for line, key, meant in misspelt_settings(file):
+            where = f"line {line + 1} of {file.path}"
+            yield _line_finding(
+                subject,
+                f"{where[0].upper()}{where[1:]} sets {key!r}, which is not a setting of the kernel; {meant} is.",
+                "A name that the kernel does not have is skipped at boot, with a line in the journal at most.",
+                f"write {meant} in {where}",
+            )
+
+
+def _not_read(subject: Subject, tree: Tree) -> Iterator[Finding]:
+    for file in tree.unread:
+        if any(assignments(file, setting.key) for setting in (RESERVED, EPHEMERAL)):
+            backup = file.path.endswith(_BACKUPS)
+            yield replace(
+                _line_finding(
+                    subject,
+                    f"{file.path} sets source ports, but is not read at boot.",
+                    "Only files right in the folder are read whose names end in .conf and do not begin with a dot "
+                    "(sysctl.d(5)).",
+                    f"rename it to {_readable(file.path)}, or remove it",
+                ),
+                severity=Severity.NOTICE if backup else Severity.WARNING,
+            )
+
+
+def _readable(path: str) -> str:
+    name = path.rpartition("/")[2].lstrip(".").removesuffix(".conf")
+    return f"/etc/sysctl.d/{name}.conf"
+
+
+def _line_finding(subject: Subject, what: str, why: str, remedy: str) -> Finding:
+    return Finding(
+        "TB206", Severity.WARNING, Confidence.CERTAIN, what, why, (Remedy(remedy),), subject.seen.namespace
+    )
 
 
 def _too_long(subject: Subject, tree: Tree) -> Iterator[Finding]:

@@ -13,8 +13,10 @@ from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.records import NotVisible
 from tailbite.host.see.usage import read_usage, usage_here
 from tailbite.host.see.visit import call_in_namespace
+from tailbite.kernel.inet_diag import TcpState
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import read_ephemeral_range
+from tailbite.kernel.tcp_repair import replace_time_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,6 +62,14 @@ class Scan:
     namespaces: tuple[Namespace, ...]
     sightings: tuple[Sighting, ...]
     not_visible: tuple[NotVisible, ...]
+
+    @property
+    def nothing_found(self) -> str:
+        """The sentence for a scan without sightings: where there was nothing."""
+        where = "this network namespace" if any(one.is_own for one in self.namespaces) else "that network namespace"
+        others = len(self.namespaces) - 1
+        more = f" and {others} other{'s' if others > 1 else ''}" if others else ""
+        return f"No self-connected TCP socket in {where}{more}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +164,8 @@ def _ephemeral_range() -> PortRange | None:
 def destroy_self_connects(sightings: Iterable[Sighting]) -> tuple[Destruction, ...]:
     """Destroy self-connected sockets (SOCK_DESTROY): their owners get ECONNABORTED. Never raises for a refusal.
 
+    Where the kernel cannot destroy a TIME-WAIT, TCP_REPAIR replaces it (:mod:`tailbite.kernel.tcp_repair`).
+
     What was seen is destroyed and nothing else: the kernel compares the socket's cookie.
     """
     return tuple(_kill(one) for one in sightings)
@@ -165,7 +177,7 @@ def _kill(sighting: Sighting) -> Destruction:
     try:
         return Destruction(sighting, None, call_in_namespace(sighting.namespace, partial(_destroy, target)))
     except OSError as error:
-        return Destruction(sighting, NotVisible.of(what, error))
+        return Destruction(sighting, NotVisible.of(what, error, "destroy it"))
 
 
 def _destroy(target: TcpSocket) -> bool:
@@ -174,7 +186,9 @@ def _destroy(target: TcpSocket) -> bool:
         try:
             diag.destroy(target)
         except NetlinkError as error:
-            if error.errno != errno.ENOENT:  # then it is gone, which is what was wanted
+            if error.errno == errno.EOPNOTSUPP and target.state is TcpState.TIME_WAIT:
+                replace_time_wait(target.endpoints.local, target.family)  # kernels that destroy connections only
+            elif error.errno != errno.ENOENT:  # then it is gone, which is what was wanted
                 raise
         left = diag.listing(local_port=target.endpoints.local.port).sockets
     return any(one.inode and one.inode == target.inode for one in left)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailbite.host.see.records import NotVisible
 from tailbite.host.sysctl.text import BootOrder, ConfigFile
+from tailbite.kernel.sockopt import netns_cookie
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +37,8 @@ DIRECTORIES = (
 
 HOST = Path("/")
 _LAST = "/etc/sysctl.conf"
+_MOST_UNREAD = 1000
+_LARGEST_UNREAD = 1 << 20
 _MOST_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
 ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}
 
@@ -44,10 +49,12 @@ class Tree:
 
     Attributes:
         orders: for each program that may do it, the files in its order.
+        unread: files in these directories that no program reads, because of their names or their place.
         not_visible: what could not be read.
     """
 
     orders: tuple[BootOrder, ...]
+    unread: tuple[ConfigFile, ...] = ()
     not_visible: tuple[NotVisible, ...] = ()
 
 
@@ -66,19 +73,48 @@ def read_tree(root: Path = HOST) -> Tree:
             BootOrder("systemd-sysctl", named),
             BootOrder("sysctl --system", (*named, last) if last else named, _LAST, in_turn=True),
         ),
+        tuple(_unread(root)),
         tuple(not_visible),
     )
+
+
+def _unread(root: Path) -> Iterator[ConfigFile]:
+    """Yield small files in /etc/sysctl.d that are not applied: another ending, a hidden name, a sub-folder."""
+    folder = DIRECTORIES[0]
+    try:
+        entries = sorted(path_below(root, resolve_links(root, folder)).glob("**/*"))[:_MOST_UNREAD]
+    except OSError:
+        return
+    base = path_below(root, resolve_links(root, folder))
+    for entry in entries:
+        name = str(entry.relative_to(base))
+        if (name.endswith(".conf") and not name.startswith(".") and "/" not in name) or name.endswith(".tmp"):
+            continue
+        try:
+            if stat.S_ISREG(entry.lstat().st_mode) and entry.stat().st_size <= _LARGEST_UNREAD:
+                yield ConfigFile(f"{folder}/{name}", f"{folder}/{name}", entry.read_bytes().decode(**ENCODING))
+        except OSError:
+            continue
 
 
 def is_host_namespace(namespace: Namespace) -> bool:
     """Tell whether what the next boot sets will be this namespace's: whether it is that of process 1.
 
-    In doubt it is; who may not look at process 1 is no container's root.
+    Where process 1 cannot be inspected, the kernel's cookie decides: it numbers network namespaces from 1, which is
+    the first one (SO_NETNS_COOKIE, Linux 5.14; net/core/net_namespace.c). In doubt it is not the host's.
     """
     try:
         return namespace.inode == Path("/proc/1/ns/net").stat().st_ino
     except OSError:
-        return True
+        return namespace.is_own and _has_first_cookie()
+
+
+def _has_first_cookie() -> bool:
+    try:
+        with socket.socket() as sock:
+            return int.from_bytes(netns_cookie(sock), sys.byteorder) == 1
+    except OSError:
+        return False
 
 
 def _names(root: Path, directory: str, not_visible: list[NotVisible]) -> Iterator[str]:

@@ -1,0 +1,133 @@
+"""Mistakes in sysctl.d(5) lines about the port settings: the wrong character, and the line that was meant. Pure.
+
+The kernel refuses a whole value for one wrong character, and says nothing more than EINVAL.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tailbite.core.ports import HIGHEST_PORT, PortRange, PortSet
+from tailbite.host.sysctl.text import assignments
+from tailbite.host.sysctl.value import EPHEMERAL, LOWEST_EPHEMERAL, RESERVED, range_value, reserved_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tailbite.host.sysctl.text import ConfigFile
+
+__all__ = ["Mistake", "misspelt_settings", "mistake_in_range", "mistake_in_reserved", "ports_meant"]
+
+_LINE_KEY = re.compile(r"\s*-?([^\s=#;-][^\s=]*)\s*=")
+_OTHER_SETTINGS = frozenset({"ip_local_port_step_width", "ip_unprivileged_port_start"})
+_ALIKE = 0.85
+_NAMES = {
+    '"': "the quotation mark",
+    "'": "the quotation mark",
+    "#": "the comment",
+    ";": "the comment",
+    " ": "the blank",
+    "\t": "the tab",
+    "\\": "the backslash",
+    ":": "the colon",
+}
+_ADVICE = {
+    '"': "values have no quotation marks",
+    "'": "values have no quotation marks",
+    "#": "a comment needs a line of its own",
+    ";": "a comment needs a line of its own",
+    " ": "ports are separated by commas alone",
+    "\t": "ports are separated by commas alone",
+    "\\": "a value cannot be continued on the next line",
+    ":": "a range is written as LOW-HIGH",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """The reason why the kernel refuses a value.
+
+    Attributes:
+        reason: the wrong part and the rule, as a clause.
+        corrected: the value that was meant; None if that cannot be told.
+    """
+
+    reason: str
+    corrected: str | None
+
+
+def ports_meant(value: str) -> PortSet:
+    """Return the ports that a value of ``ip_local_reserved_ports`` was meant to have, whatever surrounds them."""
+    text = re.split(r"[#;]", value, maxsplit=1)[0]
+    found: list[PortRange] = []
+    for part in re.findall(r"\d+(?:\s*[-:]\s*\d+)?", text):
+        numbers = [int(number) for number in re.findall(r"\d+", part)]
+        low, high = min(numbers), max(numbers)
+        if high <= HIGHEST_PORT:
+            found.append(PortRange(low, high))
+    return PortSet.of(found)
+
+
+def mistake_in_reserved(value: str) -> Mistake:
+    """Explain why the kernel refuses a value of ``ip_local_reserved_ports``; it must be one that is refused."""
+    meant = ports_meant(value)
+    corrected = str(meant) if meant else None
+    if wrong := re.search(r"[^0-9a-fA-FxX,-]", value):
+        return Mistake(_character(value, wrong.start()), corrected)
+    for part in value.split(","):
+        if part and reserved_value(part) is None:
+            return Mistake(_number(part), corrected)
+    return Mistake("it is not a list of ports", corrected)
+
+
+def mistake_in_range(value: str) -> Mistake:
+    """Explain why the kernel refuses a value of ``ip_local_port_range``; it must be one that is refused."""
+    numbers = [int(number) for number in re.findall(r"\d+", re.split(r"[#;]", value, maxsplit=1)[0])]
+    meant = f"{min(numbers)} {max(numbers)}" if len(numbers) == 2 else None
+    corrected = meant if meant is not None and range_value(meant) is not None else None
+    if wrong := re.search(r"[\"'#;\\]", value):
+        return Mistake(_character(value, wrong.start()), corrected)
+    if wrong := re.search(r"[-,:]", value):
+        return Mistake(f"of {value[wrong.start()]!r}: the two ports are separated by a blank", corrected)
+    if len(numbers) != 2:
+        return Mistake(f"it has {len(numbers)} number{'' if len(numbers) == 1 else 's'} instead of two", None)
+    low, high = numbers
+    if low > high:
+        return Mistake(f"{low} is above {high}: the lower port comes first", corrected)
+    if low < LOWEST_EPHEMERAL:
+        return Mistake(f"{low} is below {LOWEST_EPHEMERAL} (ip_unprivileged_port_start)", None)
+    return Mistake(f"{high} is not a port: the highest is {HIGHEST_PORT}", None)
+
+
+def _character(value: str, place: int) -> str:
+    char = value[place]
+    name = _NAMES.get(char, "the character")
+    before = f" behind {value[:place]!r}" if place else " at its beginning"
+    return f"of {name} {char!r}{before}: {_ADVICE.get(char, 'a list has digits, commas and hyphens only')}"
+
+
+def _number(part: str) -> str:
+    low, hyphen, high = part.partition("-")
+    if hyphen and low.isdigit() and high.isdigit() and int(low) > int(high):
+        return f"{part} begins with the higher port"
+    for number in (low, high):
+        if number.isdigit() and int(number) > HIGHEST_PORT:
+            return f"{number} is not a port: the highest is {HIGHEST_PORT}"
+    return f"{part!r} is not a port or a range LOW-HIGH"
+
+
+def misspelt_settings(file: ConfigFile) -> Iterator[tuple[int, str, str]]:
+    """Yield line number, key and the setting that was meant, for keys that are nearly those of the two settings."""
+    ours = {setting.name: setting.key for setting in (RESERVED, EPHEMERAL)}
+    right = {item.line for key in ours.values() for item in assignments(file, key)}
+    for number, line in enumerate(file.text.split("\n")):
+        match = _LINE_KEY.match(line)
+        if match is None or number in right or any(char in match[1] for char in "*?["):
+            continue
+        name = re.split(r"[./]", match[1])[-1]
+        close = difflib.get_close_matches(name.lower(), ours, 1, _ALIKE)
+        if close and name not in _OTHER_SETTINGS:
+            yield number, match[1], ours[close[0]]
