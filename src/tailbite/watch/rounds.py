@@ -17,6 +17,7 @@ __all__ = ["ROUND_S", "Candidate", "Rounds"]
 
 ROUND_S: Final = 60.0
 """TIME-WAIT's life on Linux (TCP_TIMEWAIT_LEN): an inspection within it finds what a closed self-connect left."""
+_NEVER: Final = (0, float("-inf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Rounds:
 
     def __init__(self, *, within: float = ROUND_S, every: float = 15.0) -> None:
         self._wait = max(within - every, 0.0)  # due early enough not to be late at the next plan
-        self._inspected: dict[int, float] = {}
+        self._inspected: dict[int, tuple[int, float]] = {}  # the number of the inspection, and when it was
+        self._number = 0
         self._named: set[int] = set()
 
     def name(self, inode: int) -> None:
@@ -67,12 +69,13 @@ class Rounds:
     def _is_due(self, one: Candidate, now: float) -> bool:
         if one.is_own or one.inode in self._named:
             return True
-        return now - self._inspected.get(one.inode, float("-inf")) >= self._wait
+        return now - self._inspected.get(one.inode, _NEVER)[1] >= self._wait
 
-    def _order(self, one: Candidate) -> tuple[bool, bool, float]:
-        return not one.is_own, one.inode not in self._named, self._inspected.get(one.inode, float("-inf"))
+    def _order(self, one: Candidate) -> tuple[bool, bool, int]:
+        return not one.is_own, one.inode not in self._named, self._inspected.get(one.inode, _NEVER)[0]
 
     def inspected(self, inode: int, now: float) -> None:
         """Take note that a namespace was inspected, or could not be."""
-        self._inspected[inode] = now
+        self._number += 1
+        self._inspected[inode] = (self._number, now)
         self._named.discard(inode)
