@@ -21,11 +21,11 @@ def test_a_copy_is_the_same_pipe() -> None:
         number = int(child.stdout.readline())
         pidfd = open_thread(child.pid)
         copy = copy_descriptor(pidfd, number)
-        os.write(copy, b"hello")
-        assert child.stdout.readline() == "hello\n"
         with pytest.raises(OSError, match="pidfd_getfd") as caught:
             copy_descriptor(pidfd, 9999)
         assert caught.value.errno == errno.EBADF
+        os.write(copy, b"hello")  # the child ends then
+        assert child.stdout.readline() == "hello\n"
     os.close(copy)
     os.close(pidfd)
 

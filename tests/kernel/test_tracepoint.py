@@ -57,9 +57,12 @@ def test_the_running_kernel_has_the_fields_whether_tracefs_is_mounted_or_not() -
     assert {"newstate", "sport", "dport", "family", "protocol", "saddr_v6", "daddr_v6"} <= fields.keys()
 
 
-def test_a_service_reads_the_file_that_systemd_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY"])
+def test_a_service_reads_the_copy_that_systemd_made(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "inet_sock_set_state").write_text(TEXT)
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv(variable, str(tmp_path))
     assert read_format("sock", "inet_sock_set_state").identifier == 1364
 
 

@@ -2,7 +2,7 @@
 
 A tracepoint has a number and a layout of its record that both depend on the kernel's build; the file ``format`` in
 tracefs has both (Documentation/trace/events.rst). Tracefs is root's (mode 0700), so a service that has no more than
-CAP_BPF and CAP_PERFMON is handed the file by the one who starts it: systemd's ``LoadCredential=``.
+CAP_BPF and CAP_PERFMON needs a copy of the file: in its ``RuntimeDirectory=``, or as a credential of systemd.
 """
 # ruff: noqa: PTH123 - pathlib takes 4 ms to load
 
@@ -65,8 +65,8 @@ def parse_format(text: str) -> Format:
 def read_format(category: str, name: str) -> Format:
     """Find and read the description of a tracepoint.
 
-    First a file that systemd handed to this service (``$CREDENTIALS_DIRECTORY/NAME``), then tracefs where it is
-    mounted, then a tracefs that no other process sees (needs CAP_SYS_ADMIN).
+    First a copy that systemd made for this service (``$RUNTIME_DIRECTORY/NAME``, ``$CREDENTIALS_DIRECTORY/NAME``),
+    then tracefs where it is mounted, then a tracefs that no other process sees (needs CAP_SYS_ADMIN).
 
     Raises:
         OSError: EACCES or EPERM, only root may read it; ENOENT, this kernel does not have the tracepoint.
@@ -75,8 +75,8 @@ def read_format(category: str, name: str) -> Format:
     path = f"events/{category}/{name}/format"
     error: OSError | None = None
     folders = [f"{folder}/{path}" for folder in _TRACEFS]
-    if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
-        folders.insert(0, f"{credentials}/{name}")
+    copies = (os.environ.get(variable, "") for variable in ("RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY"))
+    folders[:0] = [f"{folder}/{name}" for folder in copies if folder]
     for place in folders:
         try:
             with open(place, encoding="ascii") as file:

@@ -19,11 +19,14 @@ Inspections (:mod:`tailbite.watch.inspector`) go on with every source: they find
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from tailbite.core.address import FourTuple
 from tailbite.host.see.namespaces import current_namespace, namespace_of_process
 from tailbite.host.see.records import NotVisible
 from tailbite.kernel.snmp import counted_since, read_tcp_opens
+from tailbite.kernel.sock_diag import SockDiag
 from tailbite.watch.records import Moment, SelfConnectEvent, SourceKind, SourceState
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ __all__ = ["MOST_CLOSES", "BpfSource", "DestroySource", "EventSource", "PollSour
 
 MOST_CLOSES: Final = 20_000.0
 """TCP sockets that may close in a second before destroyed sockets are not listened to any more."""
+_MOST_ATTRIBUTED: Final = 256
 _RATE_WINDOW_S: Final = 5.0
 _RESUME_AFTER_S: Final = 60.0
 
@@ -112,6 +116,7 @@ class BpfSource:
         self._refused = tuple(refused)
         self._find_namespace = find_namespace
         self.descriptors = events.descriptors
+        self._attributed: deque[tuple[int, int]] = deque(maxlen=_MOST_ATTRIBUTED)
         self._to_epoch = time.time() - time.monotonic()
 
     def read_events(self, now: float) -> list[SelfConnectEvent]:
@@ -119,22 +124,46 @@ class BpfSource:
         return [event for event in events if not self._only_own or event.where == "host"]
 
     def _event(self, one: Established) -> SelfConnectEvent:
-        namespace = None
-        if one.pid:
-            try:
-                namespace = self._find_namespace(one.pid)
-            except OSError:
-                pass  # it has ended since
+        namespace = self._namespace_of(one)
         moment = one.monotonic_ns / 1e9 + self._to_epoch
         return SelfConnectEvent(
             moment, Moment.ESTABLISHED, self.kind, one.endpoint, one.family, namespace, one.pid, one.name
         )
+
+    def _namespace_of(self, one: Established) -> Namespace | None:
+        """Find the namespace by the process; if that has ended, or is another user's, by the socket, in our own.
+
+        A socket stands for one event: the same endpoint may be connected to itself in another namespace too.
+        """
+        place = None
+        if one.pid:
+            try:
+                place = self._find_namespace(one.pid)
+            except OSError:
+                pass
+        if place is not None and not place.is_own:
+            return place
+        cookie = _find_cookie(one)
+        if cookie is None or cookie in self._attributed:
+            return place
+        self._attributed.append(cookie)
+        return current_namespace()
 
     def state(self) -> SourceState:
         return SourceState(self.kind, lost=self._events.read_counts()[1], refused=self._refused)
 
     def close(self) -> None:
         self._events.close()
+
+
+def _find_cookie(one: Established) -> tuple[int, int] | None:
+    """Return the cookie of the socket of an event, if it is in our own namespace."""
+    try:
+        with SockDiag() as diag:
+            found = diag.find(one.family, FourTuple(one.endpoint, one.endpoint))
+    except OSError:
+        return None
+    return found.cookie if found is not None else None
 
 
 class RateLimit:
