@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,25 @@ from tailbite.lab.loop import ExperimentSettings, LoopTally, WorkerFailed, loop_
 DATA = Path(__file__).parents[2] / "docs" / "data"
 
 
+def own_base() -> int:
+    """The low end of a range for this process alone.
+
+    All namespaces of the machine share the kernel's table of sequences, and its key has the destination port
+    (inet_hashtables.c, table_perturb): a second process with the same port would move this process's walk.
+    """
+    return 20_000 + 2 * (os.getpid() % 10_000)
+
+
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("binds_first", [False, True])
-@pytest.mark.parametrize("reserved", ["", "40100-40119", "40102,40150-40155"])
-def test_this_kernel_hits_as_often_as_the_model_says(binds_first: bool, reserved: str) -> None:
+@pytest.mark.parametrize("reserved", [(), ((100, 119),), ((102, 102), (150, 155))], ids=["none", "block", "two"])
+def test_this_kernel_hits_as_often_as_the_model_says(
+    binds_first: bool, reserved: tuple[tuple[int, int], ...]
+) -> None:
     """A range of 400 ports, reserved ones included: the mean of 150 waits within five standard errors."""
-    ephemeral, port = PortRange(40000, 40399), 40120 + binds_first
-    taken = PortSet.parse(reserved)
+    base = own_base()
+    ephemeral, port = PortRange(base, base + 399), base + 120 + binds_first
+    taken = PortSet.parse(",".join(f"{base + low}-{base + high}" for low, high in reserved))
     write_reserved_ports(taken)
     settings = ExperimentSettings(port, ephemeral, 151, 2_000_000, binds_first)
     (tally,) = run_loop(settings, lambda hits, attempts: None)
@@ -36,10 +49,11 @@ def test_this_kernel_hits_as_often_as_the_model_says(binds_first: bool, reserved
 @pytest.mark.usefixtures("network")
 def test_the_port_behind_a_reserved_block_is_hit_every_lap_on_this_kernel() -> None:
     """The model's claim about reserved neighbours: with 20 of them before the port, no lap misses it."""
-    ephemeral = PortRange(40000, 40799)
-    alone = odds(40400, ephemeral)
-    write_reserved_ports(PortSet.parse("40360-40399"))
-    (tally,) = run_loop(ExperimentSettings(40400, ephemeral, 41, 10**6), lambda hits, attempts: None)
+    base = own_base()
+    ephemeral, port = PortRange(base, base + 799), base + 400
+    alone = odds(port, ephemeral)
+    write_reserved_ports(PortSet.parse(f"{base + 360}-{base + 399}"))
+    (tally,) = run_loop(ExperimentSettings(port, ephemeral, 41, 10**6), lambda hits, attempts: None)
     assert max(tally.hits[1:]) < 130, "a lap is 400 slots by strides of 4.5: some 85 attempts"
     assert alone.between == pytest.approx(400, rel=0.01)
 
@@ -48,7 +62,8 @@ def test_the_port_behind_a_reserved_block_is_hit_every_lap_on_this_kernel() -> N
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_workers_see_independent_sequences_and_the_strides_of_the_kernel(ipv6: bool) -> None:
     """2 to 16, all of them, and nothing odd; each worker dials an address of its own."""
-    settings = ExperimentSettings(40008, PortRange(40000, 40999), 21, 10**6, ipv6=ipv6, workers=2)
+    base = own_base()
+    settings = ExperimentSettings(base + 8, PortRange(base, base + 999), 21, 10**6, ipv6=ipv6, workers=2)
     seen: list[tuple[int, int]] = []
     tallies = run_loop(settings, lambda hits, attempts: seen.append((hits, attempts)))
     assert [len(tally.hits) for tally in tallies] == [11, 10]
