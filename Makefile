@@ -9,7 +9,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 .PHONY: demo test setup dev lint coverage kernels bench figures measure man clean peers matrix dist try-packages try-deploy
 .PHONY: cpython fuzz
 .PHONY: image try-image
-.PHONY: docs docs-browser reference story
+.PHONY: docs docs-browser api reference story
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -103,6 +103,10 @@ docs-browser: docs
 # The tables of docs/reference and docs/findings/index.md, from the product itself.
 reference: dev
 	$(BIN)/python tools/reference.py
+
+# docs/api.md, the list of every public name, from the docstrings.
+api: dev
+	$(BIN)/python tools/api.py
 
 # The pictures of docs/story.md, from a run of the demo.
 story: setup

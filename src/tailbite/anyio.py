@@ -1,5 +1,6 @@
 """tailbite for anyio, and so for trio: needs the extra ``tailbite[anyio]``."""
 
-from tailbite.reconnect.anyio import connections
+from tailbite.reconnect.anyio import Connections, connections
+from tailbite.reconnect.async_base import AsyncConnection
 
-__all__ = ["connections"]
+__all__ = ["AsyncConnection", "Connections", "connections"]

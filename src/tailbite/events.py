@@ -1,4 +1,29 @@
-"""What happens to a persistent connection: the records that hooks get."""
+"""The events of a persistent connection: the records that hooks are called with."""
 
-from tailbite.reconnect.events import *  # noqa: F403 - a face: all of its names, and no others
-from tailbite.reconnect.events import __all__ as __all__
+from tailbite.reconnect.events import (
+    Attempting,
+    Connected,
+    Event,
+    FailedAttempt,
+    GaveUp,
+    Lost,
+    Refused,
+    SelfConnected,
+    Verified,
+    VerifyFailed,
+    Waiting,
+)
+
+__all__ = [
+    "Attempting",
+    "Connected",
+    "Event",
+    "FailedAttempt",
+    "GaveUp",
+    "Lost",
+    "Refused",
+    "SelfConnected",
+    "Verified",
+    "VerifyFailed",
+    "Waiting",
+]

@@ -1,8 +1,8 @@
-"""Is it the real server? What to pass as ``verify=``.
+"""Verifiers: values for ``verify=`` that check whether the peer is the real server.
 
-An established connection proves only that somebody accepted it. These talk with the peer before the connection is
-believed, refuse everybody else with a :class:`~tailbite.VerifyError` that says what was met, and never believe
-their own echo::
+An established connection proves only that somebody accepted it. A verifier talks with the peer before the connection
+is delivered, refuses every other server with a :class:`~tailbite.VerifyError` that describes its answer, and never
+accepts its own echo::
 
     tailbite.connections(("db", 5432), verify=tailbite.verify.postgres)
     tailbite.wait("web:8080", verify=tailbite.verify.http("/health", status=204))
@@ -23,8 +23,8 @@ verifier                accepts                                                t
 ======================  =====================================================  ==================================
 
 ``postgres``, ``redis``, ``mysql``, ``ssh``, ``smtp`` and ``tls`` are used as they are, or called to change something:
-``verify.redis(timeout=1)``. Every one takes ``timeout=``, seconds for the whole conversation, 5 if not given.
-For anything else write your own: see :class:`Verifier`.
+``verify.redis(timeout=1)``. Every verifier takes ``timeout=``, seconds for the whole conversation, 5 if not given.
+For any other protocol write your own: see :class:`Verifier`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,18 @@ from tailbite.verifiers.tls import TLS
 from tailbite.verifiers.verification import Conversation, Receive, Send, Verifier
 
 __all__ = [
+    "HTTP",
+    "SMTP",
+    "SSH",
+    "TLS",
+    "Banner",
     "Conversation",
+    "MySQL",
+    "Postgres",
     "Receive",
+    "Redis",
     "Send",
+    "SendExpect",
     "Verifier",
     "banner",
     "http",

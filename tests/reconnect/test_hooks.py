@@ -88,7 +88,7 @@ def test_structlog_gets_the_data_as_keys() -> None:
         hook = hooks.structlog()
         for event in STORY:
             hook(event)
-    assert [entry["event"] for entry in entries] == [f"tailbite.{hooks.word(event)}" for event in STORY]
+    assert [entry["event"] for entry in entries] == [f"tailbite.{hooks.event_name(event)}" for event in STORY]
     assert entries[1] == {
         "event": "tailbite.refused",
         "log_level": "info",

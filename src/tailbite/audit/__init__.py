@@ -1,6 +1,7 @@
 """Flow 3: trap -> client -> observations -> verdict -> report. Would this client connect to itself?
 
-The public names of this package are ``audit``, ``Client``, ``Limits``, ``Verdict`` and ``Word``; see docs/audit.md.
+The public names of this package are ``audit``, ``Client``, ``Limits``, ``Verdict``, ``Word`` and the types of their
+fields; see docs/audit.md.
 """
 
 from __future__ import annotations
@@ -8,15 +9,65 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tailbite.audit.records import Client, Limits
-    from tailbite.audit.verdict import Verdict, Word
+    from tailbite.audit.records import (
+        BindAttempt,
+        Client,
+        Driver,
+        Image,
+        Limits,
+        Observation,
+        Output,
+        Phase,
+        Recovery,
+        StateSpan,
+        Stdin,
+    )
+    from tailbite.audit.run import Evidence
+    from tailbite.audit.verdict import Belief, Figure, Remains, Timing, Verdict, Word
     from tailbite.audit.warden import audit
+    from tailbite.kernel.packets import Packet
 
-__all__ = ["Client", "Limits", "Verdict", "Word", "audit"]
+__all__ = [
+    "Belief",
+    "BindAttempt",
+    "Client",
+    "Driver",
+    "Evidence",
+    "Figure",
+    "Image",
+    "Limits",
+    "Observation",
+    "Output",
+    "Packet",
+    "Phase",
+    "Recovery",
+    "Remains",
+    "StateSpan",
+    "Stdin",
+    "Timing",
+    "Verdict",
+    "Word",
+    "audit",
+]
 
 _HOMES = {
+    "Belief": "tailbite.audit.verdict",
+    "BindAttempt": "tailbite.audit.records",
     "Client": "tailbite.audit.records",
+    "Driver": "tailbite.audit.records",
+    "Evidence": "tailbite.audit.run",
+    "Figure": "tailbite.audit.verdict",
+    "Image": "tailbite.audit.records",
     "Limits": "tailbite.audit.records",
+    "Observation": "tailbite.audit.records",
+    "Output": "tailbite.audit.records",
+    "Packet": "tailbite.kernel.packets",
+    "Phase": "tailbite.audit.records",
+    "Recovery": "tailbite.audit.records",
+    "Remains": "tailbite.audit.verdict",
+    "StateSpan": "tailbite.audit.records",
+    "Stdin": "tailbite.audit.records",
+    "Timing": "tailbite.audit.verdict",
     "Verdict": "tailbite.audit.verdict",
     "Word": "tailbite.audit.verdict",
     "audit": "tailbite.audit.warden",

@@ -213,7 +213,7 @@ def _wait(request: _Request, progress: Progress) -> tuple[Readiness, ...]:
         from tailbite.readiness.sync import wait
 
         last = wait(
-            *request.wanted,
+            *cast("tuple[Any, ...]", request.wanted),
             timeout=timeout,
             interval=request.interval,
             patience=request.patience,

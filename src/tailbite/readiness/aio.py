@@ -28,7 +28,7 @@ _OPTIONS = Options()
 
 
 async def wait(
-    *targets: Address | Wanted,
+    *targets: Address,
     verify: Verifier | None = None,
     timeout: float | None = 60.0,
     interval: float = 0.5,

@@ -37,7 +37,7 @@ _OPTIONS = Options()
 
 
 def wait(
-    *targets: Address | Wanted,
+    *targets: Address,
     verify: Verifier | None = None,
     timeout: float | None = 60.0,
     interval: float = 0.5,

@@ -1,12 +1,12 @@
-"""What happens to a persistent connection, as frozen records for hooks.
+"""The events of a persistent connection: frozen records for hooks.
 
 A hook is any callable that takes one of them::
 
-    def hook(event: tailbite.Event) -> None:
-        if isinstance(event, tailbite.reconnect.events.SelfConnected): ...
+    def hook(event: tailbite.events.Event) -> None:
+        if isinstance(event, tailbite.events.SelfConnected): ...
 
-``at`` is the loop's monotonic clock in seconds: differences between two events of one loop mean something, its value
-alone does not. ``number`` counts the attempts of one outage from 1.
+``at`` is the loop's monotonic clock in seconds: the difference between two events of one loop is a time, the value
+alone means nothing. ``number`` counts the attempts of one outage from 1.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """One attempt that did not lead to a connection that lasted.
+    """An attempt that did not lead to a connection that lasted.
 
     Attributes:
-        number: which attempt of its outage it was, from 1.
-        at: when it failed.
-        took: seconds from its beginning until then.
-        error: why; None if a connection was there and the user's block ended without an error.
+        number: the number of the attempt in its outage, from 1.
+        at: the time of the failure, on the loop's monotonic clock, in seconds.
+        took: seconds from the beginning of the attempt until then.
+        error: the reason; None if there was a connection and the user's block ended without an error.
     """
 
     number: int
@@ -51,11 +51,11 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something happened.
+    """An event of a persistent connection; the base of all others.
 
     Attributes:
-        target: where the connection goes.
-        at: when, on the loop's monotonic clock, in seconds.
+        target: the server of the loop.
+        at: the time of the event, on the loop's monotonic clock, in seconds.
     """
 
     target: Target
@@ -64,7 +64,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Attempting(Event):
-    """An attempt begins, and may take ``timeout`` seconds."""
+    """An attempt begins.
+
+    Attributes:
+        number: the number of the attempt in its outage, from 1.
+        timeout: the seconds the attempt may take.
+    """
 
     number: int
     timeout: float
@@ -72,7 +77,13 @@ class Attempting(Event):
 
 @dataclass(frozen=True, slots=True)
 class Refused(Event):
-    """An attempt failed before there was a connection: refused, unreachable, timed out, unknown name, TLS."""
+    """An attempt failed before there was a connection: refused, unreachable, timed out, unknown name, TLS.
+
+    Attributes:
+        number: the number of the attempt in its outage, from 1.
+        took: seconds from the beginning of the attempt until then.
+        error: the reason.
+    """
 
     number: int
     took: float
@@ -81,7 +92,13 @@ class Refused(Event):
 
 @dataclass(frozen=True, slots=True)
 class SelfConnected(Event):
-    """An attempt ended at the socket itself, which has been reset: nobody listens there."""
+    """An attempt was connected to itself, and was reset: no server listens there.
+
+    Attributes:
+        number: the number of the attempt in its outage, from 1.
+        took: seconds from the beginning of the attempt until then.
+        error: a :class:`~tailbite.SelfConnectError`.
+    """
 
     number: int
     took: float
@@ -90,7 +107,14 @@ class SelfConnected(Event):
 
 @dataclass(frozen=True, slots=True)
 class VerifyFailed(Event):
-    """Something accepted the connection and is not believed to be the server (see ``error.reason``)."""
+    """A server accepted the connection, and the verifier refused it.
+
+    Attributes:
+        number: the number of the attempt in its outage, from 1.
+        took: seconds from the beginning of the attempt until then.
+        verifier: the name of the verifier.
+        error: the reason, mostly a :class:`~tailbite.VerifyError`.
+    """
 
     number: int
     took: float
@@ -100,7 +124,13 @@ class VerifyFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Verified(Event):
-    """The peer has shown that it is the server."""
+    """The verifier accepted the peer.
+
+    Attributes:
+        number: the number of the attempt in its outage, from 1.
+        took: seconds of the verifier's conversation.
+        verifier: the name of the verifier.
+    """
 
     number: int
     took: float
@@ -109,9 +139,13 @@ class Verified(Event):
 
 @dataclass(frozen=True, slots=True)
 class Connected(Event):
-    """The connection is there, verified if a verifier was given, and goes to the user.
+    """A connection goes to the user, verified if there is a verifier.
 
-    ``local`` and ``remote`` are address and port as text; for a Unix socket its path.
+    Attributes:
+        number: the number of the attempt in its outage, from 1.
+        took: seconds from the beginning of the attempt until then.
+        local: the local address and port as text; for a Unix socket its path, mostly empty.
+        remote: the server's address and port as text, or the path of its Unix socket.
     """
 
     number: int
@@ -122,7 +156,12 @@ class Connected(Event):
 
 @dataclass(frozen=True, slots=True)
 class Lost(Event):
-    """A connection ended after ``lasted`` seconds; ``error`` is None if the user's block was left without one."""
+    """A connection ended.
+
+    Attributes:
+        lasted: the seconds it lasted.
+        error: the reason; None if the user's block ended without an error.
+    """
 
     lasted: float
     error: BaseException | None
@@ -130,7 +169,12 @@ class Lost(Event):
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Event):
-    """The next attempt, which will be ``number``, begins in ``seconds``."""
+    """The loop waits before the next attempt.
+
+    Attributes:
+        number: the number of the attempt to come.
+        seconds: the time until then.
+    """
 
     number: int
     seconds: float
@@ -138,7 +182,13 @@ class Waiting(Event):
 
 @dataclass(frozen=True, slots=True)
 class GaveUp(Event):
-    """There will be no more attempts: ``why`` in words, ``error`` is what the user gets."""
+    """The loop makes no more attempts.
+
+    Attributes:
+        attempts: the number of attempts in the outage.
+        why: the limit that was reached, in words.
+        error: the error that the user gets.
+    """
 
     attempts: int
     why: str

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tailbite.reconnect.arguments import Hook
 
-__all__ = ["fields", "log", "opentelemetry", "prometheus", "structlog", "word"]
+__all__ = ["event_name", "fields", "log", "opentelemetry", "prometheus", "structlog"]
 
 _KINDS: Mapping[type[events.Event], tuple[str, int]] = {
     events.Attempting: ("attempting", logging.DEBUG),
@@ -35,7 +35,7 @@ _KINDS: Mapping[type[events.Event], tuple[str, int]] = {
 }
 
 
-def word(event: events.Event) -> str:
+def event_name(event: events.Event) -> str:
     """Return the event's name in lower case: ``self_connected``."""
     return _KINDS[type(event)][0]
 
@@ -122,7 +122,7 @@ def prometheus(registry: Any = None) -> Hook:
                 took.labels(target).observe(event.took)
                 attempts.labels(target, "connected").inc()
             case events.Refused() | events.SelfConnected() | events.VerifyFailed():
-                attempts.labels(target, word(event)).inc()
+                attempts.labels(target, event_name(event)).inc()
             case events.Lost():
                 open_now.labels(target).dec()
                 lost.labels(target).inc()
@@ -146,7 +146,7 @@ def opentelemetry(tracer: Any = None) -> Hook:
     under_way: list[Any] = []
 
     def hook(event: events.Event) -> None:
-        name, host = word(event), {"server.address": event.target.host}
+        name, host = event_name(event), {"server.address": event.target.host}
         match event:
             case events.Attempting():
                 end_all()  # a loop that was closed while connecting tells nothing
@@ -204,4 +204,4 @@ def sentence(event: events.Event) -> str:
             return f"waiting {seconds:.3f} s before attempt {number} to reach {target}"
         case events.GaveUp(why=why, error=error):
             return f"gave up on {target} ({why}): {error}"
-    return f"{word(event)}: {target}"
+    return f"{event_name(event)}: {target}"
