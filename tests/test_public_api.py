@@ -28,7 +28,9 @@ FOR_LOOPS = {
 
 LEFT = {
     # Its name is that of tailbite.testing.SelfConnect, which is something else.
-    "tailbite.audit.records.SelfConnect"
+    "tailbite.audit.records.SelfConnect",
+    "tailbite.audit.records.Allocator",
+    "tailbite.kernel.packets.TcpSegment",
 }
 
 
