@@ -9,13 +9,15 @@ import pytest
 
 from tailbite.audit import trap
 from tailbite.audit.belief import believed_by
-from tailbite.audit.records import Allocator, Ending, Observation, Output, SelfConnect
+from tailbite.audit.records import Allocator, Claim, Ending, Observation, Output, SelfConnect
 from tailbite.audit.verdict import Belief
 
 HIT = Observation(
     trap.phase("127.0.0.1", Allocator.CONNECT), True, 2.0, dials=1,
     self_connects=(SelfConnect(0.1, None, Ending.OPEN, "127.0.0.1", 9),),
 )  # fmt: skip
+UP, BAD = Claim(True, "connected"), Claim(False, "error: bad status line")
+WAS_REFUSED, REFUSED_AGAIN = (Claim(False, f"12:00:{second} refused") for second in ("01", "07"))
 REFUSED = Observation(trap.phase("127.0.0.1", Allocator.BIND), True, 2.0, dials=1, rounds=1)
 
 
@@ -30,10 +32,17 @@ REFUSED = Observation(trap.phase("127.0.0.1", Allocator.BIND), True, 2.0, dials=
         ({"exit_status": 1}, {"exit_status": 1}, Belief.NO),
         ({"exit_status": -11}, None, Belief.NO),
         ({}, {}, Belief.UNKNOWN),
-        ({"succeeded": True}, {}, Belief.YES),
-        ({"succeeded": True}, None, Belief.YES),
-        ({"succeeded": True}, {"succeeded": True}, Belief.UNKNOWN),
-        ({"failed": True, "exit_status": 0}, {}, Belief.NO),
+        ({"claims": (UP,)}, {}, Belief.YES),
+        ({"claims": (UP,)}, None, Belief.YES),
+        ({"claims": (UP,)}, {"claims": (UP,)}, Belief.UNKNOWN),
+        ({"claims": (UP, BAD)}, {"claims": (UP,)}, Belief.NO),
+        ({"claims": (UP, BAD)}, {}, Belief.NO),
+        ({"claims": (UP, BAD, UP, BAD, UP)}, {}, Belief.NO),
+        ({"claims": (BAD, UP)}, {}, Belief.YES),
+        ({"claims": (UP, UP, BAD)}, {}, Belief.YES),
+        ({"claims": (UP, REFUSED_AGAIN)}, {"claims": (WAS_REFUSED,)}, Belief.YES),
+        ({"claims": (REFUSED_AGAIN,)}, {"claims": (WAS_REFUSED,)}, Belief.NO),
+        ({"claims": (BAD,), "exit_status": 0}, {}, Belief.NO),
         ({"echoed": True}, {}, Belief.YES),
         ({"echoed": True}, {"echoed": True}, Belief.UNKNOWN),
         ({"echoed": True, "output": Output(b"Unexpected answer:\nGET /\n")}, {}, Belief.UNKNOWN),
@@ -48,6 +57,6 @@ def test_what_a_client_does_is_compared_with_what_it_does_when_refused(
 
 
 def test_belief_in_one_phase_is_belief() -> None:
-    assert believed_by([replace(HIT, failed=True), replace(HIT, succeeded=True)]) is Belief.YES
-    assert believed_by([replace(HIT, failed=True), HIT]) is Belief.NO
+    assert believed_by([replace(HIT, claims=(BAD,)), replace(HIT, claims=(UP,))]) is Belief.YES
+    assert believed_by([replace(HIT, claims=(BAD,)), HIT]) is Belief.NO
     assert believed_by([REFUSED]) is Belief.UNKNOWN

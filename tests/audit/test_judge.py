@@ -15,6 +15,7 @@ from tailbite.audit.records import (
     COMEBACKS,
     Allocator,
     BindAttempt,
+    Claim,
     Client,
     Ending,
     Observation,
@@ -58,8 +59,7 @@ def observations(draw: st.DrawFn, hits: st.SearchStrategy[list[SelfConnect]] | N
         served=draw(st.booleans()),
         exit_status=draw(st.none() | st.sampled_from([0, 1, -11])),
         echoed=draw(st.booleans()),
-        succeeded=draw(st.booleans()),
-        failed=draw(st.booleans()),
+        claims=draw(st.lists(st.builds(Claim, st.booleans(), st.sampled_from(["a", "b"])), max_size=3).map(tuple)),
     )
 
 

@@ -1,8 +1,9 @@
 """The belief of a client: did it take the connection to itself for one to the server? Pure.
 
 The phase in which the client dialled and was refused is the control. An exit status of 0 says something only if the
-client that was refused ended otherwise, and a success pattern only if it did not match there as well. Where nothing
-is known, the answer is *unknown*.
+client that was refused ended otherwise, and a success pattern only if it did not match there as well. A client that
+claims a connection and denies it in the next line did not believe it; an error that it prints when it is refused says
+only that it dialled again. Where nothing is known, the answer is *unknown*.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from tailbite.audit.records import Observation
 
 __all__ = ["believed_by"]
+
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+")
+"""The parts of a line that differ from one run to the next: times, addresses, ports."""
 
 _COMPLAINT = re.compile(
     r"error|exception|traceback|invalid|unexpected|malformed|protocol|refused|failed|failure|bad |cannot|unable"
@@ -38,10 +42,8 @@ def believed_by(watched: Sequence[Observation]) -> Belief:
 
 
 def _believed_in(hit: Observation, refused: Sequence[Observation]) -> Belief:
-    if hit.failed:
-        return Belief.NO
-    if hit.succeeded:
-        return Belief.YES if not any(o.succeeded for o in refused) else Belief.UNKNOWN
+    if (claimed := _by_claims(hit, refused)) is not None:
+        return claimed
     if hit.exit_status not in (0, None):
         return Belief.NO
     if hit.exit_status == 0 and _ends_otherwise(refused):
@@ -49,6 +51,22 @@ def _believed_in(hit: Observation, refused: Sequence[Observation]) -> Belief:
     if hit.echoed and not any(o.echoed for o in refused) and not _COMPLAINT.search(hit.output.text):
         return Belief.YES
     return Belief.UNKNOWN
+
+
+def _by_claims(hit: Observation, refused: Sequence[Observation]) -> Belief | None:
+    """Return the belief by the lines that match the patterns; None if they say nothing."""
+    if any(claim.connected for o in refused for claim in o.claims):
+        claims = [claim for claim in hit.claims if not claim.connected]
+    else:
+        claims = list(hit.claims)
+    if not any(claim.connected for claim in claims):
+        return Belief.NO if claims else None
+    when_refused = {_NUMBERS.sub("#", claim.line) for o in refused for claim in o.claims}
+    told = [
+        claim.connected for claim in claims if claim.connected or _NUMBERS.sub("#", claim.line) not in when_refused
+    ]
+    denied = told[told.index(True) + 1 :][:1] == [False]
+    return Belief.NO if denied else Belief.YES
 
 
 def _ends_otherwise(refused: Sequence[Observation]) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "UNSUPPORTED_STATUS",
     "Allocator",
     "BindAttempt",
+    "Claim",
     "Client",
     "Driver",
     "Ending",
@@ -350,6 +351,19 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """A line of output by which the client claims a connection, or denies one.
+
+    Attributes:
+        connected: True if the line matches the success pattern, False if it matches the failure pattern.
+        line: the line, at most 200 characters.
+    """
+
+    connected: bool
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Observations of one run of the client in one trap.
 
@@ -375,8 +389,7 @@ class Observation:
         has_exited_at: when.
         is_gone: True if neither the client nor anything it started was left at the end.
         echoed: True if a line of its stdout is a line that it sent to itself, and nothing else.
-        succeeded: True if its output, or its driver's, matched the success pattern, and no failure came before.
-        failed: True if it matched the failure pattern, and no success came before.
+        claims: the lines of its output, and of its driver's, that match the success or the failure pattern, in order.
         output: its output.
         recovery: the course of events when a server wanted the port; None if that was not measured.
         trouble: one sentence if the observation could not be made as it should.
@@ -402,8 +415,7 @@ class Observation:
     has_exited_at: float | None = None
     is_gone: bool = False
     echoed: bool = False
-    succeeded: bool = False
-    failed: bool = False
+    claims: tuple[Claim, ...] = ()
     output: Output = Output()
     recovery: Recovery | None = None
     trouble: str | None = None

@@ -20,6 +20,7 @@ import select
 import sys
 import time
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from tailbite.audit.records import (
     COMEBACKS,
     UNSUPPORTED_STATUS,
     BindAttempt,
+    Claim,
     Client,
     Limits,
     Observation,
@@ -51,6 +53,8 @@ __all__ = ["Evidence", "run_audit", "run_phase"]
 
 _LONGEST_PREPARATION = 180.0
 """Seconds a compiler may take."""
+
+_MOST_CLAIMS = 50
 
 _SHORTEST_ECHO = 4
 """Bytes: less may stand in any output by chance."""
@@ -204,7 +208,6 @@ def _observed(running: RunningClient, where: Phase, limits: Limits) -> Observati
     duration = recorder.now
     output, driven = running.last_output()
     seen = recorder.self_connects
-    succeeded, failed = _outcome(client, output, driven)
     return Observation(
         phase=where,
         control=True,
@@ -219,8 +222,7 @@ def _observed(running: RunningClient, where: Phase, limits: Limits) -> Observati
         has_exited_at=running.exited_at,
         is_gone=running.is_gone,
         echoed=_is_echoed(bytes(seen.written), running.jail.answers.output()),
-        succeeded=succeeded,
-        failed=failed,
+        claims=_claims(client, output, driven),
         output=_joined(output, driven),
         trouble=running.jail.trouble,
     )
@@ -254,17 +256,24 @@ def _is_echoed(written: bytes, answers: Output) -> bool:
     return any(len(line) >= _SHORTEST_ECHO for line in sent & printed)
 
 
-def _outcome(client: Client, *outputs: Output) -> tuple[bool, bool]:
-    """Tell whether the outputs claim a connection, and whether they deny one; whichever comes first counts."""
+def _claims(client: Client, *outputs: Output) -> tuple[Claim, ...]:
+    """Return the first lines that claim a connection or deny one, in order; the client's before the driver's."""
+    found: list[Claim] = []
     for output in outputs:
-        success, failure = (
-            pattern and re.search(pattern, output.text, re.MULTILINE) for pattern in (client.success, client.failure)
-        )
-        if failure and (not success or failure.start() <= success.start()):
-            return False, True
-        if success:
-            return True, False
-    return False, False
+        text = output.text
+        matches = [
+            (match.start(), connected)
+            for pattern, connected in ((client.failure, False), (client.success, True))
+            if pattern
+            for match in islice(re.finditer(pattern, text, re.MULTILINE), _MOST_CLAIMS)
+        ]
+        found += [Claim(connected, _line_at(text, start)) for start, connected in sorted(matches)]
+    return tuple(found[:_MOST_CLAIMS])
+
+
+def _line_at(text: str, position: int) -> str:
+    start = text.rfind("\n", 0, position) + 1
+    return text[start : start + 200].partition("\n")[0].strip()
 
 
 def _joined(own: Output, driven: Output) -> Output:
