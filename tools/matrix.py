@@ -1,7 +1,7 @@
-"""Audits every installed client of the catalogue, writes docs/matrix.md and docs/matrix.json: ``make matrix``.
+"""Audit of every installed client of the catalogue, written to docs/matrix.md and docs/matrix.json: ``make matrix``.
 
-Verdicts are kept in .matrix.jsonl as they come, so a run that was interrupted goes on; ``--anew`` forgets them, names
-of clients or groups audit only those.
+Verdicts are kept in .matrix.jsonl as they come, so a run that was interrupted goes on; ``--fresh`` forgets them,
+names of clients or groups audit only those.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ KEPT = ROOT / ".matrix.jsonl"
 JOBS = 3 * (os.cpu_count() or 1)  # an audit waits most of its time
 
 WORDS = {
-    "immune": "never itself",
-    "aborts": "itself, reset within a second; the port is free",
-    "blocks": "itself, closed; its TIME-WAIT keeps the server down for a minute",
-    "holds": "itself, kept; the server is down as long as the client runs",
+    "immune": "never connected to itself",
+    "aborts": "connected to itself; a server is down for less than 1.5 s",
+    "blocks": "let go; a server is down for about a minute, by the TIME-WAIT",
+    "holds": "kept it; a server is down for longer, mostly as long as the client runs",
     "unexercised": "never dialled the port",
-    "inconclusive": "could not be watched",
+    "inconclusive": "too little was seen",
     "unsupported": "does not run here",
 }
 
@@ -42,7 +42,7 @@ def kept() -> dict[str, dict[str, Any]]:
     """Return the verdicts of the runs before, by client."""
     if not KEPT.exists():
         return {}
-    return {one["client"]: one for one in map(json.loads, KEPT.read_text(encoding="utf-8").splitlines())}
+    return {row["client"]: row for row in map(json.loads, KEPT.read_text(encoding="utf-8").splitlines())}
 
 
 def audit(entries: list[Entry]) -> None:
@@ -73,8 +73,8 @@ def page(entries: list[Entry], verdicts: dict[str, dict[str, Any]]) -> str:
         "",
         (
             "Each client of the catalogue at its defaults, in a namespace where a plain client is certain to connect "
-            "to itself. `make peers` installs them on Debian, `make matrix` measures anew and writes "
-            "this page and `matrix.json`."
+            "to itself. `make peers` installs them on Debian, `make matrix` measures them and writes this page and "
+            "`matrix.json`. A client that is run otherwise than at its defaults has a note."
         ),
         "",
         (
@@ -92,6 +92,7 @@ def page(entries: list[Entry], verdicts: dict[str, dict[str, Any]]) -> str:
         ),
         "",
     ]
+    notes: list[str] = []
     for group in sorted({entry.groups[0] for entry, _ in rows}):
         lines += [
             f"## {group}",
@@ -102,11 +103,16 @@ def page(entries: list[Entry], verdicts: dict[str, dict[str, Any]]) -> str:
         for entry, data in rows:
             if entry.groups[0] == group:
                 held = "-" if data["longest_hold"] is None else f"{data['longest_hold']:.3f} s"
+                if entry.differs:
+                    notes.append(entry.differs)
+                note = f" [{len(notes)}]" if entry.differs else ""
                 lines.append(
-                    f"| {entry.title} | {data['version'] or '-'} | **{data['verdict']}** | {data['believed']} "
+                    f"| {entry.title}{note} | {data['version'] or '-'} | **{data['verdict']}** | {data['believed']} "
                     f"| {held} | {data['left'] or '-'} |"
                 )
         lines.append("")
+    if notes:
+        lines += ["## Notes", "", *(f"{number}. {note}." for number, note in enumerate(notes, 1)), ""]
     return "\n".join(lines)
 
 
@@ -116,9 +122,9 @@ def _anywhere(verdict: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Audit what is to be audited, then write both files from all there is."""
-    words = [word for word in sys.argv[1:] if word != "--anew"]
-    if "--anew" in sys.argv:
+    """Audit the clients without a verdict, then write both files from all verdicts."""
+    words = [word for word in sys.argv[1:] if word != "--fresh"]
+    if "--fresh" in sys.argv:
         KEPT.unlink(missing_ok=True)
     audit(load(words or ["all"]))
     entries, verdicts = load(["all"]), kept()
@@ -126,7 +132,7 @@ def main() -> int:
         print("no client of the catalogue is installed here: run make peers")
         return 4
     write_atomically(ROOT / "docs/matrix.md", page(entries, verdicts))
-    data = {"schema": "tailbite.matrix/1", "kernel": platform.release().split("-")[0]}
+    data = {"schema": "tailbite.matrix/2", "kernel": platform.release().split("-")[0]}
     ordered = [_anywhere(verdicts[entry.name]) for entry in entries if entry.name in verdicts]
     write_atomically(ROOT / "docs/matrix.json", json.dumps({**data, "clients": ordered}, indent=1) + "\n")
     return 0

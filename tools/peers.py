@@ -1,7 +1,7 @@
-"""Installs what the audit's catalogue can meet: ``make peers``. Each entry says where its client comes from.
+"""Installation of the clients of the audit's catalogue: ``make peers``. Each entry names its package.
 
 Debian packages are installed if we are root, else the command is printed. PyPI's and npm's packages go into a folder
-of their own, which ``$TAILBITE_PEERS`` names to ``tailbite audit``. A package that cannot be had is named in the end.
+of their own, which ``$TAILBITE_PEERS`` names to ``tailbite audit``. Packages that could not be installed are named.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from tailbite.audit.catalogue import load
 
 
-def wanted() -> dict[str, list[str]]:
+def packages_by_registry() -> dict[str, list[str]]:
     """Return the packages by registry: apt, pip, npm."""
     found: dict[str, set[str]] = defaultdict(set)
     for entry in load(["all"]):
@@ -27,7 +27,7 @@ def wanted() -> dict[str, list[str]]:
 
 
 def succeeds(command: list[str]) -> bool:
-    """Run a command, telling it; True if it exits with 0."""
+    """Print and run a command; True if it exits with 0."""
     print("$", " ".join(command), flush=True)
     try:
         return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 0
@@ -37,15 +37,15 @@ def succeeds(command: list[str]) -> bool:
 
 
 def install(command: list[str], packages: list[str]) -> list[str]:
-    """Install all at once, and one by one if that fails; return those that could not be had."""
+    """Install all at once, and one by one if that fails; return those that could not be installed."""
     if not packages or succeeds([*command, *packages]):
         return []
     return [package for package in packages if not succeeds([*command, package])]
 
 
 def main(folder: Path) -> int:
-    """Install, and return 1 if something could not be had."""
-    packages = wanted()
+    """Install, and return 1 if a package could not be installed."""
+    packages = packages_by_registry()
     apt = ["apt-get", "install", "-y", "-q", "--no-install-recommends"]
     missing = []
     if os.geteuid() == 0 and shutil.which("apt-get"):

@@ -1,8 +1,8 @@
-"""Audits the installed clients again and again, quietly and with every core busy: does a verdict ever change?
+"""Repeated audits of the installed clients, quietly and with every core busy, to find verdicts that change.
 
     python tools/steady.py --quiet 5 --busy 5 [NAME...]
 
-Goes on from what docs/data/steady.jsonl has, one pass over all clients at a time; ``--anew`` forgets it. Prints the
+Goes on from what docs/data/steady.jsonl has, one pass over all clients at a time; ``--fresh`` forgets it. Prints the
 clients whose verdict was not the same each time, and exits with 1 if there are any.
 """
 
@@ -22,10 +22,11 @@ from rich.progress import track
 from tailbite._files import write_atomically
 from tailbite.audit.catalogue import load
 from tailbite.audit.many import audit_many
-from tailbite.audit.records import Client, Limits
+from tailbite.audit.records import Limits
 from tailbite.lab.record import machine_facts
 
 if TYPE_CHECKING:
+    from tailbite.audit.client import Client
     from collections.abc import Iterator
 
 KEPT = Path(__file__).resolve().parent.parent / "docs/data/steady.jsonl"
@@ -36,7 +37,7 @@ KINDS = ("quiet", "busy")
 @contextlib.contextmanager
 def burners() -> Iterator[None]:
     """Keep every core busy with a process each, ended at the end."""
-    # One that lost its parent would burn on: each looks who that is.
+    # A process that lost its parent would burn on, so each compares its parent with the first one.
     script = "import os\nmine = os.getppid()\nwhile os.getppid() == mine:\n    sum(range(100_000))"
     with contextlib.ExitStack() as stack:
         for _ in range(os.cpu_count() or 1):
@@ -53,17 +54,17 @@ def kept() -> dict[str, dict[str, Any]]:
     return {row["client"]: row for row in rows}
 
 
-def keep(rows: dict[str, dict[str, Any]]) -> None:
-    """Write what came out so far."""
+def save_rows(rows: dict[str, dict[str, Any]]) -> None:
+    """Write the rows so far."""
     header = {"schema": "tailbite.steady/1", "machine": machine_facts(), "jobs": JOBS}
     lines = [header, *(rows[name] for name in sorted(rows))]
     write_atomically(KEPT, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def one_pass(kind: str, clients: list[Client], rows: dict[str, dict[str, Any]], number: int) -> None:
-    """Audit each once, and note what came out."""
+def one_pass(kind: str, clients: list[Client], rows: dict[str, dict[str, Any]], number: int, limits: Limits) -> None:
+    """Audit each client once, and add its verdict to its row."""
     with burners() if kind == "busy" else contextlib.nullcontext():
-        verdicts = audit_many(clients, Limits(), jobs=JOBS)
+        verdicts = audit_many(clients, limits, jobs=JOBS)
         for verdict in track(verdicts, f"{kind}, pass {number}", total=len(clients)):
             row = rows.setdefault(
                 verdict.client, {"client": verdict.client, "version": verdict.version, "quiet": [], "busy": []}
@@ -74,14 +75,16 @@ def one_pass(kind: str, clients: list[Client], rows: dict[str, dict[str, Any]], 
 
 
 def main() -> int:
-    """Make the passes that are missing, and tell what changed."""
+    """Make the passes that are missing, and print the verdicts that changed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for kind in KINDS:
-        parser.add_argument(f"--{kind}", type=int, default=5, metavar="N", help=f"so many {kind} passes (default 5)")
-    parser.add_argument("--anew", action="store_true", help="forget the passes before")
+        parser.add_argument(f"--{kind}", type=int, default=5, metavar="N", help=f"{kind} passes (default 5)")
+    parser.add_argument("--fresh", action="store_true", help="forget the passes before")
+    parser.add_argument("--quick", action="store_true", help="with the limits of --quick; the rows are not kept")
     parser.add_argument("names", nargs="*", default=["all"], help="clients or groups (default: all)")
     options = parser.parse_args()
-    rows = {} if options.anew else kept()
+    limits = Limits.of_quick() if options.quick else Limits()
+    rows = {} if options.fresh or options.quick else kept()
     clients = [client for entry in load(options.names) if (client := entry.find()) is not None]
     for client in clients:
         if rows.get(client.name, {}).get("version") != client.version:
@@ -90,8 +93,9 @@ def main() -> int:
         for number in range(1, getattr(options, kind) + 1):
             wanting = [client for client in clients if len(rows.get(client.name, {}).get(kind, ())) < number]
             if wanting:
-                one_pass(kind, wanting, rows, number)
-                keep(rows)
+                one_pass(kind, wanting, rows, number, limits)
+                if not options.quick:
+                    save_rows(rows)
     changed = [row for row in rows.values() if len({word for kind in KINDS for word, _ in row[kind]}) > 1]
     for row in changed:
         print(

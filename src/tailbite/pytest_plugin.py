@@ -178,7 +178,7 @@ def _audit(
     from pathlib import PurePath
 
     from tailbite.audit import Client, Limits, audit
-    from tailbite.audit.records import Stdin
+    from tailbite.audit.client import Stdin
     from tailbite.errors import NamespaceUnavailable
 
     words = tuple(shlex.split(command) if isinstance(command, str) else command)

@@ -38,7 +38,7 @@ def marked(mark: str) -> list[int]:
 def nothing_left(folder: Path) -> Iterator[dict[str, str]]:
     """Mark what is started here; at the end no process that has the mark is left, and no file in ``folder``.
 
-    Processes must be gone at once: whoever returns has waited for them.
+    Processes must be gone at once: the audit that returned has waited for them.
     """
     mark = uuid.uuid4().hex
     before, tempfile.tempdir = tempfile.tempdir, str(folder)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailbite.audit.catalogue import HOME, CatalogueError, Entry, load, parse
-from tailbite.audit.records import Stdin
+from tailbite.audit.client import Stdin
 
 GOOD = """
 name = "mine"

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailbite.audit import trap
+from tailbite.audit.client import Client
 from tailbite.audit.judge import judge, meets
 from tailbite.audit.records import (
     COMEBACKS,
     Allocator,
     BindAttempt,
     Claim,
-    Client,
     Ending,
     Observation,
     Recovery,
@@ -89,12 +89,12 @@ def test_one_self_connect_is_enough_for_not_being_immune(watched: list[Observati
 def test_the_order_of_the_phases_does_not_matter(watched: list[Observation], random: object) -> None:
     mixed = list(watched)
     random.shuffle(mixed)  # type: ignore[attr-defined]
-    one, other = judge(CLIENT, watched), judge(CLIENT, mixed)
-    assert (one.verdict, one.believed, one.left, one.self_connects) == (
-        other.verdict,
-        other.believed,
-        other.left,
-        other.self_connects,
+    first, second = judge(CLIENT, watched), judge(CLIENT, mixed)
+    assert (first.verdict, first.believed, first.left, first.self_connects) == (
+        second.verdict,
+        second.believed,
+        second.left,
+        second.self_connects,
     )
 
 
@@ -128,7 +128,7 @@ def test_a_verdict_survives_pickling_and_has_a_json_form(watched: list[Observati
     assert len(data["phases"]) == len(watched)
 
 
-def one(ending: Ending, lasted: float | None, *, plain: bool = True, hold: float = 3.0) -> Verdict:
+def judged_once(ending: Ending, lasted: float | None, *, plain: bool = True, hold: float = 3.0) -> Verdict:
     hit = SelfConnect(0.1, None if lasted is None else 0.1 + lasted, ending, "127.0.0.1", 0)
     watched = Observation(
         PHASE, control=True, duration=3.0, watched_hold=hold, dials=1, self_connects=(hit,),
@@ -157,13 +157,13 @@ def one(ending: Ending, lasted: float | None, *, plain: bool = True, hold: float
 def test_the_word_follows_the_time_for_which_a_server_is_down(
     ending: Ending, lasted: float | None, plain: bool, word: Word
 ) -> None:
-    assert one(ending, lasted, plain=plain).verdict is word
+    assert judged_once(ending, lasted, plain=plain).verdict is word
 
 
 @given(st.floats(0, 100), st.sampled_from([Ending.CLOSED, Ending.RESET]))
 def test_fin_is_never_better_than_rst_and_longer_is_never_better_than_shorter(held: float, ending: Ending) -> None:
     def rank(ending: Ending, held: float) -> int:
-        return RANKS.index(one(ending, held, plain=ending is Ending.RESET, hold=1000).verdict)
+        return RANKS.index(judged_once(ending, held, plain=ending is Ending.RESET, hold=1000).verdict)
 
     assert rank(Ending.RESET, held) <= rank(Ending.CLOSED, held)
     assert rank(ending, held) <= rank(ending, held + 1)
@@ -171,7 +171,7 @@ def test_fin_is_never_better_than_rst_and_longer_is_never_better_than_shorter(he
 
 def test_an_end_that_was_seen_by_chance_after_the_watch_does_not_change_the_word() -> None:
     for ending in (Ending.CLOSED, Ending.RESET):
-        verdict = one(ending, 1.9, hold=1.8)
+        verdict = judged_once(ending, 1.9, hold=1.8)
         assert verdict.verdict is Word.HOLDS
         assert "as long as it was watched (1.9 s)" in verdict.reason
 

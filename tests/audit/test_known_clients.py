@@ -15,7 +15,8 @@ import pytest
 from audit.leftovers import nothing_left
 from conftest import CI
 from tailbite.audit.catalogue import load
-from tailbite.audit.records import Client, Limits
+from tailbite.audit.client import Client
+from tailbite.audit.records import Limits
 from tailbite.audit.report.data import verdict_as_data
 from tailbite.audit.verdict import Word
 from tailbite.audit.warden import audit
@@ -98,7 +99,7 @@ OWN = {
     "tailbite-guard": "urllib",
     "tailbite-run": "socat-forever",
 }
-"""Ours, and the same without us, which shows that the trap would have sprung."""
+"""Ours, and the same without us, which shows that the trap works."""
 
 MAY_BE_MISSING = {"node-pg"}
 """Only npm has it in a form that goes with every build of Node."""
@@ -108,7 +109,7 @@ Told = dict[str, dict[str, Any]]
 
 def told_by_the_command(*arguments: str) -> Told:
     """Audit clients of the catalogue as a user does; nothing is left."""
-    # The path of a unix socket has 107 bytes at most (unix(7)): no room for pytest's folders.
+    # The path of a unix socket has 107 bytes at most (unix(7)): pytest's folders are longer.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, nothing_left(Path(folder)) as mark:
         Path(folder).chmod(0o755)  # PgBouncer and PostgreSQL run as nobody
         peers = os.environ.get("TAILBITE_PEERS", str(Path(__file__).parents[2] / ".peers"))

@@ -67,7 +67,7 @@ def test_every_life_is_told_as_it_was(scripted: list[tuple[int, list[bytes], End
             fold.feed(segment(at + 0.5, flags, initial + 1 + sent, host=host))
         told.append((ending, sent, None if ending is Ending.OPEN else round(at + 0.5, 6)))
         at += 1
-    assert [(hit.ending, hit.sent, hit.end and round(hit.end, 6)) for hit in fold.found] == told
+    assert [(hit.ending, hit.sent, hit.end and round(hit.end, 6)) for hit in fold.established] == told
     assert fold.dials == len(scripted)
     assert bytes(fold.written) == b"".join(data for _, writes, _, _ in scripted for data in writes)
     assert (fold.open_since is not None) == bool(told and told[-1][0] is Ending.OPEN)
@@ -89,10 +89,10 @@ def test_any_segments_fold_without_error_and_each_end_has_its_ending(any_of_them
     fold = SelfConnects(PORT)
     for one in any_of_them:
         fold.feed(one)
-    for hit in fold.found:
+    for hit in fold.established:
         assert (hit.end is None) == (hit.ending is Ending.OPEN)
         assert hit.sent >= 0
-    assert all(hit.end is not None for hit in cut(fold.found, 200.0, polled=200.0, held=False, time_wait=True))
+    assert all(hit.end is not None for hit in cut(fold.established, 200.0, polled=200.0, held=False, time_wait=True))
 
 
 def test_an_end_after_the_audit_ended_the_client_is_not_the_clients() -> None:
@@ -121,14 +121,14 @@ def test_a_lost_end_is_noticed_when_the_same_ports_begin_anew() -> None:
     for at in (0.0, 1.0):
         fold.feed(segment(at, SYN, 7))
         fold.feed(segment(at + 0.1, SYN | ACK, 7))
-    assert [hit.ending for hit in fold.found] == [Ending.RESET, Ending.OPEN]
+    assert [hit.ending for hit in fold.established] == [Ending.RESET, Ending.OPEN]
 
 
 def test_rst_after_fin_takes_the_time_wait_away() -> None:
     fold = SelfConnects(PORT)
     for at, flags in ((0.0, SYN), (0.1, SYN | ACK), (0.2, FIN | ACK), (0.3, RST)):
         fold.feed(segment(at, flags, 7))
-    (hit,) = fold.found
+    (hit,) = fold.established
     assert (hit.ending, hit.end) == (Ending.RESET, 0.2)
 
 
@@ -164,7 +164,7 @@ def test_the_kernels_own_segments_tell_how_each_close_ended(host: str, ending: E
         elif ending is Ending.RESET:
             abort(sock)
         states = {found.state.label for found in watch.poll()}
-        (hit,) = watch.self_connects.found
+        (hit,) = watch.self_connects.established
         assert (hit.ending, hit.sent, hit.host) == (ending, 5, host)
         assert ("ESTABLISHED" in states) is (ending is Ending.OPEN)
         assert watch.counted() == 1

@@ -10,7 +10,7 @@ import pytest
 PAGE = Path(__file__).parents[2] / "docs/howto/flaky-tests.md"
 
 GIVEN = """
-import contextlib, shutil, socket, sys
+import contextlib, socket, sys
 import pytest
 import tailbite
 
@@ -41,4 +41,4 @@ def test_every_example_passes(pytester: pytest.Pytester) -> None:
 
         patch.setenv("PATH", f"{pytester.path}:{os.environ['PATH']}")
         patch.setenv("PYTHON", sys.executable)
-        pytester.runpytest_subprocess("--tailbite=fail").assert_outcomes(passed=4)
+        pytester.runpytest_subprocess("--tailbite=fail").assert_outcomes(passed=5)

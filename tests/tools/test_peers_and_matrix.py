@@ -32,7 +32,7 @@ def tool(name: str) -> ModuleType:
 
 def test_the_catalogue_is_as_large_as_promised_and_every_client_can_be_had() -> None:
     entries = load(["all"])
-    assert len(entries) >= 70
+    assert len(entries) >= 170
     for entry in entries:
         registry, colon, names = entry.install.partition(":")
         assert colon == "" or (registry in ("apt", "pip", "npm") and names.strip()), entry.name
@@ -47,7 +47,7 @@ def test_the_postgresql_group_is_complete() -> None:
 
 
 def test_packages_are_named_once_per_registry() -> None:
-    packages = tool("peers").wanted()
+    packages = tool("peers").packages_by_registry()
     assert set(packages) == {"apt", "pip", "npm"}
     assert "redis-tools" in packages["apt"]
     assert "pg" in packages["npm"]
@@ -70,6 +70,10 @@ def test_the_page_is_made_of_the_verdicts_alone() -> None:
     assert "| **blocks** | 1 |" in page
     assert "2026-01-02" in page
     assert "immune" not in page
+    assert "Notes" not in page
+    noted = matrix.page(load(["all"]), {"pgbouncer": {**verdict, "client": "pgbouncer"}})
+    assert "| PgBouncer [1] |" in noted
+    assert "1. tries the server again after 0.3 s instead of 15 s." in noted
 
 
 def test_the_clients_that_are_pinned_were_steady_five_times_quietly_and_five_times_busily() -> None:

@@ -9,18 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tailbite.audit.client import Client, Driver, Image, Stdin
     from tailbite.audit.records import (
         BindAttempt,
-        Client,
-        Driver,
-        Image,
         Limits,
         Observation,
         Output,
         Phase,
         Recovery,
         StateSpan,
-        Stdin,
     )
     from tailbite.audit.run import Evidence
     from tailbite.audit.verdict import Belief, Figure, Remains, Timing, Verdict, Word
@@ -53,11 +50,11 @@ __all__ = [
 _HOMES = {
     "Belief": "tailbite.audit.verdict",
     "BindAttempt": "tailbite.audit.records",
-    "Client": "tailbite.audit.records",
-    "Driver": "tailbite.audit.records",
+    "Client": "tailbite.audit.client",
+    "Driver": "tailbite.audit.client",
     "Evidence": "tailbite.audit.run",
     "Figure": "tailbite.audit.verdict",
-    "Image": "tailbite.audit.records",
+    "Image": "tailbite.audit.client",
     "Limits": "tailbite.audit.records",
     "Observation": "tailbite.audit.records",
     "Output": "tailbite.audit.records",
@@ -66,7 +63,7 @@ _HOMES = {
     "Recovery": "tailbite.audit.records",
     "Remains": "tailbite.audit.verdict",
     "StateSpan": "tailbite.audit.records",
-    "Stdin": "tailbite.audit.records",
+    "Stdin": "tailbite.audit.client",
     "Timing": "tailbite.audit.verdict",
     "Verdict": "tailbite.audit.verdict",
     "Word": "tailbite.audit.verdict",

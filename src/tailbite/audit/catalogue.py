@@ -14,8 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tailbite.audit.client import Client, Driver, Stdin
 from tailbite.audit.installed import Found, Requirement, look_for
-from tailbite.audit.records import Client, Driver, Stdin
 from tailbite.audit.toml_table import Table, raise_all
 from tailbite.errors import CatalogueError
 

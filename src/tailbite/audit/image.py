@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tailbite.audit.records import Image
+from tailbite.audit.client import Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

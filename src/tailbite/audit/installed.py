@@ -1,4 +1,4 @@
-"""Is a client of the catalogue installed here, where, and in which version?
+"""Search for the clients of the catalogue that are installed here, and their versions.
 
 Programs are looked for in PATH and the administrator's folders. Python distributions and Node packages are looked
 for in ``$TAILBITE_PEERS`` too, the folder that ``make peers`` fills: ``bin/python`` is a virtual environment's,
@@ -43,7 +43,7 @@ print(json.dumps({re.sub(r"[-_.]+", "-", d.name).lower(): d.version for d in m.d
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What a client needs, all of it.
+    """Requirements of a client; all of them must be met.
 
     Attributes:
         programs: found in PATH.
@@ -64,7 +64,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where it is.
+    """The place and version of an installed client.
 
     Attributes:
         version: its version, "" if it does not tell.

@@ -24,7 +24,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from tailbite.audit.records import UNSUPPORTED_STATUS, Output, Stdin
+from tailbite.audit.client import Stdin
+from tailbite.audit.records import UNSUPPORTED_STATUS, Output
 from tailbite.kernel.namespace import unshare
 from tailbite.kernel.prctl import become_subreaper, die_with_parent
 

@@ -35,7 +35,8 @@ from tailbite.audit.verdict import Belief, Figure, Remains, Timing, Verdict, Wor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailbite.audit.records import Client, Observation, Recovery, SelfConnect
+    from tailbite.audit.client import Client
+    from tailbite.audit.records import Observation, Recovery, SelfConnect
 
 __all__ = ["judge", "meets"]
 
@@ -45,7 +46,7 @@ _Hit = tuple["Observation", "SelfConnect"]
 
 
 def meets(word: Word, required: Word) -> bool:
-    """Tell whether a verdict is at least as good as the one required; what is no verdict never is."""
+    """Tell whether a verdict is at least as good as the one required; a word without a judgement never is."""
     return word in _RANK and _RANK[word] <= _RANK[required]
 
 
@@ -55,11 +56,11 @@ def judge(client: Client, seen: Sequence[Observation], *, recovery_asked: bool =
     Args:
         client: the client.
         seen: the observations.
-        recovery_asked: True if recovery was to be measured, so that a missing figure is *not measured*.
+        recovery_asked: True if recovery was asked for, so that a missing figure is *not measured*.
     """
     watched = [o for o in seen if o.recovery is None and not _is_recovery(o)]
     hits = [(o, hit) for o in watched for hit in o.self_connects]
-    word, reason, worst = _word(watched, hits)
+    word, reason, worst = _decide(watched, hits)
     sixteen = next((o for o in watched if not o.phase.is_certain and o.self_connects), None)
     plain, reuse, down, back = _timings(seen, recovery_asked)
     bind = worst and worst.bind
@@ -76,7 +77,7 @@ def judge(client: Client, seen: Sequence[Observation], *, recovery_asked: bool =
         ),
         longest_hold=max((hit.lasted(o.duration) for o, hit in hits), default=None),
         bytes_to_itself=sum(hit.sent for _, hit in hits),
-        left=_left(hits),
+        left=_remains(hits),
         can_bind_plain=bind.plain if bind else None,
         can_bind_reuse=bind.reuse if bind else None,
         server_down_plain=plain,
@@ -96,7 +97,7 @@ def _is_recovery(observation: Observation) -> bool:
     return observation.phase.name.endswith("-recovery")
 
 
-def _word(watched: Sequence[Observation], hits: Sequence[_Hit]) -> tuple[Word, str, Observation | None]:
+def _decide(watched: Sequence[Observation], hits: Sequence[_Hit]) -> tuple[Word, str, Observation | None]:
     """Return the word, the reason, and the observation that decided it."""
     for observation in watched:
         if observation.exit_status == UNSUPPORTED_STATUS:
@@ -181,7 +182,7 @@ def _back(recovery: Recovery) -> Timing:
     return _until(recovery.recovered_after, recovery)
 
 
-def _left(hits: Sequence[_Hit]) -> Remains | None:
+def _remains(hits: Sequence[_Hit]) -> Remains | None:
     endings = {hit.ending for _, hit in hits}
     if Ending.OPEN in endings:
         return Remains.ESTABLISHED

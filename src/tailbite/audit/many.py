@@ -14,7 +14,8 @@ from tailbite.errors import NamespaceUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from tailbite.audit.records import Client, Limits, Observation
+    from tailbite.audit.client import Client
+    from tailbite.audit.records import Limits, Observation
     from tailbite.audit.run import Evidence
 
 __all__ = ["audit_many"]

@@ -122,7 +122,7 @@ class SelfConnects:
             self._found[index] = SelfConnect(now.start, now.end, ending, host, now.sent)
 
     @property
-    def found(self) -> tuple[SelfConnect, ...]:
+    def established(self) -> tuple[SelfConnect, ...]:
         """The self-connects that were established, the oldest first."""
         return tuple(self._found)
 
@@ -222,7 +222,7 @@ class Recorder:
         self.known_until = 0.0
         """The time up to which the packets are known: now, unless they come as fast as they are read."""
         self.crowded_since: float | None = None
-        """The time at which another socket of the range was first seen; None if there was none."""
+        """The time at which another socket of the range was first seen; None if no such socket was seen."""
 
     def __enter__(self) -> Recorder:
         return self
@@ -243,7 +243,7 @@ class Recorder:
 
     @property
     def lost(self) -> int:
-        """Packets there was no room for, of those that may be a self-connect."""
+        """Packets that the capture dropped, of those that may be a self-connect."""
         return self._own.lost
 
     def read_packets(self) -> None:

@@ -1,4 +1,4 @@
-"""Records of the audit: the client, the phases of its trap, the observations, the verdict.
+"""Records of the audit: the phases of the trap, the limits of the watch, the observations.
 
 Plain records: no socket, no clock, no file. Times are seconds since the client was started, unless a name says
 otherwise.
@@ -6,7 +6,7 @@ otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -23,10 +23,7 @@ __all__ = [
     "Allocator",
     "BindAttempt",
     "Claim",
-    "Client",
-    "Driver",
     "Ending",
-    "Image",
     "Limits",
     "Observation",
     "Output",
@@ -34,7 +31,6 @@ __all__ = [
     "Recovery",
     "SelfConnect",
     "StateSpan",
-    "Stdin",
 ]
 
 SHORT = 1.5
@@ -95,12 +91,12 @@ class Phase:
 
     @property
     def is_narrow(self) -> bool:
-        """True if the range has two ports only: no room for a listener of the client's own."""
+        """True if the range has two ports only: not enough for a listener of the client's own."""
         return len(self.ephemeral) == 2
 
     @property
     def has_wider(self) -> bool:
-        """True if there is a trap with room for the same clients."""
+        """True if there is a wide trap for the same clients."""
         return self.is_narrow and self.allocator is Allocator.CONNECT and self.host == "127.0.0.1"
 
     @property
@@ -109,95 +105,9 @@ class Phase:
         return ("127.0.0.1", "::1") if self.host == "localhost" else (self.host,)
 
 
-class Stdin(Enum):
-    """A client's standard input."""
-
-    SILENT = "silent"
-    """A pipe that stays open and never says anything: a user who does not type."""
-    EMPTY = "empty"
-    """End of file at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Driver:
-    """A second program that makes a daemon under audit dial, over a unix socket so as to use up no port of the trap.
-
-    Attributes:
-        command: what to run; the same placeholders as in :class:`Client`.
-        every: seconds between two runs; None runs it once.
-        ready: a path that appears when the daemon can be driven.
-    """
-
-    command: tuple[str, ...]
-    every: float | None = None
-    ready: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A container image that is unpacked.
-
-    Attributes:
-        name: the image, as podman and docker call it.
-        root: the folder of its file system.
-        entrypoint: the words that come before the command.
-        environment: its variables.
-        folder: the folder inside it in which the command runs.
-        user: a user, or user:group, by number or by name; "" for root.
-    """
-
-    name: str
-    root: str
-    entrypoint: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    folder: str = "/"
-    user: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """A program under audit.
-
-    ``{host}``, ``{port}``, ``{dir}`` (a scratch directory of this run) and ``{python}`` (an interpreter) are filled
-    in, in commands, files and environment.
-
-    Attributes:
-        name: what the report calls it.
-        command: program and arguments.
-        version: what it says of itself; "" if not known.
-        files: contents by path below the scratch directory, such as a daemon's configuration.
-        environment: variables that are set for it.
-        stdin: what it finds on its standard input.
-        prepare: a command that is run once before the first trap, such as a compiler; it finds the files in its
-            folder, which ``{build}`` stands for in the other commands.
-        driver: what makes it dial, if it does not by itself.
-        success: a regular expression; output that matches it claims a connection.
-        failure: a regular expression; output that matches it denies one.
-        in_scratch: True to run it in the scratch directory (as home, too), False where tailbite was called.
-        limits: those of :class:`Limits` that this client needs longer, such as ``dial`` for a slow starter.
-        groups: names for ``--catalogue``.
-        image: the container image it runs in; None for none.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    version: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    stdin: Stdin = Stdin.SILENT
-    prepare: tuple[str, ...] = ()
-    driver: Driver | None = None
-    success: str | None = None
-    failure: str | None = None
-    in_scratch: bool = False
-    limits: Mapping[str, float] = field(default_factory=dict)
-    groups: tuple[str, ...] = ()
-    image: Image | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long the audit watches, in seconds. All but ``dial`` and ``patience`` count from the client's first dial.
+    """Times of the audit, in seconds. All but ``dial`` and ``patience`` count from the client's first dial.
 
     Attributes:
         dial: a client that has not dialled after this time is not going to.
@@ -320,7 +230,7 @@ class Output:
 
     @property
     def last_line(self) -> str:
-        """The last line with anything in it, at most 160 characters; "" if there is none."""
+        """The last line with anything in it, at most 160 characters; "" without output."""
         lines = [line.strip() for line in self.text.splitlines() if line.strip()]
         return lines[-1][:160] if lines else ""
 
@@ -381,7 +291,7 @@ class Observation:
         self_connects: every one that the packets show.
         counted: self-connects by the counters of /proc/net/snmp (ActiveOpens - AttemptFails - PassiveOpens), which
             miss those that end by RST from a closing socket; None if they could not be read.
-        lost_packets: packets the capture had no room for.
+        lost_packets: packets that the capture dropped.
         states: the states of sockets on P.
         held_at_end: True if sock_diag showed a self-connected socket on P at the end.
         bind: a server's attempt at the end, before the client was killed.

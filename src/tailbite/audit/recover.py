@@ -80,8 +80,8 @@ def _settle(running: RunningClient, limits: Limits) -> None:
     while not running.is_gone:
         running.tick()
         now, seen = running.recorder.now, running.recorder.self_connects
-        if seen.found:
-            if now - seen.found[0].start >= limits.settle:
+        if seen.established:
+            if now - seen.established[0].start >= limits.settle:
                 return
         elif now >= (seen.dialled[0] + limits.settle if seen.dialled else limits.dial):
             return

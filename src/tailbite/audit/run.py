@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailbite.audit import trap
+from tailbite.audit.client import Client, Stdin
 from tailbite.audit.jail import Jail
 from tailbite.audit.observe import Recorder, cut
 from tailbite.audit.records import (
@@ -32,12 +33,10 @@ from tailbite.audit.records import (
     UNSUPPORTED_STATUS,
     BindAttempt,
     Claim,
-    Client,
     Limits,
     Observation,
     Output,
     Phase,
-    Stdin,
 )
 from tailbite.audit.recover import measure_recovery
 from tailbite.audit.running import BUILD, RunningClient, Workspace, write_files
@@ -229,12 +228,12 @@ def _observed(running: RunningClient, where: Phase, limits: Limits) -> Observati
 
 
 def _completed(observation: Observation, recorder: Recorder, ended: float) -> Observation:
-    """Add the dials and self-connects, including those after the last poll; their end at the audit's hand is none."""
+    """Add the dials and self-connects up to the end of the client; an end that the audit caused does not count."""
     seen = recorder.self_connects
     waiting = any(
         span.state == "TIME-WAIT to itself" and span.end >= observation.duration for span in observation.states
     )
-    hits = cut(seen.found, ended, polled=observation.duration, held=observation.held_at_end, time_wait=waiting)
+    hits = cut(seen.established, ended, polled=observation.duration, held=observation.held_at_end, time_wait=waiting)
     return replace(
         observation,
         duration=ended,

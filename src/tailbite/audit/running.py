@@ -7,14 +7,16 @@ import select
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailbite.audit.client import Stdin
 from tailbite.audit.jail import Jail, OutputBuffer
-from tailbite.audit.records import COMEBACKS, Stdin
+from tailbite.audit.records import COMEBACKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tailbite.audit.client import Client
     from tailbite.audit.observe import Recorder
-    from tailbite.audit.records import Client, Limits, Output, Phase
+    from tailbite.audit.records import Limits, Output, Phase
     from tailbite.kernel.sock_diag import TcpSocket
 
 __all__ = ["BUILD", "RunningClient", "Workspace", "write_files"]
@@ -23,7 +25,7 @@ BUILD = "build"
 """The folder, beside those of the phases, in which a client is prepared."""
 
 _IMAGE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""The search path of an image that names none, as podman and docker have it."""
+"""The search path of an image without one, as podman and docker have it."""
 
 _TICK = 0.005
 _SLOW_TICK = 0.04
@@ -33,7 +35,7 @@ Packets, output and exits are noticed at once all the same; only the timeline of
 """
 
 _CROWDED = 2.0
-"""Seconds after which a client with a port of its own, which does not dial, is given a trap with room instead."""
+"""Seconds after which a client with a port of its own, which does not dial, is given a wide trap instead."""
 
 _SETTLED = 1.5
 """Seconds after its last self-connect ended in which a client says what it makes of it, or exits."""
@@ -196,11 +198,11 @@ class RunningClient:
         self._driver_output.feed(wrote.head + wrote.tail)
 
     def has_come_back(self) -> bool:
-        """Tell whether enough rounds of dials were seen to know how the client dials again."""
+        """Tell whether enough rounds of dials were recorded to know how the client dials again."""
         return self.recorder.self_connects.rounds >= COMEBACKS
 
     def is_over(self, limits: Limits, where: Phase, *, must_come_back: bool) -> bool:
-        """Tell whether enough was seen for a verdict, or nothing more is to be expected.
+        """Tell whether enough was seen for a verdict, or nothing more can be expected.
 
         Times count from the first dial, so a program that starts slowly is watched for as long as any other.
 
@@ -224,9 +226,9 @@ class RunningClient:
             if self.recorder.known_until - seen.open_since >= limits.hold:
                 return True
             # One that flaps may have one open at any time; a first one that is open is waited for.
-            return len(seen.found) > 1 and watched >= limits.watch + limits.hold
+            return len(seen.established) > 1 and watched >= limits.watch + limits.hold
         if seen.last_end is not None:
-            flaps = len(seen.found) > 1 and watched >= limits.watch + limits.hold
+            flaps = len(seen.established) > 1 and watched >= limits.watch + limits.hold
             return flaps or (watched >= limits.watch and now - seen.last_end >= _SETTLED)
         if must_come_back and not self.has_come_back() and seen.answered is None:
             return watched >= max(limits.watch, limits.patience)

@@ -51,7 +51,7 @@ def why_immune(proofs: Sequence[Observation]) -> str:
 
 
 def did_not_come_back(observation: Observation) -> str:
-    """Say that a client was not seen to dial again."""
+    """Say that the reconnects of a client were not seen."""
     times = {1: "once", 2: "twice"}.get(observation.rounds, f"{observation.rounds} times")
     watched = observation.duration - (observation.dialled[0] if observation.dialled else 0.0)
     return (

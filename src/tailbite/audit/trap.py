@@ -92,10 +92,10 @@ def next_phase(seen: Sequence[Observation], *, quick: bool = False, has_ipv6: bo
     not, with both. The range of 16 ports that are all free is for clients that dial more than once.
     """
     done = {observation.phase.name for observation in seen}
-    return next((wanted for wanted in _wanted(seen, quick, has_ipv6) if wanted.name not in done), None)
+    return next((coming for coming in _phases_for(seen, quick, has_ipv6) if coming.name not in done), None)
 
 
-def _wanted(seen: Sequence[Observation], quick: bool, has_ipv6: bool) -> Iterator[Phase]:
+def _phases_for(seen: Sequence[Observation], quick: bool, has_ipv6: bool) -> Iterator[Phase]:
     by_name = {observation.phase.name: observation for observation in seen}
     connect, bind = (phase("127.0.0.1", allocator) for allocator in (Allocator.CONNECT, Allocator.BIND))
     yield connect

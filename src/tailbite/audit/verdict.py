@@ -48,7 +48,7 @@ class Remains(Enum):
 
 
 class Figure(Enum):
-    """State of a measurement of time: a figure, or the reason why there is none."""
+    """State of a measurement of time: a figure, or the reason why it is missing."""
 
     MEASURED = "measured"
     LONGER = "longer-than-patience"
@@ -66,7 +66,7 @@ class Timing:
 
     Attributes:
         outcome: whether there is a figure.
-        seconds: the figure; for LONGER how long was waited; None else.
+        seconds: the figure; for LONGER how long was waited; None otherwise.
         reason: why the figure is missing; "" if there is nothing to say.
     """
 
@@ -97,7 +97,7 @@ class Verdict:
         server_down_reuse: the same with SO_REUSEADDR.
         server_down: the same for the server of ``--server``.
         recovered_after: from the server's first attempt until the client was connected to it.
-        dials_to_hit: how many dials the first self-connect took in a range of 16 ports; None if there was none.
+        dials_to_hit: how many dials the first self-connect took in a range of 16 ports; None if it never did.
         observations: what it rests on.
         command: what was run.
         groups: its groups in the catalogue.

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from tailbite.audit.judge import judge
-from tailbite.audit.records import Client, Limits, Observation
+from tailbite.audit.records import Limits, Observation
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel import namespace
 from tailbite.kernel.prctl import become_subreaper, die_with_parent, signal_when_parent_ends
@@ -34,6 +34,7 @@ from tailbite.kernel.prctl import become_subreaper, die_with_parent, signal_when
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tailbite.audit.client import Client
     from tailbite.audit.run import Evidence
     from tailbite.audit.verdict import Verdict
 
@@ -207,7 +208,7 @@ def _observe(job: _Job, warden: int) -> NoReturn:
     """Run the audit, and write the observations to stdout."""
     from tailbite.audit.run import run_audit
 
-    def keep(observation: Observation, evidence: Evidence) -> None:
+    def send(observation: Observation, evidence: Evidence) -> None:
         _send(_Seen(observation, evidence if job.with_packets else None))
 
     try:
@@ -216,7 +217,7 @@ def _observe(job: _Job, warden: int) -> NoReturn:
         if os.getppid() != warden:
             os._exit(0)
         namespace.enter_private_network(keep_user=True)
-        run_audit(job.client, job.limits, job.scratch, keep)
+        run_audit(job.client, job.limits, job.scratch, send)
         _send(None)
     except BrokenPipeError:
         pass

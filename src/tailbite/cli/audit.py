@@ -12,21 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tailbite.audit.client import Client, Stdin
 from tailbite.audit.judge import meets
 from tailbite.audit.language import LANGUAGES
 from tailbite.audit.many import audit_many
-from tailbite.audit.records import Client, Limits, Stdin
+from tailbite.audit.records import Limits
 from tailbite.audit.report.data import verdict_as_data
 from tailbite.audit.verdict import Word
 from tailbite.cli import status
-from tailbite.cli.audit_clients import catalogue_clients, command_clients, entries_of, find_installed, split_words
-from tailbite.cli.output import Unsupported, console, emit_json, note, plain
+from tailbite.cli.audit_clients import (
+    catalogue_clients,
+    check_catalogue,
+    command_clients,
+    list_catalogue,
+    split_words,
+    unpacked_image,
+)
+from tailbite.cli.output import Unsupported, console, emit_json, note
 from tailbite.errors import NamespaceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tailbite.audit.records import Image, Observation
+    from tailbite.audit.records import Observation
     from tailbite.audit.run import Evidence
     from tailbite.audit.verdict import Verdict
 
@@ -173,7 +181,7 @@ def command(
     Verdicts, from good to bad: immune; aborts (a server is kept down for less than 1.5 s); blocks (for up to a
     minute, mostly by a TIME-WAIT); holds (for longer, mostly as long as the client runs). None at all: unexercised
     (never dialled the port), inconclusive (too little was seen), unsupported. A client that is still running is
-    immune only if it was seen to come back.
+    immune only if it came back.
 
     Ctrl-C ends it; what is known by then is shown and written, marked as a part.
 
@@ -187,9 +195,9 @@ def command(
         click.echo(read_cure(cure))
         return status.FINE
     if listing:
-        return _list_catalogue(wanted, output)
+        return list_catalogue(wanted, output)
     if checking:
-        return _check_catalogue(wanted, output)
+        return check_catalogue(wanted, output)
     for file in (junit, html):
         if file is not None and not file.absolute().parent.is_dir():
             raise click.UsageError(f"cannot write {file}: there is no folder {file.parent}")
@@ -200,7 +208,7 @@ def command(
         clients = catalogue_clients(wanted)
     limits = _limits(quick, recovery, server, patience=patience, dial=timeout, watch=watch)
     required = Word(require or Word.IMMUNE.value)
-    with _image(image) as inside:
+    with unpacked_image(image) as inside:
         if not wanted:
             patterns = {"success": success, "failure": failure}
             clients = command_clients(program, commands, names, image=inside, stdin=Stdin(stdin), **patterns)
@@ -215,27 +223,6 @@ def command(
         note(f"interrupted: {len(verdicts)} of {len(clients)} clients were audited")
         return status.INTERRUPTED
     return _exit_status(verdicts, required, explicit=require is not None)
-
-
-@contextlib.contextmanager
-def _image(name: str | None) -> Iterator[Image | None]:
-    """Unpack the container image, if there is one."""
-    if name is None:
-        yield None
-        return
-    from tailbite.audit.image import ImageError, find_engine, unpacked
-
-    try:
-        engine = find_engine()
-    except ImageError as error:
-        raise Unsupported(str(error)) from None
-    with contextlib.ExitStack() as stack:
-        try:
-            with console(stderr=True).status(f"Unpacking {plain(name)} ..."):
-                image = stack.enter_context(unpacked(name, engine))
-        except ImageError as error:
-            raise click.UsageError(f"--image {name}: {error}") from None
-        yield image
 
 
 def _format(output: str | None, as_json: bool) -> str:
@@ -262,7 +249,7 @@ def _limits(quick: bool, recovery: bool, server: str | None, **given: float | No
 
 def _audit(clients: Sequence[Client], limits: Limits, jobs: int, evidence: Path | None) -> list[Verdict]:
     """Return the verdicts in the order they came; fewer than clients if the audit was interrupted."""
-    keep: Callable[[Client, Observation, Evidence], None] | None = None
+    write: Callable[[Client, Observation, Evidence], None] | None = None
     if evidence is not None:
         from tailbite.audit.report.evidence import write_evidence
 
@@ -271,14 +258,16 @@ def _audit(clients: Sequence[Client], limits: Limits, jobs: int, evidence: Path 
         except OSError as error:
             raise click.UsageError(f"--evidence {evidence}: {error.strerror}") from None
 
-        def keep(client: Client, seen: Observation, found: Evidence) -> None:
+        def write(client: Client, seen: Observation, found: Evidence) -> None:
             write_evidence(evidence, client.name, seen, found)
 
     verdicts: list[Verdict] = []
     with _ended_by_sigterm(), _progress(clients) as (phase_seen, client_done):
         try:
-            with contextlib.closing(audit_many(clients, limits, jobs=jobs, keep=keep, progress=phase_seen)) as coming:
-                for verdict in coming:
+            with contextlib.closing(
+                audit_many(clients, limits, jobs=jobs, keep=write, progress=phase_seen)
+            ) as verdicts_coming:
+                for verdict in verdicts_coming:
                     verdicts.append(verdict)
                     client_done(verdict)
         except KeyboardInterrupt:
@@ -383,41 +372,3 @@ def _exit_status(verdicts: Sequence[Verdict], required: Word, *, explicit: bool)
     ):
         return status.FOUND
     return status.PARTLY_BLIND
-
-
-def _list_catalogue(wanted: Sequence[str], output: str) -> int:
-    found = find_installed(entries_of(wanted or ("all",)))
-    if output == "json":
-        emit_json(
-            "audit-list",
-            clients=[
-                {
-                    "client": entry.name,
-                    "title": entry.title,
-                    "groups": list(entry.groups),
-                    "installed": client is not None,
-                    "version": client.version if client else None,
-                    "install": entry.install,
-                }
-                for entry, client in found
-            ],
-        )
-        return status.FINE
-    from tailbite.cli.show.audit import print_catalogue
-
-    print_catalogue(found)
-    return status.FINE
-
-
-def _check_catalogue(wanted: Sequence[str], output: str) -> int:
-    from tailbite.audit.lint import check
-
-    entries = entries_of(wanted or ("all",))
-    faults = [fault for entry in entries for fault in check(entry)]
-    if output == "json":
-        emit_json("audit-check", entries=len(entries), faults=faults)
-    else:
-        for fault in faults:
-            click.echo(str(fault))
-        note(f"{len(faults)} faults in {len(entries)} entries")
-    return status.FOUND if faults else status.FINE

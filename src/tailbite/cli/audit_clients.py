@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from dataclasses import replace
@@ -11,15 +12,23 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from tailbite.audit.catalogue import CatalogueError, load
-from tailbite.audit.records import Client, Image, Stdin
-from tailbite.cli.output import Unsupported, console, note
+from tailbite.audit.client import Client, Image, Stdin
+from tailbite.cli import status
+from tailbite.cli.output import Unsupported, console, emit_json, note, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tailbite.audit.catalogue import Entry
 
-__all__ = ["catalogue_clients", "command_clients", "entries_of", "find_installed", "split_words"]
+__all__ = [
+    "catalogue_clients",
+    "check_catalogue",
+    "command_clients",
+    "list_catalogue",
+    "split_words",
+    "unpacked_image",
+]
 
 _WRAPPERS: Final = re.compile(
     r"env|nice|timeout|sudo|stdbuf|setsid|script|sh|bash|dash|python[\d.]*|pypy[\d.]*|node|ruby[\d.]*|perl[\d.]*"
@@ -146,3 +155,69 @@ def catalogue_clients(wanted: Sequence[str]) -> list[Client]:
     if not clients:
         raise Unsupported("none of these clients is installed here; tailbite audit --list shows what would be needed")
     return clients
+
+
+@contextlib.contextmanager
+def unpacked_image(name: str | None) -> Iterator[Image | None]:
+    """Unpack the container image, if there is one.
+
+    Raises:
+        click.UsageError: it cannot be had.
+        Unsupported: there is no engine.
+    """
+    if name is None:
+        yield None
+        return
+    from tailbite.audit.image import ImageError, find_engine, unpacked
+
+    try:
+        engine = find_engine()
+    except ImageError as error:
+        raise Unsupported(str(error)) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            with console(stderr=True).status(f"Unpacking {plain(name)} ..."):
+                image = stack.enter_context(unpacked(name, engine))
+        except ImageError as error:
+            raise click.UsageError(f"--image {name}: {error}") from None
+        yield image
+
+
+def list_catalogue(wanted: Sequence[str], output: str) -> int:
+    """Print the entries that the words name, with what is installed of them; return the exit status."""
+    found = find_installed(entries_of(wanted or ("all",)))
+    if output == "json":
+        emit_json(
+            "audit-list",
+            clients=[
+                {
+                    "client": entry.name,
+                    "title": entry.title,
+                    "groups": list(entry.groups),
+                    "installed": client is not None,
+                    "version": client.version if client else None,
+                    "install": entry.install,
+                }
+                for entry, client in found
+            ],
+        )
+        return status.FINE
+    from tailbite.cli.show.audit import print_catalogue
+
+    print_catalogue(found)
+    return status.FINE
+
+
+def check_catalogue(wanted: Sequence[str], output: str) -> int:
+    """Print the faults of the entries that the words name; return the exit status."""
+    from tailbite.audit.lint import check
+
+    entries = entries_of(wanted or ("all",))
+    faults = [fault for entry in entries for fault in check(entry)]
+    if output == "json":
+        emit_json("audit-check", entries=len(entries), faults=faults)
+    else:
+        for fault in faults:
+            click.echo(str(fault))
+        note(f"{len(faults)} faults in {len(entries)} entries")
+    return status.FOUND if faults else status.FINE

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["hold_refused_port", "reserve_server_port", "safe_ports"]
 
 _LOWEST = 10_000
-"""Below live the services people run; above there is room enough."""
+"""Below live the services people run; above there are ports enough."""
 
 _TRIES = 200
 
@@ -56,7 +56,7 @@ def _bind_ipv6_too(stack: contextlib.ExitStack, port: int) -> bool:
 
 
 def safe_ports(ephemeral: PortRange) -> PortSet:
-    """Return the ports from 10000 up that lie outside the ephemeral range; if there are none, those from 1024 up."""
+    """Return the ports from 10000 up outside the ephemeral range; if that leaves nothing, those from 1024 up."""
     outside = PortSet.of([PortRange(_LOWEST, HIGHEST_PORT)]) - PortSet.of([ephemeral])
     return outside or PortSet.of([PortRange(1024, HIGHEST_PORT)]) - PortSet.of([ephemeral])
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tailbite.audit.catalogue import Entry
-    from tailbite.audit.records import Client
+    from tailbite.audit.client import Client
     from tailbite.audit.verdict import Timing, Verdict
 
 __all__ = ["print_catalogue", "print_verdicts"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from audit.leftovers import nothing_left
-from tailbite.audit.records import Allocator, Client, Limits
+from tailbite.audit.client import Client
+from tailbite.audit.records import Allocator, Limits
 from tailbite.audit.verdict import Belief, Figure, Remains, Verdict, Word
 from tailbite.audit.warden import audit
 

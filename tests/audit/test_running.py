@@ -1,10 +1,11 @@
-"""What a client needs before the first trap is made once, and a preparation that fails is told."""
+"""Preparation: it runs once before the first trap, and one that fails is told."""
 
 from __future__ import annotations
 
 import pytest
 
-from tailbite.audit.records import Client, Limits
+from tailbite.audit.client import Client
+from tailbite.audit.records import Limits
 from tailbite.audit.verdict import Word
 from tailbite.audit.warden import audit
 

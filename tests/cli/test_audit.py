@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import tailbite
 from tailbite.cli.audit import command
 
-CLIENTS = str(Path(__file__).with_name("clients.py"))
+CLIENTS = str(Path(__file__).parents[1] / "audit" / "clients.py")
 NOBODY = 65534
 
 
@@ -143,7 +143,7 @@ def interpreter_for_nobody() -> str:
 def test_no_root_is_needed_and_the_client_runs_as_who_called() -> None:
     python = interpreter_for_nobody()
     script = (
-        "import json; from tailbite.audit.records import Client, Limits; from tailbite.audit.warden import audit; "
+        "import json; from tailbite.audit import Client, Limits, audit; "
         "from tailbite.audit.report.data import verdict_as_data; "
         "v = audit(Client('x', ('sh', '-c', 'id -u; exec telnet {host} {port}')), Limits(quick=True)); "
         "print(json.dumps(verdict_as_data(v)))"

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailbite.audit import trap
+from tailbite.audit.client import Client
 from tailbite.audit.judge import judge
 from tailbite.audit.records import (
     Allocator,
     BindAttempt,
-    Client,
     Ending,
     Limits,
     Observation,

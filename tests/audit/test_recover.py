@@ -1,4 +1,4 @@
-"""How long a server is kept down, and when the client is back: measured, not guessed."""
+"""Recovery: the time for which a server is kept down, and the client's way back, are measured and not guessed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from audit.leftovers import nothing_left
-from tailbite.audit.records import Client, Limits, Observation, Recovery
+from tailbite.audit.client import Client
+from tailbite.audit.records import Limits, Observation, Recovery
 from tailbite.audit.verdict import Word
 from tailbite.audit.warden import audit
 
