@@ -26,8 +26,9 @@ from tailbite.audit.records import Limits
 from tailbite.lab.record import machine_facts
 
 if TYPE_CHECKING:
-    from tailbite.audit.client import Client
     from collections.abc import Iterator
+
+    from tailbite.audit.client import Client
 
 KEPT = Path(__file__).resolve().parent.parent / "docs/data/steady.jsonl"
 JOBS = 3 * (os.cpu_count() or 1)  # as many as the matrix has at a time
