@@ -50,9 +50,9 @@ def _main() -> int:
         except OSError:
             pass  # a full disk, a reader that went away: what follows meets it as well, and says so
     if sys.argv[1:3] == ["run", "--"] and len(sys.argv) > 3:
-        from tailbite.cli.run_program import run
+        from tailbite.cli.run_program import run_program
 
-        return run(tuple(sys.argv[3:]))
+        return run_program(tuple(sys.argv[3:]))
     if sys.argv[1:] == ["--version"]:
         from tailbite._version import __version__
 

@@ -1,10 +1,10 @@
-"""``tailbite run``: any program, unmodified, unable to connect to itself."""
+"""``tailbite run``: any program, unmodified, guarded against self-connects."""
 
 from __future__ import annotations
 
 import click
 
-from tailbite.cli.run_program import run, run_in_process
+from tailbite.cli.run_program import run_in_process, run_program
 
 __all__ = ["command"]
 
@@ -21,14 +21,16 @@ __all__ = ["command"]
     type=click.IntRange(1, 65535),
     multiple=True,
     metavar="PORT",
-    help="Hold this port for as long as the program runs, instead of watching every connect. May be repeated.",
+    help="Hold this port for as long as the program runs, instead of inspecting every connect. May be repeated.",
 )
 @click.option(
     "--in-process",
     is_flag=True,
-    help="Guard the Pythons among what runs, from inside (tailbite.guard()), and no other program. No seccomp.",
+    help="Guard the program and its children from inside if they are Pythons (tailbite.guard()). No seccomp.",
 )
-@click.option("--require", is_flag=True, help="Exit with status 4, and start nothing, if it cannot be guarded.")
+@click.option(
+    "--require", is_flag=True, help="Start nothing and exit with status 4 if the program cannot be guarded."
+)
 @click.option(
     "-v", "--verbose", is_flag=True, help="Report on stderr which guard is active and each connect that it changed."
 )
@@ -36,7 +38,7 @@ __all__ = ["command"]
     "--stats-json",
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     metavar="FILE",
-    help="Write what was done to FILE, - for stdout, when the program has ended; tailbite then stays its parent.",
+    help="Write a JSON report to FILE when the program has ended; - is stdout. tailbite then stays its parent.",
 )
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
 def command(
@@ -47,12 +49,14 @@ def command(
     stats_json: str | None,
     argv: tuple[str, ...],
 ) -> int:
-    """Run any program so that none of its TCP connections is one to itself.
+    """Run any program so that its TCP clients cannot connect to themselves.
 
-    The program keeps its process id, terminal, signals and exit status. Its threads, children and daemons are
-    guarded like itself. No root is needed: every connect(2) to a port of the ephemeral range is looked at before it
-    runs, and its source port is drawn from the rest of the range (Linux 6.3; before that, the port is held for the
-    moment). What cannot be seen that way: io_uring and 32-bit programs; for those, name the ports with --port.
+    The program keeps its process id, terminal, signals and exit status. Its threads, children and daemons are guarded
+    like the program itself. No root is needed. Every connect(2) is inspected before it runs, and the kernel chooses
+    its source port from the ephemeral range without the destination port. On kernels without IP_LOCAL_PORT_RANGE
+    (Linux 6.3, and 6.1 of Debian 12), the destination port is held until the connect has its source port instead.
+
+    Connects by io_uring and by 32-bit programs are not visible. For those, name the ports with --port.
 
     \b
     Examples:
@@ -61,11 +65,11 @@ def command(
       tailbite run --port 46884 -- java -jar client.jar
       tailbite run --in-process -- python app.py
 
-    Exit status: the program's own. 127 if there is no such program, 126 if it cannot be executed, 4 if --require
-    was given and it cannot be guarded here.
+    Exit status: the program's own; 127 if the program does not exist, 126 if it cannot be executed, 4 if --require
+    was given and the program cannot be guarded here.
     """
     if in_process:
         if ports or require or stats_json:
-            raise click.UsageError("--in-process goes with none of --port, --require and --stats-json")
+            raise click.UsageError("--in-process cannot be combined with --port, --require or --stats-json")
         run_in_process(argv, is_verbose=verbose)
-    return run(argv, ports, is_required=require, is_verbose=verbose, stats_json=stats_json)
+    return run_program(argv, ports, is_required=require, is_verbose=verbose, stats_json=stats_json)

@@ -6,15 +6,15 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from tailbite.cli import status
-from tailbite.guards.program import run as program
 from tailbite.guards.program.exec import InheritedSignals, original_environment
 from tailbite.guards.program.mechanism import Mechanism, Place, choose, read_capabilities
 from tailbite.guards.program.order import Order, Report, become_program, write_line
+from tailbite.guards.program.run import run_guarded
 
 if TYPE_CHECKING:
     from tailbite.guards.program.mechanism import Choice
 
-__all__ = ["run", "run_in_process"]
+__all__ = ["run_in_process", "run_program"]
 
 
 def run_in_process(argv: tuple[str, ...], *, is_verbose: bool = False) -> NoReturn:
@@ -30,7 +30,7 @@ def run_in_process(argv: tuple[str, ...], *, is_verbose: bool = False) -> NoRetu
     become_program(Order(argv, environment(original_environment()), InheritedSignals.take_over()))
 
 
-def run(
+def run_program(
     argv: tuple[str, ...],
     ports: tuple[int, ...] = (),
     *,
@@ -73,7 +73,7 @@ def run(
     def before_exec(is_guarded: bool) -> None:
         _write_stats(stats_json, chosen, Report(None, is_guarded, {}))
 
-    report = program.run(order, chosen, before_exec)
+    report = run_guarded(order, chosen, before_exec)
     _write_stats(stats_json, chosen, report)
     from tailbite.guards.program.as_parent import mirror
 

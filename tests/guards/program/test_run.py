@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.guarded import PYTHON, guarded, run, wait_until
+from support.guarded import PYTHON, guarded, run
 from support.programs import client, counts
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite.core.ports import PortRange
@@ -42,26 +42,6 @@ def test_two_hundred_connects_to_the_dead_port_never_reach_themselves(host: str,
     assert server_can_bind()
     itself, _ = counts(run(client(host, source=source)).stdout)
     assert itself > 0, "the control did not self-connect"
-
-
-def test_named_ports_are_held_and_a_server_may_start_all_the_same() -> None:
-    """--port: 0 self-connects, and servers on 127.0.0.1, 0.0.0.0 and ::1 start without SO_REUSEADDR."""
-    Trap().set().control()
-    with subprocess.Popen(
-        guarded(["sh", "-c", 'echo up; read line; exec "$@"', "sh", *client()], "--port", str(PORT)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdin is not None and program.stdout is not None
-        assert program.stdout.readline() == "up\n"
-        Trap().control_fails()
-        for host in ("127.0.0.1", "0.0.0.0", "::1"):
-            assert server_can_bind(host), host
-        assert server_can_bind("::", reuse=True)
-        output, _ = program.communicate("go\n", timeout=60)
-    assert counts(output) == (0, 200)
-    wait_until(Trap().springs, "the port is let go when the program has ended")
 
 
 def test_a_programs_deliberate_self_connect_is_left_alone(tmp_path: Path) -> None:
@@ -145,14 +125,6 @@ def test_a_live_server_is_reached_and_sees_the_end_of_the_connection() -> None:
             assert program.returncode == 0
 
 
-def test_a_port_that_is_never_drawn_needs_no_guard() -> None:
-    """Nobody may hold a privileged port without privilege, and nobody need to."""
-    done = run(guarded(["true"], "-v", "--require", "--port", "80", "--port", str(PORT), nobody=True))
-    assert done.returncode == 0, done.stderr
-    assert "port 80 needs no guard: source ports are not chosen from there\n" in done.stderr
-    assert f"port {PORT} is held as long as true runs\n" in done.stderr
-
-
 def test_what_cannot_be_written_is_said_before_anything_runs(tmp_path: Path) -> None:
     done = run(guarded(["echo", "out"], "--stats-json", str(tmp_path / "missing" / "file")))
     assert (done.returncode, done.stdout) == (2, "")
@@ -186,8 +158,8 @@ print(*seen.values())
 """
 
 
-def test_usual_and_unusual_connects_in_turn_are_all_seen_to() -> None:
-    """A plain one is dealt with quickly; one that is bound, has a range of its own or comes again is no such one."""
+def test_calls_for_the_fast_and_the_slow_path_in_turn_are_all_handled() -> None:
+    """A plain call takes the fast path; a socket that is bound, has its own range or connects again does not."""
     write_ephemeral_range(PortRange(PORT - 4, PORT + 4))
     done = run(guarded([PYTHON, "-c", MIXED, str(PORT)], "--require"))
     itself, refused, outside, full = map(int, done.stdout.split())

@@ -90,7 +90,7 @@ def test_what_cannot_be_guarded_runs_and_says_so_or_does_not_run_if_it_must_be_g
 
 
 def test_another_listener_means_no_guard_and_says_so() -> None:
-    """EBUSY, and it is no tailbite that listens."""
+    """EBUSY, and the listener is not tailbite's."""
     listen = (
         "import os, sys; from tailbite.kernel import seccomp; abi = seccomp.ABIS[os.uname().machine];"
         "never = b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f';"
@@ -146,7 +146,7 @@ def test_a_program_that_hides_its_memory_from_an_unprivileged_guard_is_told_of()
 
 
 def test_the_supervisor_above_stays_an_ancestor_of_daemons() -> None:
-    """What Yama's scope 1 asks for: whoever looks is an ancestor of who is looked at, orphans included."""
+    """Yama's scope 1 demands that the tracer is an ancestor of the traced process, also of an orphan."""
     Trap().set()
     code = (
         "import os, socket, sys\n"

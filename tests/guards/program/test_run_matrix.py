@@ -144,7 +144,7 @@ CLIENTS = {
     "ncat": Client(("ncat",), "timeout 1 ncat 127.0.0.1 {P}"),
     "socat": Client(("socat",), "socat -t 0.2 - TCP:127.0.0.1:{P},forever,interval=0.02"),
     "curl": Client(("curl",), "curl -s -m 0.5 http://127.0.0.1:{P}/"),
-    # It binds with IP_BIND_ADDRESS_NO_PORT, so its port is drawn by connect(2) all the same.
+    # It binds with IP_BIND_ADDRESS_NO_PORT, so its port is chosen by connect(2) all the same.
     "curl --interface": Client(("curl",), "curl -s -m 0.5 --interface 127.0.0.1 http://127.0.0.1:{P}/"),
     "wget": Client(("wget",), "wget -q -t 1 -T 0.5 -O - http://127.0.0.1:{P}/"),
     "ssh": Client(
@@ -232,7 +232,7 @@ CLIENTS = {
 
 @dataclass
 class Seen:
-    """What was on the wire."""
+    """The segments on the wire, counted."""
 
     attempts: int = 0
     to_itself: int = 0
@@ -252,7 +252,7 @@ class Wire:
     def until(self, is_enough: Callable[[Seen], bool], what: str) -> Seen:
         end = monotonic() + DEADLINE
         while not is_enough(self.seen):
-            assert monotonic() < end, f"waited {DEADLINE} s in vain until {what}: {self.seen}"
+            assert monotonic() < end, f"waited {DEADLINE} s until {what}: {self.seen}"
             for segment in self._capture.segments(0.1):
                 opening = segment.flags & (TcpFlags.SYN | TcpFlags.ACK)
                 if segment.destination.port == PORT and opening == TcpFlags.SYN:

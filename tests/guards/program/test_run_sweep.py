@@ -63,7 +63,7 @@ def test_in_a_range_of_two_ports_none_of_these_is_its_own_source(first: int, las
 
 @pytest.mark.parametrize("ports", [PortRange(1024, 3000), PortRange(32700, 34000), PortRange(60000, 65535)], ids=str)
 def test_every_single_port_of_a_range_is_left_out_of_the_range_its_socket_gets(ports: PortRange) -> None:
-    """And both sides are drawn, in proportion, so no source port is given up."""
+    """Both sides are used, in proportion, so no source port is given up."""
     write_ephemeral_range(ports)
     done = run(guarded([PYTHON, "-c", WIDE, str(ports.low), str(ports.high)]), timeout=100)
     wrong, lower, upper = map(int, done.stdout.split())

@@ -224,7 +224,7 @@ class Terminal:
     def wait(self, until: str, seen: int = 0) -> None:
         end = monotonic() + 30
         while not re.search(until, self.text[seen:]):
-            assert monotonic() < end, f"waited in vain for {until!r}: {self.text[seen:]!r}"
+            assert monotonic() < end, f"nothing matched {until!r}: {self.text[seen:]!r}"
             if select.select([self._terminal], [], [], 0.1)[0]:
                 self.text += os.read(self._terminal, 4096).decode()
 

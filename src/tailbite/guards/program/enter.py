@@ -1,4 +1,4 @@
-"""Entering the filter, and the life of the helper that answers its calls."""
+"""The entry into the filter; its listener goes to a helper that answers the calls."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from tailbite.guards.program.helpers import HELPER_ENDED, detach, hears_go, let_go_of_stderr
+from tailbite.guards.program.helpers import HELPER_ENDED, hears_go
 from tailbite.guards.program.mechanism import NAMES_PORTS_INSTEAD
-from tailbite.guards.program.monitor import Task, do_task
 from tailbite.guards.program.order import refuse_or_go_unguarded, write_line
-from tailbite.guards.program.serving import serve_blocking, serve_polling
-from tailbite.guards.program.shared_page import MOST_WORKERS
 from tailbite.guards.program.steerer import GUARDED, IS_GUARDED, Steerer
 from tailbite.kernel import seccomp
 from tailbite.kernel.libc import last_error, libc
@@ -24,13 +21,12 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from tailbite.guards.program.mechanism import Choice
-    from tailbite.guards.program.monitor import Watch
     from tailbite.guards.program.order import Order
-    from tailbite.guards.program.shared_page import SharedPage, Slot
+    from tailbite.guards.program.shared_page import WorkerSlot
 
-    MakeSteerer: TypeAlias = Callable[[seccomp.Listener, Slot, Callable[[], None]], Steerer]
+    MakeSteerer: TypeAlias = Callable[[seccomp.Listener, WorkerSlot, Callable[[], None]], Steerer]
 
-__all__ = ["enter_filter", "steerer_maker", "supervise_beside"]
+__all__ = ["MakeSteerer", "enter_filter", "steerer_maker"]
 
 
 def steerer_maker(order: Order, choice: Choice) -> MakeSteerer:
@@ -95,81 +91,3 @@ def _explain_refusal(order: Order, error: OSError) -> bool:
 def _is_guarded_already() -> bool:
     """Ask a `tailbite run` around this one whether it guards this process; the kernel alone would say EBADF."""
     return libc().connect(-1, IS_GUARDED, len(IS_GUARDED)) != 0 and last_error("connect").errno == GUARDED
-
-
-def supervise_beside(
-    end: socket.socket, page: SharedPage, order: Order, make: MakeSteerer, program: int | None
-) -> None:
-    """Live the whole life of the helper beside the program.
-
-    Args:
-        end: the socket to the process that becomes the program.
-        page: the memory that helpers share.
-        order: the program.
-        make: makes a worker's steerer.
-        program: a pidfd of the program, needed only if the order is verbose.
-    """
-    keeps_stderr = order.is_verbose and program is not None
-    detach(end.fileno(), page.descriptor, *((2, program) if keeps_stderr and program is not None else ()))
-    end.send(b"+")
-    _, descriptors, _, _ = socket.recv_fds(end, 1, 1)
-    if not descriptors:
-        return  # no filter, no listener
-    listener = descriptors[0]
-    seccomp.Listener(listener, page.slots[0].call).wake_synchronously()
-    end.send(b"+")
-    end.close()
-    watched = program if keeps_stderr else None
-
-    def work(number: int, watch: Watch) -> bool:
-        slot = page.take_slot(number)
-        try:
-            here = seccomp.Listener(listener, slot.call)
-            steerer = make(here, slot, watch.ask_for_worker)
-            if watched is None:
-                return serve_blocking(here, slot, steerer, watch)
-            return _serve_verbosely(here, slot, steerer, watch, watched)
-        finally:
-            page.free_slot(number)
-
-    def slots_left() -> list[int]:
-        """Return the slots that workers of an ended monitor use still, or were killed in with a call in hand."""
-        used = page.used_slots()
-        return [slot.number for slot in page.slots[1:] if slot.number in used or _has_call(listener, slot)]
-
-    do_task(
-        Task(
-            work,
-            listener,
-            most_workers=1 if watched is not None else min(os.cpu_count() or 1, MOST_WORKERS),
-            take_lead=page.take_lead,
-            slots_left=slots_left,
-            after_takeover=page.count_takeover,
-            program=watched,
-            at_program_end=let_go_of_stderr,
-        )
-    )
-
-
-def _has_call(listener: int, slot: Slot) -> bool:
-    return bool(slot.call_id) and seccomp.Listener(listener, slot.call).is_waiting()
-
-
-def _serve_verbosely(listener: seccomp.Listener, slot: Slot, steerer: Steerer, watch: Watch, program: int) -> bool:
-    """Answer calls in a worker that writes to the program's stderr, until nobody is left or the monitor has ended."""
-    try:
-        watched = os.pidfd_open(watch.monitor)
-    except ProcessLookupError:
-        return False
-    others: dict[int, Callable[[], bool]] = {watched: lambda: True}
-
-    def program_ended() -> bool:
-        del others[program]
-        steerer.report = None
-        let_go_of_stderr()
-        return False
-
-    others[program] = program_ended
-    ended = serve_polling(listener, slot, steerer, others)
-    os.close(watched)
-    return ended is None

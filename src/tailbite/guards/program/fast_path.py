@@ -24,7 +24,7 @@ from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, SO_NETNS_COOKIE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tailbite.guards.program.shared_page import Slot
+    from tailbite.guards.program.shared_page import WorkerSlot
     from tailbite.kernel.seccomp import Listener
 
 __all__ = ["FastPath"]
@@ -41,8 +41,8 @@ _PAUSE: Final = 0.05
 class Backlog:
     """The sign that calls queue up, which is when another worker helps.
 
-    One call in 16 is followed by a look whether the next one waits already. A program with one thread cannot have
-    made it that soon; if three looks in a row find one, the monitor is asked for a worker.
+    After one call in 16, the worker asks the kernel whether the next one waits already. A program with one thread
+    cannot have made it that soon; if three answers in a row are yes, the monitor is asked for a worker.
     """
 
     def __init__(self, listener: Listener, ask: Callable[[], None]) -> None:
@@ -82,7 +82,7 @@ class FastPath:
     """
 
     def __init__(
-        self, listener: Listener, slot: Slot, connect: int, home_cookie: bytes, ask: Callable[[], None]
+        self, listener: Listener, slot: WorkerSlot, connect: int, home_cookie: bytes, ask: Callable[[], None]
     ) -> None:
         self.until = 0.0
         self.at_home: dict[int, int] = {}
@@ -96,7 +96,9 @@ class FastPath:
         self.at_home.clear()
         self.sides.clear()
 
-    def _make_serve(self, listener: Listener, slot: Slot, connect: int, home_cookie: bytes) -> Callable[[], bool]:
+    def _make_serve(
+        self, listener: Listener, slot: WorkerSlot, connect: int, home_cookie: bytes
+    ) -> Callable[[], bool]:
         at_home, sides, counts = self.at_home, self.sides, slot.counts
         sample = self._sample
         libc = quick_libc()

@@ -54,7 +54,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Work that is done until an event, whoever is killed meanwhile.
+    """Work that is done until an event, even if workers are killed meanwhile.
 
     Attributes:
         work: does the work; gets its worker's number and its view of the monitor. True says that the work is over,

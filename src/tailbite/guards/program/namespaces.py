@@ -84,7 +84,7 @@ class Namespaces:
         self._own = Ranges(None, 0.0)
         self._foreign: dict[object, Ranges] = {}
 
-    def own(self, now: float) -> Ranges:
+    def home_ranges(self, now: float) -> Ranges:
         """Return the range of the supervisor's own namespace."""
         own = self._own
         if own.until < now:
@@ -191,7 +191,7 @@ def _ask_inside(tid: int, sock: Any, work: Callable[[socket.socket], None]) -> t
 def _enter(tid: int, sock: Any) -> bool:
     """Enter the network namespace of a socket, or of a thread; False if that is another one than the socket's.
 
-    A namespace that an unprivileged program made belongs to a user namespace it made as well; whoever has the same
+    A namespace that an unprivileged program made belongs to a user namespace it made as well; a process of the same
     user outside may enter that one first, and is then privileged enough for the other (user_namespaces(7)).
     """
     network = os.open(f"/proc/{tid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

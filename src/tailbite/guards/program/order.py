@@ -29,7 +29,7 @@ class Order:
         command: the program and its arguments.
         environment: the program's environment variables.
         signals: the signal dispositions that the program inherits.
-        ports: the ports to hold; if there are none, every connect is inspected.
+        ports: the ports to hold; if empty, every connect is inspected.
         is_required: do not start the program if it cannot be guarded.
         is_verbose: report on stderr what the guard does.
         status_unguarded: the exit status if the program has to be guarded and cannot be.

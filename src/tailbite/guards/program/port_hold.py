@@ -105,7 +105,7 @@ class Holds:
         self._sockets: dict[tuple[object, int], socket.socket] = {}
         self._pause = _FIRST_PAUSE
 
-    def keep(
+    def hold_during_call(
         self, tid: int, port: int, place: object = None, hold_there: Callable[[int], socket.socket] = hold
     ) -> None:
         """Hold ``port`` until the call that thread ``tid`` is about to make is over.
@@ -145,6 +145,12 @@ class Holds:
         pause = self._pause
         self._pause = min(pause * 2, _LONGEST_PAUSE)
         return pause if self._calls else None
+
+    def close(self) -> None:
+        """Release every port."""
+        self._calls.clear()
+        while self._sockets:
+            self._sockets.popitem()[1].close()
 
     def _is_over(self, tid: int, call: _Call, now: float) -> bool:
         try:

@@ -23,10 +23,10 @@ from tailbite.guards.program.order import Order, Report, become_program, refuse_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["run"]
+__all__ = ["run_guarded"]
 
 
-def run(order: Order, choice: Choice, before_exec: Callable[[bool], None] | None = None) -> Report:
+def run_guarded(order: Order, choice: Choice, before_exec: Callable[[bool], None] | None = None) -> Report:
     """Run the program under the chosen guard; returns only when the supervisor is above it.
 
     Args:
@@ -56,7 +56,8 @@ def run(order: Order, choice: Choice, before_exec: Callable[[bool], None] | None
 
 def _guard_beside(order: Order, choice: Choice) -> bool:
     # Everything a helper needs is loaded before it is forked: later, the folder or the rights may have changed.
-    from tailbite.guards.program.enter import enter_filter, steerer_maker, supervise_beside
+    from tailbite.guards.program.beside import supervise_beside
+    from tailbite.guards.program.enter import enter_filter, steerer_maker
     from tailbite.guards.program.helpers import spawn_beside
     from tailbite.guards.program.shared_page import SharedPage
 

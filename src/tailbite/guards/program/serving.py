@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tailbite.guards.program.monitor import Watch
-    from tailbite.guards.program.shared_page import Slot
+    from tailbite.guards.program.shared_page import WorkerSlot
     from tailbite.guards.program.steerer import Steerer
     from tailbite.kernel.seccomp import Listener
 
@@ -54,7 +54,7 @@ class _Alarm:
         signal_when_parent_ends(0)
 
 
-def serve_blocking(listener: Listener, slot: Slot, steerer: Steerer, watch: Watch) -> bool:
+def serve_blocking(listener: Listener, slot: WorkerSlot, steerer: Steerer, watch: Watch) -> bool:
     """Answer calls as :func:`serve_polling` does, sooner: wait in the ioctl itself instead of in poll(2) before it.
 
     Worker and program share a CPU, so all that happens between an answer and the next wait delays the program. The
@@ -83,7 +83,7 @@ def serve_blocking(listener: Listener, slot: Slot, steerer: Steerer, watch: Watc
         alarm.switch_off()
 
 
-def _serve_until(alarm: _Alarm, listener: Listener, slot: Slot, steerer: Steerer, poll: select.poll) -> bool:
+def _serve_until(alarm: _Alarm, listener: Listener, slot: WorkerSlot, steerer: Steerer, poll: select.poll) -> bool:
     """Answer calls until the alarm rings (False) or nobody is left under the filter (True)."""
     wait = steerer.release_ports()
     while not alarm.rang:
@@ -105,13 +105,13 @@ def _comes_within(listener: Listener, seconds: float) -> bool:
 
 
 def serve_polling(
-    listener: Listener, slot: Slot, steerer: Steerer | None, others: dict[int, Callable[[], bool]]
+    listener: Listener, slot: WorkerSlot, steerer: Steerer | None, others: dict[int, Callable[[], bool]]
 ) -> int | None:
     """Answer calls, first the one that a predecessor left.
 
     Args:
         listener: the listener that calls come from.
-        slot: the memory shared with whoever takes over.
+        slot: the memory shared with the process that takes over.
         steerer: inspects a call before it is answered; None answers at once.
         others: descriptors to watch as well, and functions to call when one becomes readable. True ends this; after
             False the descriptor is watched no longer if it has been removed from ``others``.
@@ -139,14 +139,14 @@ def serve_polling(
             wait = steerer.release_ports()
 
 
-def _finish_left(listener: Listener, slot: Slot, steerer: Steerer | None) -> None:
+def _finish_left(listener: Listener, slot: WorkerSlot, steerer: Steerer | None) -> None:
     """Answer the call that a killed predecessor left, if it left one."""
     if (call_id := slot.call_id) and listener.is_waiting():
         # If this call has already crashed several workers, let it run unguarded instead of crashing the next one.
         _finish(listener, slot, steerer if slot.try_again(call_id) else None)
 
 
-def _finish(listener: Listener, slot: Slot, steerer: Steerer | None) -> None:
+def _finish(listener: Listener, slot: WorkerSlot, steerer: Steerer | None) -> None:
     outcome: Outcome | None = Outcome.UNSEEN
     if steerer is not None:
         with contextlib.suppress(Exception):  # whatever it is, the program must not wait for ever
@@ -156,7 +156,7 @@ def _finish(listener: Listener, slot: Slot, steerer: Steerer | None) -> None:
     listener.answer()
 
 
-def answer_all_unguarded(listener: Listener, slot: Slot, watched: int) -> None:
+def answer_all_unguarded(listener: Listener, slot: WorkerSlot, watched: int) -> None:
     """Stand by until ``watched``, a pidfd of the only process that can guard, is readable; then let all calls run."""
     poll = select.poll()
     poll.register(watched, select.POLLIN)

@@ -11,10 +11,10 @@ from typing import Final
 
 from tailbite.kernel.seccomp import NOTIFICATION_SIZE
 
-__all__ = ["MOST_WORKERS", "Outcome", "SharedPage", "Slot"]
+__all__ = ["MOST_WORKERS", "Outcome", "SharedPage", "WorkerSlot"]
 
-MOST_WORKERS: Final = 8
-"""More workers than this have no slot; on the machines measured two to four are enough."""
+MOST_WORKERS: Final = 4
+"""The number of slots."""
 
 _SLOT_SIZE: Final = 256
 _COUNTS_AT: Final = 128
@@ -43,7 +43,7 @@ class Outcome(IntEnum):
     """The caller or its network namespace could not be inspected, so this connect was not guarded."""
 
 
-class Slot:
+class WorkerSlot:
     """One worker's part of the page.
 
     The kernel writes a received call straight to its beginning, so the successor of a killed worker finds the call
@@ -51,7 +51,7 @@ class Slot:
 
     Attributes:
         number: 0 for the worker that is always there.
-        call: room for a ``struct seccomp_notif``.
+        call: the memory of a ``struct seccomp_notif``.
         counts: number of calls per Outcome, indexed by its value.
     """
 
@@ -65,7 +65,7 @@ class Slot:
 
     @property
     def call_id(self) -> int:
-        """The id of the call received last; 0 if there was none yet."""
+        """The id of the call received last; 0 before the first one."""
         return int.from_bytes(self.call[:8], "little")
 
     def try_again(self, call_id: int) -> bool:
@@ -88,7 +88,7 @@ class SharedPage:
         self.descriptor = os.memfd_create("tailbite-guard")
         os.ftruncate(self.descriptor, mmap.PAGESIZE)
         page = memoryview(mmap.mmap(self.descriptor, mmap.PAGESIZE))
-        self.slots = tuple(Slot(page, number) for number in range(MOST_WORKERS))
+        self.slots = tuple(WorkerSlot(page, number) for number in range(MOST_WORKERS))
         self._guarded = page[_GUARDED_AT : _GUARDED_AT + 1]
         self._takeovers = page[_TAKEOVERS_AT : _TAKEOVERS_AT + 8].cast("Q")
 
@@ -104,7 +104,7 @@ class SharedPage:
             sleep(_LEAD_PAUSE)
         return False
 
-    def take_slot(self, number: int) -> Slot:
+    def take_slot(self, number: int) -> WorkerSlot:
         """Wait until no other process uses a slot, and take it; it is free again when this process ends.
 
         Two processes that receive calls into the same slot would answer each other's, so the lock is one that the

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tailbite.guards.program.namespaces import Ranges
-    from tailbite.guards.program.shared_page import Slot
+    from tailbite.guards.program.shared_page import WorkerSlot
 
 __all__ = ["GUARDED", "IS_GUARDED", "Steerer"]
 
@@ -88,7 +88,7 @@ class Steerer:
         self,
         abi: seccomp.Abi,
         listener: seccomp.Listener,
-        slot: Slot,
+        slot: WorkerSlot,
         *,
         copies: bool = True,
         steers: bool = True,
@@ -193,7 +193,7 @@ class Steerer:
             OSError: the namespace cannot be inspected.
         """
         if foreign is None:
-            return self._namespaces.own(monotonic())
+            return self._namespaces.home_ranges(monotonic())
         self._has_one_namespace = False
         self._fast_path.forget()
         ranges = self._namespaces.foreign_ranges(foreign, tid, sock)
@@ -210,14 +210,14 @@ class Steerer:
         sock.setsockopt(_IPPROTO_IP, IP_LOCAL_PORT_RANGE, side)
         if name[1] == port:
             outcome = _bind_again(sock, name)
-        self._say(tid, _describe(outcome, side))
+        self._report_action(tid, _describe(outcome, side))
         return outcome
 
     def _hold_or_bind_again(self, tid: int, sock: Any, name: tuple[Any, ...], port: int, foreign: object) -> Outcome:
         if name[1] == port:
             outcome = _bind_to_another_port(sock, name, port)
             if outcome is not None:
-                self._say(tid, _describe(outcome, 0))
+                self._report_action(tid, _describe(outcome, 0))
                 return outcome
         return self._hold(tid, port, foreign, sock)
 
@@ -279,13 +279,13 @@ class Steerer:
             OSError: the port cannot be held there.
         """
         if foreign is None:
-            self._holds.keep(tid, port)
+            self._holds.hold_during_call(tid, port)
         else:
-            self._holds.keep(tid, port, foreign, lambda port: hold_inside(port, tid, sock))
-        self._say(tid, f"port {port} is held while it connects")
+            self._holds.hold_during_call(tid, port, foreign, lambda port: hold_inside(port, tid, sock))
+        self._report_action(tid, f"port {port} is held while it connects")
         return Outcome.HELD
 
-    def _say(self, tid: int, action: str) -> None:
+    def _report_action(self, tid: int, action: str) -> None:
         if self.report is not None:
             self.report(f"{_name_of(tid)} connects to {self._destination()}: {action}")
 
@@ -297,11 +297,11 @@ class Steerer:
 
     def _destination(self) -> str:
         """Return the destination of the current call, for people."""
-        room = self._memory.room
-        family, high, low = _HEAD.unpack_from(room)
+        address = bytes(self._memory.room)
+        family, high, low = _HEAD.unpack_from(address)
         if family == _AF_INET6:
-            return f"[{socket.inet_ntop(family, room[8:24])}]:{high << 8 | low}"
-        return f"{socket.inet_ntop(family, room[4:8])}:{high << 8 | low}"
+            return f"[{socket.inet_ntop(family, address[8:24])}]:{high << 8 | low}"
+        return f"{socket.inet_ntop(family, address[4:8])}:{high << 8 | low}"
 
 
 def _is_in(ranges: Ranges, port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Which mechanism a system allows: a table of systems, and what holds for all of them."""
+"""The mechanism that a system allows: a table of systems, and what holds for all of them."""
 
 from __future__ import annotations
 
