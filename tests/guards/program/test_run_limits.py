@@ -107,11 +107,11 @@ def test_another_listener_means_no_guard_and_says_so() -> None:
 @pytest.mark.peers
 def test_sudo_works_under_a_guard_of_root_and_refuses_under_one_of_nobody(peer: Callable[[str], str]) -> None:
     """Without CAP_SYS_ADMIN the kernel wants no_new_privs, which -v says."""
-    peer("sudo")
+    sudo = peer("sudo")
     needs_another_user()
-    done = run(guarded(["sudo", "-n", "-u", "nobody", "id", "-un"]))
+    done = run(guarded([sudo, "-n", "-u", "nobody", "id", "-un"]))
     assert (done.returncode, done.stdout) == (0, "nobody\n"), done.stderr
-    done = run(guarded(["sudo", "-n", "id"], "-v", nobody=True))
+    done = run(guarded([sudo, "-n", "id"], "-v", nobody=True))
     assert done.returncode != 0
     assert "sudo and su inside it will refuse" in done.stderr
     assert "no new privileges" in done.stderr

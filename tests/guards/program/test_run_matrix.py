@@ -41,7 +41,7 @@ class Client:
     """A program that connects to 127.0.0.1:PORT again and again.
 
     Attributes:
-        needs: programs that must be installed.
+        needs: programs that must be installed, separated by spaces.
         line: a shell command; {P} is the port, {D} a folder of its own, {C} what was compiled.
         once: it connects once, so it is started over and over.
         source: what to compile.
@@ -51,7 +51,7 @@ class Client:
         as_nobody: it refuses to run as root.
     """
 
-    needs: tuple[str, ...]
+    needs: str
     line: str
     once: bool = True
     source: str | None = None
@@ -136,40 +136,36 @@ const net = require("net");
 """
 
 CLIENTS = {
-    "telnet": Client(("telnet",), "timeout 1 telnet 127.0.0.1 {P}"),
-    "nc.openbsd": Client(("nc.openbsd",), "timeout 1 nc.openbsd -w 1 127.0.0.1 {P}"),
-    "nc.openbsd -s": Client(
-        ("nc.openbsd",), "timeout 1 nc.openbsd -s 127.0.0.1 -w 1 127.0.0.1 {P}", binds_first=True
-    ),
-    "ncat": Client(("ncat",), "timeout 1 ncat 127.0.0.1 {P}"),
-    "socat": Client(("socat",), "socat -t 0.2 - TCP:127.0.0.1:{P},forever,interval=0.02"),
-    "curl": Client(("curl",), "curl -s -m 0.5 http://127.0.0.1:{P}/"),
+    "telnet": Client("telnet", "timeout 1 telnet 127.0.0.1 {P}"),
+    "nc.openbsd": Client("nc.openbsd", "timeout 1 nc.openbsd -w 1 127.0.0.1 {P}"),
+    "nc.openbsd -s": Client("nc.openbsd", "timeout 1 nc.openbsd -s 127.0.0.1 -w 1 127.0.0.1 {P}", binds_first=True),
+    "ncat": Client("ncat", "timeout 1 ncat 127.0.0.1 {P}"),
+    "socat": Client("socat", "socat -t 0.2 - TCP:127.0.0.1:{P},forever,interval=0.02"),
+    "curl": Client("curl", "curl -s -m 0.5 http://127.0.0.1:{P}/"),
     # It binds with IP_BIND_ADDRESS_NO_PORT, so its port is chosen by connect(2) all the same.
-    "curl --interface": Client(("curl",), "curl -s -m 0.5 --interface 127.0.0.1 http://127.0.0.1:{P}/"),
-    "wget": Client(("wget",), "wget -q -t 1 -T 0.5 -O - http://127.0.0.1:{P}/"),
-    "ssh": Client(
-        ("ssh",), "timeout 1 ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -p {P} 127.0.0.1 true"
-    ),
-    "psql": Client(("psql",), "PGCONNECT_TIMEOUT=2 timeout 1 psql -h 127.0.0.1 -p {P} -U x -c ''"),
-    "redis-cli": Client(("redis-cli",), "timeout 1 redis-cli -h 127.0.0.1 -p {P} ping"),
-    "mysql": Client(("mysql",), "timeout 1 mysql -h 127.0.0.1 -P {P} -u x --connect-timeout=1 -e 'select 1'"),
-    "bash": Client(("bash",), "timeout 1 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{P} && sleep 0.2'"),
-    "busybox nc": Client(("busybox",), "timeout 1 busybox nc -w 1 127.0.0.1 {P}"),
-    "Go net.Dial": Client(("go",), "{C} dial {P}", once=False, source="client.go"),
-    "Go with LocalAddr": Client(("go",), "{C} bound {P}", once=False, source="client.go", binds_first=True),
-    "Go raw connect": Client(("go",), "{C} raw {P}", once=False, source="client.go"),
-    "Java Socket": Client(("javac", "java"), "{C} socket {P}", once=False, source="Client.java"),
-    "Java NIO": Client(("javac", "java"), "{C} nio {P}", once=False, source="Client.java"),
-    "Rust": Client(("rustc",), "{C} {P}", once=False, source="client.rs"),
-    "C threads": Client(("cc",), "{C} threads {P}", once=False, source="client.c"),
-    "C the same socket again": Client(("cc",), "{C} again {P}", once=False, source="client.c"),
-    "C MSG_FASTOPEN": Client(("cc",), "{C} fastopen {P}", once=False, source="client.c"),
-    "C TCP_FASTOPEN_CONNECT": Client(("cc",), "{C} deferred {P}", once=False, source="client.c"),
-    "C MPTCP": Client(("cc",), "{C} mptcp {P}", once=False, source="client.c"),
-    "C between other sockets": Client(("cc",), "{C} mixed {P}", once=False, source="client.c"),
-    "node": Client(("node",), _code("node", "-e", _NODE), once=False),
+    "curl --interface": Client("curl", "curl -s -m 0.5 --interface 127.0.0.1 http://127.0.0.1:{P}/"),
+    "wget": Client("wget", "wget -q -t 1 -T 0.5 -O - http://127.0.0.1:{P}/"),
+    "ssh": Client("ssh", "timeout 1 ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -p {P} 127.0.0.1 true"),
+    "psql": Client("psql", "PGCONNECT_TIMEOUT=2 timeout 1 psql -h 127.0.0.1 -p {P} -U x -c ''"),
+    "redis-cli": Client("redis-cli", "timeout 1 redis-cli -h 127.0.0.1 -p {P} ping"),
+    "mysql": Client("mysql", "timeout 1 mysql -h 127.0.0.1 -P {P} -u x --connect-timeout=1 -e 'select 1'"),
+    "bash": Client("bash", "timeout 1 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{P} && sleep 0.2'"),
+    "busybox nc": Client("busybox", "timeout 1 busybox nc -w 1 127.0.0.1 {P}"),
+    "Go net.Dial": Client("go", "{C} dial {P}", once=False, source="client.go"),
+    "Go with LocalAddr": Client("go", "{C} bound {P}", once=False, source="client.go", binds_first=True),
+    "Go raw connect": Client("go", "{C} raw {P}", once=False, source="client.go"),
+    "Java Socket": Client("javac java", "{C} socket {P}", once=False, source="Client.java"),
+    "Java NIO": Client("javac java", "{C} nio {P}", once=False, source="Client.java"),
+    "Rust": Client("rustc", "{C} {P}", once=False, source="client.rs"),
+    "C threads": Client("cc", "{C} threads {P}", once=False, source="client.c"),
+    "C the same socket again": Client("cc", "{C} again {P}", once=False, source="client.c"),
+    "C MSG_FASTOPEN": Client("cc", "{C} fastopen {P}", once=False, source="client.c"),
+    "C TCP_FASTOPEN_CONNECT": Client("cc", "{C} deferred {P}", once=False, source="client.c"),
+    "C MPTCP": Client("cc", "{C} mptcp {P}", once=False, source="client.c"),
+    "C between other sockets": Client("cc", "{C} mixed {P}", once=False, source="client.c"),
+    "node": Client("node", _code("node", "-e", _NODE), once=False),
     "ruby": Client(
-        ("ruby",),
+        "ruby",
         _code(
             "ruby",
             "-rsocket -e",
@@ -179,7 +175,7 @@ CLIENTS = {
         once=False,
     ),
     "perl": Client(
-        ("perl",),
+        "perl",
         _code(
             "perl",
             "-MIO::Socket::INET -e",
@@ -189,7 +185,7 @@ CLIENTS = {
         once=False,
     ),
     "php": Client(
-        ("php",),
+        "php",
         _code(
             "php",
             "-r",
@@ -198,30 +194,30 @@ CLIENTS = {
         ),
         once=False,
     ),
-    "asyncio": Client((PYTHON,), _code(PYTHON, "-c", _ASYNCIO + "asyncio.run(main())"), once=False),
+    "asyncio": Client(PYTHON, _code(PYTHON, "-c", _ASYNCIO + "asyncio.run(main())"), once=False),
     "uvloop": Client(
-        (sys.executable,),
+        sys.executable,
         _code(sys.executable, "-c", _ASYNCIO + "import uvloop; uvloop.install(); asyncio.run(main())"),
         once=False,
     ),
     "pgbouncer": Client(
-        ("pgbouncer", "psql"),
+        "pgbouncer psql",
         "pgbouncer {D}/pgbouncer.ini",
         once=False,
         files=(("pgbouncer.ini", _PGBOUNCER),),
         beside="PGCONNECT_TIMEOUT=2 timeout 1 psql -h {D} -p 6432 -U app -d app -c 'select 1'",
         as_nobody=True,
     ),
-    "haproxy": Client(("haproxy",), "haproxy -db -f {D}/haproxy.cfg", once=False, files=(("haproxy.cfg", _HAPROXY),)),
+    "haproxy": Client("haproxy", "haproxy -db -f {D}/haproxy.cfg", once=False, files=(("haproxy.cfg", _HAPROXY),)),
     "nginx": Client(
-        ("nginx", "curl"),
+        "nginx curl",
         "nginx -p {D} -c {D}/nginx.conf",
         once=False,
         files=(("nginx.conf", _NGINX),),
         beside="curl -s -m 0.5 --unix-socket {D}/http http://it/",
     ),
     "prometheus": Client(
-        ("prometheus",),
+        "prometheus",
         "prometheus --config.file={D}/prometheus.yml --storage.tsdb.path={D}/data "
         "--web.listen-address=127.0.0.1:9090 --log.level=error",
         once=False,
@@ -320,7 +316,7 @@ def test_a_real_program_never_reaches_itself_and_finds_the_server_that_comes(
     name: str, short_path: Path, peer: Callable[[str], str], compiled: Callable[[str], list[str]]
 ) -> None:
     client = CLIENTS[name]
-    for program in client.needs:
+    for program in client.needs.split():
         peer(program)
     if name == "uvloop":
         pytest.importorskip("uvloop")
@@ -348,7 +344,7 @@ def test_named_ports_are_held_for_what_a_filter_cannot_see(
 ) -> None:
     """io_uring and 32-bit calls never reach themselves under --port; without it, as the page says, they do."""
     peer("cc")
-    client = Client(("cc",), f"{{C}} {mode} {{P}}", once=False, source="client.c")
+    client = Client("cc", f"{{C}} {mode} {{P}}", once=False, source="client.c")
     probe = subprocess.Popen([*compiled("client.c"), mode, "1"])
     try:
         if probe.wait(0.5) == 77:
