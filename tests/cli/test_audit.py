@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import tailbite
+from conftest import find_peer
 from tailbite.cli.audit import command
 
 CLIENTS = str(Path(__file__).parents[1] / "audit" / "clients.py")
@@ -141,6 +142,7 @@ def interpreter_for_nobody() -> str:
     os.geteuid() != 0, reason="becoming another user takes root; without, all tests here are rootless"
 )
 def test_no_root_is_needed_and_the_client_runs_as_who_called() -> None:
+    find_peer("telnet")
     python = interpreter_for_nobody()
     script = (
         "import json; from tailbite.audit import Client, Limits, audit; "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tailbite
+from conftest import find_peer
 from support.trap import PORT
 from tailbite.kernel.sockopt import abort
 
@@ -73,9 +74,10 @@ def test_an_ordinary_connection_is_not(pair: tuple[socket.socket, socket.socket]
 def test_a_link_local_address_with_its_zone() -> None:
     import subprocess
 
-    for command in ("ip link add v0 type veth peer name v1", "ip link set v0 up", "ip link set v1 up"):
-        subprocess.run(command.split(), check=True)
-    subprocess.run(["ip", "addr", "add", "fe80::17/64", "dev", "v0", "nodad"], check=True)
+    ip = find_peer("ip")
+    for words in ("link add v0 type veth peer name v1", "link set v0 up", "link set v1 up"):
+        subprocess.run([ip, *words.split()], check=True)
+    subprocess.run([ip, "addr", "add", "fe80::17/64", "dev", "v0", "nodad"], check=True)
     sock = connect_to_itself(socket.AF_INET6, "fe80::17", 0, socket.if_nametoindex("v0"))
     assert tailbite.is_self_connected(sock)
     abort(sock)

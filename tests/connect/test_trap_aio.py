@@ -12,6 +12,7 @@ import pytest
 
 import tailbite
 import tailbite.aio
+from conftest import find_peer
 from support.trap import PORT, Trap, server_can_bind
 from support.ways import WAYS, certain_trap
 
@@ -107,13 +108,13 @@ def test_names_with_several_addresses(delay: float | None) -> None:
 def test_happy_eyeballs_passes_by_an_address_that_does_not_answer() -> None:
     """A black hole first (packets dropped), a server second: the second is asked after the delay, not after it."""
     for command in (
-        "ip link add v0 type veth peer name v1",
-        "ip addr add 10.92.0.1/24 dev v0",
-        "ip link set v0 up",
-        "ip link set v1 up",
-        "ip neigh add 10.92.0.2 lladdr 02:00:00:00:00:02 dev v0",
+        "link add v0 type veth peer name v1",
+        "addr add 10.92.0.1/24 dev v0",
+        "link set v0 up",
+        "link set v1 up",
+        "neigh add 10.92.0.2 lladdr 02:00:00:00:00:02 dev v0",
     ):
-        subprocess.run(command.split(), check=True)
+        subprocess.run([find_peer("ip"), *command.split()], check=True)
 
     async def meet() -> float:
         loop = asyncio.get_running_loop()

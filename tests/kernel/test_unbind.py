@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import find_peer
 from support.trap import PORT, leftovers
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sockaddr import pack_sockaddr
@@ -106,7 +107,7 @@ def test_a_socket_of_another_protocol_is_not_touched(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("network")
 def test_the_source_address_is_asked_without_sending_anything() -> None:
-    subprocess.run(["ip", "addr", "add", "10.93.0.1/32", "dev", "lo"], check=True)
+    subprocess.run([find_peer("ip"), "addr", "add", "10.93.0.1/32", "dev", "lo"], check=True)
     for host, source in (("127.0.0.1", "127.0.0.1"), ("10.93.0.1", "10.93.0.1"), ("127.0.0.9", "127.0.0.1")):
         with socket.create_server((host, PORT)) as server, socket.socket() as sock:
             server.setblocking(False)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import tailbite
+from conftest import find_peer
 from support.server import server_for, serving
 from support.shells import ALL, Blocking, Shell
 from support.trap import PORT, Trap, leftovers, server_can_bind
@@ -575,7 +576,7 @@ def test_an_address_that_does_not_answer_is_passed_by(shell: Shell, monkeypatch:
         "link set v1 up",
         "neigh add 10.92.0.2 lladdr 02:00:00:00:00:02 dev v0",
     ):
-        subprocess.run(["ip", *command.split()], check=True)
+        subprocess.run([find_peer("ip"), *command.split()], check=True)
     two = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, PORT)) for host in ("10.92.0.2", "127.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: two)
     monkeypatch.setattr("trio.socket.getaddrinfo", lambda *_, **__: answer(two))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conftest import find_peer
 from support.shells import ALL, Shell
 from support.trap import PORT
 from tailbite.kernel.namespace import fresh_network
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("network")
 
 
 def ip(command: str) -> None:
-    subprocess.run(["ip", *command.split()], check=True)
+    subprocess.run([find_peer("ip"), *command.split()], check=True)
 
 
 @contextlib.contextmanager

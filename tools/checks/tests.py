@@ -54,7 +54,10 @@ FOREIGN = {
 """Programs that a Debian with only Python and make does not have."""
 
 
-_PARAMETERS = {"param", "parametrize"}
+STARTERS = {
+    *("run", "Popen", "call", "check_call", "check_output", "create_subprocess_exec", "guarded", "execvp", "spawnvp"),
+}
+"""Functions that start a program: subprocess's, asyncio's, and those of tests/support."""
 
 
 def modules_without_tests(root: Path) -> Iterator[Offence]:
@@ -86,32 +89,28 @@ def tests_without_module(root: Path) -> Iterator[Offence]:
 
 
 def unasked_programs(root: Path) -> Iterator[Offence]:
-    """Yield the commands in tests that name a program of others without ``find_peer()`` or ``peer()``."""
+    """Yield the commands in tests that start a program of others without ``find_peer()`` or ``peer()``."""
     for relative, path in modules(root, "tests"):
-        tree = parsed(path)
-        named_for_pytest = {id(part) for call in _parametrized(tree) for part in ast.walk(call)}
-        for node in ast.walk(tree):
-            program = _program(node) if id(node) not in named_for_pytest else None
-            if program in FOREIGN:
-                yield Offence("unasked programs", relative, getattr(node, "lineno", 0), f"ask find_peer({program!r})")
+        for node in ast.walk(parsed(path)):
+            if not isinstance(node, ast.Call) or _called(node) not in STARTERS:
+                continue
+            for program in {_program(part) for argument in node.args for part in ast.walk(argument)} & FOREIGN:
+                yield Offence("unasked programs", relative, node.lineno, f"ask find_peer({program!r})")
 
 
-def _parametrized(tree: ast.Module) -> Iterator[ast.Call]:
-    """Yield the calls of pytest that list parameters: a test takes the program from there and asks for it."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _PARAMETERS:
-            yield node
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
-def _program(node: ast.AST) -> str | None:
+def _program(node: ast.AST) -> str:
     """Return the program that a command written as list, tuple or ``"...".split()`` starts, if its name is there."""
-    if isinstance(node, ast.List | ast.Tuple) and len(node.elts) > 1 and isinstance(node.elts[0], ast.Constant):
+    if isinstance(node, ast.List | ast.Tuple) and node.elts and isinstance(node.elts[0], ast.Constant):
         return str(node.elts[0].value)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "split":
         text = node.func.value.values[0] if isinstance(node.func.value, ast.JoinedStr) else node.func.value
-        if isinstance(text, ast.Constant) and isinstance(text.value, str) and " " in text.value:
+        if isinstance(text, ast.Constant) and isinstance(text.value, str) and text.value.strip():
             return text.value.split()[0]
-    return None
+    return ""
 
 
 def _has_code(path: Path) -> bool:

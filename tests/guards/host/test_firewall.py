@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import find_peer
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite.core.ports import PortRange
 from tailbite.errors import FirewallError
@@ -73,7 +74,7 @@ def add_own_addresses() -> None:
         "link set v0 up",
         "link set v1 up",
     ):
-        subprocess.run(["ip", *line.split()], check=True)
+        subprocess.run([find_peer("ip"), *line.split()], check=True)
 
 
 @pytest.mark.peers

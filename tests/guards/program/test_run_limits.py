@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import find_peer
 from support.guarded import NOBODY, PYTHON, RUN, guarded, needs_another_user, run
 from support.limits import without
 from support.programs import client, counts
@@ -120,7 +121,8 @@ def test_sudo_works_under_a_guard_of_root_and_refuses_under_one_of_nobody(peer: 
 @pytest.mark.parametrize("nobody", [False, True], ids=["root", "nobody"])
 def test_a_network_namespace_the_program_makes_itself_is_guarded_too(nobody: bool) -> None:
     """Its port range is another one, and is read by a child that goes there."""
-    inside = f'ip link set lo up; echo "{PORT} {PORT + 1}" > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"'
+    ip, ports = find_peer("ip"), f"{PORT} {PORT + 1}"
+    inside = f'{ip} link set lo up; echo "{ports}" > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"'
     there = ["unshare", "-Urn", "sh", "-c", inside, "sh", *client()]
     done = run(guarded(there, nobody=nobody))
     assert counts(done.stdout) == (0, 200), done.stderr

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import find_peer
 from support.boot import READERS, SYSTEMD, boot, copy_of_this_system
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite.core.ports import PortRange, PortSet
@@ -149,8 +150,9 @@ def test_what_is_shown_is_what_a_person_can_type(root: Path, peer: Callable[[str
     for change in changes:
         if isinstance(change, FileChange):
             diff = change.diff().replace(" /etc/", " etc/").encode("utf-8", "surrogateescape")
-            subprocess.run(["patch", "-p0", "--binary", "--quiet"], cwd=by_hand, input=diff, check=True)
+            subprocess.run([find_peer("patch"), "-p0", "--binary", "--quiet"], cwd=by_hand, input=diff, check=True)
         elif isinstance(change, SettingChange):
+            find_peer("sysctl")
             subprocess.run(change.command(), shell=True, check=True, capture_output=True)
     assert (read_reserved_ports(), read_ephemeral_range()) == ours
     apply(root, plan_boot_changes(read_tree(root), OURS, PortRange(40000, 60999)))
@@ -164,6 +166,7 @@ def test_the_command_that_is_shown_sets_a_list_of_any_length(count: int) -> None
     """sysctl(8) sets only the first page of a list, so another command is shown for a longer one."""
     ports = PortSet.of(range(10001, 10001 + 2 * count, 2))
     (change,) = plan_running_changes(take_snapshot(namespaces.current_namespace()), ports, None)
+    find_peer("sysctl")
     subprocess.run(change.command(), shell=True, check=True, capture_output=True)
     assert read_reserved_ports() == ports
 
