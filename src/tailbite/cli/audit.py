@@ -316,14 +316,14 @@ def _write_reports(
     verdicts: Sequence[Verdict], required: Word, left_out: Sequence[str], junit: Path | None, html: Path | None
 ) -> None:
     from tailbite._files import write_atomically
-    from tailbite.audit.report.page import page
+    from tailbite.audit.report.page import page, run_origin
 
     if junit is not None:
         from tailbite.audit.report.junit import junit as as_junit
 
         _write(write_atomically, junit, as_junit(verdicts, required, left_out))
     if html is not None:
-        _write(write_atomically, html, page(verdicts, required, left_out))
+        _write(write_atomically, html, page(verdicts, required, left_out, run_origin()))
 
 
 def _write(write: Callable[[Path, str], None], file: Path, text: str) -> None:

@@ -29,7 +29,7 @@ from tailbite.audit.records import (
 )
 from tailbite.audit.report.evidence import folder_name, write_evidence
 from tailbite.audit.report.junit import junit
-from tailbite.audit.report.page import page
+from tailbite.audit.report.page import ReportOrigin, page
 from tailbite.audit.verdict import Verdict, Word
 from tailbite.audit.warden import audit
 
@@ -191,3 +191,15 @@ def test_a_folder_of_evidence_lies_where_it_was_asked_for(name: str) -> None:
     folder = folder_name(name)
     assert folder not in ("", ".", "..")
     assert re.fullmatch(r"[A-Za-z0-9._-]+", folder)
+
+
+def test_the_page_says_where_it_comes_from_and_has_captions_scopes_and_dark_mode() -> None:
+    origin = ReportOrigin("2026-11-25 19:40 UTC", "Linux 6.18 <x86_64>", "tailbite audit --html 'a&b'")
+    text = page([], Word.IMMUNE, origin=origin)
+    assert "2026-11-25 19:40 UTC" in text
+    assert "Linux 6.18 &lt;x86_64&gt;" in text
+    assert "tailbite audit --html &#x27;a&amp;b&#x27;" in text
+    assert "<caption>" in text
+    assert text.count("<th ") == text.count('scope="col"') == 8
+    assert "prefers-color-scheme: dark" in text
+    assert text.count('class="scroll"') == text.count('class="scroll" tabindex="0"') == 1

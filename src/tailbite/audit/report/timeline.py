@@ -79,7 +79,7 @@ def timeline(seen: Observation) -> str:
     picture = _Picture(seen.duration)
     top = picture.row("dials")
     for at in seen.dialled[:_MOST]:
-        picture.tick(top, at, "#455a64", f"SYN to port {seen.phase.port} at {at:.4f} s")
+        picture.tick(top, at, "currentColor", f"SYN to port {seen.phase.port} at {at:.4f} s")
     top = picture.row("to itself")
     for hit in seen.self_connects[:_MOST]:
         end = seen.duration if hit.end is None else hit.end
@@ -103,7 +103,7 @@ def timeline(seen: Observation) -> str:
                 picture.bar(top, span.start, span.end, _COLOURS.get(state, "#78909c"), title)
     _server(picture, seen)
     if seen.has_exited_at is not None:
-        picture.tick(picture.row("client exits"), seen.has_exited_at, "#000", f"exit status {seen.exit_status}")
+        picture.tick(picture.row("client exits"), seen.has_exited_at, "currentColor", f"exit status {seen.exit_status}")
     picture.axis(seen.duration)
     return picture.svg(f"{seen.phase.name}: what happened when")
 
