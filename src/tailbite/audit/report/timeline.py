@@ -103,7 +103,8 @@ def timeline(seen: Observation) -> str:
                 picture.bar(top, span.start, span.end, _COLOURS.get(state, "#78909c"), title)
     _server(picture, seen)
     if seen.has_exited_at is not None:
-        picture.tick(picture.row("client exits"), seen.has_exited_at, "currentColor", f"exit status {seen.exit_status}")
+        top = picture.row("client exits")
+        picture.tick(top, seen.has_exited_at, "currentColor", f"exit status {seen.exit_status}")
     picture.axis(seen.duration)
     return picture.svg(f"{seen.phase.name}: what happened when")
 
