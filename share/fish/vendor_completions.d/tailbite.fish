@@ -39,6 +39,7 @@ complete -c tailbite -n '__tailbite_at exactly' -a check -d 'Check this host onc
 complete -c tailbite -n '__tailbite_at exactly' -a audit -d 'Run a client where it must connect to itself, and judge what it does'
 complete -c tailbite -n '__tailbite_at exactly' -a lab -d 'Measure why it happens, how often, and which strategy helps'
 complete -c tailbite -n '__tailbite_at exactly' -a report -d 'Show which of many hosts have a self-connect now, which services are exposed, and what to reserve'
+complete -c tailbite -n '__tailbite_at exactly' -a schema -d 'Print the JSON Schema of a command'\''s --json output'
 complete -c tailbite -n '__tailbite_at exactly' -a completion -d 'Print the completions for bash, zsh or fish'
 complete -c tailbite -n '__tailbite_at exactly' -a man -d 'Show the man page'
 complete -c tailbite -n '__tailbite_at exactly' -l version -d 'Show the version and exit'
@@ -244,6 +245,7 @@ complete -c tailbite -n '__tailbite_at inside report' -l csv -r -F -d 'Also writ
 complete -c tailbite -n '__tailbite_at inside report' -l json -d 'Print one JSON document instead of the tables'
 complete -c tailbite -n '__tailbite_at inside report' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside report' -f -a '(__fish_complete_directories)'
+complete -c tailbite -n '__tailbite_at inside schema' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside completion' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside completion' -f -a "'bash' 'fish' 'zsh'"
 complete -c tailbite -n '__tailbite_at inside man' -l raw -d 'Print its source (roff), to be saved as tailbite.8'

@@ -136,19 +136,20 @@ def command(
     if as_document:
         _emit(seen, told)
     else:
-        _print(seen, told, unseen)
+        _print(seen, told, unseen, accepts=bool(accepted.items))
     if any(one.severity.is_bad for one in told):
         return status.FOUND
     return status.PARTLY_BLIND if unseen else status.FINE
 
 
-def _print(seen: Checkup, told: list[Finding], unseen: list[NotVisible]) -> None:
+def _print(seen: Checkup, told: list[Finding], unseen: list[NotVisible], *, accepts: bool) -> None:
     from tailbite.cli.show.doctor import print_report, summary
 
     out = console()
     print_report(out, seen, told)
-    left_out = len(seen.findings) - len(told) + seen.left_out
-    out.print(f"\n{summary(told, namespaces=len(seen.subjects), left_out=left_out)}", soft_wrap=True, markup=False)
+    hidden = len(seen.findings) - len(told)
+    last = summary(told, namespaces=len(seen.subjects), hidden=hidden, accepts=accepts)
+    out.print(f"\n{last}", soft_wrap=True, markup=False)
     out.file.flush()
     if any(one.code in _FIXABLE for one in told):
         note("`tailbite fix`, with the same --ports and --netns, shows the changes for all of these together")

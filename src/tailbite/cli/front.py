@@ -14,7 +14,7 @@ COMMANDS = {
     "scan": ("tailbite.cli.scan", "Find every TCP socket that is connected to itself."),
     "why": ("tailbite.cli.why", "Say why a port is in use, refused, or free, and what to do."),
     "doctor": ("tailbite.cli.doctor", "Tell whether this host is at risk, and what helps."),
-    "fix": ("tailbite.cli.fix", "Show, carry out and take back the remedies: reserve ports, move the range, kill."),
+    "fix": ("tailbite.cli.fix", "Show, apply and revert the remedies: reserve ports, move the range, kill."),
     "host-guard": ("tailbite.cli.host_guard", "Refuse every self-connect of this host, by a firewall rule."),
     "watch": ("tailbite.cli.watch", "Show every self-connect of this machine as it happens."),
     "exporter": ("tailbite.cli.exporter", "Serve self-connects and risks of this host as Prometheus metrics."),
@@ -22,6 +22,7 @@ COMMANDS = {
     "audit": ("tailbite.cli.audit", "Would this client connect to itself? Run it in a trap and see."),
     "lab": ("tailbite.cli.lab.group", "Measure why, how often, and which cure; draw it."),
     "report": ("tailbite.cli.report", "Merge what scan and doctor found on many hosts into one table."),
+    "schema": ("tailbite.cli.schema", "Print the JSON Schemas of what the commands print."),
     "completion": ("tailbite.cli.completion", "Print the completions for bash, zsh or fish."),
     "man": ("tailbite.cli.man", "Show the man page."),
 }

@@ -53,10 +53,18 @@ def print_report(out: Console, seen: Checkup, findings: Sequence[Finding]) -> No
             out.print(Text("  nothing found", style="green"))
 
 
-def summary(findings: Sequence[Finding], *, namespaces: int, left_out: int) -> str:
-    """Return the last line: how many findings of which severity, and how many were left out."""
+def summary(findings: Sequence[Finding], *, namespaces: int, hidden: int, accepts: bool) -> str:
+    """Return the last line.
+
+    Args:
+        findings: the findings that were printed.
+        namespaces: how many namespaces were inspected.
+        hidden: how many findings are less severe than asked for.
+        accepts: True if some findings were left out because they are accepted.
+    """
     places = f"{namespaces} network namespace{'' if namespaces == 1 else 's'}"
-    rest = f"; {left_out} left out (--ignore, --baseline, --severity)" if left_out else ""
+    rest = f"; {hidden} less severe not shown" if hidden else ""
+    rest += "; without what --ignore and --baseline accept" if accepts else ""
     if not findings:
         return f"Nothing found in {places}{rest}."
     parts = []

@@ -49,7 +49,6 @@ class Checkup:
         abilities: what the kernel can do.
         not_visible: what could not be inspected.
         selection: how the kernel chooses source ports, and how that is known.
-        left_out: how many findings were left out as a whole, because they are accepted.
     """
 
     taken: float
@@ -59,7 +58,6 @@ class Checkup:
     abilities: tuple[Ability, ...]
     not_visible: tuple[NotVisible, ...]
     selection: SelectionEvidence
-    left_out: int = 0
 
     def of(self, namespace: Namespace) -> list[Finding]:
         """Return the findings of one namespace."""
@@ -112,8 +110,7 @@ def check_host(
             findings += examine_kernel(subject, able)
             findings += _next_boot(subject, root, unseen)
     told = tuple(one for one in findings if not accepted.covers(one))
-    left_out = len(findings) - len(told)
-    return Checkup(taken, tuple(subjects), told, seen, able, tuple(dict.fromkeys(unseen)), selection, left_out)
+    return Checkup(taken, tuple(subjects), told, seen, able, tuple(dict.fromkeys(unseen)), selection)
 
 
 def _next_boot(subject: Subject, root: Path | None, unseen: list[NotVisible]) -> list[Finding]:

@@ -1,0 +1,121 @@
+"""Every document of these commands is valid by the schema that ``tailbite schema`` prints, in many situations."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from support.boot import empty_tree
+from support.holders import KINDS, Holder
+from support.users import python_as_nobody
+from tailbite.cli import doctor, fix, scan, schema, why
+from tailbite.cli.schema import known_schemas, read_schema
+from tailbite.core.ports import PortRange
+from tailbite.kernel.sysctl import write_ephemeral_range
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import click
+
+PORT = 40000
+Draft202012Validator: Any = import_module("jsonschema").Draft202012Validator
+
+
+def assert_valid(name: str, text: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(text)
+    Draft202012Validator(json.loads(read_schema(name))).validate(document)
+    return document
+
+
+def checked(command: click.Command, *arguments: str) -> dict[str, Any]:
+    result = CliRunner().invoke(command, arguments, standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    assert command.name is not None
+    return assert_valid(command.name, result.stdout)
+
+
+@pytest.mark.parametrize("name", known_schemas())
+def test_each_schema_is_a_schema_and_is_printed(name: str) -> None:
+    text = CliRunner().invoke(schema.command, [name], standalone_mode=False).stdout
+    assert text == read_schema(name)
+    Draft202012Validator.check_schema(json.loads(text))
+    assert json.loads(text)["$id"] == f"tailbite.{name}/1"
+
+
+def test_the_names_are_listed_and_another_is_refused() -> None:
+    listed = CliRunner().invoke(schema.command, [], standalone_mode=False).stdout
+    assert listed.split() == list(known_schemas())
+    assert {"scan", "why", "doctor", "fix", "baseline"} <= set(known_schemas())
+    done = subprocess.run([sys.executable, "-m", "tailbite", "schema", "scann"], capture_output=True, text=True)
+    assert (done.returncode, "there is no schema 'scann'" in done.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_about_every_kind_of_holder_are_valid(kind: str) -> None:
+    with Holder(kind, "127.0.0.1", reuse=False).held(PORT):
+        for place in (str(PORT), f"[::1]:{PORT}"):
+            assert checked(why.command, place, "--json", "--netns", "self")["findings"]
+        checked(doctor.command, "--json", "--netns", "self", "--ports", f"{PORT},50000-50010")
+        checked(scan.command, "--json", "--netns", "self")
+
+
+@pytest.mark.usefixtures("network")
+def test_documents_about_other_situations_are_valid(tmp_path: Path) -> None:
+    for place in ("5432", "192.0.2.7:80", "40001"):
+        checked(why.command, place, "--json")
+    with socket.create_server(("127.0.0.1", 6379)):
+        write_ephemeral_range(PortRange(40000, 40001))
+        clients = [socket.create_connection(("127.0.0.1", 6379)) for _ in range(2)]
+        assert checked(why.command, "6379", "--json")["findings"][0]["code"] == "TB211"
+        for client in clients:
+            client.close()
+    root = empty_tree(tmp_path / "root")
+    (root / "etc/sysctl.d/10-x.conf").write_text("net.ipv4.ip_local_reserved_ports = 1, 2\n")
+    checked(doctor.command, "--json", "--root", str(root))
+    checked(fix.command, "--json", "--root", str(root), "--reserve", "8125")
+    checked(fix.command, "--json", "--reserve", "8125")
+
+
+@pytest.mark.usefixtures("network")
+def test_changes_and_destructions_are_valid() -> None:
+    with Holder("self_chosen", "127.0.0.1", reuse=False).held(PORT):
+        assert checked(fix.command, "--json", "--kill", str(PORT))["changes"]
+        assert checked(scan.command, "--json", "--netns", "self", "--kill", "--apply")["killed"]
+
+
+@pytest.mark.usefixtures("network")
+def test_a_baseline_is_valid(tmp_path: Path) -> None:
+    file = tmp_path / "baseline.json"
+    arguments = ["--netns", "self", "--ports", "50000-50010,50050", "--write-baseline", str(file)]
+    result = CliRunner().invoke(doctor.command, arguments, standalone_mode=False)
+    assert result.return_value == 1
+    assert_valid("baseline", file.read_text())
+    again = CliRunner().invoke(doctor.command, [*arguments[:4], "--baseline", str(file)], standalone_mode=False)
+    assert (
+        again.return_value,
+        "Nothing found in 1 network namespace; without what --ignore and --baseline accept." in again.stdout,
+    ) == (0, True)
+    more = ["--netns", "self", "--ports", "50000-50011,50050", "--baseline", str(file), "--json"]
+    (new,) = json.loads(CliRunner().invoke(doctor.command, more, standalone_mode=False).stdout)["findings"]
+    assert new["ports"] == "50011"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="is about losing root")
+@pytest.mark.usefixtures("network")
+def test_documents_of_an_ordinary_user_are_valid() -> None:
+    with Holder("self_bound", "127.0.0.1", reuse=False).held(PORT):
+        for name, arguments in (("scan", ()), ("why", (str(PORT),)), ("doctor", ())):
+            command = python_as_nobody("-m", "tailbite", name, *arguments, "--json")
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert assert_valid(name, done.stdout)["not_visible"], done.stderr
