@@ -39,7 +39,7 @@ complete -c tailbite -n '__tailbite_at exactly' -a check -d 'Check this host onc
 complete -c tailbite -n '__tailbite_at exactly' -a audit -d 'Run a client where it must connect to itself, and judge what it does'
 complete -c tailbite -n '__tailbite_at exactly' -a lab -d 'Measure why it happens, how often, and which strategy helps'
 complete -c tailbite -n '__tailbite_at exactly' -a report -d 'Show which of many hosts have a self-connect now, which services are exposed, and what to reserve'
-complete -c tailbite -n '__tailbite_at exactly' -a schema -d 'Print the JSON Schema of a command'\''s --json output'
+complete -c tailbite -n '__tailbite_at exactly' -a schema -d 'Print the JSON Schema of the documents of a command'
 complete -c tailbite -n '__tailbite_at exactly' -a completion -d 'Print the completions for bash, zsh or fish'
 complete -c tailbite -n '__tailbite_at exactly' -a man -d 'Show the man page'
 complete -c tailbite -n '__tailbite_at exactly' -l version -d 'Show the version and exit'

@@ -41,7 +41,7 @@ def read_schema(name: str) -> str:
 @click.command("schema")
 @click.argument("name", required=False, metavar="[NAME]")
 def command(name: str | None) -> int:
-    """Print the JSON Schema of a command's --json output; without a name, list those there are.
+    """Print the JSON Schema of the documents of a command; without a name, list them.
 
     Each document names its schema in its first field, "schema": "tailbite.NAME/VERSION". A version stays as it is: a
     field that changes its meaning gets a new version.
