@@ -1,7 +1,8 @@
 """What a guarded connect costs: tailbite against the standard library, to a live listener on loopback.
 
 Paired in one run, in a private network namespace. Promised: at most 1.02 with the port outside the ephemeral
-range, at most 1.05 inside. Run: ``python bench/connect.py``
+range, at most 1.10 inside (the option, and the comparison of the ports afterwards, which makes "never" true whatever
+the range does meanwhile). Run: ``python bench/connect.py``
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def main() -> None:
     enter_private_network()
     ratios: list[Ratio] = []
     with asyncio.Runner() as runner:
-        for where, port, limit in (("outside", OUTSIDE, 1.02), ("inside", INSIDE, 1.05)):
+        for where, port, limit in (("outside", OUTSIDE, 1.02), ("inside", INSIDE, 1.10)):
             with socket.create_server(("127.0.0.1", port)) as server:
                 ratios.append(
                     compare(

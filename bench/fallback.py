@@ -1,4 +1,4 @@
-"""What a guarded client gives up where a socket cannot have a port range of its own (before Linux 6.3).
+"""Guarded clients where a socket cannot have a port range of its own, beside plain ones.
 
 There were two ways to choose from: hold the port on an address that no server uses while the kernel chooses the
 source port, or connect, compare and reset at once. Each is measured beside a plain client, in private network

@@ -152,7 +152,7 @@ def inside_host_guard(stack: contextlib.ExitStack, *arguments: str) -> Side:
         for version in host_firewall.VERSIONS:
             firewall = host_firewall.find_firewall(version)
             for line in host_firewall.install_commands(host_firewall.read_state(firewall), firewall):
-                host_firewall.run(line)
+                host_firewall.run_firewall(line)
         return stack.enter_context(side(*arguments))
 
 

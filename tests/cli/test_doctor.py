@@ -234,7 +234,7 @@ def test_services_come_from_a_file_with_names(root: Path, tmp_path: Path) -> Non
         (["fix", "--reserve", "1-70000"], "70000 is not a port"),
         (["fix", "--reserve", "0"], "0 is not a port"),
         (["fix", "--reserve", ""], "no port is given: write ports as"),
-        (["fix", "--range", "60999"], "no range of ports"),
+        (["fix", "--range", "60999"], "not a valid port range"),
         (["fix", "--range", "80-90"], "below port 1024"),
         (["fix", "--range", "40000-40001", "--reserve", "40000-40001"], "nothing is left of the ephemeral range"),
         (["fix", "--undo", "--dry-run", "--apply"], "contradict"),

@@ -91,7 +91,7 @@ def test_the_commands_of_a_dry_run_are_the_very_ones(variant: str) -> None:
 
 
 def test_what_a_reload_of_the_whole_table_takes_away_comes_back(variant: str, peer: Callable[[str], str]) -> None:
-    """``iptables-restore`` of somebody else's rules, and ``nft flush ruleset``, which legacy rules survive."""
+    """``iptables-restore`` of other rules, and ``nft flush ruleset``, which legacy rules survive."""
     call("install", "--apply", "--variant", variant)
     theirs = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i lo -j ACCEPT\nCOMMIT\n"
     subprocess.run([peer(f"iptables-{variant}-restore")], input=theirs, text=True, check=True)
@@ -151,7 +151,7 @@ def test_remove_needs_no_systemd_where_none_runs(
     monkeypatch.setattr(systemd_units, "disable_commands", lambda: [("/nowhere/systemctl",)])
     option = ("--variant", variant)
     call("install", "--apply", *option)
-    systemd_units.write(systemd_units.units(), tmp_path)
+    systemd_units.write_units(systemd_units.units(), tmp_path)
     monkeypatch.setattr(systemd_units, "is_running", lambda: True)
     assert call("remove", "--apply", *option).exit_code == 4
     assert len(list(tmp_path.iterdir())) == 2
@@ -166,16 +166,16 @@ def test_a_flushed_chain_is_not_in_place(variant: str) -> None:
     option = ("--variant", variant)
     call("install", "--apply", *option)
     firewall = host_firewall.find_firewall(4, variant)
-    host_firewall.run(firewall.command("-F"))
+    host_firewall.run_firewall(firewall.command("-F"))
     result = call("status", *option)
     assert result.exit_code == 1
     assert "flushed, or from another version; install again" in result.stdout
 
 
-def test_somebody_elses_rule_in_front_is_shown(network: None, peer: Callable[[str], str]) -> None:
+def test_a_rule_of_others_in_front_is_shown(network: None, peer: Callable[[str], str]) -> None:
     peer("iptables")
     call("install", "--apply")
-    host_firewall.run(host_firewall.find_firewall(4).command("-I", "INPUT", "1", "-j", "ACCEPT"))
+    host_firewall.run_firewall(host_firewall.find_firewall(4).command("-I", "INPUT", "1", "-j", "ACCEPT"))
     result = call("status")
     assert result.exit_code == 1
     assert "behind a rule that may decide first: -j ACCEPT" in " ".join(result.stdout.split())
@@ -259,14 +259,14 @@ def test_an_install_that_fails_leaves_nothing(
     """The last command of IPv6 fails, when IPv4 is done; then what both made is removed."""
     option = ("--variant", variant)
     before = subprocess.run([peer("nft"), "list", "ruleset"], capture_output=True, text=True, check=True).stdout
-    genuine = host_firewall.run
+    genuine = host_firewall.run_firewall
 
     def failing(line: tuple[str, ...]) -> str:
         if "ip6tables" in line[0] and "-I" in line:
             raise FirewallError(line, 2, "Couldn't load match `bpf': No such file or directory")
         return genuine(line)
 
-    monkeypatch.setattr(host_firewall, "run", failing)
+    monkeypatch.setattr(host_firewall, "run_firewall", failing)
     result = call("install", "--apply", *option)
     assert result.exit_code == 4
     assert "tailbite fix --reserve PORT --apply" in " ".join(result.output.split())
@@ -284,12 +284,12 @@ def test_remove_leaves_no_empty_table_and_every_table_of_others(variant: str, pe
     for rule in ((), ("-A", "INPUT", "-i", "none0", "-j", "DROP")):
         firewall = host_firewall.find_firewall(4, variant)
         if rule:
-            host_firewall.run(firewall.command(*rule))
+            host_firewall.run_firewall(firewall.command(*rule))
         before = ruleset()
         call("install", "--apply", "--variant", variant)
         call("remove", "--apply", "--variant", variant)
         assert ruleset() == before
-        assert bool(rule) is ("DROP" in host_firewall.run(firewall.command("-S")))
+        assert bool(rule) is ("DROP" in host_firewall.run_firewall(firewall.command("-S")))
 
 
 def test_without_iptables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Facts are read per namespace and believed for a moment only; numeric hosts need no resolver."""
+"""Facts are read per namespace and believed for a moment only."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import errno
 import socket
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import tailbite
 from support.trap import PORT, Trap
-from tailbite.connect import facts, resolve
-from tailbite.core.address import Endpoint
+from tailbite.connect import facts
 from tailbite.core.plan import HostFacts, Means
 from tailbite.core.ports import PortRange
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.sysctl import write_ephemeral_range
 
 
-def known() -> HostFacts:
+def known_facts() -> HostFacts:
     with socket.socket() as sock:
         return facts.host_facts(sock)
 
@@ -27,11 +24,11 @@ def known() -> HostFacts:
 @pytest.mark.usefixtures("network")
 def test_each_namespace_has_its_own_facts_at_once() -> None:
     write_ephemeral_range(PortRange(40000, 40009))
-    assert known().ephemeral == PortRange(40000, 40009)
+    assert known_facts().ephemeral == PortRange(40000, 40009)
     with fresh_network():
-        assert known().ephemeral == PortRange(32768, 60999)
+        assert known_facts().ephemeral == PortRange(32768, 60999)
         write_ephemeral_range(PortRange(50000, 50009))
-    assert known().ephemeral == PortRange(40000, 40009)
+    assert known_facts().ephemeral == PortRange(40000, 40009)
 
 
 @pytest.mark.usefixtures("network")
@@ -46,13 +43,13 @@ def test_a_range_is_read_once_while_it_is_fresh(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(facts, "monotonic", lambda: clock[0])
     monkeypatch.setattr(facts, "_known", {})
     monkeypatch.setattr(facts, "read_ephemeral_range", read)
-    known(), known()
+    known_facts(), known_facts()
     assert len(reads) == 1
     clock[0] += facts.FRESH_FOR / 2
-    known()
+    known_facts()
     assert len(reads) == 1
     clock[0] += facts.FRESH_FOR
-    known()
+    known_facts()
     assert len(reads) == 2
 
 
@@ -78,7 +75,7 @@ def test_a_range_that_cannot_be_read_is_unknown_and_still_never_itself(
 
     monkeypatch.setattr(facts, "read_ephemeral_range", fail)
     monkeypatch.setattr(facts, "_known", {})
-    assert known() == HostFacts(None, True)
+    assert known_facts() == HostFacts(None, True)
     Trap().set().control()
     for _ in range(500):
         with pytest.raises(ConnectionRefusedError):
@@ -91,7 +88,7 @@ def test_elsewhere_than_on_linux_nothing_is_read(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
     monkeypatch.setattr(facts, "_known", {})
     monkeypatch.setattr(facts, "read_ephemeral_range", lambda: pytest.fail("read"))
-    assert known() == HostFacts(None, False)
+    assert known_facts() == HostFacts(None, False)
     with socket.socket() as sock:
         assert facts.plan_for(sock, PORT).means is Means.RESET
 
@@ -109,35 +106,14 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             assert all(len(namespace.plans) <= 5 for namespace in facts._known.values())
 
 
-hosts = st.one_of(st.ip_addresses().map(str), st.sampled_from(["127.1", "0", "1.2.3", "::ffff:127.0.0.1", "a\0b"]))
-
-
-@given(host=hosts, port=st.integers(0, 65535), family=st.sampled_from([0, socket.AF_INET, socket.AF_INET6]))
-def test_the_short_cut_says_what_the_resolver_says(host: str, port: int, family: int) -> None:
-    short = resolve.numeric(host, port, family)
-    if short is not None:
-        asked = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-        assert [info[:4] for info in short] == [info[:4] for info in asked]
-        assert [Endpoint.from_sockaddr(info[4]) for info in short] == [Endpoint.from_sockaddr(i[4]) for i in asked]
-
-
-@pytest.mark.parametrize("address", [("localhost", 80), ("127.0.0.1", "http"), ("127.0.0.1", 70000), (None, 80)])
-def test_names_services_and_nonsense_are_the_resolvers(address: tuple[object, object]) -> None:
-    assert resolve.numeric(*address) is None
-
-
 @pytest.mark.usefixtures("network")
-def test_whoever_replaces_the_resolver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def resolver(host: str, port: int, *_: object) -> list[object]:
-        asked.append((host, port))
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", PORT))]
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolver)
-    with pytest.raises(ConnectionRefusedError):
-        tailbite.create_connection(("192.0.2.1", 80))
-    assert asked == [("192.0.2.1", 80)]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [])
-    with pytest.raises(OSError, match="empty list"):
-        tailbite.create_connection(("192.0.2.1", 80))
+def test_a_socket_of_another_namespace_is_not_given_the_threads_range() -> None:
+    """The file in /proc is that of the thread's namespace; a socket of another one has an unknown range."""
+    with fresh_network():
+        write_ephemeral_range(PortRange(50000, 50009))
+        foreign = socket.socket()
+    with foreign:
+        write_ephemeral_range(PortRange(40000, 40009))
+        assert facts.host_facts(foreign).ephemeral is None
+        assert facts.plan_for(foreign, 50000).means is Means.RESET
+        assert known_facts().ephemeral == PortRange(40000, 40009)

@@ -55,14 +55,14 @@ def test_anything_with_fileno(itself: socket.socket) -> None:
 
 
 def test_asyncio_transports_and_writers(itself: socket.socket) -> None:
-    async def look() -> None:
+    async def compare() -> None:
         _, writer = await asyncio.open_connection(sock=itself.dup())
         assert tailbite.is_self_connected(writer)
         assert tailbite.is_self_connected(writer.transport)
         writer.transport.abort()
         await asyncio.sleep(0)
 
-    asyncio.run(look())
+    asyncio.run(compare())
 
 
 def test_an_ordinary_connection_is_not(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -258,7 +258,7 @@ def test_a_trap_is_certain_at_the_first_attempt() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, 2.0])
 def test_a_quantile_of_no_probability_is_an_error(share: float) -> None:
-    with pytest.raises(ValueError, match="no probability"):
+    with pytest.raises(ValueError, match="not a probability"):
         odds(32774, DEFAULT).quantile(share)
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tailbite.guards.host.bpf_match import Instruction
+    from tailbite.guards.host.bpf_match import MatchInstruction
 
 SO_ATTACH_FILTER = 26
 
 
-def interpret(program: Sequence[Instruction], packet: bytes) -> int:
+def interpret(program: Sequence[MatchInstruction], packet: bytes) -> int:
     """Run the program as Documentation/networking/filter.rst tells; a load past the end ends it with 0."""
     a = x = 0
     memory = [0] * 16
@@ -71,7 +71,7 @@ class KernelFilter:
 
 
 @contextlib.contextmanager
-def in_kernel(program: Sequence[Instruction]) -> Iterator[KernelFilter]:
+def in_kernel(program: Sequence[MatchInstruction]) -> Iterator[KernelFilter]:
     """Attach the program (socket(7), SO_ATTACH_FILTER); the kernel checks it first."""
     code = b"".join(struct.pack("=HBBI", s.code, s.if_true, s.if_false, s.operand) for s in program)
     buffer = ctypes.create_string_buffer(code, len(code))

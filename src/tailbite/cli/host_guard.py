@@ -65,13 +65,13 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command("install")
 @_variant
 @_apply
 @_dry_run
 @click.option("--systemd", is_flag=True, help="Also keep it: a timer puts it back after a boot or a reload.")
 @_quiet
-def install(variant: str | None, do_it: bool, dry_run: bool, systemd: bool, quiet: bool) -> None:
+def install_rule(variant: str | None, do_it: bool, dry_run: bool, systemd: bool, quiet: bool) -> None:
     """Put the rule in place. Does nothing where it is in place already.
 
     If a command fails, what the others made is removed again.
@@ -94,15 +94,15 @@ def install(variant: str | None, do_it: bool, dry_run: bool, systemd: bool, quie
         done = "the rule is in place now" if lines else "the rule was in place already"
         note(f"IPv{firewall.version} ({firewall.variant}): {done}")
     if systemd:
-        _keep(variant, quiet)
+        _keep_with_systemd(variant, quiet)
 
 
-@command.command()
+@command.command("remove")
 @_variant
 @_apply
 @_dry_run
 @_quiet
-def remove(variant: str | None, do_it: bool, dry_run: bool, quiet: bool) -> None:
+def remove_rule(variant: str | None, do_it: bool, dry_run: bool, quiet: bool) -> None:
     """Remove the rule, and the systemd units.
 
     Without --variant it removes the rule of both variants of iptables.
@@ -160,7 +160,7 @@ def _show_units(variant: str | None) -> bool:
 def _remove_units(quiet: bool) -> None:
     try:
         _systemctl(systemd_units.disable_commands())
-        for path in systemd_units.remove(systemd_units.UNIT_DIRECTORY):
+        for path in systemd_units.remove_units(systemd_units.UNIT_DIRECTORY):
             if not quiet:
                 note(f"removed {path}")
         _systemctl([("systemctl", "daemon-reload")])
@@ -286,12 +286,12 @@ def _apply_changes(changes: list[_Change]) -> None:
         raise Unsupported(_explain(error)) from error
 
 
-def _keep(variant: str | None, quiet: bool) -> None:
+def _keep_with_systemd(variant: str | None, quiet: bool) -> None:
     written = []
     try:
-        written = systemd_units.write(systemd_units.units(variant), systemd_units.UNIT_DIRECTORY)
+        written = systemd_units.write_units(systemd_units.units(variant), systemd_units.UNIT_DIRECTORY)
         for line in systemd_units.enable_commands():
-            systemd_units.run(line)
+            systemd_units.run_systemctl(line)
     except (OSError, FirewallError) as error:
         if not systemd_units.is_running():
             for path in written:
@@ -306,7 +306,7 @@ def _keep(variant: str | None, quiet: bool) -> None:
 def _systemctl(commands: list[tuple[str, ...]]) -> None:
     for line in commands:
         try:
-            systemd_units.run(line)
+            systemd_units.run_systemctl(line)
         except FirewallError:
             if systemd_units.is_running():
                 raise  # else no timer can put the rule back
@@ -316,7 +316,9 @@ def _show_commands(commands: list[tuple[str, ...]]) -> bool:
     for line in commands:
         # nf_tables has no lock.
         is_legacy = Path(line[0]).resolve().name.startswith("xtables-legacy")
-        before = [f"{name}={value}" for name, value in host_firewall.environment().items()] if is_legacy else []
+        before = (
+            [f"{name}={value}" for name, value in host_firewall.firewall_environment().items()] if is_legacy else []
+        )
         click.echo(shlex.join([*before, *line]))
     if not commands:
         note("nothing to do")

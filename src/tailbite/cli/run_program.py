@@ -23,11 +23,11 @@ def run_in_process(argv: tuple[str, ...], *, is_verbose: bool = False) -> NoRetu
     Raises:
         SystemExit: it cannot be started.
     """
-    from tailbite.guards.python.inherit import environment
+    from tailbite.guards.python.inherit import environment_with_guard
 
     if is_verbose:
         write_line(f"every Python 3.11 or newer below {argv[0]} guards itself; no other program is guarded")
-    become_program(Order(argv, environment(original_environment()), InheritedSignals.take_over()))
+    become_program(Order(argv, environment_with_guard(original_environment()), InheritedSignals.take_over()))
 
 
 def run_program(

@@ -22,17 +22,14 @@ import os
 import socket
 import sys
 from random import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tailbite.connect.facts import plan_for
 from tailbite.core.address import Endpoint, is_self
 from tailbite.core.plan import HostFacts as _HostFacts
 from tailbite.core.plan import Means, Plan, plan, would_be_self
 from tailbite.errors import SelfConnectError, SourcePortError
-from tailbite.kernel.sockopt import abort, leave_port_to_connect, set_local_port_range
-
-if TYPE_CHECKING:
-    from tailbite.core.ports import PortRange
+from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, abort, leave_port_to_connect
 
 __all__ = [
     "Attempt",
@@ -44,6 +41,7 @@ __all__ = [
 ]
 
 _STEER = Means.STEER
+_IP = int(socket.IPPROTO_IP)
 _LINUX = sys.platform.startswith("linux")
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 _UNKNOWN = _HostFacts(None, False)
@@ -69,7 +67,7 @@ class Attempt:
         SourcePortError: the source would make it a self-connect.
     """
 
-    __slots__ = ("_destination", "_next_side", "plan", "sock")
+    __slots__ = ("_destination", "_other_side", "plan", "sock")
 
     def __init__(
         self,
@@ -82,7 +80,7 @@ class Attempt:
         allow_same_port: bool = False,
     ) -> None:
         self._destination = destination
-        self._next_side: PortRange | None = None
+        self._other_side: int | None = None
         sock = self.sock = socket.socket(family, kind, proto)
         try:
             if source is not None:
@@ -96,9 +94,11 @@ class Attempt:
             raise
 
     def _steer(self, chosen: Plan) -> None:
-        sides = chosen.order(random())
-        set_local_port_range(self.sock, sides[0])
-        self._next_side = sides[1] if len(sides) > 1 else None
+        # As Plan.order() has it, with values that are ready: this is a part of every connect.
+        side, *others = chosen.options if random() < chosen.lower_share else chosen.options[::-1]
+        self.sock.setsockopt(_IP, IP_LOCAL_PORT_RANGE, side)
+        if others:
+            self._other_side = others[0]
 
     def _bind_source(self, source: Any, allow_same_port: bool) -> Plan:
         if len(source) < 2 or source[1]:
@@ -135,10 +135,10 @@ class Attempt:
                     raise
 
     def _take_other_side(self) -> bool:
-        if self._next_side is None:
+        if self._other_side is None:
             return False
-        set_local_port_range(self.sock, self._next_side)
-        self._next_side = None
+        self.sock.setsockopt(_IP, IP_LOCAL_PORT_RANGE, self._other_side)
+        self._other_side = None
         return True
 
     def failed(self, error: OSError) -> None:
@@ -166,14 +166,15 @@ class Attempt:
             SelfConnectError: the socket was connected to itself; it has been reset.
             OSError: EADDRNOTAVAIL, the same, and the ephemeral range has no other port.
         """
-        if self._has_destination_port():
+        sock = self.sock
+        if self.plan is not _UNGUARDED and sock.getsockname()[1] == self._destination[1]:
             try:
-                abort_if_self_connected(self.sock)
+                abort_if_self_connected(sock)
             except SelfConnectError:
                 if self.plan.has_other_port:
                     raise
                 raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
-        return self.sock
+        return sock
 
     def drop(self) -> None:
         """Close the socket; with RST where it may be a self-connect."""

@@ -1,4 +1,4 @@
-"""The question users may ask of anything that holds a socket: is it connected to itself?"""
+"""Self-check of anything that holds a socket: is the socket connected to itself?"""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def is_self_connected(x: Any) -> bool:
     Returns:
         True for a TCP socket whose two endpoints are the same (IPv4, IPv6 with its zone, v4-mapped IPv6 equal to
         IPv4). False for one that is not connected (never was, or was reset), and for sockets that are not TCP,
-        such as Unix sockets: the question does not arise for them.
+        such as Unix sockets.
 
     Raises:
-        OSError: EBADF if it is closed, ENOTSOCK if the descriptor is no socket.
+        OSError: EBADF if the socket is closed, ENOTSOCK if the descriptor is not a socket.
         TypeError: there is no socket in ``x``.
     """
     if isinstance(x, socket.socket):

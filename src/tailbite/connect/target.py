@@ -1,4 +1,4 @@
-"""Where a connection goes: host and port, or the path of a Unix socket."""
+"""Destinations of connections: host and port, or the path of a Unix socket."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Target:
         """Make a target of ``("db", 5432)``, of ``"db", 5432``, or of the path of a Unix socket.
 
         Raises:
-            TypeError: it is none of these.
-            ValueError: the port is no port, or the path is too long for the kernel.
+            TypeError: the address has another type.
+            ValueError: the port is not a port number, or the path is too long for the kernel.
         """
         if isinstance(address, tuple) and len(address) == 2 and port is None:
             address, port = address

@@ -1,4 +1,4 @@
-"""Endpoints, and the one definition of "to itself".
+"""Endpoints, and the definition of "connected to itself".
 
 A TCP connection is named by its four-tuple (RFC 9293 section 3.3.1: local and remote socket). It is a
 self-connect when both halves are the same endpoint. "The same" has three traps, and all of them are handled
@@ -7,7 +7,7 @@ here and nowhere else:
 - an ``AF_INET6`` socket to ``::ffff:127.0.0.1`` is an IPv4 connection (RFC 4291 section 2.5.5.2), so a
   v4-mapped address equals the IPv4 one;
 - a link-local address means nothing without its zone (RFC 4007 section 6): ``fe80::1%2`` and ``fe80::1%3`` are
-  two places, but a zone that was left out (0) may be any;
+  two places, but a zone that was left out (0) may be any of them;
 - IPv6 has many spellings of one address (RFC 5952), so hosts are kept in canonical form.
 """
 
@@ -27,7 +27,7 @@ def canonical_host(text: str) -> str:
     """Return an IP address in the one form tailbite compares: RFC 5952, no zone, v4-mapped as plain IPv4.
 
     Raises:
-        ValueError: the text is no IPv4 or IPv6 address.
+        ValueError: the text is not an IPv4 or IPv6 address.
     """
     import ipaddress  # 3 ms that a connection attempt to a numeric IPv4 host does not need
 
@@ -39,7 +39,7 @@ def canonical_host(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One half of a four-tuple.
+    """Half of a four-tuple: address and port of one side.
 
     Attributes:
         host: an IP address in canonical form (see :func:`canonical_host`).
@@ -53,13 +53,13 @@ class Endpoint:
 
     @classmethod
     def from_sockaddr(cls, sockaddr: Any) -> Endpoint:
-        """Make an endpoint of what ``getsockname`` or ``getpeername`` returns for AF_INET or AF_INET6.
+        """Make an endpoint of the tuple that ``getsockname`` or ``getpeername`` returns for AF_INET or AF_INET6.
 
         Raises:
-            ValueError: the host is no IP address, or the tuple is no sockaddr of those families.
+            ValueError: the host is not an IP address, or the tuple is not a sockaddr of those families.
         """
         if not isinstance(sockaddr, tuple) or len(sockaddr) not in (2, 4):
-            raise ValueError(f"{sockaddr!r} is no AF_INET or AF_INET6 address")
+            raise ValueError(f"{sockaddr!r} is not an AF_INET or AF_INET6 address")
         return cls(canonical_host(sockaddr[0]), sockaddr[1], sockaddr[3] if len(sockaddr) == 4 else 0)
 
     @property
@@ -74,7 +74,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class FourTuple:
-    """A TCP connection's name: where it is here, and where it goes."""
+    """Name of a TCP connection: its local and its remote endpoint."""
 
     local: Endpoint
     remote: Endpoint

@@ -1,8 +1,8 @@
-"""How long to wait before the next attempt, and when to stop trying.
+"""The delays before the attempts of an outage, and the limits after which a loop gives up.
 
-Full jitter: every delay is drawn from the whole interval between 0 and a ceiling that grows by ``factor``. Of the
-ways to add jitter it needs the fewest calls when many clients lose the same server at once (M. Brooker, "Exponential
-Backoff And Jitter", AWS Architecture Blog 2015), and for the price of one draw no two clients stay in step.
+Full jitter: every delay is a random number between 0 and a ceiling that grows by ``factor``. Of the ways to add
+jitter it needs the fewest calls when many clients lose the same server at once (M. Brooker, "Exponential Backoff And
+Jitter", AWS Architecture Blog 2015), and one random number per delay keeps clients from staying in step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Backoff", "Delays", "Policy"]
 
 Delays: TypeAlias = "Callable[[], Iterator[float]]"
-"""Makes the delays of one outage, in seconds; an iterator that ends says: give up."""
+"""Function that returns the delays of one outage, in seconds; an iterator that ends means: give up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Backoff:
     Attributes:
         initial: the ceiling of the first delay in seconds.
         maximum: the highest ceiling in seconds.
-        factor: how much higher each ceiling is than the one before; 1 keeps it at ``initial``.
+        factor: ratio of each ceiling to the one before; 1 keeps the ceiling at ``initial``.
         draw: returns a number in [0, 1); ``lambda: 1.0`` switches the jitter off.
 
     Raises:
@@ -56,15 +56,15 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How an outage is met: the delays between attempts, and when to give up.
+    """Retry policy of an outage: the delays between attempts, and the limits.
 
     An outage begins when the loop starts or a connection ends, and is over when a connection has lasted as long as a
-    healthy one. It has one attempt at least. What is None has no limit.
+    healthy one. An outage has one attempt at least. None means: no limit.
 
     Attributes:
         backoff: called at the start of an outage, returns its delays in seconds. If they end, so do the attempts.
-        max_attempts: how many attempts an outage may take.
-        deadline: how many seconds an outage may take; no attempt begins later, and none lasts longer.
+        max_attempts: highest number of attempts in an outage.
+        deadline: longest duration of an outage in seconds; no attempt begins later, and none lasts longer.
 
     Raises:
         ValueError: a limit that leaves no attempt.

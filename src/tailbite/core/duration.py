@@ -1,4 +1,4 @@
-"""Spans of time as people write and read them: ``100ms``, ``1s``, ``10m``, ``2h``, ``3d``."""
+"""Durations as people write and read them: ``100ms``, ``1s``, ``10m``, ``2h``, ``3d``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def parse_duration(text: str) -> float:
     """Return the seconds of ``"100ms"``, ``"1s"``, ``"1h30m"``; a bare number is in seconds.
 
     Raises:
-        ValueError: the text is no duration, or has none of the units us, ms, s, m, h, d, w.
+        ValueError: the text is not a duration, or has another unit than us, ms, s, m, h, d, w.
     """
     wanted = text.strip().lower()
     parts = _PART.findall(wanted)
     if not parts or _PART.sub("", wanted).strip() or any(unit and unit not in _UNITS for _, unit in parts):
-        raise ValueError(f"{text!r} is no duration: write it as 100ms, 1s, 10m, 2h or 1h30m")
+        raise ValueError(f"{text!r} is not a valid duration: write it as 100ms, 1s, 10m, 2h or 1h30m")
     if len(parts) > 1 and not all(unit for _, unit in parts):
-        raise ValueError(f"{text!r} is no duration: each of its parts needs a unit, as in 1h30m")
+        raise ValueError(f"{text!r} is not a valid duration: each of its parts needs a unit, as in 1h30m")
     return sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
 
 

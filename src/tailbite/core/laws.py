@@ -1,16 +1,16 @@
 """The distribution of the number of attempts until a walk around a circle of slots lands on one port.
 
-Three laws, by what is drawn:
+Three laws, by the way in which the start of a search is chosen:
 
-- :class:`Independent`: every draw is as if it were the first (``bind`` first, random selection): geometric.
+- :class:`Independent`: each choice is independent of the others (``bind`` first, random selection): geometric.
 - :class:`Laps`: the walk goes round and round. A lap takes L attempts, hardly scattered (strides of mean 4.5 slots,
   so the renewal theorem gives L = slots / 4.5), and passes over the port or lands on it: probability h a lap,
   1 / 4.5 = 2/9 when nothing is taken. From hit to hit that is L times a geometric number of laps, in the mean L / h,
   which is just the number of slots (Kac: the mean return time is the inverse of the stationary probability).
 - :class:`Exact`: the same walk on few slots, where a lap is a handful of strides and nothing has settled: the chain
-  is carried on attempt by attempt.
+  is computed attempt by attempt.
 
-Nobody knows where on the circle a walk stands when a client begins to dial, so the start is uniform, and the wait for
+The place of a walk on the circle is not known when a client begins to dial, so the start is uniform, and the wait for
 the first hit is the residual of the time from hit to hit (renewal theory: P(T > t) = E[max(R - t, 0)] / E[R]). A
 start inside a block of taken ports slides to its end; settled walks are rarely in there, so that comes on top.
 """
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["Exact", "Independent", "Laps", "Law", "law_of"]
 
 _FEW = 3000
-"""States times candidates up to which the chain is carried on exactly: about 0.1 s."""
+"""States times candidates up to which the chain is computed exactly: about 0.1 s."""
 _GONE = 1e-9
-"""A probability that is not looked at any further."""
+"""A probability that is neglected."""
 
 
 class Law(Protocol):
-    """How many attempts it takes."""
+    """Distribution of the number of attempts until a hit."""
 
     @property
     def mean(self) -> float:
-        """Attempts until the first hit, in the mean, from a start that nobody knows."""
+        """Attempts until the first hit, in the mean, from an unknown start."""
 
     @property
     def between(self) -> float:

@@ -1,4 +1,4 @@
-"""When will it happen? The odds that a client which keeps dialling a dead port of this host connects to itself.
+"""The odds that a client which keeps dialling a dead port of this host connects to itself.
 
 ::
 
@@ -9,7 +9,7 @@
     >>> print(seen.sentence(every=0.1).partition(" (")[0])
     a client that tries port 32774 every 100 ms connects to itself after 21 minutes on average
     >>> print(odds(32775, PortRange(32768, 60999)).sentence())
-    cannot happen: connect() draws even ports from 32768-60999 while one is free, and 32775 is odd
+    cannot happen: connect() takes even ports from 32768-60999 while one is free, and 32775 is odd
 
 The model is measured against the kernel (``tailbite lab loop``, ``docs/lab.md``). It is of a host whose other
 connections do not hold so many ports that searches are long; ports that are held belong in ``taken``.
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["Obstacle", "Odds", "Selection", "odds"]
 
 _FOR_EVER = 2**53
-"""Attempts after which nothing new happens."""
+"""Number of attempts after which the distribution does not change any more."""
 
 
 class Obstacle(Enum):
-    """Why a port is never drawn."""
+    """Reason why the kernel never chooses a port as source port."""
 
     OUTSIDE = "the port is outside the range"
     TAKEN = "the port is reserved or held"
-    PARITY = "ports of the other parity are drawn first"
+    PARITY = "ports of the other parity come first"
     UNREACHED = "no search ends there"
 
     @property
@@ -53,16 +53,16 @@ class Obstacle(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """What :func:`odds` found out. Attempts are counted from 1, by all clients of the sequence together.
+    """Result of :func:`odds`. Attempts are counted from 1, by all clients of the sequence together.
 
     Attributes:
         port: the destination port that nobody listens on.
-        ephemeral: the range source ports are drawn from.
-        candidates: how many different ports this kind of client can draw.
+        ephemeral: the range that the kernel chooses source ports from.
+        candidates: number of different source ports that this kind of client can get.
         binds_first: the client calls ``bind(address, 0)`` before ``connect()``.
-        selection: whose way of drawing.
-        obstacle: why it cannot happen; None if it can.
-        law: the distribution of attempts; None if it cannot happen.
+        selection: the port selection of the system.
+        obstacle: the reason why a self-connect cannot happen; None if it can.
+        law: the distribution of attempts; None if a self-connect cannot happen.
     """
 
     port: int
@@ -75,7 +75,7 @@ class Odds:
 
     @property
     def is_possible(self) -> bool:
-        """True if it can happen."""
+        """True if a self-connect can happen."""
         return self.law is not None
 
     @property
@@ -85,7 +85,7 @@ class Odds:
 
     @property
     def mean(self) -> float:
-        """Attempts until it happens, on average, counted from a moment at which nobody knows the sequence."""
+        """Attempts until a self-connect, on average, counted from a moment at which the sequence is unknown."""
         return self.law.mean if self.law else math.inf
 
     @property
@@ -94,17 +94,17 @@ class Odds:
         return self.law.between if self.law else math.inf
 
     def probability(self, attempts: float) -> float:
-        """Return the probability that it happens within this many attempts."""
+        """Return the probability of a self-connect within this many attempts."""
         return 1.0 - self.law.survival(attempts) if self.law else 0.0
 
     def quantile(self, share: float) -> float:
-        """Return the number of attempts within which it has happened with probability ``share``, 0 < share < 1.
+        """Return the number of attempts that reach a self-connect with probability ``share``, 0 < share < 1.
 
         Raises:
-            ValueError: ``share`` is no such probability.
+            ValueError: ``share`` is not such a probability.
         """
         if not 0 < share < 1:
-            raise ValueError(f"{share} is no probability between 0 and 1")
+            raise ValueError(f"{share} is not a probability between 0 and 1")
         if self.law is None:
             return math.inf
         low, high = 0, 1
@@ -121,7 +121,7 @@ class Odds:
         return float(high)
 
     def seconds(self, share: float | None = None, *, every: float = 1.0, clients: float = 1.0) -> float:
-        """Return the seconds until it happens: on average, or with probability ``share``.
+        """Return the seconds until a self-connect: on average, or with probability ``share``.
 
         Args:
             share: a probability between 0 and 1, or None for the mean.
@@ -132,11 +132,11 @@ class Odds:
         return (self.mean if share is None else self.quantile(share)) * every / clients
 
     def probability_within(self, seconds: float, *, every: float = 1.0, clients: float = 1.0) -> float:
-        """Return the probability that it happens within this time; see :meth:`seconds`."""
+        """Return the probability of a self-connect within this time; see :meth:`seconds`."""
         return self.probability(math.floor(seconds / every * clients + 1e-9))
 
     def sentence(self, *, every: float = 1.0, clients: int = 1) -> str:
-        """Say it for people: one sentence without a full stop."""
+        """Return one sentence for people, without a full stop."""
         if self.obstacle is not None:
             return f"cannot happen: {self._why_not()}"
         who = "a client that tries" if clients == 1 else f"one of {clients} clients that try"
@@ -150,13 +150,13 @@ class Odds:
 
     def _why_not(self) -> str:
         if self.obstacle is Obstacle.OUTSIDE:
-            return f"{self.port} is outside the ephemeral range {self.ephemeral}, which source ports are drawn from"
+            return f"{self.port} is outside the ephemeral range {self.ephemeral} of source ports"
         if self.obstacle is Obstacle.TAKEN:
-            return f"{self.port} is reserved or held by somebody, so it is never drawn"
+            return f"{self.port} is reserved or held by another program, so it is never a source port"
         if self.obstacle is Obstacle.PARITY:
             call = "bind() to port 0" if self.binds_first else "connect()"
             mine, others = ("odd", "even") if self.port % 2 else ("even", "odd")
-            return f"{call} draws {others} ports from {self.ephemeral} while one is free, and {self.port} is {mine}"
+            return f"{call} takes {others} ports from {self.ephemeral} while one is free, and {self.port} is {mine}"
         return f"no search in {self.ephemeral} ends at {self.port}"
 
 
@@ -175,11 +175,11 @@ def odds(
     Args:
         port: the destination port.
         ephemeral: ``ip_local_port_range``, or what the socket's IP_LOCAL_PORT_RANGE leaves of it.
-        taken: ports that are not drawn: ``ip_local_reserved_ports``, and ports held by somebody's bind.
+        taken: ports that are not chosen: ``ip_local_reserved_ports``, and ports held by the bind of a program.
         binds_first: the client calls ``bind(address, 0)`` before ``connect()``, without IP_BIND_ADDRESS_NO_PORT.
         reuse_address: a client that binds first sets SO_REUSEADDR before: the lower half of the range comes first.
-        own_range: the socket has IP_LOCAL_PORT_RANGE, and so ``connect()`` draws both parities (Linux 6.8).
-        selection: whose way of drawing source ports.
+        own_range: the socket has IP_LOCAL_PORT_RANGE, and so ``connect()`` uses both parities (Linux 6.8).
+        selection: the port selection of the system.
     """
     taken = taken or PortSet()
     circle = circle_of(
@@ -191,15 +191,15 @@ def odds(
         selection=selection,
     )
     law = None if circle is None else law_of(circle, port)
-    drawn = set() if circle is None else set(circle.chosen)
+    candidates = set() if circle is None else set(circle.chosen)
     obstacle = None
     if law is None:
         if port not in ephemeral:
             obstacle = Obstacle.OUTSIDE
         elif port in taken:
             obstacle = Obstacle.TAKEN
-        elif all((other - port) % 2 for other in drawn):
+        elif all((other - port) % 2 for other in candidates):
             obstacle = Obstacle.PARITY
         else:
             obstacle = Obstacle.UNREACHED
-    return Odds(port, ephemeral, len(drawn), binds_first, selection, obstacle, law)
+    return Odds(port, ephemeral, len(candidates), binds_first, selection, obstacle, law)

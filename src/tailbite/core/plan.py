@@ -26,7 +26,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from tailbite.core.address import same_host
-from tailbite.core.sides import lower_share
+from tailbite.core.sides import lower_share, pack_port_range
 
 if TYPE_CHECKING:
     from tailbite.core.address import Endpoint
@@ -67,6 +67,7 @@ class Plan:
         means: the means that keeps P away.
         sides: what P leaves of the ephemeral range, the lower side first: one or two ranges.
         lower_share: how likely the lower side is to come first, 0 to 1 (:func:`tailbite.core.sides.lower_share`).
+        options: the sides as values of IP_LOCAL_PORT_RANGE.
         is_certain: True if the connection cannot be to itself, provided that the range is what was read.
         has_other_port: False if P is the only port of the ephemeral range: then no source port is left.
     """
@@ -74,6 +75,7 @@ class Plan:
     means: Means
     sides: tuple[PortRange, ...] = ()
     lower_share: float = 1.0
+    options: tuple[int, ...] = ()
     is_certain: bool = True
     has_other_port: bool = True
 
@@ -109,7 +111,10 @@ def plan(port: int, bound_port: int, facts: HostFacts) -> Plan:
     sides = facts.ephemeral.around(port)
     if not sides:
         return _ONLY_PORT
-    return Plan(Means.STEER, sides, lower_share=lower_share(sides)) if facts.steerable else _RESET
+    if not facts.steerable:
+        return _RESET
+    options = tuple(pack_port_range(side.low, side.high) for side in sides)
+    return Plan(Means.STEER, sides, lower_share(sides), options)
 
 
 def would_be_self(source: Endpoint, destination: Endpoint) -> bool:

@@ -28,7 +28,7 @@ class PortRange:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= HIGHEST_PORT:
-            raise ValueError(f"{self.low}-{self.high} is no range of ports: 0 <= low <= high <= {HIGHEST_PORT}")
+            raise ValueError(f"{self.low}-{self.high} is not a valid port range: 0 <= low <= high <= {HIGHEST_PORT}")
 
     @classmethod
     def parse(cls, text: str) -> PortRange:
@@ -39,7 +39,7 @@ class PortRange:
         """
         parts = [part.strip() for part in (text.split("-") if "-" in text else text.split())]
         if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-            raise ValueError(f"{text.strip()!r} is no range of ports: write it as LOW-HIGH, such as 9000-65500")
+            raise ValueError(f"{text.strip()!r} is not a valid port range: write it as LOW-HIGH, such as 9000-65500")
         return cls(int(parts[0]), int(parts[1]))
 
     def __contains__(self, port: int) -> bool:

@@ -1,4 +1,4 @@
-"""How a system draws the source port of a connection, as far as it can be known beforehand.
+"""The port allocators of systems: source ports that a connection can get, as far as they can be predicted.
 
 Linux has two allocators, and both walk over ports of one parity first.
 
@@ -7,15 +7,15 @@ calls double-hash: a keyed hash of source address, destination address and desti
 of increments. From there it walks over the ports with the parity of the range's *low* end, wraps around once, and
 takes the other parity when none of those is free. Afterwards the entry moves on by the ports that were skipped, or by
 a random multiple of two below sixteen if that is more, plus two (commit ca7af0402550, Linux 5.18 and the stable
-kernels of 2022). So the draws of one destination are a walk around the range in random strides, and everybody who
-dials this destination from this address shares it.
+kernels of 2022). So the searches for one destination start along a walk around the range in random strides, and all
+clients that dial this destination from this address share the walk.
 
-``bind(address, 0)`` (``inet_csk_find_open_port``, net/ipv4/inet_connection_sock.c) starts anywhere, each time anew,
-on the *other* parity, to leave connect() its own; with SO_REUSEADDR it looks at the lower half of the range first.
+``bind(address, 0)`` (``inet_csk_find_open_port``, net/ipv4/inet_connection_sock.c) starts at a random place, each
+time afresh, on the *other* parity, to leave connect() its own; with SO_REUSEADDR it searches the lower half of the
+range first.
 
 Both round an odd number of ports down to even, so the last port of such a range is reached only past a port that is
-taken. Positions on the walk are called slots here; what a draw costs and when it hits is the business of
-:mod:`tailbite.core.laws`.
+taken. Positions on the walk are called slots here; :mod:`tailbite.core.laws` has the number of attempts until a hit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Circle", "Selection", "circle_of"]
 
 
 class Selection(Enum):
-    """Whose way of drawing source ports for ``connect()``."""
+    """Port selection of a system for ``connect()``."""
 
     STRIDES = "Linux since 5.18"
     """Every second port, in random strides of 2 to 16 (ca7af0402550; also in the stable kernels since mid-2022)."""
@@ -42,12 +42,12 @@ class Selection(Enum):
     """Every second port, one after the other (07f4c90062f8). From 5.12 on 1 in 16 is left out: not modelled."""
     ONE_BY_ONE = "Linux before 4.2"
     """Every port, one after the other, with one counter for the whole host."""
-    RANDOM = "systems that draw at random"
-    """Any port of the range, each time anew (RFC 6056 algorithm 1): macOS and the BSDs."""
+    RANDOM = "systems that choose at random"
+    """Any port of the range, each time afresh (RFC 6056 algorithm 1): macOS and the BSDs."""
 
     @property
     def strides(self) -> int:
-        """How many strides are equally likely, 1 to this number of slots; 0 if each draw is independent."""
+        """Number of equally likely strides, 1 to this number of slots; 0 if each choice is independent."""
         return {"STRIDES": 8, "RANDOM": 0}.get(self.name, 1)
 
     @property
@@ -58,7 +58,7 @@ class Selection(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Circle:
-    """The slots a draw can start from, and where it ends.
+    """Slots that a search can start from, and the ports where it ends.
 
     Attributes:
         chosen: for each slot, the port that a search starting there ends at.
@@ -78,7 +78,7 @@ class Circle:
         return tuple(slot for slot, found in enumerate(self.chosen) if found == port)
 
 
-@lru_cache(maxsize=8)  # whoever asks about many ports asks about the same range; a circle is some 200 KB
+@lru_cache(maxsize=8)  # many ports are asked about one range; a circle is some 200 KB
 def circle_of(
     ephemeral: PortRange,
     taken: PortSet,
@@ -88,15 +88,15 @@ def circle_of(
     own_range: bool = False,
     selection: Selection = Selection.STRIDES,
 ) -> Circle | None:
-    """Return the slots of one kind of client, or None if every port it could draw is taken.
+    """Return the slots of one kind of client, or None if every port it could get is taken.
 
     Args:
         ephemeral: ``ip_local_port_range``, or what the socket's IP_LOCAL_PORT_RANGE leaves of it.
-        taken: ports that cannot be drawn: ``ip_local_reserved_ports``, ports held by somebody's bind.
+        taken: ports that cannot be chosen: ``ip_local_reserved_ports``, ports held by the bind of a program.
         binds_first: the client calls ``bind(address, 0)`` before ``connect()``.
         reuse_address: a client that binds first sets SO_REUSEADDR before.
-        own_range: the socket has IP_LOCAL_PORT_RANGE, so ``connect()`` draws both parities (Linux 6.8).
-        selection: whose way of drawing.
+        own_range: the socket has IP_LOCAL_PORT_RANGE, so ``connect()`` uses both parities (Linux 6.8).
+        selection: the port selection of the system.
     """
     strides = 0 if binds_first else selection.strides
     for scans in _passes(ephemeral, binds_first, reuse_address, own_range, selection):
@@ -117,7 +117,7 @@ def circle_of(
 def _passes(
     ephemeral: PortRange, binds_first: bool, reuse_address: bool, own_range: bool, selection: Selection
 ) -> Iterator[tuple[_Scan, ...]]:
-    """Yield what the allocator goes through until something is free: parts of the range, by parity."""
+    """Yield the passes of the allocator until a port is free: parts of the range, by parity."""
     parted = selection in (Selection.STRIDES, Selection.BY_TWO)
     if not parted or (own_range and not binds_first):
         yield (_Scan(ephemeral, 1, 0),)

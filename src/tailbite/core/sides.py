@@ -13,10 +13,20 @@ from tailbite.core.ports import PortRange
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["effective_range", "lower_share"]
+__all__ = ["effective_range", "lower_share", "pack_port_range"]
 
 _FEW: Final = 64
 _TIMES: Final = 16
+
+
+def pack_port_range(low: int, high: int) -> int:
+    """Return IP_LOCAL_PORT_RANGE's value, ``low | high << 16``, as the *signed* C int that Python's setsockopt takes.
+
+    From port 32768 on the high half sets the sign bit, and Python refuses integers that a C int cannot hold. A test
+    that stays below port 32768 never meets this.
+    """
+    value = low | high << 16
+    return value if value < 1 << 31 else value - (1 << 32)
 
 
 def effective_range(ephemeral: PortRange, own: int) -> PortRange:

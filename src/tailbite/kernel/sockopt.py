@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
+from tailbite.core.sides import pack_port_range
+
 if TYPE_CHECKING:
     from tailbite.core.ports import PortRange
 
@@ -36,16 +38,6 @@ SO_NETNS_COOKIE = 71
 
 RESET_ON_CLOSE = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """SO_LINGER, struct linger: on, 0 seconds. Its members are of type u_short on Windows."""
-
-
-def pack_port_range(low: int, high: int) -> int:
-    """Return the option's value, low | high << 16, as the *signed* C int that setsockopt(2) takes from Python.
-
-    From port 32768 on the high half sets the sign bit, and Python refuses ints that a C int cannot hold. A test
-    with ports below 32768 does not meet this case.
-    """
-    value = low | high << 16
-    return value if value < 1 << 31 else value - (1 << 32)
 
 
 def set_local_port_range(sock: socket.socket, ports: PortRange) -> None:

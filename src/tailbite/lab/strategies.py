@@ -150,12 +150,12 @@ def _reserved(port: int) -> Iterator[None]:
 def _guarded(port: int) -> Iterator[None]:
     firewall = host_firewall.find_firewall(4)
     for command in host_firewall.install_commands(host_firewall.read_state(firewall), firewall):
-        host_firewall.run(command)
+        host_firewall.run_firewall(command)
     try:
         yield
     finally:
         for command in host_firewall.remove_commands(host_firewall.read_state(firewall), firewall):
-            host_firewall.run(command)
+            host_firewall.run_firewall(command)
 
 
 STRATEGIES: tuple[Strategy, ...] = (

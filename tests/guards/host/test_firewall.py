@@ -41,14 +41,14 @@ def firewalls(request: pytest.FixtureRequest, network: None, peer: Callable[[str
 def install(firewall: Firewall) -> int:
     commands = host_firewall.install_commands(host_firewall.read_state(firewall), firewall)
     for line in commands:
-        host_firewall.run(line)
+        host_firewall.run_firewall(line)
     return len(commands)
 
 
 def remove(firewall: Firewall) -> int:
     commands = host_firewall.remove_commands(host_firewall.read_state(firewall), firewall)
     for line in commands:
-        host_firewall.run(line)
+        host_firewall.run_firewall(line)
     return len(commands)
 
 
@@ -137,12 +137,14 @@ def test_every_port_up_to_65535(firewalls: list[Firewall]) -> None:
 
 @pytest.mark.peers
 def test_installing_again_does_nothing_and_removing_leaves_nothing(firewalls: list[Firewall]) -> None:
-    before = [host_firewall.run((firewall.save, "-t", "filter")).count("-A") for firewall in firewalls]
+    before = [host_firewall.run_firewall((firewall.save, "-t", "filter")).count("-A") for firewall in firewalls]
     for firewall in firewalls:
         assert [install(firewall) > 0, install(firewall), install(firewall)] == [True, 0, 0]
         assert [remove(firewall) > 0, remove(firewall)] == [True, 0]
-        assert host_firewall.CHAIN not in host_firewall.run((firewall.save, "-t", "filter"))
-    assert [host_firewall.run((firewall.save, "-t", "filter")).count("-A") for firewall in firewalls] == before
+        assert host_firewall.CHAIN not in host_firewall.run_firewall((firewall.save, "-t", "filter"))
+    assert [
+        host_firewall.run_firewall((firewall.save, "-t", "filter")).count("-A") for firewall in firewalls
+    ] == before
 
 
 @pytest.mark.peers
@@ -159,7 +161,7 @@ def test_what_others_do_to_the_rules_is_seen_and_repaired(firewalls: list[Firewa
     for damage in damages:
         install(firewall)
         assert not any(dial("127.0.0.1", PORT) for _ in range(50))
-        host_firewall.run(firewall.command(*damage))
+        host_firewall.run_firewall(firewall.command(*damage))
         assert not host_firewall.read_state(firewall).is_installed, damage
         Trap().control()
         assert install(firewall) > 0
@@ -168,12 +170,14 @@ def test_what_others_do_to_the_rules_is_seen_and_repaired(firewalls: list[Firewa
         assert len(state.jumps) == 1
         assert not any(dial("127.0.0.1", PORT) for _ in range(50)), damage
     # What leads in twice is put right as well, and rules of others stay.
-    host_firewall.run(firewall.command("-A", "INPUT", "-i", "lo", "-p", "tcp", "--syn", "-j", host_firewall.CHAIN))
+    host_firewall.run_firewall(
+        firewall.command("-A", "INPUT", "-i", "lo", "-p", "tcp", "--syn", "-j", host_firewall.CHAIN)
+    )
     assert len(host_firewall.read_state(firewall).jumps) == 2
     assert install(firewall) == 1
     assert len(host_firewall.read_state(firewall).jumps) == 1
     remove(firewall)
-    assert host_firewall.run(firewall.command("-S", "INPUT")).splitlines() == [
+    assert host_firewall.run_firewall(firewall.command("-S", "INPUT")).splitlines() == [
         "-P INPUT ACCEPT",
         "-A INPUT -i lo -j ACCEPT",
     ]
@@ -189,7 +193,9 @@ JUMP = "-A INPUT -i lo -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j TAILBITE
 
 
 def test_a_table_with_ours_is_read() -> None:
-    state = host_firewall.parse(saved("[5:300] -A INPUT -p udp -j DROP", f"[9:540] {JUMP}", f"[3:180] {RULE}"), FAKE)
+    state = host_firewall.parse_rules(
+        saved("[5:300] -A INPUT -p udp -j DROP", f"[9:540] {JUMP}", f"[3:180] {RULE}"), FAKE
+    )
     assert state == host_firewall.FirewallState(4, "nf_tables", True, True, (2,), None, 3, 180)
     assert state.is_installed
 
@@ -210,7 +216,7 @@ def test_a_table_with_ours_is_read() -> None:
     ],
 )
 def test_a_rule_before_ours_counts_only_if_it_may_see_a_syn_on_lo(rule: str, decides: bool) -> None:
-    state = host_firewall.parse(saved(f"[0:0] -A INPUT {rule}", f"[0:0] {JUMP}", f"[0:0] {RULE}"), FAKE)
+    state = host_firewall.parse_rules(saved(f"[0:0] -A INPUT {rule}", f"[0:0] {JUMP}", f"[0:0] {RULE}"), FAKE)
     assert state.ahead == (rule if decides else None)
     assert state.is_installed is not decides
     commands = [" ".join(line[3:5]) for line in host_firewall.install_commands(state, FAKE)]
@@ -218,8 +224,8 @@ def test_a_rule_before_ours_counts_only_if_it_may_see_a_syn_on_lo(rule: str, dec
 
 
 def test_an_empty_table_and_ours_half_made() -> None:
-    assert host_firewall.parse("", FAKE) == host_firewall.FirewallState(4, "nf_tables")
-    flushed = host_firewall.parse(saved(f"[0:0] {JUMP}"), FAKE)
+    assert host_firewall.parse_rules("", FAKE) == host_firewall.FirewallState(4, "nf_tables")
+    flushed = host_firewall.parse_rules(saved(f"[0:0] {JUMP}"), FAKE)
     assert (flushed.has_chain, flushed.is_current, flushed.is_installed) == (True, False, False)
     assert [line[3] for line in host_firewall.install_commands(flushed, FAKE)] == ["-F", "-A"]
     assert [line[3] for line in host_firewall.install_commands(host_firewall.FirewallState(4, "x"), FAKE)] == [
@@ -240,10 +246,10 @@ def test_without_iptables_the_error_says_what_to_install(version: IpVersion, mon
 
 def test_a_command_that_fails_is_an_error_with_what_it_said() -> None:
     with pytest.raises(FirewallError, match=r"sh: no such rule$") as failed:
-        host_firewall.run(("sh", "-c", "echo '# a remark' >&2; echo 'no such rule' >&2; exit 3"))
+        host_firewall.run_firewall(("sh", "-c", "echo '# a remark' >&2; echo 'no such rule' >&2; exit 3"))
     assert (failed.value.status, failed.value.said) == (3, "no such rule")
     with pytest.raises(FirewallError):
-        host_firewall.run(("/nowhere/iptables",))
+        host_firewall.run_firewall(("/nowhere/iptables",))
 
 
 def test_the_lock_of_the_legacy_variant_is_ours_where_the_hosts_cannot_be_opened(
@@ -251,9 +257,9 @@ def test_the_lock_of_the_legacy_variant_is_ours_where_the_hosts_cannot_be_opened
 ) -> None:
     monkeypatch.delenv("XTABLES_LOCKFILE", raising=False)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert host_firewall.environment()["XTABLES_LOCKFILE"].endswith(".lock")
+    assert host_firewall.firewall_environment()["XTABLES_LOCKFILE"].endswith(".lock")
     monkeypatch.setenv("XTABLES_LOCKFILE", "/tmp/mine")
-    assert host_firewall.environment() == {}
+    assert host_firewall.firewall_environment() == {}
     monkeypatch.setattr(os, "access", lambda *_: True)
     monkeypatch.delenv("XTABLES_LOCKFILE")
-    assert host_firewall.environment() == {}
+    assert host_firewall.firewall_environment() == {}

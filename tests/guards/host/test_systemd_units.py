@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("variant", [None, "legacy"])
 def test_systemd_takes_them(tmp_path: Path, peer: Callable[[str], str], variant: str | None) -> None:
     systemd_analyze = peer("systemd-analyze")
-    written = systemd_units.write(systemd_units.units(variant), tmp_path)
+    written = systemd_units.write_units(systemd_units.units(variant), tmp_path)
     result = subprocess.run([systemd_analyze, "verify", *written], capture_output=True, text=True)
     complaints = [line for line in (result.stdout + result.stderr).splitlines() if "tailbite" in line]
     assert (result.returncode, complaints) == (0, [])
@@ -33,18 +33,18 @@ def test_the_command_is_this_python_with_the_variant_asked_for() -> None:
 
 def test_written_once_and_removed(tmp_path: Path) -> None:
     texts = systemd_units.units()
-    assert {path.name for path in systemd_units.write(texts, tmp_path)} == set(texts)
-    assert systemd_units.write(texts, tmp_path) == []
+    assert {path.name for path in systemd_units.write_units(texts, tmp_path)} == set(texts)
+    assert systemd_units.write_units(texts, tmp_path) == []
     (tmp_path / systemd_units.TIMER).write_text("an older version's")
-    assert [path.name for path in systemd_units.write(texts, tmp_path)] == [systemd_units.TIMER]
+    assert [path.name for path in systemd_units.write_units(texts, tmp_path)] == [systemd_units.TIMER]
     assert {path.name for path in tmp_path.iterdir()} == set(texts)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
-    assert len(systemd_units.remove(tmp_path)) == 2
-    assert systemd_units.remove(tmp_path) == []
+    assert len(systemd_units.remove_units(tmp_path)) == 2
+    assert systemd_units.remove_units(tmp_path) == []
 
 
 def test_systemctl_that_fails_or_is_not_there() -> None:
     with pytest.raises(FirewallError, match="no bus"):
-        systemd_units.run(("sh", "-c", "echo no bus >&2; exit 1"))
+        systemd_units.run_systemctl(("sh", "-c", "echo no bus >&2; exit 1"))
     with pytest.raises(FirewallError):
-        systemd_units.run(("/nowhere/systemctl",))
+        systemd_units.run_systemctl(("/nowhere/systemctl",))

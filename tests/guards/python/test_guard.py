@@ -248,7 +248,7 @@ def test_the_programs_own_range_is_narrowed_not_replaced() -> None:
 @pytest.mark.usefixtures("network", "means")
 @pytest.mark.parametrize("binds", [False, True])
 def test_a_socket_used_again_after_a_refusal(binds: bool) -> None:
-    """The kernel draws anew each time, whatever getsockname still says of the last."""
+    """The kernel chooses a port each time, although getsockname still returns the last one."""
     Trap(binds_first=binds).set()
     with tailbite.guard(), socket.socket() as sock:
         if binds:
@@ -305,7 +305,7 @@ def test_calling_it_again_changes_nothing() -> None:
 @pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_the_side_that_tailbites_own_connect_chose_stays() -> None:
-    """With one side exhausted, the own connect tries the other: a side drawn anew would make it fail at times."""
+    """With one side exhausted, the own connect tries the other: another choice would make it fail at times."""
     write_ephemeral_range(PortRange(PORT - 1, PORT + 1))
     host = "127.0.0.1"
     with contextlib.ExitStack() as stack:

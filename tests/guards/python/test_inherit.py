@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.trap import PORT, Trap, leftovers
-from tailbite.guards.python.inherit import DIRECTORY, environment
+from tailbite.guards.python.inherit import DIRECTORY, environment_with_guard
 
 RUN = (sys.executable, "-m", "tailbite", "run", "--in-process", "--")
 DIAL = f"""
@@ -126,7 +126,8 @@ def test_a_sitecustomize_that_is_there_runs_as_without_us(tmp_path: Path, conten
     source = "import sys; print(getattr(sys.modules.get('sitecustomize'), '__file__', None))"
     theirs = {b"PYTHONPATH": os.fsencode(tmp_path)}
     plain, guarded = (
-        python(source, PYTHONPATH=os.fsdecode(place[b"PYTHONPATH"])) for place in (theirs, environment(theirs))
+        python(source, PYTHONPATH=os.fsdecode(place[b"PYTHONPATH"]))
+        for place in (theirs, environment_with_guard(theirs))
     )
     assert guarded.returncode == plain.returncode == 0
     if content is None:
@@ -191,5 +192,5 @@ def test_real_older_pythons(version: str) -> None:
     ],
 )
 def test_the_environment(before: dict[bytes, bytes], after: dict[bytes, bytes]) -> None:
-    assert environment(before) == after
-    assert environment(after) == after, "once is enough"
+    assert environment_with_guard(before) == after
+    assert environment_with_guard(after) == after, "once is enough"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["Instruction", "bytecode", "listing", "self_connect_filter"]
+__all__ = ["MatchInstruction", "bytecode", "listing", "self_connect_filter"]
 
 IpVersion = Literal[4, 6]
 
@@ -38,13 +38,13 @@ _NO_MATCH = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Instruction:
+class MatchInstruction:
     """One instruction: struct sock_filter.
 
     Attributes:
-        code: what to do.
-        if_true: how many instructions a comparison that holds skips.
-        if_false: how many one that does not hold skips.
+        code: the operation.
+        if_true: number of instructions that a comparison that holds skips.
+        if_false: number of instructions that a comparison that does not hold skips.
         operand: an offset into the packet, an index of M, a constant or the result.
     """
 
@@ -71,10 +71,10 @@ class Instruction:
         }[self.code]
 
 
-def self_connect_filter(version: IpVersion) -> tuple[Instruction, ...]:
+def self_connect_filter(version: IpVersion) -> tuple[MatchInstruction, ...]:
     """Return the program that matches a TCP segment whose source equals its destination, address and port.
 
-    The rule around it must see to it that the packet is a TCP SYN. With IPv6 the TCP header must follow the IPv6
+    The rule around it must ensure that the packet is a TCP SYN. With IPv6 the TCP header must follow the IPv6
     header at once; a segment with extension headers, which only CAP_NET_RAW can send, does not match.
 
     Args:
@@ -82,52 +82,52 @@ def self_connect_filter(version: IpVersion) -> tuple[Instruction, ...]:
     """
     if version == 4:
         steps = [
-            Instruction(LDX_HEADER, operand=0),
-            Instruction(LD_HALF_X, operand=0),  # source port
-            Instruction(STORE, operand=0),
-            Instruction(LD_HALF_X, operand=2),  # destination port
-            Instruction(LDX_MEMORY, operand=0),
-            Instruction(JEQ_X),
+            MatchInstruction(LDX_HEADER, operand=0),
+            MatchInstruction(LD_HALF_X, operand=0),  # source port
+            MatchInstruction(STORE, operand=0),
+            MatchInstruction(LD_HALF_X, operand=2),  # destination port
+            MatchInstruction(LDX_MEMORY, operand=0),
+            MatchInstruction(JEQ_X),
             *_same_words(source=12, destination=16, count=1),
         ]
     else:
         steps = [
-            Instruction(LD_BYTE, operand=6),  # next header
-            Instruction(JEQ, operand=_TCP),
-            Instruction(LD_HALF, operand=_IPV6_HEADER),
-            Instruction(TAX),
-            Instruction(LD_HALF, operand=_IPV6_HEADER + 2),
-            Instruction(JEQ_X),
+            MatchInstruction(LD_BYTE, operand=6),  # next header
+            MatchInstruction(JEQ, operand=_TCP),
+            MatchInstruction(LD_HALF, operand=_IPV6_HEADER),
+            MatchInstruction(TAX),
+            MatchInstruction(LD_HALF, operand=_IPV6_HEADER + 2),
+            MatchInstruction(JEQ_X),
             *_same_words(source=8, destination=24, count=4),
         ]
     no_match = len(steps) + 1
     program = [
-        Instruction(step.code, 0, no_match - number - 1, step.operand) if step.code in (JEQ, JEQ_X) else step
+        MatchInstruction(step.code, 0, no_match - number - 1, step.operand) if step.code in (JEQ, JEQ_X) else step
         for number, step in enumerate(steps)
     ]
-    return (*program, Instruction(RETURN, operand=_MATCH), Instruction(RETURN, operand=_NO_MATCH))
+    return (*program, MatchInstruction(RETURN, operand=_MATCH), MatchInstruction(RETURN, operand=_NO_MATCH))
 
 
-def _same_words(source: int, destination: int, count: int) -> list[Instruction]:
+def _same_words(source: int, destination: int, count: int) -> list[MatchInstruction]:
     """Compare ``count`` words at two places; every comparison must hold."""
     return [
         step
         for word in range(count)
         for step in (
-            Instruction(LD_WORD, operand=source + 4 * word),
-            Instruction(TAX),
-            Instruction(LD_WORD, operand=destination + 4 * word),
-            Instruction(JEQ_X),
+            MatchInstruction(LD_WORD, operand=source + 4 * word),
+            MatchInstruction(TAX),
+            MatchInstruction(LD_WORD, operand=destination + 4 * word),
+            MatchInstruction(JEQ_X),
         )
     ]
 
 
-def bytecode(program: tuple[Instruction, ...]) -> str:
+def bytecode(program: tuple[MatchInstruction, ...]) -> str:
     """Return the program as iptables' ``--bytecode`` takes it: the count, then ``code jt jf k`` for each."""
     steps = (f"{step.code} {step.if_true} {step.if_false} {step.operand}" for step in program)
     return ",".join([str(len(program)), *steps])
 
 
-def listing(program: tuple[Instruction, ...]) -> str:
+def listing(program: tuple[MatchInstruction, ...]) -> str:
     """Return the program in words, one numbered instruction to a line."""
     return "\n".join(f"{number:2}  {step}" for number, step in enumerate(program))

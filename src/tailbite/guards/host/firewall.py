@@ -9,9 +9,9 @@ The program (:mod:`tailbite.guards.host.bpf_match`) matches a SYN whose source i
 with RST, so connect(2) says ECONNREFUSED at once; dropping it would make connect(2) hang. Nothing else is touched:
 a connection from 127.0.0.2:P to 127.0.0.1:P passes.
 
-This module finds the firewall's programs, reads the rules, and decides what commands are missing; it runs commands
-only in :func:`run` and :func:`apply_commands`. Both variants of iptables are known: the one for nf_tables and the
-legacy one. They hold separate rules, so the one that the host's firewall uses is the one to use.
+This module finds the firewall's programs, reads the rules, and decides which commands are missing. It runs commands
+in :func:`run_firewall` and :func:`apply_commands` only. Both variants of iptables are known, the one for nf_tables
+and the legacy one. They hold separate rules, so the one that the host's firewall uses is the one to use.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ __all__ = [
     "find_firewall",
     "find_firewalls",
     "install_commands",
-    "parse",
+    "parse_rules",
     "read_state",
     "remove_commands",
-    "run",
+    "run_firewall",
 ]
 
 CHAIN: Final = "TAILBITE"
@@ -152,7 +152,7 @@ def find_firewall(version: IpVersion, variant: str | None = None) -> Firewall:
     program, save = (shutil.which(found, path=_SEARCH) for found in (stem, f"{stem}-save"))
     if program is None or save is None:
         raise FirewallError((stem,), 127, f"{stem} is not installed (Debian and Ubuntu: apt install iptables)")
-    words = run((program, "--version"))
+    words = run_firewall((program, "--version"))
     told = re.search(r"\((\w+)\)", words)
     return Firewall(version, program, save, told[1] if told else "legacy")
 
@@ -164,11 +164,11 @@ def read_state(firewall: Firewall) -> FirewallState:
         FirewallError: not permitted, or the kernel lacks the tables.
     """
     if firewall.variant == "legacy":
-        run(firewall.command("-S", "INPUT"))  # legacy's save is silent about a table it may not see
-    return parse(run((firewall.save, "-c", "-t", "filter")), firewall)
+        run_firewall(firewall.command("-S", "INPUT"))  # legacy's save is silent about a table it may not see
+    return parse_rules(run_firewall((firewall.save, "-c", "-t", "filter")), firewall)
 
 
-def parse(saved: str, firewall: Firewall) -> FirewallState:
+def parse_rules(saved: str, firewall: Firewall) -> FirewallState:
     """Read the output of ``iptables-save -c -t filter``. Pure."""
     has_chain = False
     jumps: list[int] = []
@@ -244,7 +244,7 @@ def remove_commands(state: FirewallState, firewall: Firewall) -> list[tuple[str,
     return commands
 
 
-def environment() -> dict[str, str]:
+def firewall_environment() -> dict[str, str]:
     """Return the variables that the commands need in addition to this process's environment.
 
     The legacy variant locks a file that only root can open; in a network namespace of one's own another will do,
@@ -271,13 +271,13 @@ def apply_commands(changes: list[tuple[Firewall, FirewallState, list[tuple[str, 
         for firewall, before, commands in changes:
             begun.append((firewall, before))
             for line in commands:
-                run(line)
+                run_firewall(line)
     except FirewallError:
         for firewall, before in reversed(begun):
             if not before.has_chain:
                 with contextlib.suppress(FirewallError):
                     for line in remove_commands(read_state(firewall), firewall):
-                        run(line)
+                        run_firewall(line)
                     delete_empty_table(firewall)
         raise
 
@@ -295,15 +295,15 @@ def delete_empty_table(firewall: Firewall) -> None:
     if firewall.variant != "nf_tables" or nft is None:
         return
     family = {4: "ip", 6: "ip6"}[firewall.version]
-    lines = [line.strip() for line in run((nft, "list", "table", family, "filter")).splitlines()]
+    lines = [line.strip() for line in run_firewall((nft, "list", "table", family, "filter")).splitlines()]
     if not all(_OF_EMPTY_TABLE.fullmatch(line) for line in lines):
         return
     # In one transaction: a chain that has got a rule meanwhile cannot be deleted, and then nothing is.
     chains = [f"delete chain {family} filter {line.split()[1]}" for line in lines if line.startswith("chain ")]
-    run((nft, "; ".join([*chains, f"delete table {family} filter"])))
+    run_firewall((nft, "; ".join([*chains, f"delete table {family} filter"])))
 
 
-def run(command: tuple[str, ...]) -> str:
+def run_firewall(command: tuple[str, ...]) -> str:
     """Run one command and return its output.
 
     Raises:
@@ -312,7 +312,7 @@ def run(command: tuple[str, ...]) -> str:
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **environment(), "LC_ALL": "C"},
+            env={**os.environ, **firewall_environment(), "LC_ALL": "C"},
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,

@@ -15,7 +15,17 @@ from typing import Final
 from tailbite._files import write_atomically
 from tailbite.errors import FirewallError
 
-__all__ = ["TIMER", "UNIT_DIRECTORY", "disable_commands", "enable_commands", "is_running", "remove", "units", "write"]
+__all__ = [
+    "TIMER",
+    "UNIT_DIRECTORY",
+    "disable_commands",
+    "enable_commands",
+    "is_running",
+    "remove_units",
+    "run_systemctl",
+    "units",
+    "write_units",
+]
 
 UNIT_DIRECTORY: Final = Path("/etc/systemd/system")
 SERVICE: Final = "tailbite-host-guard.service"
@@ -75,7 +85,7 @@ def is_running() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def write(texts: dict[str, str], directory: Path) -> list[Path]:
+def write_units(texts: dict[str, str], directory: Path) -> list[Path]:
     """Write the units that differ from the files in the directory, each atomically; return their paths.
 
     Raises:
@@ -91,7 +101,7 @@ def write(texts: dict[str, str], directory: Path) -> list[Path]:
     return written
 
 
-def remove(directory: Path) -> list[Path]:
+def remove_units(directory: Path) -> list[Path]:
     """Delete the units that exist; return their paths.
 
     Raises:
@@ -103,7 +113,7 @@ def remove(directory: Path) -> list[Path]:
     return there
 
 
-def run(command: tuple[str, ...]) -> None:
+def run_systemctl(command: tuple[str, ...]) -> None:
     """Run systemctl.
 
     Raises:

@@ -1,4 +1,4 @@
-"""``guard()``: no TCP socket that this Python process connects can connect to itself, whoever wrote the code.
+"""``guard()``: no TCP socket that this Python process connects can connect to itself, also in code of others.
 
 CPython raises the audit event ``socket.connect`` (PEP 578) right before connect(2), with the socket and the
 address. That is the moment to keep the destination port P from becoming the source port, in every library that
@@ -97,7 +97,7 @@ class Guard:
         self._hold(True)
 
     def off(self) -> None:
-        """Switch off, unless somebody else holds the guard too; nothing happens if it is off already."""
+        """Switch off, unless there is another hold on the guard; nothing happens if it is off already."""
         self._hold(False)
 
     def _hold(self, wanted: bool) -> None:

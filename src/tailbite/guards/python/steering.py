@@ -1,4 +1,4 @@
-"""The steering of somebody else's socket right before it is connected.
+"""The steering of a program's socket right before it is connected.
 
 The socket is not ours: it may be blocking or not, bound or not, used before, and it cannot be exchanged for
 another one. Nothing compares its endpoints afterwards, so only a means that makes a self-connect impossible will do:
@@ -20,7 +20,7 @@ one that is bound, the option does nothing.
 Each system call here is a fortieth of a connect on loopback, and a guard may cost a tenth. So there is a fast path,
 which only sets the option: what was found out about a port counts for another
 :data:`~tailbite.connect.facts.FRESH_FOR` seconds, for sockets of the same network namespace that have no range of
-their own, until the program is seen to bind before it connects.
+their own, until the program binds a socket before it connects it.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def _bind_elsewhere(sock: Any, port: int) -> Means | None:
     family = _Socket.family.__get__(sock)
     anywhere = "" if family == _INET else "::"
     with contextlib.closing(_Socket(family, socket.SOCK_STREAM)) as holder:
-        with contextlib.suppress(OSError):  # somebody else has the port, so the kernel does not choose it
+        with contextlib.suppress(OSError):  # another program has the port, so the kernel does not choose it
             holder.bind((anywhere, port))
         _Socket.bind(sock, (anywhere, 0))
     if _getsockname(sock)[1] == port:

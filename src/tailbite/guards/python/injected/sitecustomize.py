@@ -13,7 +13,7 @@ _ROOT = os.path.normpath(os.path.join(_HERE, *[os.pardir] * 4))  # the directory
 _hook = None
 
 
-def _say(why):
+def _warn(why):
     sys.stderr.write("tailbite: this Python (%s) is not guarded: %s\n" % (sys.executable, why))
 
 
@@ -25,7 +25,7 @@ def _load():
 
         return hook_for_good()
     except Exception as error:
-        _say(error)
+        _warn(error)
         return lambda event, args: None
     finally:
         sys.path.remove(_ROOT)
@@ -53,7 +53,7 @@ def _step_aside():
 
 
 if sys.version_info < (3, 11):
-    _say("Python 3.11 or newer is needed")
+    _warn("Python 3.11 or newer is needed")
 else:
     sys.addaudithook(_on_event)
 _step_aside()
