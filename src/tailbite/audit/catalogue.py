@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
+import sys
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +18,11 @@ from tailbite.audit.client import Client, Driver, Stdin
 from tailbite.audit.installed import Found, Requirement, look_for
 from tailbite.audit.toml_table import Table, raise_all
 from tailbite.errors import CatalogueError
+
+if sys.version_info >= (3, 11):  # noqa: UP036 - the single file runs on Python 3.10 as well
+    import tomllib
+else:
+    import tomli as tomllib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

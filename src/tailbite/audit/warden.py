@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from tailbite._itself import python_module
 from tailbite.audit.judge import judge
 from tailbite.audit.records import Limits, Observation
 from tailbite.errors import NamespaceUnavailable
@@ -106,9 +107,8 @@ class Audit:
     def __init__(self, client: Client, limits: Limits, *, with_packets: bool = False) -> None:
         self._scratch = Path(tempfile.gettempdir()) / f"tailbite-audit-{secrets.token_hex(8)}"
         self._job = _Job(os.getpid(), client, limits, self._scratch, with_packets)
-        # -P: the current folder may hold a module with the name of one that is imported.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tailbite.audit"],
+            python_module("tailbite.audit"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C on the terminal is the caller's

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
+from tailbite import _itself
 from tailbite._files import write_atomically
 from tailbite.errors import FirewallError
 
@@ -40,7 +40,7 @@ def units(variant: str | None = None, program: tuple[str, ...] = ()) -> dict[str
         variant: "nft" or "legacy", None for the variant that ``iptables`` is when the unit runs.
         program: the command that runs tailbite; this Python's if not given.
     """
-    command = [*(program or (sys.executable, "-m", "tailbite")), "host-guard", "install", "--apply", "--quiet"]
+    command = [*(program or _itself.command()), "host-guard", "install", "--apply", "--quiet"]
     if variant is not None:
         command += ["--variant", variant]
     return {
