@@ -20,8 +20,6 @@ sys.path[:] = [*sys.path[1:], sys.argv[1]]
 import runpy
 runpy.run_module(sys.argv[2], None, "__main__")
 """
-    "import runpy, sys; sys.path[:] = sys.path[1:] + [sys.argv[1]]; runpy.run_module(sys.argv[2], None, '__main__')"
-)
 
 
 def command() -> list[str]:
