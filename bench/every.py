@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -52,11 +53,21 @@ def run(chosen: list[Path]) -> None:
         result = measured(script)
         if "facts" in result:
             result["facts"]["load"] = round(busy, 1)
-        results[f"bench/{script.name}"] = {"script": f"bench/{script.name}", **result}
+        result = {"script": f"bench/{script.name}", "date": datetime.now(UTC).date().isoformat(), **result}
+        results[f"bench/{script.name}"] = with_earlier(result, results.get(f"bench/{script.name}"))
         print(f"  {perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         there = [f"bench/{one.name}" for one in scripts()]
         lines = [json.dumps(results[name]) for name in there if name in results]
         RESULTS.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def with_earlier(result: dict[str, Any], kept: dict[str, Any] | None) -> dict[str, Any]:
+    """Keep the result of another day beside that of today: one day's machine is one sample."""
+    if kept is None or "failed" in kept:
+        return result
+    if kept.get("date") == result["date"]:
+        return {**result, "earlier": kept["earlier"]} if "earlier" in kept else result
+    return {**result, "earlier": {name: value for name, value in kept.items() if name != "earlier"}}
 
 
 def measured(script: Path) -> dict[str, Any]:
@@ -77,7 +88,7 @@ def measured(script: Path) -> dict[str, Any]:
 def page(results: list[dict[str, Any]]) -> str:
     """Return docs/performance.md."""
     parts = [HEAD]
-    for result in results:
+    for result in (one for newest in results for one in (newest, newest.get("earlier")) if one is not None):
         if "failed" in result:
             parts.append(f"\n## `{result['script']}`\n\n**No result**: {result['failed']}.")
             continue
@@ -86,12 +97,12 @@ def page(results: list[dict[str, Any]]) -> str:
         parts.append(
             f"`python {result['script']}`: Linux {facts['kernel'].split('-')[0]}, {facts['machine']}, "
             f"{facts['cpus']} CPUs, Python {facts['python']} ({facts['python_is']}); "
-            f"load average before it: {facts['load']}\n"
+            f"load average before it: {facts['load']}" + (f"; {result['date']}\n" if "date" in result else "\n")
         )
         parts.append("| | plain | tailbite | ratio | quartiles | promised |\n|---|--:|--:|--:|--:|---|")
         parts += [_row(Ratio(**figure)) for figure in result["figures"]]
         for name, value in result.items():
-            if name not in ("benchmark", "script", "facts", "figures"):
+            if name not in ("benchmark", "script", "facts", "figures", "date", "earlier"):
                 parts.append(f"\n{name.replace('_', ' ')}: {_value(value)}")
     missing = {f"bench/{script.name}" for script in scripts()} - {result["script"] for result in results}
     if missing:
