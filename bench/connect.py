@@ -1,4 +1,4 @@
-"""What a guarded connect costs: tailbite against the standard library, to a live listener on loopback.
+"""Cost of a guarded connect: tailbite beside the standard library, to a listening server on loopback.
 
 Paired in one run, in a private network namespace. Promised: at most 1.02 with the port outside the ephemeral
 range, at most 1.10 inside (the option, and the comparison of the ports afterwards, which makes "never" true whatever

@@ -1,4 +1,4 @@
-"""What the lab does in seconds: the story's loop beside telnet, and a fleet beside one that draws port by port.
+"""Speed of the lab: the reconnect loop beside telnet, and simulated hosts beside a walk port by port.
 
 Promised: tens of thousands of attempts a second, so at most 100 us each; a million hosts that try for ten minutes
 every 100 ms in less than a minute, so at most 60 us for each host.

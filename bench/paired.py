@@ -22,7 +22,7 @@ __all__ = ["Ratio", "compare", "left_out", "report", "spell", "times"]
 
 @dataclass(frozen=True)
 class Ratio:
-    """What a guarded thing costs against the plain one, and what the project promises of it, if anything.
+    """Cost of a guarded operation beside the plain one, and the project's promise about it, if any.
 
     Attributes:
         name: what was compared.
@@ -48,7 +48,7 @@ class Ratio:
 
     @property
     def promise(self) -> str:
-        """The promise in words; empty if there is none."""
+        """The promise in words; empty without one."""
         if self.limit is not None:
             return f"at most {self.limit:g}"
         if self.most_added_us is not None:

@@ -91,7 +91,7 @@ def fork(host: str, number: int) -> int:
 
 
 class Needles:
-    """The self-connects to be found. TIME-WAIT lasts 60 s, so those are made anew for each timing."""
+    """The self-connects to find. TIME-WAIT lasts 60 s, so those are made again for each timing."""
 
     def __init__(self) -> None:
         self._held = [itself(family, host, port) for family, host, port, closed in SELF if not closed]
@@ -140,14 +140,14 @@ def scan_library() -> int:
 
 
 def psutil_loop() -> int:
-    """What a script with psutil does: all connections of the namespace, compared."""
+    """Do the work of a script with psutil: compare all connections of the namespace."""
     code = "import psutil; print(sum(bool(c.raddr) and c.laddr == c.raddr for c in psutil.net_connections('tcp')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return int(done.stdout or -1)
 
 
 def timed(needles: Needles, look: Callable[[], int], *, all_of_them: bool = True) -> Callable[[], float]:
-    """Return what runs one look and gives its seconds; it must find every needle."""
+    """Return a function that runs one inspection and returns its seconds; it must find every needle."""
 
     def run() -> float:
         needles.renew()

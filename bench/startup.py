@@ -1,4 +1,4 @@
-"""What starting costs: ``import tailbite`` over bare Python, whole commands, and the whole demo.
+"""Cost of starting: ``import tailbite`` beside bare Python, whole commands, and the whole demo.
 
 Promised: importing the library adds at most 15 ms to bare Python; ``tailbite --help`` takes at most 80 ms,
 ``tailbite scan`` on a host with few processes and sockets at most 150 ms, and the demo less than a second. Everything

@@ -142,6 +142,7 @@ def _exit_statuses() -> str:
         3: "Nothing was found, but not everything was visible; standard error lists what was not.",
         status.UNSUPPORTED: "The system lacks a capability that the command needs, or does not permit its use.",
         status.INTERRUPTED: "Interrupted.",
+        status.OUTPUT_CLOSED: "The reader of standard output has left, as in `tailbite scan | head -1`.",
     }
     declared = {int(match[1]) for line in lines if (match := re.match(r"[A-Z_]+: Final = (\d+)", line))}
     if declared != set(meanings):
