@@ -1,18 +1,18 @@
-"""Every exception tailbite raises, and the one users already catch that each of them is.
+"""The exceptions of the library, each of which is also an exception that users already catch.
 
 ::
 
     TailbiteError
-    ├── SelfConnectError       (ConnectionRefusedError)  the socket reached itself, so no server did
+    ├── SelfConnectError       (ConnectionRefusedError)  the socket was connected to itself: no server listens
     ├── SourcePortError        (ValueError)              the source port asked for is the destination's
-    ├── VerifyError            (ConnectionError)         what answered is not the server that was asked for
+    ├── VerifyError            (ConnectionError)         the peer is not the server that was asked for
     ├── AddressesError         (ConnectionError)         a name has several addresses, and each of them failed
-    ├── GaveUpError            (ConnectionError)         a reconnecting loop has used up what it was allowed
-    ├── CatalogueError         (ValueError)              a file of clients to audit is not as it must be
-    ├── NotReadyError          (TimeoutError)            servers that were waited for did not come in time
+    ├── GaveUpError            (ConnectionError)         a reconnecting loop has used up its attempts or its time
+    ├── CatalogueError         (ValueError)              a file of clients to audit is not valid
+    ├── NotReadyError          (TimeoutError)            servers that were waited for did not become ready
     ├── NamespaceUnavailable   (OSError)                 this system does not let us make a namespace
     ├── GuardError             (RuntimeError)            guard() could not be switched on
-    ├── FirewallError          (OSError)                 a firewall command failed, or is not there
+    ├── FirewallError          (OSError)                 a firewall command failed, or was not found
     └── NetlinkError           (OSError)                 the kernel answered a netlink request with an error
 
 Errors hold data; ``str()`` makes the sentence. All of them survive pickling.
@@ -65,8 +65,8 @@ __all__ = [
 ]
 
 VerifyReason: TypeAlias = Literal["silent", "closed", "echo", "protocol", "not ready"]
-"""Why a peer was not believed: it said nothing in time, it closed or reset the connection, it sent back what it was
-sent, it speaks something else, or it is the right server and says that it cannot serve yet."""
+"""The reason a verifier refused a peer: it sent nothing in time, it closed or reset the connection, it sent back the
+bytes it was sent, it speaks another protocol, or it is the right server and answers that it cannot serve yet."""
 
 
 class TailbiteError(Exception):
@@ -76,14 +76,14 @@ class TailbiteError(Exception):
 class SelfConnectError(TailbiteError, ConnectionRefusedError):
     """A TCP socket was connected to itself, and has been dropped.
 
-    It is a :class:`ConnectionRefusedError` with ``errno == ECONNREFUSED``: nobody listens on that port, which
-    is what "refused" says. Every loop that retries on :class:`OSError` stays right.
+    It is a :class:`ConnectionRefusedError` with ``errno == ECONNREFUSED``, because nobody listens on that port. Every
+    loop that retries on :class:`OSError` stays correct.
 
     Attributes:
         local: the socket's own address and port.
         remote: the address and port it was connected to: the same, except for how the address is written.
         aborted: True if the connection was reset (RST, nothing left behind), False if it was left open because
-            it is not ours to end.
+            its owner must end it.
     """
 
     def __init__(self, local: _Endpoint, remote: _Endpoint, *, aborted: bool = True) -> None:
@@ -137,11 +137,11 @@ class VerifyError(TailbiteError, ConnectionError):
     It is a :class:`ConnectionError`, without an errno: the connection exists, the server does not.
 
     Attributes:
-        reason: which of the five ways it went wrong, see :data:`VerifyReason`.
-        detail: one sentence without a full stop: what was expected and what came.
+        reason: one of five reasons, see :data:`VerifyReason`.
+        detail: one sentence without a full stop, about the bytes that were expected and those that came.
         verifier: the name of the verifier, e.g. "redis"; "" if it is not known here.
-        target: where the connection went, e.g. "db:6379"; "" if it is not known here.
-        received: the bytes the peer sent, as far as they were looked at.
+        target: the server that was asked for, e.g. "db:6379"; "" if it is not known here.
+        received: the bytes the peer sent, as far as they were read.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class VerifyError(TailbiteError, ConnectionError):
 
     def __str__(self) -> str:
         where = f"{self.target} " if self.target else ""
-        what = f"is no {self.verifier} server" if self.verifier else "is not the server that was asked for"
+        what = f"is not a {self.verifier} server" if self.verifier else "is not the server that was asked for"
         if self.reason == "not ready":
             what = f"({self.verifier}) is not ready" if self.verifier else "is not ready"
         return f"{where}{what}: {self.detail}" if where else f"the peer {what}: {self.detail}"
@@ -201,11 +201,11 @@ class GaveUpError(TailbiteError, ConnectionError):
     It is a :class:`ConnectionError` with the errno of the last attempt, if that had one.
 
     Attributes:
-        target: where the connection was to go, e.g. "db:5432".
+        target: the server, e.g. "db:5432".
         why: the limit that was reached, in words.
         attempts: every attempt of this outage, the last one last (of a loop without a limit the last 1000).
-        total: how many there were.
-        seconds: how long the outage had lasted.
+        total: the number of attempts.
+        seconds: the time the outage had lasted.
     """
 
     def __init__(
@@ -239,12 +239,12 @@ def _gave_up_error(
 
 
 class CatalogueError(TailbiteError, ValueError):
-    """A file of the audit's catalogue is not as it must be.
+    """A file of the audit's catalogue is not valid.
 
     Attributes:
         file: the file, or the folder.
-        key: the key in it, with the tables it lies in (``installed.programs``); None if it is about all of it.
-        reason: what is wrong.
+        key: the key in it, with its tables (``installed.programs``); None if the error concerns the whole file.
+        reason: the mistake, in words.
         others: the other errors that were found, in this file and in the others that were read.
     """
 
@@ -291,7 +291,7 @@ class NotReadyError(TailbiteError, TimeoutError):
         return (NotReadyError, (self.targets, self.seconds))
 
 
-class NamespaceUnavailable(TailbiteError, OSError):  # noqa: N818 - it says what is so, as BlockingIOError does
+class NamespaceUnavailable(TailbiteError, OSError):  # noqa: N818 - named like BlockingIOError
     """This system does not let this process make a user or network namespace.
 
     Attributes:
@@ -313,7 +313,7 @@ class NetlinkError(TailbiteError, OSError):
     """The kernel answered a netlink request with an error (netlink(7), NLMSG_ERROR).
 
     Attributes:
-        request: what was asked for, in words.
+        request: the request, in words.
     """
 
     def __init__(self, number: int, request: str) -> None:
@@ -341,12 +341,12 @@ class GuardError(TailbiteError, RuntimeError):
 
 
 class FirewallError(TailbiteError, OSError):
-    """A command that reads or changes the firewall failed, or is not there.
+    """A command that reads or changes the firewall failed, or was not found.
 
     Attributes:
         command: the command line.
-        status: its exit status; 126 if it could not be run, 127 if it is not there.
-        said: what it said.
+        status: its exit status; 126 if it could not be run, 127 if it was not found.
+        said: the text it printed.
     """
 
     def __init__(self, command: tuple[str, ...], status: int, said: str) -> None:

@@ -4,7 +4,7 @@
 - :class:`FakeNetwork` is a network that follows a script under a virtual clock: refusals, silence, self-connects,
   servers that answer and vanish, for all three kinds of loops, without a port and without waiting;
 - :func:`check_connector` puts any connecting function into a real namespace where a plain one connects to itself,
-  and tells whether it does.
+  and reports whether it does.
 """
 
 from tailbite.reconnect.fake_network import Accept, Act, FakeNetwork, Refuse, SelfConnect, Silence

@@ -204,7 +204,7 @@ def test_options_choose_the_protocol_of_plain_targets() -> None:
         (["db:1", "--http", "/", "--status", "2xx"], "'2xx' is not a valid HTTP status"),
         (["db:1", "--http", "/", "--status", "300-200"], "is not a valid HTTP status"),
         (["db:1", "--http", "up"], "must begin with /"),
-        (["db:1", "--banner", ""], "it would believe anybody"),
+        (["db:1", "--banner", ""], "it would accept every server"),
         (["db:1", "--banner", r"\xzz"], "has an escape that is not a byte"),
         (["db:1", "--timeout", "-1"], "duration"),
         (["db:1", "--interval", "0"], "--interval must be more than 0 seconds"),

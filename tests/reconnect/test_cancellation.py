@@ -124,7 +124,7 @@ def left_by(make: Callable[[], Awaitable[Any]]) -> tuple[dict[str, int], int]:
     async def main() -> None:
         await bench.serve()
         gc.collect()
-        gc.disable()  # the collector shall not tidy up before the count
+        gc.disable()  # the collector must not tidy up before the count
         try:
             for gaps in GAPS:
                 for step in range(STEPS):

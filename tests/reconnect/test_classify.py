@@ -1,4 +1,4 @@
-"""What is worth another attempt, and what is a lost connection."""
+"""The errors that are worth another attempt, and those that mean a lost connection."""
 
 from __future__ import annotations
 

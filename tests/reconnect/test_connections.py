@@ -450,7 +450,7 @@ def test_a_full_backlog_of_a_unix_socket_is_no_connection(shell: Shell, tmp_path
 
     async def scenario() -> None:
         async for _ in shell.connections(path, backoff=FAST, max_attempts=2):
-            raise AssertionError("there is no room")
+            raise AssertionError("the backlog is full")
 
     with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
         listener.bind(path)
@@ -517,7 +517,7 @@ def test_close_ends_it_at_once(when: str, shell: Shell) -> None:
 
 
 def closer(shell: Shell) -> Any:
-    """How another thread calls a function in this shell's thread."""
+    """Return the function with which another thread calls one in this shell's thread."""
     import asyncio
 
     if isinstance(shell, Blocking):

@@ -225,7 +225,7 @@ def test_a_deadline_counts_from_the_moment_a_connection_is_asked_for() -> None:
 
 @pytest.mark.parametrize("policy", [Policy(NO_JITTER, deadline=1.0), Policy(lambda: iter(()), deadline=1.0)])
 def test_an_outage_has_one_attempt_at_least(policy: Policy) -> None:
-    """Also when the first delay is as long as the deadline, or when there is none."""
+    """Also when the first delay is as long as the deadline, or when the backoff has no delays."""
     loop = machine(policy)
     loop.feed(Asked(0))
     loop.feed(Opened(0, "", ""))
@@ -240,7 +240,7 @@ def test_an_outage_has_one_attempt_at_least(policy: Policy) -> None:
 
 @pytest.mark.parametrize("later", [None, Policy(NO_JITTER, max_attempts=2)])
 def test_a_loop_that_gave_up_can_begin_a_new_outage_with_its_policy(later: Policy | None) -> None:
-    """That of the time before the first connection, as long as there was none."""
+    """The policy ``first`` until the first connection, then the later one."""
     loop = machine(later, first=Policy(NO_JITTER, max_attempts=1))
     most = 1
     if later is not None:
@@ -498,7 +498,7 @@ class AnyLife(RuleBasedStateMachine):
             assert self.sockets == (self.loop.state in (State.VERIFYING, State.CONNECTED))
 
 
-# The same examples in every run: an example that fails shall fail for everybody, and not once a week.
+# The same examples in every run: an example that fails must fail for everybody, and not once a week.
 AnyLife.TestCase.settings = hypothesis_settings(
     max_examples=150, stateful_step_count=30, deadline=None, derandomize=True, database=None
 )

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("network")
 
 
 class Weather:
-    """What the clients tell while it storms."""
+    """The clients' events during the storm."""
 
     def __init__(self) -> None:
         self.listening_since = float("inf")
@@ -46,7 +46,7 @@ class Weather:
         self._lock = threading.Lock()
 
     def hook(self, name: str) -> Callable[[events.Event], None]:
-        def hear(event: events.Event) -> None:
+        def count_event(event: events.Event) -> None:
             with self._lock:
                 self.counts[type(event).__name__] += 1
             match event:
@@ -61,7 +61,7 @@ class Weather:
                 case events.Waiting(seconds=seconds) if seconds > 0.0101:
                     self.late.append(f"{name} waits for {seconds} s")
 
-        return hear
+        return count_event
 
     def everybody_is_connected(self, number: int, within: float = 20.0) -> bool:
         deadline = time.monotonic() + within

@@ -26,7 +26,7 @@ HERE = Target("db", 4000)
 
 
 def shell(sock: socket.socket, verifier: verify.Verifier, timeout: float) -> None:
-    """The blocking shell's way of carrying out a conversation."""
+    """Hold a conversation as the blocking shell does."""
     sock.setblocking(False)
     waiter = Waiter()
     with waiter.armed():

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(300)]
 
-# Below the ephemeral range: nothing here is about self-connects, and nothing shall go wrong by one.
+# Below the ephemeral range: nothing here is about self-connects, and none must disturb a test.
 PORTS = {
     "postgres": 20001,
     "postgres with tls": 20002,
@@ -135,7 +135,7 @@ def everything(certificate: Path) -> Iterator[None]:
         yield
 
 
-def look(verifier: verify.Verifier, patience: float = 2.5) -> dict[str, Readiness]:
+def ask_all(verifier: verify.Verifier, patience: float = 2.5) -> dict[str, Readiness]:
     """Ask all servers at once."""
     targets = [(HOST, port) for port in PORTS.values()]
     try:
@@ -148,7 +148,7 @@ def look(verifier: verify.Verifier, patience: float = 2.5) -> dict[str, Readines
 @pytest.mark.parametrize("name", ACCEPTS)
 def test_a_verifier_accepts_its_server_and_refuses_the_others(name: str) -> None:
     verifier, own = ACCEPTS[name]
-    seen = look(verifier)
+    seen = ask_all(verifier)
     assert {server for server, readiness in seen.items() if readiness.ready} == own
     asks = name not in ("mysql", "ssh", "smtp", "banner")
     assert seen["echo"].status is (TargetStatus.ECHO if asks else TargetStatus.SILENT)

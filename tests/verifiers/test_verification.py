@@ -1,4 +1,4 @@
-"""The verifiers' seam: a conversation that any shell can carry out, and that swallows nothing."""
+"""The verifiers' seam: a conversation that any shell can hold, and that swallows nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tailbite.verifiers.verification import Accepted, Conversation, Receive, Sen
 HERE = Target("db", 4000)
 
 
-def carry_out(verifier: Verifier, *chunks: bytes) -> Verification:
-    """What a shell does, with bytes that are there already."""
+def converse(verifier: Verifier, *chunks: bytes) -> Verification:
+    """Do as a shell does, with bytes that have arrived already."""
     verification = Verification(verifier, HERE)
     waiting = list(chunks)
     while not isinstance(verification.wants, Accepted):
@@ -35,7 +35,7 @@ def test_the_callers_bytes_survive_any_fragmentation(extra: bytes, data: st.Data
         cut = data.draw(st.integers(1, len(stream)))
         chunks.append(stream[:cut])
         stream = stream[cut:]
-    verification = carry_out(Ping(), *chunks)
+    verification = converse(Ping(), *chunks)
     assert isinstance(verification.wants, Accepted)
     assert verification.consumed == 5
     assert verification.received[verification.consumed :] == verification.wants.unread
@@ -48,8 +48,8 @@ def test_the_callers_bytes_survive_any_fragmentation(extra: bytes, data: st.Data
     [((b"HELLO",), "protocol"), ((), "closed"), ((b"PO",), "closed"), ((b"PING\n",), "echo"), ((b"PI",), "echo")],
 )
 def test_a_refusal_names_who_was_asked_for_and_where(chunks: tuple[bytes, ...], reason: str) -> None:
-    with pytest.raises(VerifyError, match="db:4000 is no ping server: ") as refused:
-        carry_out(Ping(), *chunks)
+    with pytest.raises(VerifyError, match="db:4000 is not a ping server: ") as refused:
+        converse(Ping(), *chunks)
     assert refused.value.reason == reason
     assert refused.value.received == b"".join(chunks)
     copy = pickle.loads(pickle.dumps(refused.value))
@@ -70,7 +70,7 @@ def test_a_verifier_that_returns_what_never_came_is_told_so() -> None:
             return b"never sent"
 
     with pytest.raises(TypeError, match="not the last ones received"):
-        carry_out(Liar(), b"x")
+        converse(Liar(), b"x")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ class Policy:
     Attributes:
         backoff: called at the start of an outage, returns its delays in seconds. If they end, so do the attempts.
         max_attempts: highest number of attempts in an outage.
-        deadline: longest duration of an outage in seconds; no attempt begins later, and none lasts longer.
+        deadline: longest duration of an outage in seconds, counted from the moment a connection is asked for; the
+            last attempt begins shortly before the end, and no attempt lasts longer.
 
     Raises:
         ValueError: a limit that leaves no attempt.

@@ -1,6 +1,6 @@
 """Opening one asyncio connection, verifying it, and only then making streams of it.
 
-Until the peer is believed the transport belongs to a :class:`Line`, which collects what arrives. The streams take the
+Until the peer is accepted, the transport belongs to a :class:`Line`, which collects its bytes. The streams take the
 transport over in one step (``transport.set_protocol``), and are fed first with what belongs to them.
 """
 
@@ -32,7 +32,7 @@ class Stream(NamedTuple):
 
 
 async def dial(target: Target, options: Options, timeout: float) -> Line:
-    """Return a connection that nobody has read from yet.
+    """Return a connection from which nothing was read yet.
 
     Raises:
         OSError: the name does not resolve, no address could be reached, TLS failed, or the time is over.
@@ -80,7 +80,7 @@ async def wrap(sock: socket.socket, target: Target, options: Options) -> Line:
 
 
 class Line(asyncio.Protocol):
-    """A transport whose bytes are collected until somebody takes them, or takes the transport over."""
+    """A transport whose bytes are collected until they are received, or the transport is taken over."""
 
     def __init__(self) -> None:
         self.transport: Any = None

@@ -68,7 +68,7 @@ async def _race(target: Target, options: Options) -> socket.socket:
         infos = interleaved([(int(info[0]), int(info[1]), *info[2:]) for info in found])
     winners: list[socket.socket] = []
     errors: list[OSError] = []
-    mistakes: list[Exception] = []  # what retrying cannot help; a task group would wrap it
+    mistakes: list[Exception] = []  # errors that no retry can cure; a task group would wrap them
 
     async def run(info: AddrInfo, failed: anyio.Event) -> None:
         try:
@@ -163,7 +163,7 @@ async def _receive(stream: ByteStream, most: int) -> bytes:
 
 
 class GivenBackStream(ByteStream):
-    """A stream that hands out bytes it was given before those of the stream below it."""
+    """A stream that returns the bytes it was given before those of the stream below it."""
 
     def __init__(self, stream: ByteStream, unread: bytes) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Carrying out a verifier's conversation on a blocking shell's socket, and leaving the user's bytes in it."""
+"""A verifier's conversation on a blocking shell's socket, which leaves the user's bytes in the socket."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def verify(sock: socket.socket, verifier: Verifier, target: Target, timeout: flo
 
 
 class _Line:
-    """A socket that is read by peeking, or, because there is no peeking into TLS, by reading and giving back."""
+    """A socket that is read by peeking, or, because there is no peeking into TLS, by reading and putting back."""
 
     def __init__(self, sock: socket.socket, until: float, waiter: Waiter) -> None:
         self._sock: Any = sock

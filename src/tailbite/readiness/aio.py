@@ -61,7 +61,10 @@ async def wait(
         TypeError: a target of an unsupported type, or an unknown keyword.
     """
     listener = listener_of(on_attempt, old)
-    gate = Gate.of(targets, verify, timeout, interval, patience)
+    return await _wait(Gate.of(targets, verify, timeout, interval, patience), listener)
+
+
+async def _wait(gate: Gate, listener: Callable[[Readiness], object] | None) -> tuple[Readiness, ...]:
     last = [Readiness(str(wanted)) for wanted in gate.wanted]
     start = asyncio.get_running_loop().time()
 
@@ -72,7 +75,7 @@ async def wait(
 
     # With timeout=0 each target is tried once, and has its patience for that.
     try:
-        async with asyncio.timeout(timeout or None), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(gate.timeout or None), asyncio.TaskGroup() as group:
             for number, wanted in enumerate(gate.wanted):
                 group.create_task(_watch(gate, number, wanted, start, report))
     except TimeoutError:

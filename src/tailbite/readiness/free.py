@@ -41,7 +41,7 @@ class Bind:
         """Read ``8080``, ``127.0.0.1:8080``, ``[::1]:8080``.
 
         Raises:
-            ValueError: it is none of these.
+            ValueError: the text is not a port or HOST:PORT.
         """
         host, _, port = text.rpartition(":")
         if host.startswith("[") and host.endswith("]"):

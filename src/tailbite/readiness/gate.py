@@ -73,7 +73,7 @@ class Gate:
         return self.patience if left is None or not self.timeout else max(min(self.patience, left), _LAST)
 
     def pause(self, left: float | None) -> float | None:
-        """Return the seconds until the next attempt, None if there is none: the last is just in time."""
+        """Return the seconds until the next attempt, None after the last one, which is made just in time."""
         if left is None:
             return self.interval
         return min(self.interval, left - _LAST) if left > _LAST and self.timeout else None

@@ -33,9 +33,7 @@ def connections(
     ::
 
         async for connection in tailbite.aio.connections("db", 32246):
-            async with connection as (reader, writer):
-                writer.write(b"PING\\r\\n")
-                await reader.readline()
+            async with connection as (reader, writer): ...
 
     When the block ends normally or by a lost connection, the loop reconnects; any other error propagates, ``break``
     and ``return`` end the loop. Cancellation ends it at once.
@@ -69,9 +67,8 @@ def connections(
         keepalive: seconds (2 to 65534) within which a peer that has vanished ends the connection, whether it is idle
             (SO_KEEPALIVE) or data waits for an acknowledgement (TCP_USER_TIMEOUT); None, the default, leaves it to
             the kernel.
-        user_timeout: seconds for which data sent may stay unacknowledged before the connection ends
-            (TCP_USER_TIMEOUT, Linux); if not given, that of ``keepalive``, else the kernel's, about 15 minutes. With
-            ``keepalive`` it counts for an idle connection as well (tcp(7)).
+        user_timeout: seconds for which data may stay unacknowledged (TCP_USER_TIMEOUT, Linux); if not given, that of
+            ``keepalive``, else about 15 minutes. It decides for an idle connection with keepalive, too (tcp(7)).
         nodelay: send small writes at once (TCP_NODELAY); True if not given.
     Raises:
         TypeError, ValueError: arguments that cannot work, at the call.
@@ -126,8 +123,8 @@ class Connections(AsyncConnections[Stream]):
         self._background.add(task)  # the event loop itself keeps no task alive
         task.add_done_callback(self._background.discard)
 
-    async def _left(self, stream: Stream, error: BaseException | None) -> bool:
-        lost = self._loop.left(error) or (self._is_closed and isinstance(error, OSError))
+    async def _block_left(self, stream: Stream, error: BaseException | None) -> bool:
+        lost = self._loop.block_left(error) or (self._is_closed and isinstance(error, OSError))
         try:
             if error is None or not (lost or isinstance(error, asyncio.CancelledError)):
                 await self._say_goodbye(stream.writer)

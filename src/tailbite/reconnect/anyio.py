@@ -35,8 +35,7 @@ def connections(host: Address, port: int | str | None = None, **settings: Unpack
 
         async for connection in tailbite.anyio.connections("db", 32246):
             async with connection as stream:
-                await stream.send(b"PING\\r\\n")
-                await stream.receive()
+                print(await stream.receive())
 
     When the block ends normally or by a lost connection, the loop reconnects; any other error propagates, ``break``
     and ``return`` end the loop. Cancellation ends it at once.
@@ -69,9 +68,8 @@ def connections(host: Address, port: int | str | None = None, **settings: Unpack
         keepalive: seconds (2 to 65534) within which a peer that has vanished ends the connection, whether it is idle
             (SO_KEEPALIVE) or data waits for an acknowledgement (TCP_USER_TIMEOUT); None, the default, leaves it to
             the kernel.
-        user_timeout: seconds for which data sent may stay unacknowledged before the connection ends
-            (TCP_USER_TIMEOUT, Linux); if not given, that of ``keepalive``, else the kernel's, about 15 minutes. With
-            ``keepalive`` it counts for an idle connection as well (tcp(7)).
+        user_timeout: seconds for which data may stay unacknowledged (TCP_USER_TIMEOUT, Linux); if not given, that of
+            ``keepalive``, else about 15 minutes. It decides for an idle connection with keepalive, too (tcp(7)).
         nodelay: send small writes at once (TCP_NODELAY); True if not given.
     Raises:
         TypeError, ValueError: arguments that cannot work, at the call.
@@ -131,8 +129,8 @@ class Connections(AsyncConnections[ByteStream]):
 
             spawn_system_task(work)
 
-    async def _left(self, stream: ByteStream, error: BaseException | None) -> bool:
-        lost = self._loop.left(error) or (self._is_closed and _is_of_a_stream(error))
+    async def _block_left(self, stream: ByteStream, error: BaseException | None) -> bool:
+        lost = self._loop.block_left(error) or (self._is_closed and _is_of_a_stream(error))
         try:
             if error is None or not (lost or isinstance(error, anyio.get_cancelled_exc_class())):
                 with anyio.move_on_after(CLOSING):

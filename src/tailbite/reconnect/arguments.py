@@ -60,9 +60,8 @@ class LoopSettings(TypedDict, total=False):
         keepalive: seconds (2 to 65534) within which a peer that has vanished ends the connection, whether it is idle
             (SO_KEEPALIVE) or data waits for an acknowledgement (TCP_USER_TIMEOUT); None, the default, leaves it to
             the kernel.
-        user_timeout: seconds for which data sent may stay unacknowledged before the connection ends
-            (TCP_USER_TIMEOUT, Linux); if not given, that of ``keepalive``, else the kernel's, about 15 minutes. With
-            ``keepalive`` it counts for an idle connection as well (tcp(7)).
+        user_timeout: seconds for which data may stay unacknowledged (TCP_USER_TIMEOUT, Linux); if not given, that of
+            ``keepalive``, else about 15 minutes. It decides for an idle connection with keepalive, too (tcp(7)).
         nodelay: send small writes at once (TCP_NODELAY); True if not given.
     """
 

@@ -147,7 +147,7 @@ class AsyncConnections(ABC, Generic[_S]):
     async def _left_alone(self) -> None:
         """Drop a connection that was not entered, or not left."""
         await self._drop()
-        self._loop.left(None)
+        self._loop.block_left(None)
 
     def _discard(self, link: Link[_S], stream: _S) -> None:
         """Drop a connection that nobody has entered, and nobody can enter any more; from any thread."""
@@ -201,7 +201,7 @@ class AsyncConnections(ABC, Generic[_S]):
 
     @abstractmethod
     def _cancel(self) -> bool:
-        """End the work that is under way; False if there is none."""
+        """End the work that is under way; False if no work is."""
 
     @abstractmethod
     def _from_anywhere(self) -> Callable[[Callable[[], object]], object]:
@@ -212,7 +212,7 @@ class AsyncConnections(ABC, Generic[_S]):
         """Start an asynchronous function in a task of its own."""
 
     @abstractmethod
-    async def _left(self, stream: _S, error: BaseException | None) -> bool:
+    async def _block_left(self, stream: _S, error: BaseException | None) -> bool:
         """Close the connection whose block was left; True if the error means that it was lost."""
 
 
@@ -243,7 +243,7 @@ class AsyncConnection(Generic[_S]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        return await self._connections._left(self._stream, error)
+        return await self._connections._block_left(self._stream, error)
 
     def __del__(self) -> None:
         # ``async for connection in connections(...): break`` leaves a connection that nobody has.

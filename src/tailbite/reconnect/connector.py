@@ -19,7 +19,7 @@ __all__ = ["Connector"]
 
 
 class Connector:
-    """One connection to a server, made by :meth:`get` when there is none, and again when it was lost.
+    """One connection to a server, made by the first :meth:`get`, and again after a loss.
 
     ::
 
@@ -57,9 +57,8 @@ class Connector:
         keepalive: seconds (2 to 65534) within which a peer that has vanished ends the connection, whether it is idle
             (SO_KEEPALIVE) or data waits for an acknowledgement (TCP_USER_TIMEOUT); None, the default, leaves it to
             the kernel.
-        user_timeout: seconds for which data sent may stay unacknowledged before the connection ends
-            (TCP_USER_TIMEOUT, Linux); if not given, that of ``keepalive``, else the kernel's, about 15 minutes. With
-            ``keepalive`` it counts for an idle connection as well (tcp(7)).
+        user_timeout: seconds for which data may stay unacknowledged (TCP_USER_TIMEOUT, Linux); if not given, that of
+            ``keepalive``, else about 15 minutes. It decides for an idle connection with keepalive, too (tcp(7)).
         nodelay: send small writes at once (TCP_NODELAY); True if not given.
 
     Raises:
@@ -169,7 +168,7 @@ class Connector:
     def _drop(self, error: BaseException | None) -> None:
         if self._sock is not None:
             self._sock = None
-            self._connections._left(error)
+            self._connections._block_left(error)
 
     def __enter__(self) -> Connector:
         return self

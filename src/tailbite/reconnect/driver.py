@@ -1,6 +1,6 @@
 """The part of the loop that all shells share: it drives the state machine, calls the hooks, asks the classifier.
 
-A shell only does the waiting: it runs :meth:`Loop.steps`, carries out each effect it gets, and sends back the input
+A shell only does the waiting: it runs :meth:`Loop.steps`, executes each effect it gets, and sends back the input
 that came of it. ``Loop`` does no I/O.
 """
 
@@ -110,7 +110,7 @@ class Loop:
             return Failed(self._clock(), replaced, False)
         return Failed(self._clock(), _without_tracebacks(error) if transient else error, transient)
 
-    def left(self, error: BaseException | None) -> bool:
+    def block_left(self, error: BaseException | None) -> bool:
         """Record that the user's block has ended.
 
         Returns:

@@ -1,9 +1,9 @@
-"""Hooks for what others use to watch: logging, structlog, prometheus-client, OpenTelemetry.
+"""Hooks for the usual libraries: logging, structlog, prometheus-client, OpenTelemetry.
 
 Each function makes a hook for ``connections(..., hooks=...)`` and imports its library only then. Any number of hooks
 may be given, and any callable that takes an event is one.
 
-The words are the same everywhere: ``tailbite.attempting``, ``.refused``, ``.self_connected``, ``.verified``,
+The events have the same names everywhere: ``tailbite.attempting``, ``.refused``, ``.self_connected``, ``.verified``,
 ``.verify_failed``, ``.connected``, ``.lost``, ``.waiting``, ``.gave_up``.
 """
 
@@ -60,7 +60,7 @@ def log(logger: logging.Logger | None = None) -> Hook:
 
     def hook(event: events.Event) -> None:
         name, level = _KINDS[type(event)]
-        # Dots make levels of a logger's name, and an address is no hierarchy.
+        # A dot separates the levels of a logger's name, and an address has no levels.
         used = logger or logging.getLogger(f"tailbite.connections.{str(event.target).replace('.', '_')}")
         if used.isEnabledFor(level):
             extra = {f"tailbite_{key}": value for key, value in fields(event).items()}

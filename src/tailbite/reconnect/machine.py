@@ -1,6 +1,6 @@
 """The reconnecting state machine: inputs in, effects out. It owns no socket, no clock and no thread.
 
-A shell (:mod:`tailbite.reconnect.sync` and its siblings) feeds inputs and carries out the effects it gets back::
+A shell (:mod:`tailbite.reconnect.sync` and its siblings) feeds inputs and executes the effects it gets back::
 
     for effect in machine.feed(Asked(now)):
         ...                                     # Emit to the hooks, Open a connection, Sleep, Deliver, Raise ...
@@ -14,7 +14,7 @@ connection that is opened is delivered or dropped; ``Deliver`` comes after the v
 wait is finite.
 
 **Why there is a state REOPENING.** Some verifiers spend the connection they test: PostgreSQL's login and a TLS
-handshake cannot be undone, so the bytes that follow are no beginning of a session for the user. Such a connection is
+handshake cannot be undone, so the user could not begin a session of their own on it. Such a connection is
 dropped, and a second one is opened for the user without being verified again, which would spend that one as well.
 Between the two the server may have gone: then the attempt has failed like any other.
 
@@ -147,7 +147,7 @@ class Machine:
         self._lost = events.Lost(settings.target, 0.0, 0.0, None)
 
     def feed(self, happened: Input) -> list[Effect]:
-        """Take one input, and return the effects to carry out.
+        """Take one input, and return the effects to execute.
 
         Raises:
             ShellError: the input cannot occur in this state.
@@ -346,7 +346,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One transition: in ``state``, on ``input``, if ``when`` holds, carry out ``then`` and change to ``to``."""
+    """One transition: in ``state``, on ``input``, if ``when`` holds, do ``then`` and change to ``to``."""
 
     state: State
     input: type[Input]

@@ -90,7 +90,7 @@ class Closed(Input):
     """The loop was closed or cancelled."""
 
 
-# -- effects: for the shell to carry out, in the order they come.
+# -- effects: for the shell to execute, in the order they come.
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Carry out the verifier's conversation within ``timeout`` seconds; feed PeerVerified or Failed."""
+    """Hold the verifier's conversation within ``timeout`` seconds; feed PeerVerified or Failed."""
 
     timeout: float
 

@@ -64,7 +64,7 @@ class Link(Protocol[_StreamT_co]):
 
     @property
     def sock(self) -> socket.socket | None:
-        """The socket underneath, None if there is none any more."""
+        """The socket underneath, None after its end."""
         ...
 
     async def deliver(self) -> _StreamT_co:
@@ -76,7 +76,7 @@ class Link(Protocol[_StreamT_co]):
         ...
 
     def shut_down(self) -> None:
-        """End the connection without waiting, so that whoever reads from it finds its end."""
+        """End the connection without waiting, so that a task that reads from it finds its end."""
         ...
 
 

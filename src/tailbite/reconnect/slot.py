@@ -1,6 +1,6 @@
-"""The place of a blocking loop's one connection: filled and emptied by the loop, ended by anybody.
+"""The place of a blocking loop's one connection: filled and emptied by the loop, ended from anywhere.
 
-Anybody is another thread, a signal handler, a hook, or a process forked from ours. A forked process has a copy of
+That is another thread, a signal handler, a hook, or a forked process. A forked process has a copy of
 the descriptor, but the connection behind it is the parent's: shutdown(2) there would end the parent's connection,
 close(2) only gives the copy back.
 """
@@ -12,10 +12,10 @@ import os
 import socket
 import threading
 
-__all__ = ["Slot"]
+__all__ = ["SocketSlot"]
 
 
-class Slot:
+class SocketSlot:
     """Holds at most one connected socket.
 
     The lock keeps :meth:`end` from a descriptor that :meth:`empty` has just closed, and that may belong to something
@@ -30,7 +30,7 @@ class Slot:
 
     @property
     def sock(self) -> socket.socket | None:
-        """The socket, None if there is none."""
+        """The socket, None in an empty slot."""
         return self._sock
 
     def fill(self, sock: socket.socket) -> None:
@@ -47,7 +47,7 @@ class Slot:
                 sock.close()
 
     def end(self) -> None:
-        """Shut the connection down, so that whoever waits for it returns; in a forked process close the copy.
+        """Shut the connection down, so that a thread that waits for it returns; in a forked process close the copy.
 
         From any thread, and from a signal handler.
         """

@@ -15,7 +15,7 @@ from tailbite.reconnect.arguments import checked_read_timeout
 from tailbite.reconnect.driver import Loop
 from tailbite.reconnect.machine import State
 from tailbite.reconnect.messages import Closed, Input, Open, Opened, PeerVerified, Sleep, Slept, Verify
-from tailbite.reconnect.slot import Slot
+from tailbite.reconnect.slot import SocketSlot
 
 if TYPE_CHECKING:
     import socket
@@ -72,9 +72,8 @@ def connections(
         keepalive: seconds (2 to 65534) within which a peer that has vanished ends the connection, whether it is idle
             (SO_KEEPALIVE) or data waits for an acknowledgement (TCP_USER_TIMEOUT); None, the default, leaves it to
             the kernel.
-        user_timeout: seconds for which data sent may stay unacknowledged before the connection ends
-            (TCP_USER_TIMEOUT, Linux); if not given, that of ``keepalive``, else the kernel's, about 15 minutes. With
-            ``keepalive`` it counts for an idle connection as well (tcp(7)).
+        user_timeout: seconds for which data may stay unacknowledged (TCP_USER_TIMEOUT, Linux); if not given, that of
+            ``keepalive``, else about 15 minutes. It decides for an idle connection with keepalive, too (tcp(7)).
         nodelay: send small writes at once (TCP_NODELAY); True if not given.
     Raises:
         TypeError, ValueError: arguments that cannot work, at the call.
@@ -96,7 +95,7 @@ class Connections:
         self._network: Network = rehearsal.network() or RealNetwork(self._waiter)
         self._loop = Loop(Target.of(address), self._network.now, **settings)
         self._read_timeout = checked_read_timeout(read_timeout)
-        self._slot = Slot()
+        self._slot = SocketSlot()
 
     @property
     def state(self) -> State:
@@ -120,7 +119,7 @@ class Connections:
             BaseException: an error that the classifier calls fatal, unchanged.
         """
         if self._loop.state is State.CONNECTED:
-            self._left(None)  # the one before was not entered, or not left
+            self._block_left(None)  # the one before was not entered, or not left
         try:
             if self._advance():
                 sock = self._deliver()
@@ -195,14 +194,14 @@ class Connections:
         self._slot.empty()
         self._loop.abandon()
 
-    def _left(self, error: BaseException | None) -> bool:
+    def _block_left(self, error: BaseException | None) -> bool:
         self._slot.empty()
-        return self._loop.left(error) or (self.is_closed and isinstance(error, OSError))
+        return self._loop.block_left(error) or (self.is_closed and isinstance(error, OSError))
 
     def _discard(self, sock: socket.socket) -> None:
         """Close a connection that nobody has entered, and nobody can enter any more."""
         if self._slot.sock is sock:
-            self._left(None)
+            self._block_left(None)
 
     def _renew(self) -> None:
         """Begin again where the loop has given up, unless it was closed."""
@@ -263,7 +262,7 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        return self._connections._left(error)
+        return self._connections._block_left(error)
 
     def __del__(self) -> None:
         # ``for connection in connections(...): break`` leaves a connection that nobody has.

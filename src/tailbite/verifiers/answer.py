@@ -1,6 +1,6 @@
-"""What all verifiers need: to collect an answer, however it is fragmented, and to refuse their own echo.
+"""The base of all verifiers: it collects an answer, however it is fragmented, and refuses the verifier's own echo.
 
-Echo is what a self-connect answers, and an echo server, and a proxy that has connected to itself. It cannot be told
+An echo is the answer of a self-connect, an echo server, or a proxy that is connected to itself. It cannot be told
 from an answer that begins with the very bytes of the question, so as long as what comes back is what was sent, no
 verifier gets to see it.
 """
@@ -24,18 +24,18 @@ Part: TypeAlias = "Generator[Send | Receive, bytes, None]"
 """A part of a conversation."""
 
 _MOST = 1 << 16
-"""Bytes an answer may have: who has not said by then what he is does not speak the protocol."""
+"""The most bytes of an answer: a server that has not identified itself by then speaks another protocol."""
 
 
 class Answer:
     """The bytes received in one conversation, and those sent before anything but their echo came back.
 
     Attributes:
-        data: what has come, once it is known not to be an echo.
-        begin: where in ``data`` the answer to the last question begins.
+        data: the bytes received, once they are known not to be an echo.
+        begin: the place in ``data`` at which the answer to the last question begins.
 
     Args:
-        protocol: what :func:`recognise` calls the protocol that is expected; "" if it does not know it.
+        protocol: the expected protocol's name in :func:`recognise`; "" if that does not know it.
     """
 
     __slots__ = ("_asked", "_held", "_protocol", "begin", "data")
@@ -67,7 +67,7 @@ class Answer:
             self._asked += question
 
     def more(self) -> Part:
-        """Wait for bytes that are no echo.
+        """Wait for bytes that are not an echo.
 
         Raises:
             VerifyError: "closed", "silent", "echo", or "protocol": another protocol, or no end to it.

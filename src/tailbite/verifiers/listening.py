@@ -1,6 +1,6 @@
 """Verifiers that only listen: the server speaks first, and its greeting is left for the caller to read.
 
-A self-connect or an echo server has nothing to send back to those who send nothing: they find it silent.
+A self-connect or an echo server sends nothing back to a verifier that sends nothing: it is found silent.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class SSH:
                 if line.startswith((b"SSH-2.0-", b"SSH-1.99-")):
                     return answer.data
                 if line.startswith((b"SSH-", b"Exceeded MaxStartups", b"Not allowed at this time")):
-                    # What OpenSSH says in place of its identification when it has no room for another client.
+                    # OpenSSH's words in place of its identification when it has no place for another client.
                     raise VerifyError("protocol" if line.startswith(b"SSH-") else "not ready", printed(line))
 
 
@@ -124,13 +124,13 @@ _REPLY = re.compile(rb"(220|421|554)([ -]|\r?\Z)")
 
 @dataclass(frozen=True)
 class Banner:
-    """Any server that speaks first: what it says begins with ``expected``, bytes or a compiled pattern of bytes.
+    """Any server that speaks first: its greeting begins with ``expected``, bytes or a compiled pattern of bytes.
 
     A pattern is tried with ``match`` on what has come so far, whenever something comes. Nothing is taken from the
     stream.
 
     Raises:
-        ValueError: ``expected`` matches the empty string: it would believe anybody who says anything.
+        ValueError: ``expected`` matches the empty string: it would accept every server that sends anything.
     """
 
     expected: bytes | re.Pattern[bytes]
@@ -151,17 +151,17 @@ class Banner:
 
 
 def check_expected(expected: bytes | re.Pattern[bytes]) -> None:
-    """Refuse what every answer would match.
+    """Refuse an expectation that every answer would match.
 
     Raises:
-        TypeError: no bytes and no pattern of bytes.
+        TypeError: neither bytes nor a pattern of bytes.
         ValueError: empty, or a pattern that matches b"".
     """
     pattern = expected.pattern if isinstance(expected, re.Pattern) else expected
     if not isinstance(pattern, bytes):
         raise TypeError(f"{pattern!r} must be bytes, or a pattern compiled from bytes")
     if not pattern or (isinstance(expected, re.Pattern) and expected.match(b"")):
-        raise ValueError(f"{pattern!r} matches an answer of no bytes, so it would believe anybody")
+        raise ValueError(f"{pattern!r} matches an answer of no bytes, so it would accept every server")
 
 
 def matched(expected: bytes | re.Pattern[bytes], answer: Answer) -> int | None:

@@ -1,6 +1,6 @@
 """The client's half of PostgreSQL's password logins: MD5, and SCRAM-SHA-256 (RFC 5802 and 7677); pure.
 
-Clear-text passwords are not among them: whoever asks for one has not shown to be the server.
+Clear-text passwords are not among them: the server that asks for one has not shown who it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What speaks there? Protocols told by the first bytes their servers send.
+"""Protocols, recognised by the first bytes that their servers send.
 
-Only for telling users what they met: a verifier accepts by its own protocol's rules, never by this table. Each rule
-looks at the beginning of the bytes alone, so what is recognised once stays so when more bytes arrive.
+Only for messages to users: a verifier accepts by its own protocol's rules, never by this table. Each rule
+looks at the beginning of the bytes alone, so a protocol once recognised stays the same when more bytes arrive.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def recognise(data: bytes) -> str | None:
 
 
 def describe(data: bytes) -> str:
-    """Say what ``data`` looks like, and quote it."""
+    """Return a phrase that names the protocol of ``data``, and quotes it."""
     known = recognise(data)
     return f"looks like {known}: {quoted(data)}" if known else f"it sent {quoted(data)}"
 

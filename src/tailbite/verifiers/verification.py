@@ -2,7 +2,7 @@
 
 A connection that was accepted is not yet the server: it may be another program on that port, a proxy without a
 backend, or, through something tailbite does not guard, an echo. A *verifier* talks with the peer first, and only
-then is the connection believed. It does no I/O: it is a generator that asks for what it needs, so the same one runs
+then is the connection delivered. It does no I/O: it is a generator that asks for bytes, so the same one runs
 in every shell, and in a test without a socket::
 
     class Greeting:
@@ -19,8 +19,8 @@ in every shell, and in a test without a socket::
                 raise VerifyError("protocol", f"it greets with {data[:20]!r} and not with hello")
             return data                     # not read by us: the greeting is the caller's to read
 
-What a generator returns is a tail of what it received: the bytes that belong to the caller, who gets them from the
-stream as if nobody had looked. How the shells do that:
+A generator returns a tail of the bytes it received: those that belong to the caller, who gets them from the stream
+as if nobody had read them. Each shell has its own way:
 
 - blocking, plain socket: the verifier's bytes are only peeked at (MSG_PEEK), and those it keeps are taken out of
   the socket at the end, so the caller has an ordinary socket with nothing missing;
@@ -59,26 +59,26 @@ class Receive:
     """Wait for bytes; the generator is resumed with 1 to ``most`` bytes, or with ``b""`` at the end of the stream.
 
     Attributes:
-        most: how many bytes at most.
+        most: the largest number of bytes.
     """
 
     most: int = 4096
 
 
 Conversation: TypeAlias = "Generator[Send | Receive, bytes, bytes]"
-"""What ``talk`` returns: a generator of requests, resumed with bytes, that returns the caller's bytes."""
+"""The result of ``talk``: a generator of requests, resumed with bytes, that returns the caller's bytes."""
 
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Something that can tell the server that was asked for from anything else that accepts connections.
+    """A test that tells the server that was asked for from every other program that accepts connections.
 
     It holds no state of a connection (``talk`` does), so one object serves any number of them.
     """
 
     @property
     def name(self) -> str:
-        """What it looks for, in a word: "redis". It appears in errors, events and metrics."""
+        """The protocol in a word: "redis". The name appears in errors, events and metrics."""
         ...
 
     @property
@@ -102,7 +102,7 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The peer is believed.
+    """The peer is accepted.
 
     Attributes:
         unread: bytes the peer has sent that belong to the caller; the tail of all that was received.
@@ -115,7 +115,7 @@ class Verification:
     """One conversation under way. A shell does what :attr:`wants` says and reports with :meth:`done`, until Accepted.
 
     Attributes:
-        wants: what to do next: :class:`Send`, :class:`Receive`, or :class:`Accepted`: nothing more.
+        wants: the next request: :class:`Send`, :class:`Receive`, or :class:`Accepted` at the end.
         received: all bytes so far.
         sent: all bytes so far.
 
@@ -136,11 +136,11 @@ class Verification:
 
     @property
     def consumed(self) -> int:
-        """How many of the received bytes were the verifier's own; known once it has accepted."""
+        """The number of received bytes that were the verifier's own; known once it has accepted."""
         return len(self.received) - len(self.wants.unread) if isinstance(self.wants, Accepted) else 0
 
     def done(self, data: bytes = b"") -> None:
-        """Report that the last request was carried out, with the bytes received (``b""``: end of stream)."""
+        """Report that the last request is done, with the bytes received (``b""``: end of stream)."""
         if isinstance(self.wants, Send):
             self.sent += self.wants.data
         self.received += data
