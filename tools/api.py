@@ -40,7 +40,7 @@ NEW: Final[dict[str, dict[str, str]]] = {
         "tailbite.aio": "AsyncConnection Connections Stream",
         "tailbite.anyio": "AsyncConnection Connections",
         "tailbite.audit": (
-            "Belief BindAttempt Client Driver Evidence Figure Image Limits Observation Output Packet Phase "
+            "Belief BindAttempt Claim Client Driver Evidence Figure Image Limits Observation Output Packet Phase "
             "Recovery Remains StateSpan Stdin Timing Verdict Word audit"
         ),
         "tailbite.errors": "GuardError",

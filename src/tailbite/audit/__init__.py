@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Belief",
     "BindAttempt",
+    "Claim",
     "Client",
     "Driver",
     "Evidence",
@@ -50,6 +51,7 @@ __all__ = [
 _HOMES = {
     "Belief": "tailbite.audit.verdict",
     "BindAttempt": "tailbite.audit.records",
+    "Claim": "tailbite.audit.records",
     "Client": "tailbite.audit.client",
     "Driver": "tailbite.audit.client",
     "Evidence": "tailbite.audit.run",
