@@ -68,7 +68,7 @@ def test_labels_are_bounded(ports: list[int]) -> None:
 
 @pytest.mark.parametrize("moment", [Moment.ESTABLISHED, Moment.ENDED])
 def test_memory_stays_flat(moment: Moment) -> None:
-    """bench/watch_memory.py does the same with a million events, about 24 hours of a busy machine."""
+    """bench/watch.py does the same with a million events, about 24 hours of a busy machine."""
     tally = Tally()
 
     def storm(first: int, last: int) -> None:
