@@ -301,7 +301,9 @@ def exporter_budget(sockets: int) -> tuple[list[Ratio], dict[str, str]]:
             f"inspections: part of a CPU, {what}",
             60e6,
             round(spent * 1e6, 2),
-            *[round(share, 5)] * 3,
+            round(share, 5),
+            round(share, 5),
+            round(share, 5),
             limit=0.005,
         ),
         Ratio("a scrape", 0, round(scrape * 1e6, 2), 1.0, 1.0, 1.0, most_us=5000),
@@ -323,7 +325,8 @@ def _memory_of_exporter() -> Ratio:
         process.stdout.read()
     assert found is not None
     kib = int(found[1])
-    return Ratio("memory of the exporter (KiB) of 40 MiB", 40960, kib, *[round(kib / 40960, 5)] * 3, limit=1.0)
+    ratio = round(kib / 40960, 5)
+    return Ratio("memory of the exporter (KiB) of 40 MiB", 40960, kib, ratio, ratio, ratio, limit=1.0)
 
 
 def main() -> None:

@@ -16,14 +16,14 @@ from support.limits import without
 from support.users import python_as_nobody
 from tailbite.kernel.bpf import (
     BpfError,
-    Instruction,
+    EbpfInstruction,
     MapType,
     add_value,
     assemble,
     create_map,
     end,
     jump_if_value,
-    load,
+    load_memory,
     load_program,
     load_value,
     move,
@@ -36,7 +36,7 @@ from tailbite.kernel.bpf import (
 
 def test_each_instruction_is_8_bytes_as_the_kernel_defines_them() -> None:
     """Compared with what a disassembler prints: Documentation/bpf/standardization/instruction-set.rst."""
-    code = assemble((load(3, 6, 24, 2), move(1, 10), add_value(1, -8), *load_value(0, 7), end()))
+    code = assemble((load_memory(3, 6, 24, 2), move(1, 10), add_value(1, -8), *load_value(0, 7), end()))
     assert code == bytes.fromhex(
         "6963180000000000 bfa1000000000000 07010000f8ffffff b700000007000000 9500000000000000"
     )
@@ -59,7 +59,7 @@ def test_any_constant_fits(value: int) -> None:
 @pytest.mark.parametrize(
     "lines", [(jump_if_value(1, 0, "nowhere"), end()), (place_label("back"), end(), jump_if_value(1, 0, "back"))]
 )
-def test_a_jump_to_nowhere_or_backwards_is_refused(lines: tuple[Instruction, ...]) -> None:
+def test_a_jump_to_nowhere_or_backwards_is_refused(lines: tuple[EbpfInstruction, ...]) -> None:
     with pytest.raises(ValueError):
         assemble(lines)
 

@@ -17,7 +17,7 @@ def test_root_of_the_tests_namespace_has_them() -> None:
     assert has_capability(CAP_NET_ADMIN)
 
 
-@pytest.mark.skipif("not __import__('os').access('/root', 7)", reason="only root can become somebody else")
+@pytest.mark.skipif("not __import__('os').access('/root', 7)", reason="only root can become another user")
 def test_nobody_has_none_and_one_that_was_given_is_found_alone() -> None:
     plain = python_as_nobody("-c", ASK)
     assert subprocess.run(plain, capture_output=True, text=True).stdout == "False False\n"

@@ -27,8 +27,8 @@ def test_a_child_s_buffer() -> None:
         address = int(child.stdout.readline())
         reader = MemoryReader(16)
         assert reader.read(child.pid, address, 8) == 8
-        assert bytes(reader.room[:8]) == b"sockaddr"
-        assert reader.read(child.pid, address, 4711) == 16  # no more than there is room for
+        assert bytes(reader.buffer[:8]) == b"sockaddr"
+        assert reader.read(child.pid, address, 4711) == 16  # no more than fit into it
         with pytest.raises(OSError, match="process_vm_readv") as caught:
             reader.read(child.pid, 8, 8)
         assert caught.value.errno == errno.EFAULT

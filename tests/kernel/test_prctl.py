@@ -1,4 +1,4 @@
-"""What prctl(2) sets has the effect that the kernel promises."""
+"""Attributes set by prctl(2) have the effect that the kernel promises."""
 
 from __future__ import annotations
 

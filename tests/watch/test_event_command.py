@@ -30,7 +30,7 @@ def test_more_than_8_run_one_after_the_other(tmp_path: Path) -> None:
 
 
 def test_failures_are_counted_and_too_many_are_dropped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(event_command, "MOST_WAITING", 3)
+    monkeypatch.setattr(event_command, "MOST_QUEUED", 3)
     gate = tmp_path / "gate"
     command = EventCommand(f"until [ -e {gate} ]; do sleep 0.01; done; exit 3")
     for _ in range(event_command.MOST_RUNNING + 3 + 2):

@@ -1,4 +1,4 @@
-"""Which source sees which end of a self-connect (the table of docs/watch.md), and the choice between the sources."""
+"""The ends of self-connects that each source sees (the table of docs/watch.md), and the choice between sources."""
 
 from __future__ import annotations
 

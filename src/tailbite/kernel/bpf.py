@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BpfError",
+    "EbpfInstruction",
     "Helper",
-    "Instruction",
     "MapType",
     "add_to_memory",
     "add_value",
@@ -38,14 +38,14 @@ __all__ = [
     "jump_if_different",
     "jump_if_value",
     "jump_unless_value",
-    "load",
     "load_map",
+    "load_memory",
     "load_program",
     "load_value",
     "move",
     "place_label",
     "read_map",
-    "store",
+    "store_register",
     "store_value",
     "write_map",
 ]
@@ -58,7 +58,7 @@ _PROG_TYPE_TRACEPOINT = 5
 _LOG_SIZE = 1 << 16
 _LICENSE = b"Dual MIT/GPL"  # the kernel lends its tracing helpers to GPL-compatible programs (linux/license.h)
 
-# Instruction classes, sizes and modes: include/uapi/linux/bpf_common.h, bpf.h
+# EbpfInstruction classes, sizes and modes: include/uapi/linux/bpf_common.h, bpf.h
 _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 _LDX_MEM, _ST_MEM, _STX_MEM, _STX_ATOMIC_ADD = 0x61, 0x62, 0x63, 0xDB
 _MOV64_X, _MOV64_K, _MOV32_K, _ADD64_K, _LD_IMM64 = 0xBF, 0xB7, 0xB4, 0x07, 0x18
@@ -102,7 +102,7 @@ class BpfError(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Instruction:
+class EbpfInstruction:
     """One instruction.
 
     Attributes:
@@ -125,85 +125,85 @@ class Instruction:
 
     @property
     def slots(self) -> int:
-        """Room in the program, in units of 8 bytes."""
+        """Its length in the program, in units of 8 bytes."""
         return 0 if self.label else 2 if self.code == _LD_IMM64 else 1
 
 
-def place_label(name: str) -> Instruction:
+def place_label(name: str) -> EbpfInstruction:
     """Name the place of the next instruction, for jumps."""
-    return Instruction(0, label=name)
+    return EbpfInstruction(0, label=name)
 
 
-def load(register: int, base: int, offset: int, size: int) -> Instruction:
+def load_memory(register: int, base: int, offset: int, size: int) -> EbpfInstruction:
     """Set ``register`` to ``size`` bytes of memory at ``base + offset``."""
-    return Instruction(_LDX_MEM | _SIZES[size], register, base, offset)
+    return EbpfInstruction(_LDX_MEM | _SIZES[size], register, base, offset)
 
 
-def store(base: int, offset: int, register: int, size: int) -> Instruction:
+def store_register(base: int, offset: int, register: int, size: int) -> EbpfInstruction:
     """Write the low ``size`` bytes of a register to memory at ``base + offset``."""
-    return Instruction(_STX_MEM | _SIZES[size], base, register, offset)
+    return EbpfInstruction(_STX_MEM | _SIZES[size], base, register, offset)
 
 
-def store_value(base: int, offset: int, value: int, size: int) -> Instruction:
+def store_value(base: int, offset: int, value: int, size: int) -> EbpfInstruction:
     """Write a constant to memory at ``base + offset``."""
-    return Instruction(_ST_MEM | _SIZES[size], base, 0, offset, value)
+    return EbpfInstruction(_ST_MEM | _SIZES[size], base, 0, offset, value)
 
 
-def add_to_memory(base: int, offset: int, register: int) -> Instruction:
+def add_to_memory(base: int, offset: int, register: int) -> EbpfInstruction:
     """Add a register to 8 bytes of memory, atomically between CPUs."""
-    return Instruction(_STX_ATOMIC_ADD, base, register, offset)
+    return EbpfInstruction(_STX_ATOMIC_ADD, base, register, offset)
 
 
-def move(register: int, source: int) -> Instruction:
+def move(register: int, source: int) -> EbpfInstruction:
     """Copy a register."""
-    return Instruction(_MOV64_X, register, source)
+    return EbpfInstruction(_MOV64_X, register, source)
 
 
-def load_value(register: int, value: int) -> tuple[Instruction, ...]:
+def load_value(register: int, value: int) -> tuple[EbpfInstruction, ...]:
     """Set a register to an unsigned number of at most 64 bits."""
     if value < 1 << 31:
-        return (Instruction(_MOV64_K, register, immediate=value),)
+        return (EbpfInstruction(_MOV64_K, register, immediate=value),)
     if value < 1 << 32:  # the upper half becomes 0
-        return (Instruction(_MOV32_K, register, immediate=value - (1 << 32)),)
-    return (Instruction(_LD_IMM64, register, immediate=value),)
+        return (EbpfInstruction(_MOV32_K, register, immediate=value - (1 << 32)),)
+    return (EbpfInstruction(_LD_IMM64, register, immediate=value),)
 
 
-def load_map(register: int, descriptor: int) -> Instruction:
+def load_map(register: int, descriptor: int) -> EbpfInstruction:
     """Set a register to the address of a map, by its descriptor; the kernel fills it in when it loads the program."""
-    return Instruction(_LD_IMM64, register, _PSEUDO_MAP_FD, immediate=descriptor)
+    return EbpfInstruction(_LD_IMM64, register, _PSEUDO_MAP_FD, immediate=descriptor)
 
 
-def add_value(register: int, value: int) -> Instruction:
+def add_value(register: int, value: int) -> EbpfInstruction:
     """Add a signed constant to a register."""
-    return Instruction(_ADD64_K, register, immediate=value)
+    return EbpfInstruction(_ADD64_K, register, immediate=value)
 
 
-def jump_if_value(register: int, value: int, target: str) -> Instruction:
+def jump_if_value(register: int, value: int, target: str) -> EbpfInstruction:
     """Go to a label if a register has this value."""
-    return Instruction(_JEQ_K, register, immediate=value, target=target)
+    return EbpfInstruction(_JEQ_K, register, immediate=value, target=target)
 
 
-def jump_unless_value(register: int, value: int, target: str) -> Instruction:
+def jump_unless_value(register: int, value: int, target: str) -> EbpfInstruction:
     """Go to a label if a register has another value."""
-    return Instruction(_JNE_K, register, immediate=value, target=target)
+    return EbpfInstruction(_JNE_K, register, immediate=value, target=target)
 
 
-def jump_if_different(register: int, other: int, target: str) -> Instruction:
+def jump_if_different(register: int, other: int, target: str) -> EbpfInstruction:
     """Go to a label if two registers differ."""
-    return Instruction(_JNE_X, register, other, target=target)
+    return EbpfInstruction(_JNE_X, register, other, target=target)
 
 
-def call_helper(number: int) -> Instruction:
+def call_helper(number: int) -> EbpfInstruction:
     """Call a function of the kernel; see :class:`Helper`."""
-    return Instruction(_CALL, immediate=number)
+    return EbpfInstruction(_CALL, immediate=number)
 
 
-def end() -> Instruction:
+def end() -> EbpfInstruction:
     """End the program; r0 is its result."""
-    return Instruction(_EXIT)
+    return EbpfInstruction(_EXIT)
 
 
-def assemble(program: Iterable[Instruction]) -> bytes:
+def assemble(program: Iterable[EbpfInstruction]) -> bytes:
     """Return the program as ``struct bpf_insn[]``.
 
     Raises:
@@ -230,7 +230,7 @@ def assemble(program: Iterable[Instruction]) -> bytes:
     return bytes(code)
 
 
-def _encode(line: Instruction) -> bytes:
+def _encode(line: EbpfInstruction) -> bytes:
     low, high = line.source, line.destination
     registers = low << 4 | high if sys.byteorder == "little" else high << 4 | low  # bit fields follow the byte order
     if line.slots == 2:

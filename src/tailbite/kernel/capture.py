@@ -114,7 +114,7 @@ class Capture:
 
     @property
     def lost(self) -> int:
-        """The number of packets that the kernel had no room for, so far."""
+        """The number of packets that the kernel dropped so far, because its buffer was full."""
         statistics = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
         self._lost += int(struct.unpack("=II", statistics)[1])  # reading resets the kernel's count
         return self._lost

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 from tailbite.core.address import Endpoint, canonical_host
 from tailbite.kernel.bpf import (
+    EbpfInstruction,
     Helper,
-    Instruction,
     MapType,
     add_to_memory,
     add_value,
@@ -31,14 +31,14 @@ from tailbite.kernel.bpf import (
     jump_if_different,
     jump_if_value,
     jump_unless_value,
-    load,
     load_map,
+    load_memory,
     load_program,
     load_value,
     move,
     place_label,
     read_map,
-    store,
+    store_register,
     store_value,
     write_map,
 )
@@ -47,6 +47,7 @@ from tailbite.kernel.perf_event import PerfBuffer, cpu_numbers
 from tailbite.kernel.tracepoint import Format, attach_program, read_format
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 __all__ = ["Established", "EstablishedEvents", "PidNamespace", "decode_record", "established_program"]
@@ -61,6 +62,8 @@ _INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/p
 _RECORD = struct.Struct("=QIIIIHH4x16s16s")
 _TIME, _PID, _PID_HERE, _FAMILY, _PORT, _ADDRESS, _COMM = 0, 8, 16, 24, 26, 32, 48
 _KEY = _RECORD.size + 4  # of the map of counts, below the record
+_RECORD_AT = -_RECORD.size  # from the end of the stack
+_CONTEXT, _COUNT = 6, 7  # registers that survive calls: the tracepoint's record, and the address of the counts
 _COUNTS = struct.Struct("=QQ")  # self-connects seen; those of them that a full buffer had no place for
 
 
@@ -113,7 +116,7 @@ class PidNamespace:
 
 def established_program(
     layout: Format, counts: int, records: int, pids: PidNamespace | None = None
-) -> tuple[Instruction, ...]:
+) -> tuple[EbpfInstruction, ...]:
     """Return the program that reports every TCP socket which becomes ESTABLISHED with itself. Pure.
 
     Args:
@@ -129,93 +132,106 @@ def established_program(
     size = {name: field.size for name, field in layout.fields.items()}
     if size.get("saddr_v6") != _ADDRESS_LENGTH or size.get("daddr_v6") != _ADDRESS_LENGTH or "newstate" not in size:
         raise ValueError("sock:inet_sock_set_state has another layout than any known kernel's")
-    context, record, count = 6, -_RECORD.size, 7  # r6: the tracepoint's record; r10 - 64: ours; r7: the counts
-
-    def field(register: int, name: str) -> Instruction:
-        return load(register, context, at[name], size[name])
-
-    lines: list[Instruction] = [
-        move(context, 1),  # calls do not preserve r1
-        # Only sockets that become ESTABLISHED ...
-        field(2, "newstate"),
-        jump_unless_value(2, TcpState.ESTABLISHED, "end"),
-        # ... with equal ports (in host byte order, both) ...
-        field(2, "sport"),
-        field(3, "dport"),
-        jump_if_different(2, 3, "end"),
-        # ... of TCP: an MPTCP connection reports its TCP subflow and itself.
-        field(3, "protocol"),
-        jump_unless_value(3, socket.IPPROTO_TCP, "end"),
-        *_same_addresses(context, at),
-        # They are one endpoint. Count it: r7 = address of the counts, under key 0.
-        store_value(10, -_KEY, 0, 4),
-        load_map(1, counts),
-        move(2, 10),
-        add_value(2, -_KEY),
-        call_helper(Helper.MAP_LOOKUP),
-        jump_if_value(0, 0, "end"),  # never with an array, but the verifier wants it asked
-        move(count, 0),
-        *load_value(8, 1),
-        add_to_memory(count, 0, 8),
-        # Build the record: port, family and address ...
-        field(2, "sport"),
-        store(10, record + _PORT, 2, 2),
-        field(2, "family"),
-        store(10, record + _FAMILY, 2, 2),
-        store_value(10, record + _FAMILY + 4, 0, 4),  # padding must be written before the kernel may read it
-        *_copy_address(context, at["saddr_v6"], record + _ADDRESS),
-        # ... the time, the process and its name.
-        call_helper(Helper.KTIME),
-        store(10, record + _TIME, 0, 8),
-        call_helper(Helper.CURRENT_PID_TGID),
-        store(10, record + _PID, 0, 8),
-        move(1, 10),
-        add_value(1, record + _COMM),
-        *load_value(2, 16),
-        call_helper(Helper.CURRENT_COMM),
-        *_pid_in(pids, record + _PID_HERE),
-        # Hand it to the buffer of this CPU.
-        move(1, context),
-        load_map(2, records),
-        *load_value(3, _CURRENT_CPU),
-        move(4, 10),
-        add_value(4, record),
-        *load_value(5, _RECORD.size),
-        call_helper(Helper.PERF_EVENT_OUTPUT),
-        # Count it as lost if there was no place (or no buffer: a CPU that came online since).
-        jump_if_value(0, 0, "end"),
-        add_to_memory(count, 8, 8),
+    return (
+        move(_CONTEXT, 1),  # calls do not preserve r1
+        *_select_self_connects(at, size),
+        *_count_it(counts),
+        *_build_record(at, size, pids),
+        *_hand_it_over(records),
         place_label("end"),
-        *load_value(0, 0),  # 0: nothing else is to happen at this tracepoint for our event
+        *load_value(0, 0),  # 0: nothing else happens at this tracepoint for our event
         end(),
-    ]
-    return tuple(lines)
+    )
 
 
-def _same_addresses(context: int, at: dict[str, int]) -> list[Instruction]:
+def _load_field(register: int, name: str, at: dict[str, int], size: dict[str, int]) -> EbpfInstruction:
+    return load_memory(register, _CONTEXT, at[name], size[name])
+
+
+def _select_self_connects(at: dict[str, int], size: dict[str, int]) -> Iterator[EbpfInstruction]:
+    # Only sockets that become ESTABLISHED ...
+    yield _load_field(2, "newstate", at, size)
+    yield jump_unless_value(2, TcpState.ESTABLISHED, "end")
+    # ... with equal ports (in host byte order, both) ...
+    yield _load_field(2, "sport", at, size)
+    yield _load_field(3, "dport", at, size)
+    yield jump_if_different(2, 3, "end")
+    # ... of TCP (an MPTCP connection reports its TCP subflow and itself) ...
+    yield _load_field(3, "protocol", at, size)
+    yield jump_unless_value(3, socket.IPPROTO_TCP, "end")
+    # ... with equal addresses.
+    yield from _same_addresses(_CONTEXT, at)
+
+
+def _count_it(counts: int) -> Iterator[EbpfInstruction]:
+    yield store_value(10, -_KEY, 0, 4)  # the key 0, on the stack
+    yield load_map(1, counts)
+    yield move(2, 10)
+    yield add_value(2, -_KEY)
+    yield call_helper(Helper.MAP_LOOKUP)
+    yield jump_if_value(0, 0, "end")  # never with an array, but the verifier insists
+    yield move(_COUNT, 0)  # the address of the counts
+    yield from load_value(8, 1)
+    yield add_to_memory(_COUNT, 0, 8)
+
+
+def _build_record(at: dict[str, int], size: dict[str, int], pids: PidNamespace | None) -> Iterator[EbpfInstruction]:
+    # Port, family and address ...
+    yield _load_field(2, "sport", at, size)
+    yield store_register(10, _RECORD_AT + _PORT, 2, 2)
+    yield _load_field(2, "family", at, size)
+    yield store_register(10, _RECORD_AT + _FAMILY, 2, 2)
+    yield store_value(10, _RECORD_AT + _FAMILY + 4, 0, 4)  # the kernel may read padding once it is written
+    yield from _copy_address(_CONTEXT, at["saddr_v6"], _RECORD_AT + _ADDRESS)
+    # ... the time, the process and its name.
+    yield call_helper(Helper.KTIME)
+    yield store_register(10, _RECORD_AT + _TIME, 0, 8)
+    yield call_helper(Helper.CURRENT_PID_TGID)
+    yield store_register(10, _RECORD_AT + _PID, 0, 8)
+    yield move(1, 10)
+    yield add_value(1, _RECORD_AT + _COMM)
+    yield from load_value(2, 16)
+    yield call_helper(Helper.CURRENT_COMM)
+    yield from _pid_in(pids, _RECORD_AT + _PID_HERE)
+
+
+def _hand_it_over(records: int) -> Iterator[EbpfInstruction]:
+    """Write the record to the buffer of this CPU; count it as lost if there was no place, or no buffer."""
+    yield move(1, _CONTEXT)
+    yield load_map(2, records)
+    yield from load_value(3, _CURRENT_CPU)
+    yield move(4, 10)
+    yield add_value(4, _RECORD_AT)
+    yield from load_value(5, _RECORD.size)
+    yield call_helper(Helper.PERF_EVENT_OUTPUT)
+    yield jump_if_value(0, 0, "end")
+    yield add_to_memory(_COUNT, 8, 8)
+
+
+def _same_addresses(context: int, at: dict[str, int]) -> list[EbpfInstruction]:
     """Compare both addresses, word by word; IPv4 ones are written as v4-mapped. Other kernels' are not aligned."""
     step = 4 if at["saddr_v6"] % 4 == at["daddr_v6"] % 4 == 0 else 1
     return [
         line
         for place in range(0, _ADDRESS_LENGTH, step)
         for line in (
-            load(4, context, at["saddr_v6"] + place, step),
-            load(5, context, at["daddr_v6"] + place, step),
+            load_memory(4, context, at["saddr_v6"] + place, step),
+            load_memory(5, context, at["daddr_v6"] + place, step),
             jump_if_different(4, 5, "end"),
         )
     ]
 
 
-def _copy_address(context: int, source: int, place: int) -> list[Instruction]:
+def _copy_address(context: int, source: int, place: int) -> list[EbpfInstruction]:
     step = 4 if source % 4 == 0 else 1
     return [
         line
         for offset in range(0, _ADDRESS_LENGTH, step)
-        for line in (load(4, context, source + offset, step), store(10, place + offset, 4, step))
+        for line in (load_memory(4, context, source + offset, step), store_register(10, place + offset, 4, step))
     ]
 
 
-def _pid_in(pids: PidNamespace | None, place: int) -> list[Instruction]:
+def _pid_in(pids: PidNamespace | None, place: int) -> list[EbpfInstruction]:
     """Have the kernel write ``struct bpf_pidns_info``: zeros for a process of another namespace."""
     clear = [store_value(10, place, 0, 4), store_value(10, place + 4, 0, 4)]
     if pids is None:
@@ -285,9 +301,9 @@ class EstablishedEvents:
         layout = read_format(_CATEGORY, _NAME)
         pids = PidNamespace.current()
         self._is_initial = pids.is_initial
-        self._counts = self._keep(create_map(MapType.ARRAY, 4, _COUNTS.size, 1))
+        self._counts = self._close_later(create_map(MapType.ARRAY, 4, _COUNTS.size, 1))
         possible = max(cpu_numbers("possible")) + 1
-        records = self._keep(create_map(MapType.PERF_EVENT_ARRAY, 4, 4, possible))
+        records = self._close_later(create_map(MapType.PERF_EVENT_ARRAY, 4, 4, possible))
         self._buffers: list[PerfBuffer] = []
         for cpu in cpu_numbers("online"):
             buffer = PerfBuffer(cpu)
@@ -295,12 +311,12 @@ class EstablishedEvents:
             self._buffers.append(buffer)
             write_map(records, struct.pack("=I", cpu), struct.pack("=I", buffer.descriptor))
         code = assemble(established_program(layout, self._counts, records, None if self._is_initial else pids))
-        program = self._keep(load_program(code))
-        self._keep(attach_program(program, layout.identifier))
+        program = self._close_later(load_program(code))
+        self._close_later(attach_program(program, layout.identifier))
         self.instructions = len(code) // 8
         self.descriptors = tuple(buffer.descriptor for buffer in self._buffers)
 
-    def _keep(self, descriptor: int) -> int:
+    def _close_later(self, descriptor: int) -> int:
         self._stack.callback(os.close, descriptor)
         return descriptor
 

@@ -160,7 +160,7 @@ def encode_request(
 def encode_old_request(states: Iterable[TcpState], program: bytes = b"") -> bytes:
     """Return an ``inet_diag_req``, for a TCPDIAG_GETSOCK dump.
 
-    The request of Linux 2.6 names no family that counts: the kernel walks its table once and lists IPv4 and IPv6,
+    The request of Linux 2.6 does not select a family: the kernel walks its table once and lists IPv4 and IPv6,
     where the newer request needs a walk for each. That is half the time.
     """
     return _OLD_REQUEST.pack(sum(1 << state for state in set(states))) + _filter(program)

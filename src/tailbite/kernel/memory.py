@@ -20,13 +20,13 @@ class MemoryReader:
     """A reader of a few bytes of other processes' memory, into the same place each time.
 
     Attributes:
-        room: the bytes of the last read.
+        buffer: the bytes of the last read.
     """
 
     def __init__(self, most: int) -> None:
-        room = ctypes.create_string_buffer(most)
-        here, there = Vector(ctypes.addressof(room), most), Vector()
-        self.room = memoryview(room).cast("B")
+        target = ctypes.create_string_buffer(most)
+        here, there = Vector(ctypes.addressof(target), most), Vector()
+        self.buffer = memoryview(target).cast("B")
         self._length_here = memoryview(here).cast("B").cast("L")
         self._there = memoryview(there).cast("B").cast("L")
         self._arguments = ctypes.byref(here), 1, ctypes.byref(there), 1, 0
@@ -34,7 +34,7 @@ class MemoryReader:
         self._call.restype = ctypes.c_ssize_t
 
     def read(self, tid: int, address: int, length: int) -> int:
-        """Read the bytes at ``address``, at most as many as there is room for; return how many bytes those were.
+        """Read the bytes at ``address``, at most as many as fit into the buffer; return how many bytes those were.
 
         They are fewer than ``length`` where mapped memory ends.
 
@@ -42,7 +42,7 @@ class MemoryReader:
             OSError: EPERM, this user may not trace the process; ESRCH, the process is gone; EFAULT, nothing is
                 mapped at the address.
         """
-        self._length_here[1] = length = min(length, len(self.room))
+        self._length_here[1] = length = min(length, len(self.buffer))
         self._there[0] = address
         self._there[1] = length
         count: int = self._call(tid, *self._arguments)
@@ -56,7 +56,7 @@ def can_read_memory() -> bool:
     probe = ctypes.create_string_buffer(b"tailbite")
     try:
         reader = MemoryReader(8)
-        return reader.read(os.getpid(), ctypes.addressof(probe), 8) == 8 and bytes(reader.room) == b"tailbite"
+        return reader.read(os.getpid(), ctypes.addressof(probe), 8) == 8 and bytes(reader.buffer) == b"tailbite"
     except OSError:
         return False
 

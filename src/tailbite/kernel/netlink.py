@@ -41,7 +41,7 @@ NLMSG_DONE = 3
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: len, type, flags, seq, pid
 _ERROR = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: len, type
-_RECEIVE = 1 << 18  # inet_diag fills up to 32 KiB a message run; room for what later kernels may do
+_RECEIVE = 1 << 18  # inet_diag fills up to 32 KiB a message run; later kernels may send more at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ def _unescape(text: str) -> str:
 
 
 def hidden_processes(proc: Path | str = PROC) -> str:
-    """Return the ``hidepid`` option that hides other users' processes, or "" if there is none.
+    """Return the ``hidepid`` option that hides other users' processes, or "" without one.
 
     Nothing is hidden from root (CAP_SYS_PTRACE).
 

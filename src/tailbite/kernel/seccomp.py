@@ -217,7 +217,7 @@ class Listener:
 
     Attributes:
         descriptor: the same.
-        call: the current call, a ``struct seccomp_notif``; all zeros if there was none yet.
+        call: the current call, a ``struct seccomp_notif``; all zeros before the first one.
     """
 
     def __init__(self, descriptor: int, memory: memoryview) -> None:
@@ -233,7 +233,7 @@ class Listener:
 
     @property
     def call_id(self) -> int:
-        """The kernel's id of the current call; 0 if there was none yet."""
+        """The kernel's id of the current call; 0 before the first one."""
         return self._call_id[0]
 
     def wake_synchronously(self) -> bool:
@@ -245,7 +245,7 @@ class Listener:
         """Wait for a call, and have the kernel write it.
 
         Returns:
-            False if there was none after all: the caller died, or a signal interrupted its call.
+            False if no call arrived after all: the caller died, or a signal interrupted its call.
 
         Raises:
             OSError: the listener does not work any more.

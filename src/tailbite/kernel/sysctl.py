@@ -56,7 +56,7 @@ def read_reserved_ports() -> PortSet:
         OSError: the file cannot be read.
         ValueError: the file holds something else than a list of ports.
     """
-    # One read(2) with room for the longest list there can be (32 768 lone ports). proc_do_large_bitmap answers a
+    # One read(2) with a buffer for the longest possible list (32 768 lone ports). proc_do_large_bitmap answers a
     # read at any offset but 0 with "end of file", so reading in pieces cuts the list off, in the middle of a number.
     descriptor = os.open(f"{_IPV4}/ip_local_reserved_ports", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -12,7 +12,7 @@ prometheus  a textfile or a pushgateway                         0         0     
 ==========  ==================================================  ========  =======  ========  =============
 
 Nagios' 2 (CRITICAL) is a self-connect that is held open; 1 (WARNING) is what one left behind in TIME-WAIT. Telegraf
-and Zabbix drop the output of a command that fails, so finding something is no failure there.
+and Zabbix drop the output of a command that fails, so there finding something is not a failure.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Item(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found.
+    """The findings of a check.
 
     Attributes:
         held: self-connects that are open: endpoint, and where.

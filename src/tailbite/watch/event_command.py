@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MOST_RUNNING", "MOST_WAITING", "EventCommand"]
+__all__ = ["MOST_QUEUED", "MOST_RUNNING", "EventCommand"]
 
 MOST_RUNNING: Final = 8
-MOST_WAITING: Final = 1000
+MOST_QUEUED: Final = 1000
 
 
 class EventCommand:
@@ -36,7 +36,7 @@ class EventCommand:
 
     def submit(self, fields: Mapping[str, Any], document: str) -> None:
         """Run the command for an event, now or when one of the running ones has ended."""
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MOST_QUEUED:
             self.dropped += 1
             return
         self._waiting.append((fields, document))

@@ -134,7 +134,8 @@ class Inspector:
         done = 0
         gone: set[int] = set()
         for inode in due:
-            if done >= 2 and self._cpu_clock() - cpu_start > self._allowance:  # the own one, and one more
+            spent = self._cpu_clock() - cpu_start
+            if done >= 2 and spent + spent / done > self._allowance:  # the own one, and one more; then what fits
                 break
             done += 1
             report = inspect_namespace(by_inode[inode])
@@ -171,8 +172,8 @@ def inspect_namespace(namespace: Namespace) -> NamespaceReport | None:
     """Inspect one namespace. Never raises for what the kernel refuses: that becomes ``not_visible``.
 
     Returns:
-        None if the namespace has vanished since it was listed, or the process by which it was to be entered has: then
-        the next round finds it by another.
+        None if the namespace has vanished since it was listed, or the process that leads into it has: then the next
+        round finds it by another process.
     """
     try:
         return call_in_namespace(namespace, partial(_inspect_here, namespace))

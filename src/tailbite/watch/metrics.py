@@ -37,7 +37,7 @@ _Labels = tuple[int, tuple[str, ...]]  # a port, and the values of the other lab
 
 @dataclass(slots=True)
 class ExporterState:
-    """What the exporter knows; written by the watch, read by scrapes.
+    """The state of the exporter, written by the watch and read by scrapes.
 
     Attributes:
         source: the source of events.

@@ -28,7 +28,7 @@ class SourceKind(Enum):
 
     @property
     def description(self) -> str:
-        """What the source reports, in words."""
+        """The reports of the source, in words."""
         return {
             SourceKind.BPF: "eBPF: every self-connect of the machine, when it is established",
             SourceKind.DESTROY: "destroyed sockets: self-connects of this network namespace, when they end",

@@ -1,4 +1,4 @@
-"""Which namespaces an inspection visits now, when not all can be afforded. Pure.
+"""The choice of the namespaces that an inspection visits now, when not all can be afforded. Pure.
 
 The watcher's own namespace is inspected each time. The others take turns, so that each is inspected within
 :data:`ROUND_S`; those that an event named come first, then the ones that waited longest. Namespaces without TCP

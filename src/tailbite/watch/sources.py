@@ -167,7 +167,7 @@ def _find_cookie(one: Established) -> tuple[int, int] | None:
 
 
 class RateLimit:
-    """Whether few enough TCP sockets close to listen to them. Pure but for what it is told.
+    """The decision whether few enough TCP sockets close to listen to all of them. Pure.
 
     Args:
         most: closes in a second; above it, listening pauses until the rate was below half of it for a minute.
@@ -184,7 +184,7 @@ class RateLimit:
         return self._before is None or now - self._before[0] >= _RATE_WINDOW_S
 
     def update(self, opens: TcpOpens, now: float) -> None:
-        """Decide anew: every connection that begins closes a socket later, at either end that is here."""
+        """Decide again: every connection that begins closes a socket later, at either end that is here."""
         if self._before is not None and now > self._before[0]:
             then, old = self._before
             closes = counted_since(old.active, opens.active) + counted_since(old.passive, opens.passive)

@@ -131,10 +131,10 @@ class Steerer:
             self._memory.read(tid, address, length)
         except OSError:
             return self._unseen(tid)
-        family, high, low = _HEAD.unpack_from(self._memory.room)
+        family, high, low = _HEAD.unpack_from(self._memory.buffer)
         port = high << 8 | low
         if not port or (family != _AF_INET and family != _AF_INET6):
-            if not port and self._memory.room[: len(IS_GUARDED)] == IS_GUARDED:
+            if not port and self._memory.buffer[: len(IS_GUARDED)] == IS_GUARDED:
                 self._listener.fail(GUARDED)
             return Outcome.PASSED
         try:
@@ -297,7 +297,7 @@ class Steerer:
 
     def _destination(self) -> str:
         """Return the destination of the current call, for people."""
-        address = bytes(self._memory.room)
+        address = bytes(self._memory.buffer)
         family, high, low = _HEAD.unpack_from(address)
         if family == _AF_INET6:
             return f"[{socket.inet_ntop(family, address[8:24])}]:{high << 8 | low}"
