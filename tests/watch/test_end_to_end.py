@@ -83,7 +83,9 @@ def prometheus(tmp_path: Path, peer: Callable[[str], str]) -> Iterator[str]:
         running(sys.executable, "-m", "tailbite", *exporter, cwd=tmp_path),
         running(peer("prometheus"), *options, cwd=tmp_path),
     ):
-        yield "http://127.0.0.1:9090"
+        url = "http://127.0.0.1:9090"
+        wait_until(partial(answer_of, f"{url}/api/v1/query?query=tailbite_last_look_timestamp_seconds"))
+        yield url
 
 
 class Webhook(http.server.HTTPServer):
@@ -120,8 +122,6 @@ def test_a_self_connect_reaches_the_webhook(prometheus: str, tmp_path: Path, pee
     with Webhook() as webhook, running(alertmanager, *options, "--web.listen-address=127.0.0.1:9093", cwd=tmp_path):
         threading.Thread(target=webhook.serve_forever, daemon=True).start()
         wait_until(lambda: ask("http://127.0.0.1:9093/api/v2/status"))
-        up = urllib.parse.quote("tailbite_last_look_timestamp_seconds")
-        wait_until(lambda: ask(f"{prometheus}/api/v1/query?query={up}")["data"]["result"])
         assert webhook.alerts == []
         start = time.monotonic()
         with connected_to_itself(PORT):
