@@ -140,7 +140,7 @@ def _find_python(distribution: str) -> tuple[str, str] | None:
 def _distributions(python: str) -> dict[str, str]:
     try:
         answer = subprocess.run(
-            [python, "-P", "-c", _DISTRIBUTIONS],
+            [python, "-I", "-c", _DISTRIBUTIONS],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=True,
         )  # fmt: skip
         found: dict[str, str] = json.loads(answer.stdout)

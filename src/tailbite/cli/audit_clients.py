@@ -106,10 +106,14 @@ def default_name(words: Sequence[str]) -> str:
 
 
 def _name_in_script(script: str) -> str | None:
-    """Return the name of the last program of a shell script, where that is a plain command; else None."""
-    last = re.split(r"[;&|\n]+", script.strip().rstrip(";&"))[-1].split()
-    words = last[1:] if last[:1] == ["exec"] else last
-    return default_name(words) if words and re.fullmatch(r"[\w./-]+", words[0]) else None
+    """Return the program that a shell script is, or becomes by ``exec`` in the end; None for another script."""
+    statements = re.split(r"[;&|\n]+", script.strip().rstrip(";&"))
+    last = statements[-1].split()
+    if last[:1] == ["exec"]:
+        last = last[1:]
+    elif len(statements) > 1:
+        return None
+    return default_name(last) if last and re.fullmatch(r"[\w./-]+", last[0]) else None
 
 
 def _unused(name: str, clients: Sequence[Client]) -> str:
