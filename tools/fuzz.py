@@ -86,7 +86,9 @@ def _parsers() -> dict[str, Parser]:
         "PortSet.parse": of_text(PortSet.parse, b"1-3,8", b""),
         "parse_duration": of_text(parse_duration, b"1.5s", b"10min", b"1h30m"),
         "canonical_host": of_text(canonical_host, b"::ffff:127.0.0.1", b"fe80::1%2"),
-        "catalogue.parse": of_text(lambda text: catalogue.parse(text, Path("x")), entry, refusals=(CatalogueError,)),
+        "catalogue.parse_entry": of_text(
+            lambda text: catalogue.parse_entry(text, Path("x")), entry, refusals=(CatalogueError,)
+        ),
         _BROKEN: of_bytes(_fail_on_some_inputs, b"broken"),
     }
 

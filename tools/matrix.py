@@ -18,7 +18,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tailbite._files import write_atomically
-from tailbite.audit.catalogue import Entry, load
+from tailbite.audit.catalogue import CatalogueEntry, load_entries
 from tailbite.audit.many import audit_many
 from tailbite.audit.records import Limits
 from tailbite.audit.report.data import verdict_as_data
@@ -45,7 +45,7 @@ def kept() -> dict[str, dict[str, Any]]:
     return {row["client"]: row for row in map(json.loads, KEPT.read_text(encoding="utf-8").splitlines())}
 
 
-def audit(entries: list[Entry]) -> None:
+def audit(entries: list[CatalogueEntry]) -> None:
     """Audit those that have no verdict yet, or one of another version."""
     before = kept()
     clients = []
@@ -64,7 +64,7 @@ def audit(entries: list[Entry]) -> None:
             progress.update(task, advance=1, description=f"{verdict.client}: {verdict.verdict.value}")
 
 
-def page(entries: list[Entry], verdicts: dict[str, dict[str, Any]]) -> str:
+def page(entries: list[CatalogueEntry], verdicts: dict[str, dict[str, Any]]) -> str:
     """Return docs/matrix.md."""
     rows = [(entry, verdicts[entry.name]) for entry in entries if entry.name in verdicts]
     counts = {word: sum(data["verdict"] == word for _, data in rows) for word in WORDS}
@@ -126,8 +126,8 @@ def main() -> int:
     words = [word for word in sys.argv[1:] if word != "--fresh"]
     if "--fresh" in sys.argv:
         KEPT.unlink(missing_ok=True)
-    audit(load(words or ["all"]))
-    entries, verdicts = load(["all"]), kept()
+    audit(load_entries(words or ["all"]))
+    entries, verdicts = load_entries(["all"]), kept()
     if not verdicts:
         print("no client of the catalogue is installed here: run make peers")
         return 4

@@ -13,13 +13,13 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tailbite.audit.catalogue import load
+from tailbite.audit.catalogue import load_entries
 
 
 def packages_by_registry() -> dict[str, list[str]]:
     """Return the packages by registry: apt, pip, npm."""
     found: dict[str, set[str]] = defaultdict(set)
-    for entry in load(["all"]):
+    for entry in load_entries(["all"]):
         registry, colon, names = entry.install.partition(":")
         if colon:
             found[registry.strip()] |= {name.strip() for name in names.split(",")}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import track
 
 from tailbite._files import write_atomically
-from tailbite.audit.catalogue import load
+from tailbite.audit.catalogue import load_entries
 from tailbite.audit.many import audit_many
 from tailbite.audit.records import Limits
 from tailbite.lab.record import machine_facts
@@ -86,7 +86,7 @@ def main() -> int:
     options = parser.parse_args()
     limits = Limits.of_quick() if options.quick else Limits()
     rows = {} if options.fresh or options.quick else kept()
-    clients = [client for entry in load(options.names) if (client := entry.find()) is not None]
+    clients = [client for entry in load_entries(options.names) if (client := entry.find()) is not None]
     for client in clients:
         if rows.get(client.name, {}).get("version") != client.version:
             rows.pop(client.name, None)

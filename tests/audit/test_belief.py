@@ -42,6 +42,8 @@ REFUSED = Observation(trap.phase("127.0.0.1", Allocator.BIND), True, 2.0, dials=
         ({"claims": (UP, UP, BAD)}, {}, Belief.YES),
         ({"claims": (UP, REFUSED_AGAIN)}, {"claims": (WAS_REFUSED,)}, Belief.YES),
         ({"claims": (REFUSED_AGAIN,)}, {"claims": (WAS_REFUSED,)}, Belief.NO),
+        ({"claims": (REFUSED_AGAIN,), "dials": 2}, {"claims": (WAS_REFUSED,)}, Belief.UNKNOWN),
+        ({"claims": (REFUSED_AGAIN, BAD), "dials": 2}, {"claims": (WAS_REFUSED,)}, Belief.NO),
         ({"claims": (BAD,), "exit_status": 0}, {}, Belief.NO),
         ({"echoed": True}, {}, Belief.YES),
         ({"echoed": True}, {"echoed": True}, Belief.UNKNOWN),
@@ -60,3 +62,9 @@ def test_belief_in_one_phase_is_belief() -> None:
     assert believed_by([replace(HIT, claims=(BAD,)), replace(HIT, claims=(UP,))]) is Belief.YES
     assert believed_by([replace(HIT, claims=(BAD,)), HIT]) is Belief.NO
     assert believed_by([REFUSED]) is Belief.UNKNOWN
+
+
+def test_a_phase_in_which_it_was_refused_first_counts_only_if_there_is_no_other() -> None:
+    sixteen = replace(HIT, phase=trap.phase("127.0.0.1", Allocator.CONNECT, ports=16), exit_status=1)
+    assert believed_by([sixteen]) is Belief.NO
+    assert believed_by([HIT, sixteen]) is Belief.UNKNOWN

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailbite.audit.catalogue import HOME, CatalogueError, Entry, load, parse
+from tailbite.audit.catalogue import HOME, CatalogueEntry, CatalogueError, load_entries, parse_entry
 from tailbite.audit.client import Stdin
 
 GOOD = """
@@ -28,14 +28,14 @@ FILE = Path("mine.toml")
 
 def test_every_file_of_the_package_is_right_and_has_its_clients_name() -> None:
     files = [file.name for file in HOME.iterdir()]
-    entries = load(["all"])
+    entries = load_entries(["all"])
     assert len(entries) == len(files) >= 26
     assert {entry.source.name for entry in entries} == {f"{entry.name}.toml" for entry in entries}
 
 
 def test_a_group_a_name_and_a_file_are_found_and_doubles_are_one(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(GOOD)
-    names = [entry.name for entry in load(["redis", "redis-cli", str(tmp_path / "mine.toml"), str(tmp_path)])]
+    names = [entry.name for entry in load_entries(["redis", "redis-cli", str(tmp_path / "mine.toml"), str(tmp_path)])]
     assert "mine" in names
     assert names.count("redis-cli") == 1
     assert {"redis-cli", "redis-py"} <= set(names)
@@ -44,7 +44,7 @@ def test_a_group_a_name_and_a_file_are_found_and_doubles_are_one(tmp_path: Path)
 def test_a_name_twice_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "other.toml").write_text(GOOD.replace('"mine"\ngroups', '"telnet"\ngroups'))
     with pytest.raises(CatalogueError, match=r"name: 'telnet' is also the name in .*telnet\.toml"):
-        load(["telnet", str(tmp_path)])
+        load_entries(["telnet", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_an_error_names_file_key_and_reason(old: str, new: str, key: str, reason
     text = GOOD.replace(old, new)
     assert text != GOOD
     with pytest.raises(CatalogueError) as caught:
-        parse(text, FILE)
+        parse_entry(text, FILE)
     assert (caught.value.file, caught.value.key) == ("mine.toml", key)
     assert reason in caught.value.reason
     assert str(caught.value).startswith(f"mine.toml: {key}: ")
@@ -85,14 +85,14 @@ def test_an_error_names_file_key_and_reason(old: str, new: str, key: str, reason
 
 def test_all_errors_of_a_file_and_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError) as caught:
-        parse("title = 7\nsucess = 'x'\n", FILE)
+        parse_entry("title = 7\nsucess = 'x'\n", FILE)
     keys = [error.key for error in (caught.value, *caught.value.others)]
     assert keys == ["name", "groups", "command", "title", "installed", "install", "sucess"]
     assert len(str(caught.value).splitlines()) == len(keys)
     for name in ("one", "two"):
         (tmp_path / f"{name}.toml").write_text("name = 'X'\n")
     with pytest.raises(CatalogueError) as caught:
-        load([str(tmp_path), "no-such-client"])
+        load_entries([str(tmp_path), "no-such-client"])
     told = str(caught.value)
     assert told.count("one.toml: ") == told.count("two.toml: ") == 5
     assert "no-such-client" in told
@@ -101,16 +101,16 @@ def test_all_errors_of_a_file_and_of_a_folder_are_told_at_once(tmp_path: Path) -
 
 def test_what_is_no_toml_or_not_there_is_an_error_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="it is not valid TOML"):
-        parse("name = ", FILE)
+        parse_entry("name = ", FILE)
     with pytest.raises(CatalogueError, match="No such file"):
-        load([str(tmp_path / "none.toml")])
+        load_entries([str(tmp_path / "none.toml")])
     with pytest.raises(CatalogueError, match=r"there is no \*\.toml file"):
-        load([str(tmp_path)])
+        load_entries([str(tmp_path)])
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
     with pytest.raises(CatalogueError, match="it is not UTF-8"):
-        load([str(tmp_path)])
+        load_entries([str(tmp_path)])
     with pytest.raises(CatalogueError, match="did you mean 'postgres'"):
-        load(["postgre"])
+        load_entries(["postgre"])
 
 
 values = st.recursive(
@@ -134,15 +134,15 @@ def test_any_toml_is_an_entry_or_a_catalogue_error(changed: dict[str, object]) -
     table = {**tomllib.loads(GOOD), **changed}
     text = "\n".join(f"{key} = {toml(value)}" for key, value in table.items())
     try:
-        entry = parse(text, FILE)
+        entry = parse_entry(text, FILE)
     except CatalogueError as error:
         assert "\n" not in error.reason.replace("it is not valid TOML: ", "") or error.key is None
     else:
-        assert isinstance(entry, Entry)
+        assert isinstance(entry, CatalogueEntry)
 
 
 def test_a_client_of_python_itself_is_found_with_this_interpreter() -> None:
-    (entry,) = load(["python-socket"])
+    (entry,) = load_entries(["python-socket"])
     client = entry.find()
     assert client is not None
     assert client.command[0] == sys.executable
@@ -152,12 +152,12 @@ def test_a_client_of_python_itself_is_found_with_this_interpreter() -> None:
 
 
 def test_a_client_that_is_not_installed_is_not_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert parse(GOOD, FILE).find() is None
+    assert parse_entry(GOOD, FILE).find() is None
     for line in ("python = 'no-such-thing'", "node = 'no-such-thing'", "files = ['/no/such/file', '{peers}/x']"):
-        assert parse(GOOD.replace('programs = ["mine"]', line), FILE).find() is None
+        assert parse_entry(GOOD.replace('programs = ["mine"]', line), FILE).find() is None
     (tmp_path / "x").touch()
     monkeypatch.setenv("TAILBITE_PEERS", str(tmp_path))
     text = GOOD.replace('programs = ["mine"]', "files = ['/no/such/file', '{peers}/x']").replace("{host}", "{file}")
-    client = parse(text, FILE).find()
+    client = parse_entry(text, FILE).find()
     assert client is not None
     assert client.command[1] == str(tmp_path / "x")

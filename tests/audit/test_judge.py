@@ -23,7 +23,7 @@ from tailbite.audit.records import (
     SelfConnect,
 )
 from tailbite.audit.report.data import verdict_as_data
-from tailbite.audit.verdict import Figure, Timing, Verdict, Word
+from tailbite.audit.verdict import Figure, Remains, Timing, Verdict, Word
 
 CLIENT = Client("x", ("x", "{port}"))
 RANKS = (Word.IMMUNE, Word.ABORTS, Word.BLOCKS, Word.HOLDS)
@@ -276,3 +276,17 @@ def test_not_asked_not_measured_never_and_longer_than_the_patience_are_four_thin
 def test_only_the_words_on_self_connects_can_meet_a_requirement() -> None:
     assert [word for word in Word if meets(word, Word.IMMUNE)] == [Word.IMMUNE]
     assert [word for word in Word if meets(word, Word.ABORTS)] == [Word.IMMUNE, Word.ABORTS]
+
+
+def test_the_worst_remains_and_the_dials_that_a_hit_took_are_told() -> None:
+    sixteen = trap.phase("127.0.0.1", Allocator.CONNECT, ports=16)
+    hits = tuple(
+        SelfConnect(at, at + 0.01, ending, "127.0.0.1", 0)
+        for at, ending in ((3.0, Ending.RESET), (4.0, Ending.CLOSED))
+    )
+    seen = Observation(sixteen, True, 6.0, dials=9, dialled=(1.0, 2.0, 3.0, 4.0), self_connects=hits[:1])
+    assert judge(CLIENT, [seen]).left is Remains.NOTHING
+    assert judge(CLIENT, [seen]).dials_to_hit == 3
+    assert judge(CLIENT, [replace(seen, self_connects=hits)]).left is Remains.TIME_WAIT
+    lossy = replace(seen, lost_packets=1, counted=7)
+    assert judge(CLIENT, [lossy]).self_connects == 7

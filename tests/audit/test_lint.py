@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tailbite.audit.catalogue import load, parse
+from tailbite.audit.catalogue import load_entries, parse_entry
 from tailbite.audit.lint import check
 
 ENTRY = """
@@ -25,7 +25,7 @@ programs = ["mine"]
 
 
 def rules(text: str, file: str = "client.py", more: str = "") -> list[str]:
-    entry = parse(ENTRY.format(text=text, file=file, more=more), Path("mine.toml"))
+    entry = parse_entry(ENTRY.format(text=text, file=file, more=more), Path("mine.toml"))
     return [fault.rule for fault in check(entry)]
 
 
@@ -42,7 +42,7 @@ while True:
 
 
 def test_no_entry_of_the_package_has_a_fault() -> None:
-    assert [str(fault) for entry in load(["all"]) for fault in check(entry)] == []
+    assert [str(fault) for entry in load_entries(["all"]) for fault in check(entry)] == []
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,10 @@ def test_a_driver_keeps_its_object_and_uses_the_defaults(body: str, expected: li
         ("from m import dial\nwhile True:\n    try:\n        dial(1)\n    except OSError: pass", ["object"]),
         ("import m\nclient = m.Client(1)\nprint(client.get())", ["loop", "errors"]),
         ("import m\nclient = m.Client(1)\nwhile True:\n    client.connect()", ["errors"]),
+        (
+            "import m\nwhile True:\n    try:\n        m.x()()\n        m.log(1)\n    except OSError: pass",
+            [],
+        ),
         ("import tailbite\nfor kept in tailbite.connections(1):\n    pass", []),
     ],
 )
@@ -97,6 +101,6 @@ def test_an_entry_that_says_how_it_differs_may_set_a_timeout() -> None:
 
 
 def test_a_fault_says_where_it_is_and_what_to_do() -> None:
-    entry = parse(ENTRY.format(text="connect(timeout=5)", file="x.cfg", more=""), Path("mine.toml"))
+    entry = parse_entry(ENTRY.format(text="connect(timeout=5)", file="x.cfg", more=""), Path("mine.toml"))
     (fault,) = check(entry)
     assert str(fault).startswith("mine: files.x.cfg: timeout: 'timeout' is not the client's default; leave it out")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil  # type: ignore[import-untyped]
 
 from audit.test_known_clients import OTHERS, OWN, POSTGRES
-from tailbite.audit.catalogue import load
+from tailbite.audit.catalogue import load_entries
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -31,7 +31,7 @@ def tool(name: str) -> ModuleType:
 
 
 def test_the_catalogue_is_as_large_as_promised_and_every_client_can_be_had() -> None:
-    entries = load(["all"])
+    entries = load_entries(["all"])
     assert len(entries) >= 170
     for entry in entries:
         registry, colon, names = entry.install.partition(":")
@@ -39,7 +39,7 @@ def test_the_catalogue_is_as_large_as_promised_and_every_client_can_be_had() -> 
 
 
 def test_the_postgresql_group_is_complete() -> None:
-    names = {entry.name for entry in load(["postgres"])}
+    names = {entry.name for entry in load_entries(["postgres"])}
     assert names >= {
         *("psql", "pg_isready", "psycopg", "psycopg2", "psycopg_pool", "asyncpg", "pg8000", "sqlalchemy", "node-pg"),
         *("pgjdbc", "pgbouncer", "pgpool", "haproxy-pgsql-check", "postgres-walreceiver"),
@@ -65,13 +65,13 @@ def test_the_page_is_made_of_the_verdicts_alone() -> None:
         "left": "time-wait",
         "date": "2026-01-02",
     }
-    page = matrix.page(load(["all"]), {"psql": verdict})
+    page = matrix.page(load_entries(["all"]), {"psql": verdict})
     assert "| psql (libpq) | 15.1 | **blocks** | no | 0.001 s | time-wait |" in page
     assert "| **blocks** | 1 |" in page
     assert "2026-01-02" in page
     assert "immune" not in page
     assert "Notes" not in page
-    noted = matrix.page(load(["all"]), {"pgbouncer": {**verdict, "client": "pgbouncer"}})
+    noted = matrix.page(load_entries(["all"]), {"pgbouncer": {**verdict, "client": "pgbouncer"}})
     assert "| PgBouncer [1] |" in noted
     assert "1. tries the server again after 0.3 s instead of 15 s." in noted
 
@@ -96,6 +96,6 @@ def test_the_burners_of_steady_burn_on_every_core_and_end_with_it() -> None:
 
 def test_no_client_has_the_name_of_a_group_of_others() -> None:
     """So that a word after --catalogue means one thing."""
-    entries = load(["all"])
+    entries = load_entries(["all"])
     for entry in entries:
         assert all(other.name == entry.name for other in entries if entry.name in other.groups), entry.name

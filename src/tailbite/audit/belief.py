@@ -32,9 +32,14 @@ _COMPLAINT = re.compile(
 
 
 def believed_by(watched: Sequence[Observation]) -> Belief:
-    """Return whether the client believed it, in any phase in which it connected to itself."""
+    """Return whether the client believed it, in any phase in which it connected to itself.
+
+    A phase of 16 free ports counts only if there is no other: the client is refused there before it connects to
+    itself, and what it prints or how it ends may be about that.
+    """
     refused = [o for o in watched if o.control and o.dials and not o.self_connects and not o.served]
-    answers = {_believed_in(o, refused) for o in watched if o.self_connects}
+    hits = [o for o in watched if o.self_connects]
+    answers = {_believed_in(o, refused) for o in [o for o in hits if o.phase.is_certain] or hits}
     for answer in (Belief.YES, Belief.NO):
         if answer in answers:
             return answer
@@ -59,9 +64,11 @@ def _by_claims(hit: Observation, refused: Sequence[Observation]) -> Belief | Non
         claims = [claim for claim in hit.claims if not claim.connected]
     else:
         claims = list(hit.claims)
-    if not any(claim.connected for claim in claims):
-        return Belief.NO if claims else None
     when_refused = {_NUMBERS.sub("#", claim.line) for o in refused for claim in o.claims}
+    if not any(claim.connected for claim in claims):
+        was_refused_too = hit.dials > len(hit.self_connects)
+        denials = [claim for claim in claims if _NUMBERS.sub("#", claim.line) not in when_refused]
+        return Belief.NO if denials or (claims and not was_refused_too) else None
     told = [
         claim.connected for claim in claims if claim.connected or _NUMBERS.sub("#", claim.line) not in when_refused
     ]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.resources.abc import Traversable
 
-__all__ = ["CatalogueError", "Entry", "load", "parse"]
+__all__ = ["CatalogueEntry", "CatalogueError", "load_entries", "parse_entry"]
 
 HOME: Final = files("tailbite.audit").joinpath("catalogue")
 """The folder of the package's own files; inside a zip file, if the package is."""
@@ -38,7 +38,7 @@ _LIMITS = ("dial", "watch", "hold", "total")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """One client of the catalogue, installed or not.
 
     Attributes:
@@ -86,14 +86,14 @@ def _completed(client: Client, found: Found) -> Client:
     )
 
 
-def load(wanted: Sequence[str]) -> list[Entry]:
+def load_entries(wanted: Sequence[str]) -> list[CatalogueEntry]:
     """Return the entries that these words name: ``all``, a group, a client, a file or a folder of files.
 
     Raises:
         CatalogueError: a word names nothing, or files are not as they must be; it has all errors of all files.
     """
-    own: list[Entry] | None = None
-    entries: dict[str, Entry] = {}
+    own: list[CatalogueEntry] | None = None
+    entries: dict[str, CatalogueEntry] = {}
     errors: list[CatalogueError] = []
     for word in wanted:
         path = Path(word)
@@ -117,19 +117,19 @@ def load(wanted: Sequence[str]) -> list[Entry]:
     return sorted(entries.values(), key=lambda entry: (entry.groups[:1], entry.name))
 
 
-def _unknown(word: str, entries: Sequence[Entry]) -> str:
+def _unknown(word: str, entries: Sequence[CatalogueEntry]) -> str:
     groups = sorted({group for entry in entries for group in entry.groups})
     near = difflib.get_close_matches(word, [*groups, *(entry.name for entry in entries)], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; the groups are {', '.join(groups)}"
     return f"{word!r} is neither a client nor a group{hint}"
 
 
-def _read_folder(folder: Traversable) -> list[Entry]:
+def _read_folder(folder: Traversable) -> list[CatalogueEntry]:
     """Read every file of a folder; the errors of all of them are raised together."""
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
     if not files:
         raise CatalogueError(str(folder), None, "there is no *.toml file in this folder")
-    entries: list[Entry] = []
+    entries: list[CatalogueEntry] = []
     errors: list[CatalogueError] = []
     for file in files:
         try:
@@ -140,17 +140,17 @@ def _read_folder(folder: Traversable) -> list[Entry]:
     return entries
 
 
-def _read_file(file: Traversable) -> Entry:
+def _read_file(file: Traversable) -> CatalogueEntry:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise CatalogueError(str(file), None, error.strerror or "it cannot be read") from None
     except UnicodeDecodeError:
         raise CatalogueError(str(file), None, "it is not UTF-8") from None
-    return parse(text, file)
+    return parse_entry(text, file)
 
 
-def parse(text: str, file: Traversable) -> Entry:
+def parse_entry(text: str, file: Traversable) -> CatalogueEntry:
     """Read one entry. Pure: ``file`` is only the name for errors.
 
     Raises:
@@ -172,7 +172,7 @@ def parse(text: str, file: Traversable) -> Entry:
     differs = table.text("differs", default=" ").strip()
     installed = table.table("installed")
     requirement = _requirement(installed) if installed else Requirement()
-    entry = Entry(name, title, groups, requirement, table.text("install"), client, differs, file)
+    entry = CatalogueEntry(name, title, groups, requirement, table.text("install"), client, differs, file)
     table.finish()
     raise_all(table.errors)
     return entry

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tailbite.audit.catalogue import Entry
+    from tailbite.audit.catalogue import CatalogueEntry
 
 __all__ = ["Fault", "check"]
 
@@ -69,12 +69,12 @@ _EXITS: Final = re.compile(
 _KEEPING: Final = re.compile(r"connect|open_|^dial|^client$", re.IGNORECASE)
 
 
-def check(entry: Entry) -> list[Fault]:
+def check(entry: CatalogueEntry) -> list[Fault]:
     """Return the faults of an entry, none if its driver behaves like the programs it stands for."""
     return [Fault(entry.name, *found) for found in (*_timeouts(entry), *_scripts(entry))]
 
 
-def _timeouts(entry: Entry) -> Iterator[tuple[str, str, str]]:
+def _timeouts(entry: CatalogueEntry) -> Iterator[tuple[str, str, str]]:
     if entry.differs:
         return
     client = entry.client
@@ -89,7 +89,7 @@ def _timeouts(entry: Entry) -> Iterator[tuple[str, str, str]]:
             )
 
 
-def _scripts(entry: Entry) -> Iterator[tuple[str, str, str]]:
+def _scripts(entry: CatalogueEntry) -> Iterator[tuple[str, str, str]]:
     for name, text in entry.client.files.items():
         where = f"files.{name}"
         suffix = "." + name.rpartition(".")[2]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tailbite.audit.catalogue import CatalogueError, load
+from tailbite.audit.catalogue import CatalogueError, load_entries
 from tailbite.audit.client import Client, Image, Stdin
 from tailbite.cli import status
 from tailbite.cli.output import Unsupported, console, emit_json, note, plain
@@ -19,7 +19,7 @@ from tailbite.cli.output import Unsupported, console, emit_json, note, plain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tailbite.audit.catalogue import Entry
+    from tailbite.audit.catalogue import CatalogueEntry
 
 __all__ = [
     "catalogue_clients",
@@ -126,19 +126,19 @@ def _unused(name: str, clients: Sequence[Client]) -> str:
     return unused
 
 
-def entries_of(wanted: Sequence[str]) -> list[Entry]:
+def entries_of(wanted: Sequence[str]) -> list[CatalogueEntry]:
     """Return the entries of the catalogue that the words name.
 
     Raises:
         click.UsageError: a word names nothing, or a file is not as it must be.
     """
     try:
-        return load(wanted)
+        return load_entries(wanted)
     except CatalogueError as error:
         raise click.UsageError(str(error)) from None
 
 
-def find_installed(entries: Sequence[Entry]) -> list[tuple[Entry, Client | None]]:
+def find_installed(entries: Sequence[CatalogueEntry]) -> list[tuple[CatalogueEntry, Client | None]]:
     """Return each entry with its client, or with None if it is not installed here."""
     with console(stderr=True).status("Looking for installed clients ..."):
         return [(entry, entry.find()) for entry in entries]

@@ -11,7 +11,7 @@ from tailbite.cli.output import console, plain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailbite.audit.catalogue import Entry
+    from tailbite.audit.catalogue import CatalogueEntry
     from tailbite.audit.client import Client
     from tailbite.audit.verdict import Timing, Verdict
 
@@ -108,7 +108,7 @@ def _timing(timing: Timing) -> str:
     return {Figure.NEVER: "never", Figure.NOT_MEASURED: "not measured"}.get(timing.outcome, "-")
 
 
-def print_catalogue(found: Sequence[tuple[Entry, Client | None]]) -> None:
+def print_catalogue(found: Sequence[tuple[CatalogueEntry, Client | None]]) -> None:
     """Print the entries of the catalogue, with the version of what is installed, or where to get the rest."""
     from rich.table import Table
     from rich.text import Text
