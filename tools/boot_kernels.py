@@ -39,7 +39,7 @@ ALL_TESTS = (*CI_TESTS, "tests/dial", "tests/guards/python", "tests/guards/progr
 def job(options: argparse.Namespace) -> dict[str, Any]:
     """Return the job for inside.py."""
     if options.ci:
-        return {"seconds": options.seconds or 240, "connects": 500, "rows": list(CI_ROWS), "tests": list(CI_TESTS)}
+        return {"seconds": options.seconds or 400, "connects": 500, "rows": list(CI_ROWS), "tests": list(CI_TESTS)}
     tests = [] if options.rows or options.no_tests else list(ALL_TESTS)
     return {"seconds": options.seconds or 1500, "connects": 500, "rows": options.rows, "tests": tests}
 

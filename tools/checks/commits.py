@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fault", "subjects"]
 
-SINCE = "Move modules into the packages of the new architecture"
-"""The first commit that had to follow the rule."""
+SINCE = "9a7bcb216ed1166d50c258526649904dc3f6f46a"
+"""The last commit that did not have to follow the rule. The history before it cannot be changed any more."""
 
 MOST = 72
 _NOT_IMPERATIVE = re.compile(
@@ -58,12 +58,7 @@ def subjects(root: Path) -> Iterator[Offence]:
 def _log(root: Path) -> Iterator[tuple[str, str]]:
     if shutil.which("git") is None or not (root / ".git").exists():
         return
-    command = ["git", "-C", str(root), "log", "--no-merges", "--format=%h%x09%s"]
+    command = ["git", "-C", str(root), "log", "--no-merges", "--format=%h%x09%s", f"{SINCE}..HEAD"]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
-    lines = [line.split("\t", 1) for line in result.stdout.splitlines() if "\t" in line]
-    if all(subject != SINCE for _, subject in lines):
-        return  # a shallow clone
-    for commit, subject in lines:
-        if subject == SINCE:
-            return
-        yield commit, subject
+    if result.returncode == 0:  # otherwise the commit is unknown here: a shallow clone
+        yield from (tuple(line.split("\t", 1)) for line in result.stdout.splitlines())  # type: ignore[misc]

@@ -16,7 +16,7 @@ __all__ = ["modules_without_tests", "tests_without_module", "unasked_programs"]
 
 TESTED_ELSEWHERE = Path(__file__).with_name("tested_elsewhere.toml")
 """``[modules]``: module without tests of its own -> the test file that covers it.
-``[tests]``: test file without a module of its name -> the subject it tests."""
+``[tests]``: test file that is not about one module -> the subject it tests."""
 
 FOREIGN = {
     *("bash-completion", "busybox", "cc", "chromium", "clang", "curl", "docker", "fish", "gcc", "git", "go"),
@@ -79,12 +79,14 @@ def modules_without_tests(root: Path) -> Iterator[Offence]:
 
 def tests_without_module(root: Path) -> Iterator[Offence]:
     """Yield the test files that neither a module of their name nor an entry of the list explains."""
-    subjects: dict[str, str] = tomllib.loads(TESTED_ELSEWHERE.read_text(encoding="utf-8"))["tests"]
+    listed: dict[str, str] = tomllib.loads(TESTED_ELSEWHERE.read_text(encoding="utf-8"))["tests"]
     of_modules = {_test_of(relative) for relative, _ in modules(root, "src")}
     found = {relative for relative, _ in modules(root, "tests") if Path(relative).name.startswith("test_")}
-    for relative in sorted(found - of_modules - set(subjects)):
-        yield Offence("homeless tests", relative, 0, "there is no module of its name; move it, or name its subject")
-    for relative in sorted(set(subjects) - (found - of_modules)):
+    for relative in sorted(found - of_modules - set(listed)):
+        yield Offence(
+            "homeless tests", relative, 0, "no module has its name; move it, or name its subject in the list"
+        )
+    for relative in sorted(set(listed) - (found - of_modules)):
         yield Offence("homeless tests", TESTED_ELSEWHERE.name, 0, f"{relative} needs no entry any more; remove it")
 
 

@@ -57,7 +57,13 @@ def tests(paths: list[str], seconds: float) -> Cell:
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--timeout", "300", *paths]
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     start = monotonic()
-    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+    try:
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=max(seconds, 60)
+        )
+    except subprocess.TimeoutExpired as error:
+        print((error.stdout or b"").decode()[-5000:])
+        return Cell("tests", "not run", "the time for this kernel was used up", round(monotonic() - start, 1))
     lines = done.stdout.strip().splitlines()
     print(done.stdout[-20000:], done.stderr[-5000:])
     outcome = "ok" if done.returncode == 0 else "fault"
