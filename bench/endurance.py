@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HOST, PORT = "127.0.0.1", 32246
 WAYS = ("create_connection", "open_connection", "guard", "run")
 GROWTH_KIB = 1024
-"""Growth that is no leak: one byte per connect of a million would be as much."""
+"""Growth that is accepted: one byte per connect of a million would be as much."""
 
 
 def memory_kib() -> int:

@@ -60,3 +60,7 @@ def test_endpoints_are_written_as_users_write_them() -> None:
     assert str(Endpoint("127.0.0.1", 80)) == "127.0.0.1:80"
     assert str(Endpoint("::1", 80)) == "[::1]:80"
     assert str(Endpoint("fe80::1", 80, 2)) == "[fe80::1%2]:80"
+
+
+def test_a_connection_is_written_as_its_two_ends() -> None:
+    assert str(FourTuple(Endpoint("127.0.0.1", 80), Endpoint("::1", 81, 2))) == "127.0.0.1:80 -> [::1%2]:81"

@@ -58,3 +58,9 @@ def test_a_backoff_that_cannot_be_is_refused(initial: float, maximum: float, fac
 def test_a_policy_without_an_attempt_is_refused(limit: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         Policy(**limit)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_attempts": 1}, {"deadline": 0.1}, {"max_attempts": 3, "deadline": 2.0}])
+def test_a_policy_with_an_attempt_is_taken(limits: dict[str, float]) -> None:
+    policy = Policy(**limits)  # type: ignore[arg-type]
+    assert (policy.max_attempts, policy.deadline) == (limits.get("max_attempts"), limits.get("deadline"))

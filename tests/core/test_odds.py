@@ -269,3 +269,14 @@ def test_the_example_in_the_docstring_is_true() -> None:
 
     assert doctest.testmod(module).attempted > 3
     assert doctest.testmod(module).failed == 0
+
+
+def test_a_self_connect_that_cannot_happen_has_no_quantile_and_a_reason() -> None:
+    outside = odds(80, DEFAULT)
+    assert outside.quantile(0.5) == outside.mean == outside.between == math.inf
+    assert outside.obstacle is not None
+    assert outside.obstacle.label == "outside"
+    assert outside.sentence() == f"cannot happen: 80 is outside the ephemeral range {DEFAULT} of source ports"
+    last = odds(32770, PortRange(32768, 32770), selection=Selection.STRIDES)
+    assert last.obstacle is Obstacle.UNREACHED
+    assert last.sentence() == "cannot happen: no search in 32768-32770 ends at 32770"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailbite.core.address import Endpoint
-from tailbite.core.plan import HostFacts, Means, plan, would_be_self
+from tailbite.core.plan import HostFacts, Means, Plan, plan, would_be_self
 from tailbite.core.ports import PortRange
 from tailbite.core.sides import lower_share
 
@@ -70,3 +70,9 @@ def test_what_would_be_to_itself() -> None:
     assert not would_be_self(there, here)
     assert not would_be_self(Endpoint("127.0.0.1", 81), here)
     assert not would_be_self(Endpoint("127.0.0.1", 0), here)
+
+
+@given(low=ports.filter(lambda port: port < 65000), port=st.integers(1, 60))
+def test_without_the_option_a_self_connect_is_reset(low: int, port: int) -> None:
+    made = plan(low + port, 0, HostFacts(PortRange(low, low + 100), False))
+    assert made == Plan(Means.RESET, is_certain=False)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailbite.core.ports import PortRange, PortSet
+from tailbite.core.ports import PortRange, PortSet, shortened
 
 ports = st.integers(0, 65535)
 few = st.sets(ports, max_size=30)
@@ -63,3 +63,11 @@ def test_what_is_no_range_is_a_value_error_that_says_so(text: str) -> None:
 def test_what_is_no_port_list_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="not a valid port range"):
         PortSet.parse(text)
+
+
+def test_a_long_list_is_cut_between_two_ports() -> None:
+    assert shortened("1,2,3") == "1,2,3"
+    text = str(PortSet.of(range(10001, 20000, 2)))
+    cut = shortened(text)
+    assert len(cut) <= 205
+    assert text.startswith(cut.removesuffix(", ...") + ",")

@@ -1,4 +1,4 @@
-"""Where a socket cannot have a port range, a guarded client gets and disturbs what a plain one does.
+"""Guarded clients without port ranges get what plain ones get, and disturb as little.
 
 The kernel's option is switched off here; ``make kernels`` runs the same on kernels without it.
 """

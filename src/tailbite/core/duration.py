@@ -41,13 +41,10 @@ def spell_duration(seconds: float) -> str:
         return "never"
     if seconds <= 0:
         return "0 s"
-    for size, one, many in _LADDER:
-        count = seconds / size
-        # 0.995 and up is shown as 1.0 of this unit, not as 60 of the one below.
-        if count >= 0.995 or size == _LADDER[-1][0]:
-            shown = _two_digits(count)
-            return f"{shown} {one if shown == '1' else many}"
-    raise AssertionError("unreachable")
+    # 0.995 and up is shown as 1.0 of this unit, not as 60 of the one below.
+    size, one, many = next((step for step in _LADDER if seconds / step[0] >= 0.995), _LADDER[-1])
+    shown = _two_digits(seconds / size)
+    return f"{shown} {one if shown == '1' else many}"
 
 
 def _two_digits(number: float) -> str:

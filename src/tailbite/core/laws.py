@@ -270,7 +270,7 @@ def _measure_a_lap(circle: Circle, landings: tuple[int, ...]) -> Laps:
     hitting = frozenset((landing - cut) % slots for landing in landings)
     # The probability that an attempt starts at a place is what jumps there directly, and what pours in evenly from
     # the eight before it, kept as a running sum of differences.
-    direct = [0.0] * (slots + strides)
+    direct = [0.0] * (slots + strides + max(circle.skipped))
     pour = [0.0] * (slots + strides + 1)
     mean_stride = (strides + 1) / 2
     for past in range(strides):  # where a settled walk steps over a line: P(stride > past) / mean stride
@@ -285,8 +285,7 @@ def _measure_a_lap(circle: Circle, landings: tuple[int, ...]) -> Laps:
             hits += weight
         skipped = circle.skipped[slot]
         stay = min(skipped + 1, strides)
-        if place + skipped + 1 < len(direct):
-            direct[place + skipped + 1] += weight * stay / strides
+        direct[place + skipped + 1] += weight * stay / strides
         if stay < strides:
             pour[place + stay + 1] += weight / strides
             pour[place + strides + 1] -= weight / strides
