@@ -381,7 +381,6 @@ def test_sockets_that_are_not_tcp_and_calls_that_are_wrong_stay_as_they_are() ->
 
 @pytest.mark.usefixtures("network", "means")
 def test_a_process_without_descriptors_left() -> None:
-    """The second socket that holds P cannot be made then: the look at what was bound has to do."""
     import resource
 
     Trap(binds_first=True).set()
