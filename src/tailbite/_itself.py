@@ -13,10 +13,13 @@ __all__ = ["command", "python_module"]
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib takes 4 ms to load
 
-# Python puts the current folder first with -c, as "". It may hold a module with the name of one that is imported.
+# Python puts the current folder first with -c, as "": it may hold a module with the name of one that is imported.
+# Where this tailbite is not on the path anyway it comes first, before another version that is installed.
 _RUN_MODULE = """\
 import sys
-sys.path[:] = [*sys.path[1:], sys.argv[1]]
+del sys.path[0]
+if sys.argv[1] not in sys.path:
+    sys.path.insert(0, sys.argv[1])
 import runpy
 runpy.run_module(sys.argv[2], None, "__main__")
 """
