@@ -13,12 +13,15 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from support.trap import PORT, Trap, leftovers, server_can_bind
+from tailbite.cli.schema import read_schema
+from tailbite.readiness.status import TargetStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,16 +164,22 @@ def test_waiting_can_be_interrupted(number: signal.Signals, status: int) -> None
 
 @pytest.mark.usefixtures("network")
 def test_different_targets_have_different_protocols_and_json_tells_them_apart() -> None:
+    schema = json.loads(read_schema("wait"))
+    names = [status.name.lower().replace("_", "-") for status in TargetStatus]
+    assert schema["$defs"]["status"]["enum"] == names
+    validator: Any = import_module("jsonschema").Draft202012Validator(schema)
     with greeter(b"SSH-2.0-x\r\n") as ssh, greeter(b"220 x ESMTP\r\n") as smtp:
         good = run("--json", "-q", f"ssh://{ssh}", f"smtp://{smtp}", f"tcp://{smtp}")
         assert (good.returncode, good.stderr) == (0, "")
         told = json.loads(good.stdout)
+        validator.validate(told)
         assert (told["schema"], told["ready"]) == ("tailbite.wait/1", True)
         assert [target["saw"] for target in told["targets"]] == ["ready"] * 3
 
         bad = run("--json", f"smtp://{ssh}", f"mysql://{smtp}", DEAD, "--timeout", "0")
         assert bad.returncode == 1
         told = json.loads(bad.stdout)
+        validator.validate(told)
         assert told["ready"] is False
         assert [target["saw"] for target in told["targets"]] == ["wrong-protocol", "wrong-protocol", "refused"]
         assert told["targets"][0]["target"] == f"{ssh} (smtp)"
@@ -376,62 +385,3 @@ def test_times_are_written_as_in_every_other_command(spelling: list[str]) -> Non
 @pytest.mark.usefixtures("network")
 def test_a_single_try_is_reported_once() -> None:
     assert run("127.0.0.1:1", "--timeout", "0").stderr == "tailbite: not ready at once:\n  127.0.0.1:1: refused\n"
-
-
-@pytest.mark.usefixtures("network")
-def test_free_waits_for_the_program_that_holds_the_port_and_then_starts_the_server() -> None:
-    server = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 5000)); s.listen(); print('bound')"
-    with socket.create_server(("127.0.0.1", 5000), reuse_port=False):
-        held = run("--free", "5000", "-t", "0", "--", "echo", "never")
-        assert (held.returncode, held.stdout) == (1, "")
-        assert held.stderr == "tailbite: not ready at once:\n  port 5000: in use\n"
-        waiting = subprocess.Popen(
-            [*WAIT, "--free", "5000", "--interval", "20ms", "--", sys.executable, "-c", server],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert first_line(waiting.stderr) == "tailbite: port 5000: in use\n"
-    out, _ = waiting.communicate(timeout=60)
-    assert (waiting.returncode, out) == (0, "bound\n")
-
-
-@pytest.mark.usefixtures("network")
-def test_free_tells_time_wait_from_a_port_in_use_and_the_kernel_agrees() -> None:
-    def server_binds(*, reuse: bool) -> bool:
-        return server_can_bind(port=5000, reuse=reuse)
-
-    here = ("127.0.0.1", 5000)
-    with socket.create_server(here) as listener, socket.create_connection(here) as peer:
-        listener.accept()[0].close()  # the side that closes first keeps TIME-WAIT
-        peer.recv(1)
-    assert (server_binds(reuse=False), server_binds(reuse=True)) == (False, True)
-    strict = run("--free", "127.0.0.1:5000", "-t", "0")
-    assert strict.returncode == 1
-    assert "127.0.0.1:5000: in TIME-WAIT (a server that sets SO_REUSEADDR could bind it)" in strict.stderr
-    assert run("--free", "127.0.0.1:5000", "--reuseaddr", "-t", "0").returncode == 0
-    assert run("--free", "5001", "--free", "[::1]:5000", "-t", "0").returncode == 0
-
-
-@pytest.mark.usefixtures("network")
-def test_free_finds_a_socket_that_is_connected_to_itself() -> None:
-    Trap().set().control()
-    ends = socket.socket()
-    ends.bind(("127.0.0.1", PORT))
-    ends.connect(("127.0.0.1", PORT))
-    with ends:
-        told = json.loads(run("--free", str(PORT), "-t", "0", "--json", "-q").stdout)
-        assert [(target["target"], target["status"]) for target in told["targets"]] == [(f"port {PORT}", "in-use")]
-        assert run("--free", str(PORT), "--reuseaddr", "-t", "0").returncode == 1
-
-
-@pytest.mark.usefixtures("network")
-def test_free_and_ready_are_waited_for_within_one_time() -> None:
-    with greeter() as db:
-        done = run(db, "--free", "5000", "-t", "10s", "--json")
-        assert done.returncode == 0
-        assert "all 2 ready" in done.stderr
-        assert [target["status"] for target in json.loads(done.stdout)["targets"]] == ["ready", "free"]
-        foreign = run("--free", "192.0.2.1:5000", "-t", "0")
-        assert foreign.returncode == 4
-        assert "no server of this user can bind here: Cannot assign requested address" in foreign.stderr

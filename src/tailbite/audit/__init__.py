@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tailbite.audit.client import Client, Driver, Image, Stdin
     from tailbite.audit.records import (
         BindAttempt,
+        Claim,
         Limits,
         Observation,
         Output,

@@ -1,0 +1,77 @@
+"""``tailbite wait --free``: a server that starts after it can bind, and the kernel says so."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from support.trap import PORT, Trap, server_can_bind
+
+WAIT = [sys.executable, "-m", "tailbite", "wait"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*WAIT, *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.usefixtures("network")
+def test_free_waits_for_the_program_that_holds_the_port_and_then_starts_the_server() -> None:
+    server = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 5000)); s.listen(); print('bound')"
+    with socket.create_server(("127.0.0.1", 5000), reuse_port=False):
+        held = run("--free", "5000", "-t", "0", "--", "echo", "never")
+        assert (held.returncode, held.stdout) == (1, "")
+        assert held.stderr == "tailbite: not ready at once:\n  port 5000: in use\n"
+        waiting = subprocess.Popen(
+            [*WAIT, "--free", "5000", "--interval", "20ms", "--", sys.executable, "-c", server],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert next(iter(waiting.stderr or ())) == "tailbite: port 5000: in use\n"
+    out, _ = waiting.communicate(timeout=60)
+    assert (waiting.returncode, out) == (0, "bound\n")
+
+
+@pytest.mark.usefixtures("network")
+def test_free_tells_time_wait_from_a_port_in_use_and_the_kernel_agrees() -> None:
+    def server_binds(*, reuse: bool) -> bool:
+        return server_can_bind(port=5000, reuse=reuse)
+
+    here = ("127.0.0.1", 5000)
+    with socket.create_server(here) as listener, socket.create_connection(here) as peer:
+        listener.accept()[0].close()  # the side that closes first keeps TIME-WAIT
+        peer.recv(1)
+    assert (server_binds(reuse=False), server_binds(reuse=True)) == (False, True)
+    strict = run("--free", "127.0.0.1:5000", "-t", "0")
+    assert strict.returncode == 1
+    assert "127.0.0.1:5000: in TIME-WAIT (a server that sets SO_REUSEADDR could bind it)" in strict.stderr
+    assert run("--free", "127.0.0.1:5000", "--reuseaddr", "-t", "0").returncode == 0
+    assert run("--free", "5001", "--free", "[::1]:5000", "-t", "0").returncode == 0
+
+
+@pytest.mark.usefixtures("network")
+def test_free_finds_a_socket_that_is_connected_to_itself() -> None:
+    Trap().set().control()
+    ends = socket.socket()
+    ends.bind(("127.0.0.1", PORT))
+    ends.connect(("127.0.0.1", PORT))
+    with ends:
+        told = json.loads(run("--free", str(PORT), "-t", "0", "--json", "-q").stdout)
+        assert [(target["target"], target["status"]) for target in told["targets"]] == [(f"port {PORT}", "in-use")]
+        assert run("--free", str(PORT), "--reuseaddr", "-t", "0").returncode == 1
+
+
+@pytest.mark.usefixtures("network")
+def test_free_and_ready_are_waited_for_within_one_time() -> None:
+    with socket.create_server(("127.0.0.1", 5001)):
+        done = run("127.0.0.1:5001", "--free", "5000", "-t", "10s", "--json")
+        assert done.returncode == 0
+        assert "all 2 ready" in done.stderr
+        assert [target["status"] for target in json.loads(done.stdout)["targets"]] == ["ready", "free"]
+        foreign = run("--free", "192.0.2.1:5000", "-t", "0")
+        assert foreign.returncode == 4
+        assert "no server of this user can bind here: Cannot assign requested address" in foreign.stderr
