@@ -34,6 +34,18 @@ class Parser(NamedTuple):
     seeds: tuple[bytes, ...]
 
 
+def _of_bytes(
+    function: Callable[[Any], object], *seeds: bytes, refusals: tuple[type[Exception], ...] = (ValueError,)
+) -> Parser:
+    return Parser(function, refusals, False, seeds)
+
+
+def _of_text(
+    function: Callable[[Any], object], *seeds: bytes, refusals: tuple[type[Exception], ...] = (ValueError,)
+) -> Parser:
+    return Parser(function, refusals, True, seeds)
+
+
 def _parsers() -> dict[str, Parser]:
     from tailbite.audit import catalogue
     from tailbite.core.address import canonical_host
@@ -50,16 +62,6 @@ def _parsers() -> dict[str, Parser]:
             raise AssertionError(f"an assignment that was written is read as {found!r}")
         return sysctl_text.without_assignment(text, "net.ipv4.ip_local_port_range")
 
-    def of_bytes(
-        function: Callable[[Any], object], *seeds: bytes, refusals: tuple[type[Exception], ...] = (ValueError,)
-    ) -> Parser:
-        return Parser(function, refusals, False, seeds)
-
-    def of_text(
-        function: Callable[[Any], object], *seeds: bytes, refusals: tuple[type[Exception], ...] = (ValueError,)
-    ) -> Parser:
-        return Parser(function, refusals, True, seeds)
-
     def messages(data: bytes) -> object:
         return list(netlink.messages(data))
 
@@ -72,24 +74,24 @@ def _parsers() -> dict[str, Parser]:
     segment = bytes.fromhex("4500002800010000400600007f0000017f0000017df67df600000000000000005002000000000000")
     entry = b'name = "x"\nkind = "tool"\ncommand = ["x", "{host}", "{port}"]\n'
     return {
-        "netlink.messages": of_bytes(messages, bytes(32), refusals=(ValueError, NetlinkError)),
-        "netlink.attributes": of_bytes(attributes, b"\x08\0\1\0aaaa"),
-        "inet_diag.decode": of_bytes(inet_diag.decode, b"\2\1" + bytes(70), b"\x0a\1" + bytes(70)),
-        "inet_diag.self_connect_offsets": of_bytes(offsets, b"\x58\0\0\0\x14\0" + bytes(82)),
-        "tcp_info.decode": of_bytes(tcp_info.decode, bytes(232)),
-        "packets.decode": of_bytes(packets.decode, segment, b"\x60" + bytes(70)),
-        "procfs.parse_mounts": of_text(lambda text: list(procfs.parse_mounts(text)), b"a / b c\\040d 0 0\n"),
-        "sysctl.text": of_text(
+        "netlink.messages": _of_bytes(messages, bytes(32), refusals=(ValueError, NetlinkError)),
+        "netlink.attributes": _of_bytes(attributes, b"\x08\0\1\0aaaa"),
+        "inet_diag.decode": _of_bytes(inet_diag.decode, b"\2\1" + bytes(70), b"\x0a\1" + bytes(70)),
+        "inet_diag.self_connect_offsets": _of_bytes(offsets, b"\x58\0\0\0\x14\0" + bytes(82)),
+        "tcp_info.decode": _of_bytes(tcp_info.decode, bytes(232)),
+        "packets.decode": _of_bytes(packets.decode, segment, b"\x60" + bytes(70)),
+        "procfs.parse_mounts": _of_text(lambda text: list(procfs.parse_mounts(text)), b"a / b c\\040d 0 0\n"),
+        "sysctl.text": _of_text(
             of_sysctl, b"net.ipv4.ip_local_port_range = 1 2\n", b"-net/ipv4/x=1\n# a", refusals=()
         ),
-        "PortRange.parse": of_text(PortRange.parse, b"9000-65500", b"1 2"),
-        "PortSet.parse": of_text(PortSet.parse, b"1-3,8", b""),
-        "parse_duration": of_text(parse_duration, b"1.5s", b"10min", b"1h30m"),
-        "canonical_host": of_text(canonical_host, b"::ffff:127.0.0.1", b"fe80::1%2"),
-        "catalogue.parse_entry": of_text(
+        "PortRange.parse": _of_text(PortRange.parse, b"9000-65500", b"1 2"),
+        "PortSet.parse": _of_text(PortSet.parse, b"1-3,8", b""),
+        "parse_duration": _of_text(parse_duration, b"1.5s", b"10min", b"1h30m"),
+        "canonical_host": _of_text(canonical_host, b"::ffff:127.0.0.1", b"fe80::1%2"),
+        "catalogue.parse_entry": _of_text(
             lambda text: catalogue.parse_entry(text, Path("x")), entry, refusals=(CatalogueError,)
         ),
-        _BROKEN: of_bytes(_fail_on_some_inputs, b"broken"),
+        _BROKEN: _of_bytes(_fail_on_some_inputs, b"broken"),
     }
 
 
