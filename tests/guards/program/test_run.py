@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from support.guarded import PYTHON, guarded, run
 from support.programs import client, counts
 from support.trap import PORT, Trap, leftovers, server_can_bind
+from tailbite.cli.schema import read_schema
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range
 
@@ -92,6 +94,14 @@ def test_a_standard_output_that_nobody_reads_changes_no_exit_status(tmp_path: Pa
     line = " ".join(guarded(["sh", "-c", "'exit 3'"], "--stats-json", "-"))
     done = run(["bash", "-c", f"{line} | :; echo ${{PIPESTATUS[0]}}"], cwd=tmp_path)
     assert done.stdout == "3\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--port", str(PORT))], ids=["inspected", "held"])
+def test_the_report_is_valid_by_its_schema(options: tuple[str, ...]) -> None:
+    validator: Any = import_module("jsonschema").Draft202012Validator(json.loads(read_schema("run")))
+    for line in ("exit 3", "kill -TERM $$", ":"):
+        done = run(guarded(["sh", "-c", line], "--stats-json", "-", *options))
+        validator.validate(json.loads(done.stdout))
 
 
 def test_verbose_tells_what_was_steered() -> None:
