@@ -85,14 +85,14 @@ def command(
     if kill and not do_it:
         note(_KILL_ACTS)
     if watch is None:
-        shot = _look(wanted)
+        shot = _scan_once(wanted)
         killed = destroy_self_connects(shot.sightings) if kill else ()
-        _show(shot, killed, as_document=as_document, as_lines=as_lines)
+        _print_scan(shot, killed, as_document=as_document, as_lines=as_lines)
         if wants_kill and dry_run and not (as_document or as_lines):
             _show_commands(shot)
         return _status(shot, killed if do_it else ())
     seen_any = False
-    shots = _looks(wanted, watch, count)
+    shots = _scans(wanted, watch, count)
     for shot, killed in _watched(shots, kill=kill, as_lines=as_lines, every=watch):
         seen_any = seen_any or bool(shot.sightings)
         if as_lines:
@@ -130,7 +130,7 @@ def _show_commands(shot: Scan) -> None:
         note("nothing has been destroyed; add --apply instead of --dry-run to do it")
 
 
-def _look(wanted: str) -> Scan:
+def _scan_once(wanted: str) -> Scan:
     places, not_visible = chosen_namespaces(wanted)
     found = scan(places, not_visible)
     if wanted == "all":  # a process or a container that ended meanwhile is no news
@@ -138,10 +138,10 @@ def _look(wanted: str) -> Scan:
     return found
 
 
-def _looks(wanted: str, every: float, count: int | None) -> Iterator[Scan]:
+def _scans(wanted: str, every: float, count: int | None) -> Iterator[Scan]:
     number = 0
     while True:
-        yield _look(wanted)
+        yield _scan_once(wanted)
         number += 1
         if number == count:
             return
@@ -176,7 +176,7 @@ def _status(shot: Scan, killed: tuple[Destruction, ...]) -> int:
     return status.PARTLY_BLIND if shot.not_visible else status.FINE
 
 
-def _show(shot: Scan, killed: tuple[Destruction, ...], *, as_document: bool, as_lines: bool) -> None:
+def _print_scan(shot: Scan, killed: tuple[Destruction, ...], *, as_document: bool, as_lines: bool) -> None:
     if as_document:
         emit_json("scan", **_fields(shot, killed))
         return

@@ -1,4 +1,4 @@
-"""What a tree of sysctl.d files sets at boot, and after an edit: asked of systemd, of procps and of the kernel."""
+"""Values that a tree of sysctl.d files sets at boot, before and after an edit: asked of systemd, procps and Linux."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ EVEN, ODD = 50050, 50051
 KEY = "net.ipv4.ip_local_reserved_ports"
 
 
-def look(*services: Service, root: Path | None = None) -> Checkup:
+def checkup(*services: Service, root: Path | None = None) -> Checkup:
     return check_host([namespaces.current_namespace()], services, root=root)
 
 
@@ -59,7 +59,7 @@ def self_connected(port: int) -> Iterator[None]:
 @pytest.mark.usefixtures("network")
 def test_a_quiet_namespace_has_no_finding(tmp_path: Path) -> None:
     with listening(8080):
-        seen = look(Service(8080), Service(8125), root=empty_tree(tmp_path))
+        seen = checkup(Service(8080), Service(8125), root=empty_tree(tmp_path))
     assert codes(seen) == []
     assert not seen.not_visible
 
@@ -67,7 +67,7 @@ def test_a_quiet_namespace_has_no_finding(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("network")
 def test_a_self_connect_is_critical_and_names_its_owner_and_what_frees_the_port() -> None:
     with self_connected(EVEN):
-        seen = look(Service(EVEN, "broker"))
+        seen = checkup(Service(EVEN, "broker"))
         (one,) = seen.findings
     assert (one.code, one.severity, one.confidence) == ("TB101", Severity.CRITICAL, Confidence.CERTAIN)
     assert "broker on port 50050" in one.what
@@ -80,7 +80,7 @@ def test_a_self_connect_is_critical_and_names_its_owner_and_what_frees_the_port(
 def test_what_a_closed_self_connect_left_is_told_with_its_seconds() -> None:
     with self_connected(EVEN):
         pass
-    (one,) = look(Service(EVEN)).findings
+    (one,) = checkup(Service(EVEN)).findings
     assert one.code == "TB102"
     seconds = int(one.what.split(", for ")[1].split(" s")[0])
     assert 50 <= seconds <= 60
@@ -90,29 +90,29 @@ def test_what_a_closed_self_connect_left_is_told_with_its_seconds() -> None:
 @pytest.mark.parametrize("port", [EVEN, ODD])
 def test_a_service_that_is_down_inside_the_range_is_at_risk_with_odds(port: int) -> None:
     """An even port can be hit by connect(), an odd one by a client that binds first: each says which."""
-    (one,) = look(Service(port)).findings
+    (one,) = checkup(Service(port)).findings
     assert (one.code, one.severity, one.confidence) == ("TB203", Severity.WARNING, Confidence.CERTAIN)
     dials, binds = (fact.words for fact in one.facts)
     assert ("cannot happen" in dials, "cannot happen" in binds) == (port == ODD, port == EVEN)
-    (subject,) = look(Service(port)).subjects
+    (subject,) = checkup(Service(port)).subjects
     assert ports_at_risk(subject) == PortSet.of([port])
     write_reserved_ports(PortSet.of([port]))
-    assert codes(look(Service(port))) == []
+    assert codes(checkup(Service(port))) == []
 
 
 @pytest.mark.usefixtures("network")
 def test_a_listener_inside_the_range_is_told_once_whatever_its_addresses() -> None:
     with listening(EVEN), listening(EVEN, "::1"), listening(ODD):
-        found = look(Service(ODD)).findings
+        found = checkup(Service(ODD)).findings
         assert [(one.code, str(one.ports), one.confidence) for one in found] == [
             ("TB204", str(EVEN), Confidence.LIKELY),
             ("TB204", str(ODD), Confidence.CERTAIN),
         ]
         write_reserved_ports(PortSet.of([EVEN, ODD]))
-        assert codes(look(Service(ODD))) == []
+        assert codes(checkup(Service(ODD))) == []
         write_reserved_ports(PortSet())
         write_ephemeral_range(PortRange(51000, 60999))
-        assert codes(look(Service(ODD))) == []
+        assert codes(checkup(Service(ODD))) == []
 
 
 @pytest.mark.usefixtures("network")
@@ -121,7 +121,7 @@ def test_very_many_servers_are_told_together_and_none_is_forgotten() -> None:
     with contextlib.ExitStack() as up:
         for port in ports:
             up.enter_context(listening(port))
-        seen = look()
+        seen = checkup()
     (finding,) = seen.findings
     assert finding.ports == PortSet.of(ports) == ports_at_risk(seen.subjects[0])
 
@@ -129,7 +129,7 @@ def test_very_many_servers_are_told_together_and_none_is_forgotten() -> None:
 @pytest.mark.usefixtures("network")
 def test_ports_in_the_same_state_are_one_finding_and_states_are_told_apart() -> None:
     with listening(40010), listening(40011):
-        found = look(*(Service(port) for port in range(39000, 41000)), Service(50000, "broker")).findings
+        found = checkup(*(Service(port) for port in range(39000, 41000)), Service(50000, "broker")).findings
     assert [(one.code, len(one.ports), one.what.split(" ")[0]) for one in found] == [
         ("TB203", 1998, "Services"),
         ("TB203", 1, "Broker"),
@@ -141,8 +141,8 @@ def test_ports_in_the_same_state_are_one_finding_and_states_are_told_apart() -> 
 @pytest.mark.usefixtures("network")
 def test_a_client_that_cannot_be_hit_is_not_said_to_be_at_risk() -> None:
     """No sentence denies the odds below it: who may be given the port is the client that has odds."""
-    (even,) = look(Service(EVEN)).findings
-    (odd,) = look(Service(ODD)).findings
+    (even,) = checkup(Service(EVEN)).findings
+    (odd,) = checkup(Service(ODD)).findings
     assert "and a client that retries may be given" in even.what
     assert "and a client that retries and binds before it connects may be given" in odd.what
     assert even.facts[0].value
@@ -152,9 +152,9 @@ def test_a_client_that_cannot_be_hit_is_not_said_to_be_at_risk() -> None:
 @pytest.mark.usefixtures("network")
 def test_a_remedy_that_would_leave_no_source_port_is_not_offered() -> None:
     write_ephemeral_range(PortRange(50000, 50009))
-    (finding,) = look(*(Service(port) for port in range(50000, 50010))).findings
+    (finding,) = checkup(*(Service(port) for port in range(50000, 50010))).findings
     assert "--reserve" not in str(finding.remedies)
-    (finding,) = look(*(Service(port) for port in range(50000, 50009))).findings
+    (finding,) = checkup(*(Service(port) for port in range(50000, 50009))).findings
     assert "--reserve 50000-50008" in str(finding.remedies)
 
 
@@ -162,9 +162,9 @@ def test_a_remedy_that_would_leave_no_source_port_is_not_offered() -> None:
 def test_another_program_on_the_port_of_a_named_service_is_told() -> None:
     """cloudfoundry/loggregator#20: rpc.statd had the port of the service that was expected there."""
     with listening(8125):
-        (finding,) = look(Service(8125, "reverse_log_proxy")).findings
-        assert look(Service(8125, "python")).findings == ()
-        assert look(Service(8125, "the broker")).findings == ()  # a description is not compared
+        (finding,) = checkup(Service(8125, "reverse_log_proxy")).findings
+        assert checkup(Service(8125, "python")).findings == ()
+        assert checkup(Service(8125, "the broker")).findings == ()  # a description is not compared
     assert (finding.code, finding.severity) == ("TB212", Severity.WARNING)
     assert "reverse_log_proxy is expected on port 8125, but " in finding.what
 
@@ -172,7 +172,7 @@ def test_another_program_on_the_port_of_a_named_service_is_told() -> None:
 @pytest.mark.usefixtures("network")
 def test_a_range_among_the_ports_of_services_is_a_notice() -> None:
     write_ephemeral_range(PortRange(9000, 65500))
-    assert [(one.code, one.severity) for one in look().findings] == [("TB207", Severity.NOTICE)]
+    assert [(one.code, one.severity) for one in checkup().findings] == [("TB207", Severity.NOTICE)]
 
 
 @pytest.mark.usefixtures("network")
@@ -182,15 +182,15 @@ def test_what_the_next_boot_forgets_and_what_a_later_file_overrides(tmp_path: Pa
     (etc / "10-app.conf").write_text(f"{KEY} = 8080,9090\n")
     (etc / "20-other.conf").write_text(f"{KEY} = 9090\n")
     write_reserved_ports(PortSet.parse("9090,7777"))
-    lost, vain = look(root=root).findings
+    lost, vain = checkup(root=root).findings
     assert (lost.code, vain.code) == ("TB205", "TB206")
     assert lost.what.startswith("Port 7777 is reserved now")
     assert vain.what.startswith("Port 8080 is reserved in /etc/sysctl.d/10-app.conf without effect")
     with listening(7777):
-        assert look(root=root).findings[-1].severity is Severity.WARNING
+        assert checkup(root=root).findings[-1].severity is Severity.WARNING
 
     (etc / "20-other.conf").write_text(f"{KEY} = 9090 # the metrics\n")
-    (refused,) = (one for one in look(root=root).findings if "refuses" in one.what)
+    (refused,) = (one for one in checkup(root=root).findings if "refuses" in one.what)
     assert "Line 1 of /etc/sysctl.d/20-other.conf sets nothing" in refused.what
     assert "because of the blank ' ' behind '9090'" in refused.what
     assert f"as: {KEY} = 9090" in refused.remedies[0].text
@@ -206,7 +206,7 @@ def test_lines_and_files_without_effect_are_told_with_the_line_that_was_meant(tm
     (etc / "30-other").write_text(f"{KEY} = 8080\n")
     (etc / "40-old.conf.bak").write_text(f"{KEY} = 8080\n")
     (etc / "README").write_text("nothing\n")
-    found = {one.what: one for one in look(root=root).findings}
+    found = {one.what: one for one in checkup(root=root).findings}
     assert {one.code for one in found.values()} == {"TB206"}
     quoted, misspelt, unread, backup = sorted(found, key=lambda what: re.findall(r"/(\d0)-", what))
     assert "because of the quotation mark" in quoted

@@ -1,4 +1,4 @@
-"""What the documentation says of netstat, ss, lsof, psutil and tailbite is what they show."""
+"""Netstat, ss, lsof, psutil and tailbite show what the documentation says they do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sysctl.d files a system applies, in a tree with all that real ones have: links, masks, and worse."""
+"""The sysctl.d files that a system applies, in a tree with all that real ones have: links, masks, and worse."""
 
 from __future__ import annotations
 

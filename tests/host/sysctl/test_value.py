@@ -1,4 +1,4 @@
-"""What the kernel takes for the two port settings, asked of the kernel itself."""
+"""Texts that the kernel takes for the two port settings, asked of the kernel itself."""
 
 from __future__ import annotations
 

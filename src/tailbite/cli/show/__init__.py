@@ -1,1 +1,1 @@
-"""What commands print for people. Rich is used here and nowhere else."""
+"""Output of commands for people. Rich is used here and nowhere else."""

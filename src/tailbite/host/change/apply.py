@@ -1,4 +1,4 @@
-"""Making changes to this host, and taking them back: the one place of this package that writes.
+"""Application and reversal of changes to this host: the one place of this package that writes.
 
 Each change is checked again right before it is made, because the host may have changed since it was shown: a file
 must have the text it had, and ports are merged with those reserved by then.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tailbite._files import remove_durably, write_atomically
 from tailbite.core.ports import PortSet
-from tailbite.host.change.journal import Entry, Journal, Step, boot_id
+from tailbite.host.change.journal import Journal, JournalEntry, Step, boot_id
 from tailbite.host.change.records import Change, Destroy, FileChange, SettingChange
 from tailbite.host.see import namespaces
 from tailbite.host.see.scan import destroy_self_connects
@@ -34,12 +34,12 @@ __all__ = ["ChangedMeanwhile", "Done", "apply_changes", "revert_last"]
 
 
 class ChangedMeanwhile(RuntimeError):  # noqa: N818
-    """What was to be changed is not as it was when the change was planned; nothing was done to it."""
+    """A file or setting is not as it was when its change was planned; nothing was done to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of one change.
+    """The result of one change.
 
     Attributes:
         change: the change.
@@ -51,7 +51,7 @@ class Done:
 
 
 def apply_changes(changes: Sequence[Change], journal: Journal, root: Path) -> Iterator[Done]:
-    """Make the changes, in order, and say each that is made.
+    """Make the changes, in order, and yield each that is made.
 
     Raises:
         ChangedMeanwhile: a file has another text now.
@@ -63,19 +63,19 @@ def apply_changes(changes: Sequence[Change], journal: Journal, root: Path) -> It
             if isinstance(change, FileChange) and _read(root, change.path) != change.before:
                 raise ChangedMeanwhile(f"{change.path} has been changed meanwhile; run the command again")
         if steps:
-            journal.push(Entry(time.time(), boot_id(), steps))
+            journal.push(JournalEntry(time.time(), boot_id(), steps))
         for number, change in enumerate(changes):
             try:
                 note = _make(change, root)
             except OSError:
                 if steps and not number:
-                    journal.pop()  # nothing was done, so there is nothing to take back
+                    journal.pop()  # nothing was done, so there is nothing to revert
                 raise
             yield Done(change, note)
 
 
 def revert_last(journal: Journal, root: Path, *, dry: bool = False, files_only: bool = False) -> Iterator[Done]:
-    """Take back what the last entry of the journal did, and forget it; what others did since stays.
+    """Revert what the last entry of the journal did, and forget it; changes that others made since stay.
 
     Args:
         journal: the journal.
@@ -106,7 +106,7 @@ def _make(change: Change, root: Path) -> str:
         return ""
     if isinstance(change, SettingChange):
         with inside(change.namespace):
-            is_list = change.key == RESERVED.key  # somebody may have reserved more since: merge again
+            is_list = change.key == RESERVED.key  # others may have reserved more since: merge again
             _set(change.key, str(read_reserved_ports() | change.added) if is_list else change.after)
         return ""
     (killed,) = destroy_self_connects([change.sighting])
@@ -122,10 +122,10 @@ def _restore_file(change: FileChange, root: Path, dry: bool) -> Done:
     then = change.undone(now)
     back = FileChange(change.path, now, then, change.added)
     if then == now:
-        return Done(back, "nothing of ours is in it any more")
+        return Done(back, "nothing that tailbite wrote is left in it")
     if not dry:
         _write(root, change.path, then)
-    return Done(back, "" if now == change.after else "it was edited since: only what was added is taken out")
+    return Done(back, "" if now == change.after else "it was edited since: only what was added is removed")
 
 
 def _restore_setting(step: Step, change: SettingChange, boot: str, dry: bool) -> Done:
@@ -143,7 +143,9 @@ def _restore_setting(step: Step, change: SettingChange, boot: str, dry: bool) ->
         back = SettingChange(where, change.key, now, then)
         if then == now:
             theirs = now != change.before and change.key != RESERVED.key
-            return Done(back, "it has another value by now, which stays" if theirs else "nothing of ours is left")
+            return Done(
+                back, "it has another value by now, which stays" if theirs else "nothing that tailbite set is left"
+            )
         if not dry:
             _set(change.key, then)
         return Done(back)

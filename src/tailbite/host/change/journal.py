@@ -1,4 +1,4 @@
-"""What tailbite changed on this host, so that it can be taken back: one JSON file, the last entry on top.
+"""Journal of the changes that tailbite made on this host, for --undo: one JSON file, the last entry at the end.
 
 An entry is written before the first of its changes is made. So whatever happens in between, ``--undo`` knows.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-__all__ = ["Entry", "Journal", "Step", "boot_id"]
+__all__ = ["Journal", "JournalEntry", "Step", "boot_id"]
 
 _SCHEMA = "tailbite.undo/1"
 _MOST_ENTRIES = 100
@@ -43,8 +43,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What one ``tailbite fix --apply`` did.
+class JournalEntry:
+    """The changes of one ``tailbite fix --apply``.
 
     Attributes:
         at: when, in seconds since the epoch.
@@ -81,7 +81,7 @@ class Journal:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[JournalEntry]:
         """Return the entries, the oldest first.
 
         Raises:
@@ -98,7 +98,7 @@ class Journal:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is not a journal of tailbite: {error}") from error
 
-    def push(self, entry: Entry) -> None:
+    def push(self, entry: JournalEntry) -> None:
         """Add an entry."""
         self._write([*self.entries(), entry][-_MOST_ENTRIES:])
 
@@ -106,7 +106,7 @@ class Journal:
         """Forget the last entry."""
         self._write(self.entries()[:-1])
 
-    def _write(self, entries: list[Entry]) -> None:
+    def _write(self, entries: list[JournalEntry]) -> None:
         data = {"schema": _SCHEMA, "entries": [_plain(entry) for entry in entries]}
         write_atomically(self.path, json.dumps(data, indent=1), mode=0o600, durable=True)
 
@@ -129,7 +129,7 @@ def _home(root: Path | None) -> Path:
     return (Path(state) if state.startswith("/") else Path.home() / ".local/state") / "tailbite"
 
 
-def _plain(entry: Entry) -> dict[str, Any]:
+def _plain(entry: JournalEntry) -> dict[str, Any]:
     steps = []
     for step in entry.steps:
         item = {**asdict(step.change), "added": str(step.change.added), "cookie": step.cookie}
@@ -139,8 +139,8 @@ def _plain(entry: Entry) -> dict[str, Any]:
     return {"at": entry.at, "boot": entry.boot, "steps": steps}
 
 
-def _entry(item: dict[str, Any]) -> Entry:
-    return Entry(float(item["at"]), str(item["boot"]), tuple(_step(step) for step in item["steps"]))
+def _entry(item: dict[str, Any]) -> JournalEntry:
+    return JournalEntry(float(item["at"]), str(item["boot"]), tuple(_step(step) for step in item["steps"]))
 
 
 def _step(item: dict[str, Any]) -> Step:

@@ -1,4 +1,4 @@
-"""Remedies as changes: from what there is and what is wished to what has to change. Pure; nothing is done here."""
+"""Remedies as changes: from what there is and what is requested to what has to change. Pure; nothing is done here."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ _NULL = "/dev/null"
 
 
 class FixRefused(ValueError):  # noqa: N818 - it says what was done, and nothing is broken
-    """A wish that would do harm, or that cannot be fulfilled; the message says why."""
+    """A request that would do harm, or that is not possible; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixRequest:
-    """What is wished for one namespace.
+    """A request for one namespace.
 
     Attributes:
         reserve: ports to reserve.
         ephemeral: the range it should have; None leaves it.
-        kill: ports whose self-connects are to be destroyed.
+        kill: ports whose self-connects must be destroyed.
     """
 
     reserve: PortSet = NO_PORTS
@@ -54,29 +54,29 @@ class FixRequest:
 
 
 def plan_changes(
-    shots: Iterable[Snapshot], seen: Scan, wishes: Mapping[Namespace, FixRequest], tree: Tree | None
+    shots: Iterable[Snapshot], seen: Scan, requests: Mapping[Namespace, FixRequest], tree: Tree | None
 ) -> list[Change]:
     """Return what has to change: the files first, then the running kernel, and last what cannot be undone.
 
     Args:
         shots: the namespaces as they are.
         seen: their self-connected sockets.
-        wishes: what is wished for each of them.
+        requests: what is requested for each of them.
         tree: the files of the next boot; None leaves them out. They concern the caller's own namespace.
 
     Raises:
-        FixRefused: a wish would do harm, or cannot be fulfilled.
+        FixRefused: a request would do harm, or is not possible.
     """
     files: list[Change] = []
     settings: list[Change] = []
     for shot in shots:
-        wish = wishes[shot.namespace]
-        if not wish.reserve and wish.ephemeral is None:
+        request = requests[shot.namespace]
+        if not request.reserve and request.ephemeral is None:
             continue
         if tree is not None and shot.namespace.is_own:
-            files += plan_boot_changes(tree, wish.reserve, wish.ephemeral)
-        settings += plan_running_changes(shot, wish.reserve, wish.ephemeral)
-    ends = [Destroy(one) for one in seen.sightings if one.socket.endpoints.local.port in wishes[one.namespace].kill]
+            files += plan_boot_changes(tree, request.reserve, request.ephemeral)
+        settings += plan_running_changes(shot, request.reserve, request.ephemeral)
+    ends = [Destroy(one) for one in seen.sightings if one.socket.endpoints.local.port in requests[one.namespace].kill]
     return [*files, *settings, *ends]
 
 

@@ -52,7 +52,7 @@ class FileChange:
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
     def undone(self, now: str | None) -> str | None:
-        """Return what the text becomes when this change is taken back.
+        """Return what the text becomes when this change is reverted.
 
         If nobody touched the file since, that is what it was. If somebody did, only what this change brought goes:
         the ports it added, or the range if that is still ours.

@@ -49,7 +49,7 @@ class BindOutcome(Enum):
 
 
 class Overlap(Enum):
-    """Whether two sockets would hold the same address."""
+    """The overlap of two sockets' addresses."""
 
     NO = 0
     MAYBE = 1
@@ -79,7 +79,7 @@ ANY_ADDRESS = (BindAddress("0.0.0.0"), BindAddress("::"), BindAddress("::", v6_o
 
 @dataclass(frozen=True, slots=True)
 class BindForecast:
-    """What a server that binds an address and port would meet now.
+    """The result for a server that binds an address and port now.
 
     Attributes:
         address: the address it would bind.

@@ -45,7 +45,7 @@ class Severity(Enum):
 
 
 class Confidence(Enum):
-    """How sure a finding is, apart from the harm."""
+    """The certainty of a finding, apart from the harm."""
 
     CERTAIN = "certain"
     """Read from the kernel's own tables."""

@@ -28,7 +28,7 @@ def read_page(code: str) -> str:
     """Return a page as Markdown.
 
     Raises:
-        UnknownCode: there is none.
+        UnknownCode: no page has that code.
     """
     wanted = code.strip().upper()
     known = known_codes()

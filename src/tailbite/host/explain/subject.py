@@ -72,7 +72,7 @@ class Subject:
     accepted: KnownFindings = NOTHING_KNOWN
 
     def told(self, code: str, ports: Iterable[int]) -> list[int]:
-        """Return the ports of a finding that are to be told, ascending."""
+        """Return the ports of a finding that are not accepted yet, ascending."""
         known = self.accepted.ports(code, self.seen.namespace)
         return sorted(set(ports) - known)
 

@@ -1,4 +1,4 @@
-"""Which network namespaces this host has, and by what name a person knows each of them."""
+"""Network namespaces of this host, and the name by which a person knows each of them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def choose_namespaces(wanted: str) -> tuple[tuple[Namespace, ...], tuple[NotVisi
         return (_of_process(int(wanted), found),), ()
     matches = [one for one in found if wanted in (one.name, f"net:[{one.inode}]") and not one.is_own]
     if not matches:
-        # Whoever cannot enter it still gets told so later; here only the name counts.
+        # Here only the name counts; a namespace that cannot be entered is reported later.
         names = ", ".join(dict.fromkeys(one.name for one in found if not one.is_own)) or "none but this one"
         hint = "; some could not be seen" if not_visible else ""
         raise UnknownNamespace(f"no network namespace is called {wanted!r}; visible: {names}{hint}")

@@ -44,7 +44,7 @@ class SelectionEvidence:
     Attributes:
         selection: the way.
         is_measured: it was seen; otherwise it is assumed from the kernel's release.
-        reason: the measurement, or why there is none, as a phrase.
+        reason: the measurement, or the reason why nothing was measured, as a phrase.
     """
 
     selection: Selection

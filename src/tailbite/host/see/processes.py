@@ -1,4 +1,4 @@
-"""Processes behind sockets: who holds one, and whom to talk to about it (user, unit, container, parent).
+"""Processes behind sockets: who holds one, and who is responsible (user, unit, container, parent).
 
 Everything comes from /proc (proc(5)) and the cgroup's path (cgroups(7), systemd's "unit file names in cgroups").
 """

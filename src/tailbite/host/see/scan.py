@@ -105,7 +105,7 @@ def scan(namespaces: Iterable[Namespace], not_visible: Iterable[NotVisible] = ()
             places.append(namespace)
             continue
         try:
-            found, not_found = call_in_namespace(namespace, partial(_look, namespace))
+            found, not_found = call_in_namespace(namespace, partial(_scan_here, namespace))
         except OSError as error:
             unseen.append(NotVisible.of(str(namespace), error))
             continue
@@ -140,7 +140,7 @@ def _with_owners(found: Scan) -> Scan:
     return replace(found, sightings=sightings, not_visible=found.not_visible + tuple(not_seen))
 
 
-def _look(namespace: Namespace) -> tuple[list[Sighting], list[NotVisible]]:
+def _scan_here(namespace: Namespace) -> tuple[list[Sighting], list[NotVisible]]:
     inspection = Inspection()
     usage = usage_here()  # of a namespace that could not be read from outside
     if usage is not None and usage.is_empty:
@@ -168,10 +168,10 @@ def destroy_self_connects(sightings: Iterable[Sighting]) -> tuple[Destruction, .
 
     What was seen is destroyed and nothing else: the kernel compares the socket's cookie.
     """
-    return tuple(_kill(one) for one in sightings)
+    return tuple(_destroy_one(one) for one in sightings)
 
 
-def _kill(sighting: Sighting) -> Destruction:
+def _destroy_one(sighting: Sighting) -> Destruction:
     target = sighting.socket
     what = f"{target.endpoints.local} in {sighting.namespace}"
     try:

@@ -76,7 +76,7 @@ class Snapshot:
 
     @property
     def time_waits(self) -> tuple[TcpSocket, ...]:
-        """What closed self-connects left: TIME-WAIT from a port to itself."""
+        """TIME-WAIT sockets from a port to itself, which closed self-connects left."""
         return tuple(found for found in self.self_connects if found.state is TcpState.TIME_WAIT)
 
     def sysctl(self, name: str) -> str | None:

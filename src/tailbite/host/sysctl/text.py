@@ -1,4 +1,4 @@
-"""What a tree of sysctl.d(5) files makes of one setting, and how to change that with the smallest edit. Pure.
+"""The value that a tree of sysctl.d(5) files gives a setting, and the smallest edit that changes it. Pure.
 
 At boot every ``*.conf`` of several directories is applied, in the order of the files' names whatever directory they
 lie in; of two files of one name only the one in the directory of higher rank is. A later assignment of a setting
@@ -48,7 +48,7 @@ OWN_FILE = "/etc/sysctl.d/60-tailbite.conf"
 OWN_NAME = OWN_FILE.rpartition("/")[2]
 
 _HEADER = """\
-# Made by `tailbite fix`; `tailbite fix --undo` takes it back.
+# Made by `tailbite fix`; `tailbite fix --undo --apply` reverts it.
 # The last assignment of a setting wins whole (sysctl.d(5)), so these repeat what earlier files assign.
 """
 # One line: indentation, "-" for "a failure does not matter", the key, "=", the value, and white space, which
@@ -117,7 +117,7 @@ class Assignment:
         file: where it stands.
         line: the line's number, from 0.
         value: what it assigns, without white space around it; None for ``-key`` alone, which takes the key out of
-            every glob, and for systemd takes back an assignment before it.
+            every glob, and for systemd cancels an assignment before it.
         is_pattern: True if the key is a glob that matches; a plain assignment anywhere beats it (sysctl.d(5)).
     """
 
@@ -192,7 +192,7 @@ def with_assignment(text: str, key: str, value: str) -> str:
 
 
 def value_in(text: str, key: str) -> str | None:
-    """Return what the last line about ``key`` in a text assigns; None if there is none, or it assigns nothing."""
+    """Return what the last line about ``key`` in a text assigns; None if no line does, or it assigns nothing."""
     found = [item for item in assignments(ConfigFile("", "", text), key) if not item.is_pattern]
     return found[-1].value if found else None
 
@@ -243,7 +243,7 @@ def settle_setting(
 
 
 def edits_between(before: Sequence[BootOrder], after: Sequence[BootOrder]) -> dict[str, tuple[str | None, str]]:
-    """Return what was edited: the file -> its text before (None: there was none) and after."""
+    """Return what was edited: the file -> its text before (None: no such file) and after."""
     old = {file.target: file.text for order in before for file in order.files}
     new = {file.target: file.text for order in after for file in order.files}
     return {path: (old.get(path), text) for path, text in sorted(new.items()) if old.get(path) != text}

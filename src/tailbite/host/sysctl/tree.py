@@ -45,7 +45,7 @@ ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What would be applied at the next boot.
+    """The files that would be applied at the next boot.
 
     Attributes:
         orders: for each program that may do it, the files in its order.
@@ -129,7 +129,7 @@ def _names(root: Path, directory: str, not_visible: list[NotVisible]) -> Iterato
 
 
 def _read(root: Path, path: str, not_visible: list[NotVisible]) -> ConfigFile | None:
-    """Return a file, empty if it is a link to /dev/null (which masks those of its name), None if there is none."""
+    """Return a file, empty if it is a link to /dev/null (which masks those of its name), None if it is absent."""
     try:
         target = resolve_links(root, path)
         file = path_below(root, target)

@@ -1,4 +1,4 @@
-"""Which texts the kernel takes for the two port settings, and what it makes of them. Pure.
+"""Texts that the kernel takes for the two port settings, and their meaning. Pure.
 
 A file in /etc/sysctl.d may say anything; what the kernel refuses (EINVAL) is as good as not said. The kernel is
 stricter than a person (a blank behind a comma, or a comment behind the value, is an error) and stranger: its numbers

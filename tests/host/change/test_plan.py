@@ -1,0 +1,37 @@
+"""Requests that would do harm are refused before anything is changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.boot import empty_tree
+from tailbite.core.ports import PortRange, PortSet
+from tailbite.host.change.plan import FixRefused, plan_boot_changes, plan_running_changes
+from tailbite.host.see import namespaces
+from tailbite.host.see.snapshot import take_snapshot
+from tailbite.host.sysctl.text import OWN_FILE
+from tailbite.host.sysctl.tree import read_tree
+from tailbite.kernel.sysctl import write_ephemeral_range
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.usefixtures("network")
+def test_a_reservation_that_leaves_no_port_is_refused() -> None:
+    write_ephemeral_range(PortRange(40000, 40001))
+    here = take_snapshot(namespaces.current_namespace())
+    with pytest.raises(FixRefused, match="EADDRNOTAVAIL"):
+        plan_running_changes(here, PortSet.parse("40000-40001"), None)
+    assert plan_running_changes(here, PortSet.parse("40000-40001"), PortRange(40000, 40002))
+    with pytest.raises(FixRefused, match="below port 1024"):
+        plan_running_changes(here, PortSet(), PortRange(80, 90))
+
+
+def test_a_masked_file_of_ours_is_refused(tmp_path: Path) -> None:
+    root = empty_tree(tmp_path)
+    (root / OWN_FILE.lstrip("/")).symlink_to("/dev/null")
+    with pytest.raises(FixRefused, match="/dev/null"):
+        plan_boot_changes(read_tree(root), PortSet.of([8125]), None)
