@@ -30,7 +30,7 @@ MOST_LINES = 60
 
 
 def process(*arguments: str) -> Callable[[], float]:
-    """Return a function that gives the CPU seconds of one ``tailbite doctor``; status 1 means that it found something."""
+    """Return a function that gives the CPU seconds of one ``tailbite doctor``."""
 
     def run() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
