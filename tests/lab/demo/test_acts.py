@@ -7,7 +7,11 @@ import sys
 
 import pytest
 
+from tailbite.connect import attempt
+from tailbite.core.plan import HostFacts, plan
 from tailbite.core.ports import PortRange
+from tailbite.kernel.sysctl import write_ephemeral_range
+from tailbite.lab.demo import guarded
 from tailbite.lab.demo.acts import play_demo, play_natural_demo
 from tailbite.lab.demo.records import DemoSettings
 
@@ -67,3 +71,16 @@ assert not act.shown, act
 assert {m.name: m.value for m in act.measurements}["control_self_connected"] is False
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.usefixtures("network")
+def test_the_last_act_holds_without_port_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before Linux 6.3: a self-connect is reset at once, and a start that meets one is repeated."""
+    monkeypatch.setattr(guarded, "supports_local_port_range", lambda: False)
+    monkeypatch.setattr(attempt, "plan_for", lambda sock, port: plan(port, 0, HostFacts(None, steerable=False)))
+    write_ephemeral_range(PortRange(32246, 32247))
+    act = guarded.play_guarded(Transcript(), 32246, 100)
+    measured = {each.name: each.value for each in act.measurements}
+    assert act.shown, act
+    assert measured["control_self_connected"] is True
+    assert measured["bind"] == "ok"
