@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fault", "subjects"]
 
-SINCE = "9a7bcb216ed1166d50c258526649904dc3f6f46a"
+SINCE = "9960efc2e08992707b2d3f52736f55a45c10c10f"
 """The last commit that did not have to follow the rule. The history before it cannot be changed any more."""
 
 MOST = 72

@@ -94,3 +94,11 @@ def test_a_measurement_that_fails_is_said_to_be_assumed(monkeypatch: pytest.Monk
     evidence = running_selection()
     assert not evidence.is_measured
     assert "Permission denied" in evidence.sentence()
+
+
+def test_a_range_that_cannot_be_read_is_said_to_be_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable() -> PortRange:
+        raise ValueError("not two numbers")
+
+    monkeypatch.setattr(port_selection, "read_ephemeral_range", unreadable)
+    assert "cannot be read" in running_selection().sentence()

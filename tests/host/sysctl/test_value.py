@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tailbite.core.ports import PortRange
-from tailbite.host.sysctl.value import range_value, reserved_value
+from tailbite.host.sysctl.value import EPHEMERAL, RESERVED, range_value, reserved_value
 from tailbite.kernel.sysctl import (
     read_ephemeral_range,
     read_reserved_ports,
@@ -60,3 +60,7 @@ def test_a_range_is_taken_or_refused_as_the_kernel_does(text: str) -> None:
         assert range_value(text) is None
     else:
         assert range_value(text) == read_ephemeral_range()
+
+
+def test_a_setting_has_the_name_of_its_file() -> None:
+    assert (RESERVED.name, EPHEMERAL.name) == ("ip_local_reserved_ports", "ip_local_port_range")
