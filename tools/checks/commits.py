@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fault", "subjects"]
 
-SINCE = "9960efc2e08992707b2d3f52736f55a45c10c10f"
+SINCE = "e2904f46fa49d8e24efbf5a244f1a39f25a600ae"
 """The last commit that did not have to follow the rule. The history before it cannot be changed any more."""
 
 MOST = 72
