@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fault", "subjects"]
 
-SINCE = "e2904f46fa49d8e24efbf5a244f1a39f25a600ae"
+SINCE = "56bea265f4d7a31fe63ddd5c00af86e58008479f"
 """The last commit that did not have to follow the rule. The history before it cannot be changed any more."""
 
 MOST = 72
