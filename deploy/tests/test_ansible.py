@@ -164,7 +164,7 @@ def test_reserve(inventory: Path, collections: Path) -> None:
     checked = run("--check", "--diff")
     assert all(result["changed"] for result in checked.values())
     assert [reserved(host) for host in HOSTS] == ["", "8080", ""]
-    assert any("60-tailbite.conf" in str(part) for part in checked["h1"]["diff"])
+    assert any("ip_local_reserved_ports" in str(part) for part in checked["h1"]["diff"])
     assert all(result["changed"] for result in run().values())
     assert [reserved(host) for host in HOSTS] == [
         "32246,33060-33062",

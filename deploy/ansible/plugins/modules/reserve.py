@@ -128,7 +128,7 @@ def absent(module):
             return done
         if module.check_mode:
             return changes
-        done += run_json(module, ["fix", "--undo"], statuses=(0,))["changes"]
+        done += run_json(module, ["fix", "--undo", "--apply"], statuses=(0,))["changes"]
 
 
 def main():
