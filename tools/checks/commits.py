@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fault", "subjects"]
 
-SINCE = "56bea265f4d7a31fe63ddd5c00af86e58008479f"
+SINCE = "b1c0c17e0723e2c4fee52bcdeadde84c3a1b684e"
 """The last commit that did not have to follow the rule. The history before it cannot be changed any more."""
 
 MOST = 72
