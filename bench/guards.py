@@ -228,10 +228,10 @@ def beside_floor(floor: str) -> list[Ratio]:
     with contextlib.ExitStack() as stack:
 
         def three(kind: str, port: int) -> list[Side]:
-            befores: tuple[tuple[str, ...], ...] = ((), (floor,), RUN)
+            prefixes: tuple[tuple[str, ...], ...] = ((), (floor,), RUN)
             return [
                 stack.enter_context(side("plain", kind, str(port + 2 * number), before=before))
-                for number, before in enumerate(befores)
+                for number, before in enumerate(prefixes)
             ]
 
         plain, in_c, ours = three("live", INSIDE)
