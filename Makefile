@@ -170,7 +170,7 @@ $(ENGINES)/.done: pyproject.toml | setup
 .peers/cloud-init:
 	mkdir -p $@ && cd $@ && apt-get download -q cloud-init && dpkg-deb -x cloud-init_*.deb . && rm cloud-init_*.deb
 
-try-deploy: $(ENGINES)/.done .peers/helm/layer .peers/cloud-init
+try-deploy: $(ENGINES)/.done .peers/helm/layer .peers/cloud-init dist
 	TAILBITE_OWN_NETWORK=1 unshare --net --mount $(ENGINES)/bin/python -m pytest -c deploy/tests/pytest.ini deploy/tests
 
 clean:

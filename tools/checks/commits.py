@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fault", "subjects"]
 
-SINCE = "b1c0c17e0723e2c4fee52bcdeadde84c3a1b684e"
+SINCE = "0689c21ca5dd7be1d8539b86036e45b40e32de44"
 """The last commit that did not have to follow the rule. The history before it cannot be changed any more."""
 
 MOST = 72
