@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["play_demo", "play_natural_demo"]
 
 _GUARDED_ATTEMPTS = 500
+_FIN_LIMIT = 2.0
 
 
 def play_demo(narrator: Narrator, settings: DemoSettings) -> Iterator[DemoAct]:
@@ -221,7 +222,7 @@ def _compare_and_close(narrator: Narrator, settings: DemoSettings) -> DemoAct:
         narrator.explain(
             f"Attempt {attempts} was a self-connect. The client noticed, closed the socket, and would retry."
         )
-    left = [s for s in sockets_on(settings.port) if s.state is TcpState.TIME_WAIT]
+    left = _time_waits(settings.port) if is_self else []
     for sock in left:
         seconds = sock.expires_ms / 1000
         narrator.show_line(f"tcp 0 0 {_endpoint_columns(sock)} {sock.state.label:<11} for {seconds:.0f} s")
@@ -245,6 +246,16 @@ def _compare_and_close(narrator: Narrator, settings: DemoSettings) -> DemoAct:
     elif left:
         narrator.explain("The socket is gone, and its TIME-WAIT keeps the server down (--full waits, and times it).")
     return DemoAct(5, title, "the server still cannot start", measured, shown, tuple(measurements))
+
+
+def _time_waits(port: int) -> list[TcpSocket]:
+    """Return the sockets in TIME-WAIT once there are some: a busy kernel delivers the FIN after close(2) returned."""
+    deadline = time.monotonic() + _FIN_LIMIT
+    while True:
+        left = [s for s in sockets_on(port) if s.state is TcpState.TIME_WAIT]
+        if left or time.monotonic() >= deadline:
+            return left
+        time.sleep(0.01)
 
 
 def _connect_and_close(port: int) -> tuple[int, bool]:

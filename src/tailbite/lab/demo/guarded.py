@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import random
 import socket
 import threading
 import time
@@ -26,8 +28,11 @@ __all__ = ["play_guarded"]
 _GREETING = b"the real server\n"
 _CONTROL_ATTEMPTS = 4
 """In a range of two ports the first attempt self-connects; the others allow for the kernel's perturbation."""
-_RESTARTS = 50
 _RESTART_PAUSE = 0.01
+_RESTART_LIMIT = 10.0
+_CLIENT_PAUSE = 0.001
+"""Seconds between two attempts without IP_LOCAL_PORT_RANGE. In a range of two ports each of them is a self-connect
+until it is reset; without a pause, the port is in use nearly all the time on a machine of one processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +130,17 @@ def _start_server(port: int, loop: _GuardedLoop) -> _ServerStart:
     Without IP_LOCAL_PORT_RANGE a self-connect exists for microseconds before it is reset, and a bind at that very
     moment fails. With the option the first attempt must succeed.
     """
-    most = 1 if supports_local_port_range() else _RESTARTS
     began = time.monotonic()
-    for attempt in range(1, most + 1):
+    deadline = began if supports_local_port_range() else began + _RESTART_LIMIT
+    for attempt in itertools.count(1):
         try:
             return _serve_once(port, loop, attempt, began)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or attempt == most:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 loop.stop()
                 name = errno.errorcode.get(error.errno or 0, str(error))
                 return _ServerStart(name, attempt, time.monotonic() - began, "")
-        time.sleep(_RESTART_PAUSE)
+        time.sleep(_RESTART_PAUSE * random.uniform(0.5, 1.5))  # not in step with the client
     raise AssertionError("unreachable")
 
 
@@ -159,6 +164,7 @@ class _GuardedLoop:
         self.self_connects = 0
         self._port = port
         self._count = count
+        self._pause = 0.0 if supports_local_port_range() else _CLIENT_PAUSE
         self._answer = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -186,6 +192,7 @@ class _GuardedLoop:
                 sock = tailbite.create_connection((DEMO_HOST, self._port), timeout=5)
             except ConnectionRefusedError:
                 self.attempts += 1
+                self._stopped.wait(self._pause)
                 continue
             with sock:
                 if tailbite.is_self_connected(sock):
