@@ -379,6 +379,8 @@ def _lab(*words: str) -> Callable[[Run], str]:
     def cell(_: Run) -> str:
         done = tailbite("lab", *words, timeout=400)
         text = done.stderr.strip() or done.stdout.strip()
+        if done.returncode == 4 and not has_ability("SOCK_DESTROY_TIME_WAIT"):
+            raise NotRunError(f"exit status 4: {text.splitlines()[-1]}")
         _expect(done.returncode == 0, f"exit status {done.returncode}: {' '.join(text.splitlines()[-2:])[-300:]}")
         return "exit status 0"
 
