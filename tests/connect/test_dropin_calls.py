@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -184,7 +185,8 @@ def answer_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict
         return asyncio.run(call())
     except Exception as error:
         kind, number, text = described(error)[:3]
-        return kind, number, str(text).replace("BaseEventLoop.", "")
+        # asyncio of Python 3.13 writes "[errno N]" a second time, inside the sentence.
+        return kind, number, re.sub(r"(?<=: )\[errno \d+\] ", "", str(text).replace("BaseEventLoop.", ""))
     finally:
         if sock is not None:
             sock.close()

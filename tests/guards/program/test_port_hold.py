@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import find_peer
 from support.guarded import PYTHON, guarded, run, wait_until
 from support.limits import without
 from support.programs import client, counts
@@ -220,7 +221,8 @@ class TestWithoutCopies:
             program.communicate()
 
     def test_in_a_namespace_that_the_program_makes_the_port_is_held_there(self) -> None:
-        inside = f'ip link set lo up; echo "{PORT} {PORT + 1}" > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"'
+        ip, ports = find_peer("ip"), f"{PORT} {PORT + 1}"
+        inside = f'{ip} link set lo up; echo "{ports}" > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"'
         there = ["unshare", "-Urn", "sh", "-c", inside, "sh", *client(count=60)]
         done = run([*without("pidfd_getfd"), *guarded(there, "--require")])
         assert counts(done.stdout) == (0, 60), done.stderr

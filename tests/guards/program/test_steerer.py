@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import find_peer
 from support.guarded import PYTHON, guarded, run
 from support.limits import without
 from support.programs import client, counts
@@ -71,7 +72,7 @@ print(itself)
 def test_sockets_of_two_namespaces_in_turn_are_never_confused(home: str) -> None:
     """The program is root in a user namespace, and its second namespace has a trap while its first may have none."""
     ranges = f"{PORT} {PORT + 1}" if home == "the same range" else "50000 50010"
-    inside = f'ip link set lo up; echo "{ranges}" > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"'
+    inside = f'{find_peer("ip")} link set lo up; echo "{ranges}" > /proc/sys/net/ipv4/ip_local_port_range; exec "$@"'
     code = TWO_NAMESPACES.replace("/proc/thread-self/net/../../../sys", "/proc/sys")
     there = ["unshare", "-Urn", "sh", "-c", inside, "sh"]
     done = run([*there, *guarded([PYTHON, "-c", code, str(PORT)], "--require")])
