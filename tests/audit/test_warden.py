@@ -54,7 +54,7 @@ def test_an_interrupted_audit_leaves_nothing(
         audit = start(kind, tmp_path, mark)
         wait_for(lambda: clients_run(mark, processes), "the client did not start")
         os.killpg(audit.pid, number)
-        out, err = audit.communicate(timeout=20)
+        out, err = audit.communicate(timeout=60)
         assert audit.returncode == 130, err
         assert out == b""
         assert b"Traceback" not in err
@@ -68,7 +68,7 @@ def test_an_audit_that_is_interrupted_at_any_step_of_its_start_leaves_nothing(tm
             # One more process each time: the command, its warden, the observer, the guard, init, the client.
             wait_for(lambda step=step: len(marked(mark[MARK])) >= step + 1, "no process")  # type: ignore[misc]
             os.killpg(audit.pid, signal.SIGINT)
-            _, err = audit.communicate(timeout=20)
+            _, err = audit.communicate(timeout=60)
             assert audit.returncode == 130, err
 
 
@@ -80,7 +80,7 @@ def test_an_audit_that_is_killed_at_any_step_leaves_nothing(step: int, tmp_path:
         # One more process each time: the command, its warden, the observer, the guard, init, the client and its own.
         wait_for(lambda: len(marked(mark[MARK])) >= step, "no process")
         audit.kill()
-        audit.communicate(timeout=20)
+        audit.communicate(timeout=60)
         wait_for(lambda: marked(mark[MARK]) == [], "processes outlive the audit")
 
 
@@ -93,7 +93,7 @@ def test_what_a_killed_warden_leaves_is_removed_by_the_command(tmp_path: Path) -
             with contextlib.suppress(OSError):  # it may have ended since
                 if b"tailbite.audit" in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0"):
                     os.kill(process, signal.SIGKILL)
-        out, _ = audit.communicate(timeout=20)
+        out, _ = audit.communicate(timeout=60)
         assert b"the process of this audit was killed" in b" ".join(out.split())
         assert audit.returncode == 3
 
@@ -130,7 +130,7 @@ def test_what_an_interrupted_audit_of_many_knows_is_told_as_a_part(tmp_path: Pat
         )
         wait_for(lambda: clients_run(mark, 4), "the second client did not start")
         os.killpg(audit.pid, signal.SIGINT)
-        out, err = audit.communicate(timeout=20)
+        out, err = audit.communicate(timeout=60)
     assert audit.returncode == 130, err
     told = json.loads(out)
     assert [client["client"] for client in told["clients"]] == ["first"]

@@ -80,7 +80,7 @@ def test_a_budget_puts_off_and_says_how_many(children: list[subprocess.Popen[str
 
 
 def test_a_named_namespace_comes_first(children: list[subprocess.Popen[str]]) -> None:
-    inspect = Inspector(every=15.0)
+    inspect = Inspector(every=15.0, budget=1.0)  # enough on a busy machine
     assert len(inspect.inspect_round(0.0).inspected) == 4
     assert len(inspect.inspect_round(15.0).inspected) == 1  # the own one: the others wait for their turn
     inspect.name(namespaces.namespace_of_process(children[2].pid))
@@ -92,7 +92,7 @@ def test_a_named_namespace_comes_first(children: list[subprocess.Popen[str]]) ->
 def test_a_namespace_that_vanishes_is_forgotten_and_not_called_invisible(
     children: list[subprocess.Popen[str]],
 ) -> None:
-    inspect = Inspector(every=15.0)
+    inspect = Inspector(every=15.0, budget=1.0)  # enough on a busy machine
     assert len(inspect.inspect_round(0.0).reports) == 4
     children[0].kill()
     children[0].wait()
