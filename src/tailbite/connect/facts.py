@@ -74,8 +74,12 @@ def host_facts(sock: socket.socket) -> HostFacts:
 
 
 def ask_kernel() -> None:
-    """Find out now whether this kernel has IP_LOCAL_PORT_RANGE, which takes a descriptor the first time."""
+    """Find out now what takes a descriptor: whether this kernel has IP_LOCAL_PORT_RANGE, and the ephemeral range."""
     supports_local_port_range()
+    with contextlib.suppress(OSError):
+        here: Any = _socket.socket()
+        with contextlib.closing(here):
+            _look_up(here)
 
 
 def _look_up(sock: socket.socket) -> _Known:
@@ -92,6 +96,8 @@ def _look_up(sock: socket.socket) -> _Known:
 
 def _refresh(name: bytes | None, old: _Known | None) -> _Known:
     ephemeral = _ephemeral_range() if _is_of_thread(name) else None
+    if ephemeral is None and old is not None:
+        ephemeral = old.facts.ephemeral  # without a descriptor to read it, the last known range is the best one
     facts = HostFacts(ephemeral, supports_local_port_range())
     if old is not None and old.facts == facts:
         old.until = monotonic() + FRESH_FOR

@@ -153,21 +153,23 @@ def test_threads_share_the_fast_path() -> None:
 
 
 WITHOUT_DESCRIPTORS = f"""
-import resource, socket, sys, tailbite
+import resource, socket, sys, tailbite, time
 sock, other = socket.socket(), socket.socket()
 if sys.argv[1] == "guarded":
     tailbite.guard()
+    time.sleep(0.05)  # longer than facts.FRESH_FOR
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-print(sock.connect_ex(("{HOST}", {PORT})), other.connect_ex(("{HOST}", 9)))
+print(sock.connect_ex(("{HOST}", int(sys.argv[2]))), other.connect_ex(("{HOST}", 9)))
 """
 
 
 @pytest.mark.usefixtures("network")
-def test_the_first_guarded_connect_needs_no_descriptor() -> None:
-    Trap().set()
+@pytest.mark.parametrize("port", [PORT, 40000], ids=["below the usual range", "in it"])
+def test_the_first_guarded_connect_needs_no_descriptor(port: int) -> None:
+    Trap(port=port).set()
     out = {}
-    for way in ("plain", "guarded"):
-        command = (sys.executable, "-c", WITHOUT_DESCRIPTORS, way)
+    for way in ("guarded", "plain"):  # the control leaves a TIME-WAIT that would protect the other
+        command = (sys.executable, "-c", WITHOUT_DESCRIPTORS, way, str(port))
         out[way] = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert out[way].stderr == ""
     assert out["plain"].stdout.split() == ["0", "111"], "the control did not self-connect"
