@@ -7,8 +7,13 @@ import subprocess
 import sys
 
 UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-INIT = ("sh", "-c", '"$@"; exit $?', "sh")
-"""The first process of a PID namespace adopts orphans; a shell that waits for its child reaps them as well."""
+JOURNAL = "/var/lib/tailbite"
+INIT = ("sh", "-c", f'{{ mkdir -p {JOURNAL} && mount -t tmpfs none {JOURNAL}; }} 2>/dev/null; "$@"; exit $?', "sh")
+"""The first process of a PID namespace adopts orphans; a shell that waits for its child reaps them as well.
+
+`tailbite fix --apply` keeps its journal and its lock in one folder of the machine: each worker gets one of its own,
+in the mount namespace that comes with its /proc.
+"""
 
 
 def worker_command() -> str | None:
