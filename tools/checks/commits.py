@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fault", "subjects"]
 
-SINCE = "0689c21ca5dd7be1d8539b86036e45b40e32de44"
+SINCE = "0c924bd666c56547871a5bc52c44d453c1ca505b"
 """The last commit that did not have to follow the rule. The history before it cannot be changed any more."""
 
 MOST = 72
