@@ -87,12 +87,14 @@ def test_other_network_namespaces_are_seen_too(events: EstablishedEvents) -> Non
 @live
 def test_the_process_is_the_one_that_dialled(events: EstablishedEvents) -> None:
     code = "import socket, sys; s = socket.socket(); e = '127.0.0.1', int(sys.argv[1]); s.bind(e); s.connect(e)"
-    ports = {}
+    ports, seen = {}, {}
     for port in range(4711, 4716):
         with subprocess.Popen([sys.executable, "-c", code, str(port)]) as child:
             assert child.wait() == 0
             ports[child.pid] = port
-    assert ports == {event.pid: event.endpoint.port for event in events.read_events() if event.pid in ports}
+        # Read at once: the self-connects of the rest of the machine fill the buffers as well.
+        seen.update({event.pid: event.endpoint.port for event in events.read_events() if event.pid == child.pid})
+    assert seen == ports or (events.read_counts()[1] and seen.items() < ports.items())
 
 
 @live
@@ -101,11 +103,12 @@ def test_events_that_no_buffer_had_a_place_for_are_counted(events: EstablishedEv
         dial_itself()
         if events.read_counts()[1]:
             break
+    read = len(events.read_events())
     seen, lost = events.read_counts()
     assert lost > 0
-    assert seen - lost >= len(events.read_events())
-    dial_itself()  # there is a place again
-    assert len(of_this_test(events)) == 1
+    assert seen - lost >= read
+    dial_itself()  # there is a place again, unless the rest of the machine has taken it
+    assert len(of_this_test(events)) == 1 or events.read_counts()[1] > lost
 
 
 @live
