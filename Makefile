@@ -44,7 +44,7 @@ kernels: dev
 bench: dev
 	$(BIN)/python bench/every.py
 
-# Every picture of README and docs, drawn from the data that is kept in docs/data. `make measure` measures that anew.
+# Every picture of README and docs, drawn from the data that is kept in docs/data. `make measure` measures it again.
 FIGURES := docs/figures
 
 figures: setup

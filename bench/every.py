@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -41,7 +40,7 @@ def scripts() -> list[Path]:
     return [
         path
         for path in sorted(Path(__file__).parent.glob("*.py"))
-        if path.name != Path(__file__).name and re.search(r"^from paired import", path.read_text(encoding="utf-8"), re.M)
+        if path.name != Path(__file__).name and "\nfrom paired import" in path.read_text(encoding="utf-8")
     ]
 
 

@@ -75,8 +75,9 @@ def test_a_benchmark_that_breaks_or_hangs_is_written_and_stops_no_other(
     (first, *_) = every.kept_results()
     result = {key: value for key, value in first.items() if key != "script"}
     ends = {"broken": "raise SystemExit(3)", "fine": f"print({json.dumps(result)!r})", "slow": "time.sleep(60)"}
+    (tmp_path / "paired.py").write_text("report = print\n")
     for name, code in ends.items():
-        (tmp_path / f"{name}.py").write_text(f'import time\nif __name__ == "__main__":\n    {code}\n')
+        (tmp_path / f"{name}.py").write_text(f"import time\nfrom paired import report\n{code}\n")
     monkeypatch.setattr(every, "__file__", str(tmp_path / "every.py"))
     monkeypatch.setattr(every, "RESULTS", tmp_path / "bench.jsonl")
     monkeypatch.setattr(every, "PATIENCE", 2.0)

@@ -1,4 +1,4 @@
-"""What ``tailbite fix`` plans from its options: files of an image, notes, and the namespace it acts in."""
+"""The plan that ``tailbite fix`` makes from its options: files of an image, notes, and the namespace it acts in."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_install_status_remove(variant: str) -> None:
         result = call("install", "--apply", *option)
         assert (result.exit_code, result.stderr.count(said), result.stdout) == (0, 2, "")
     Trap().set()
-    assert not any(Trap().springs() for _ in range(20))
+    assert not any(Trap().connects_to_itself() for _ in range(20))
     status = call("status", *option)
     assert status.exit_code == 0
     assert status.stdout.count("in place") == 2
@@ -65,7 +65,7 @@ def test_status_as_json_has_the_counters(variant: str) -> None:
     call("install", "--apply", "--variant", variant)
     Trap().set()
     for _ in range(50):
-        Trap().springs()
+        Trap().connects_to_itself()
     result = call("status", "--json", "--variant", variant)
     told = json.loads(result.stdout)
     assert told["schema"] == "tailbite.host-guard/1"

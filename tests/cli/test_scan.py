@@ -60,7 +60,7 @@ def document(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def own(network: None) -> Iterator[socket.socket]:
+def self_connected(network: None) -> Iterator[socket.socket]:
     """A self-connected socket of this process, on a port the kernel drew."""
     trap = Trap().set()
     sock = socket.socket()
@@ -86,8 +86,8 @@ def test_a_clean_namespace_is_status_0_and_one_line() -> None:
     assert (result.return_value, result.stdout) == (0, "No self-connected TCP socket in this network namespace.\n")
 
 
-def test_what_is_found_is_shown_with_its_process_in_80_columns(own: socket.socket) -> None:
-    own.sendall(b"x" * 1234)
+def test_what_is_found_is_shown_with_its_process_in_80_columns(self_connected: socket.socket) -> None:
+    self_connected.sendall(b"x" * 1234)
     result = run("--netns", "self")
     assert result.return_value == 1
     assert f"127.0.0.1:{PORT}" in result.stdout
@@ -96,8 +96,8 @@ def test_what_is_found_is_shown_with_its_process_in_80_columns(own: socket.socke
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-def test_the_document_holds_the_facts(own: socket.socket) -> None:
-    own.sendall(b"x" * 1234)
+def test_the_document_holds_the_facts(self_connected: socket.socket) -> None:
+    self_connected.sendall(b"x" * 1234)
     seen = document("--netns", "self")
     (one,) = seen["self_connects"]
     assert (one["endpoint"], one["port"], one["family"]) == (f"127.0.0.1:{PORT}", PORT, "inet")
@@ -111,8 +111,8 @@ def test_the_document_holds_the_facts(own: socket.socket) -> None:
     assert seen["not_visible"] == []
 
 
-def test_a_time_wait_belongs_to_nobody_and_says_how_long_it_stays(own: socket.socket) -> None:
-    own.close()
+def test_a_time_wait_belongs_to_nobody_and_says_how_long_it_stays(self_connected: socket.socket) -> None:
+    self_connected.close()
     (one,) = document("--netns", "self")["self_connects"]
     assert (one["state"], one["owners"], one["bytes_echoed"]) == ("TIME-WAIT", [], None)
     assert 0 < one["expires_ms"] <= 60_000
@@ -132,26 +132,26 @@ def test_another_namespace_is_looked_into_and_named(elsewhere: int) -> None:
     assert run("--netns", "self").return_value == 0
 
 
-def test_kill_destroys_and_says_so(own: socket.socket) -> None:
+def test_kill_destroys_and_says_so(self_connected: socket.socket) -> None:
     result = run("--netns", "self", "--kill", "--apply")
     assert result.return_value == 0
     assert "Destroyed: 127.0.0.1" in result.stdout
     assert result.stderr == ""
     with pytest.raises(ConnectionAbortedError):
-        own.recv(1)
+        self_connected.recv(1)
     assert server_can_bind()
     assert run("--netns", "self", "--kill", "--apply").return_value == 0
 
 
-def test_a_dry_run_shows_the_commands_and_destroys_nothing(own: socket.socket) -> None:
+def test_a_dry_run_shows_the_commands_and_destroys_nothing(self_connected: socket.socket) -> None:
     result = run("--netns", "self", "--kill", "--dry-run")
     assert result.return_value == 1
     assert f"ss -K -t state established src 127.0.0.1:{PORT} dst 127.0.0.1:{PORT}\n" in result.stdout
-    own.sendall(b"alive")
-    assert own.recv(5) == b"alive"
+    self_connected.sendall(b"alive")
+    assert self_connected.recv(5) == b"alive"
 
 
-def test_the_old_spelling_acts_with_a_warning(own: socket.socket) -> None:
+def test_the_old_spelling_acts_with_a_warning(self_connected: socket.socket) -> None:
     result = run("--netns", "self", "--kill")
     assert result.return_value == 1
     assert "`scan --kill` without --apply will only show the change from the next release on" in result.stderr
@@ -181,7 +181,7 @@ def test_kill_reaches_another_namespace_and_knows_a_port_that_stays_bound(elsewh
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about losing root")
-def test_without_root_the_sockets_are_seen_the_rest_is_said(own: socket.socket) -> None:
+def test_without_root_the_sockets_are_seen_the_rest_is_said(self_connected: socket.socket) -> None:
     done = subprocess.run(
         python_as_nobody("-m", "tailbite", "scan", "--kill", "--apply"), capture_output=True, text=True, check=False
     )
@@ -191,8 +191,8 @@ def test_without_root_the_sockets_are_seen_the_rest_is_said(own: socket.socket) 
     assert "run as root to destroy it" in " ".join(done.stdout.split())
     assert "could not see the processes of other users: not permitted: run as root" in done.stderr
     assert "could not see the network namespace of" in done.stderr
-    own.sendall(b"alive")
-    abort(own)
+    self_connected.sendall(b"alive")
+    abort(self_connected)
     arguments = python_as_nobody("-m", "tailbite", "scan")
     assert subprocess.run(arguments, capture_output=True, check=False).returncode == 3
 
@@ -206,7 +206,7 @@ def test_a_namespace_that_vanishes_is_said_not_raised() -> None:
 
 
 def test_a_process_that_exits_before_it_is_described_leaves_the_socket(
-    own: socket.socket, monkeypatch: pytest.MonkeyPatch
+    self_connected: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with subprocess.Popen(["true"]) as ended:
         pass
@@ -217,14 +217,14 @@ def test_a_process_that_exits_before_it_is_described_leaves_the_socket(
     assert one["owners"] == []
 
 
-def test_hidden_processes_are_said(own: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_processes_are_said(self_connected: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(procfs, "socket_holders", lambda inodes: procfs.Holders({}, closed=0))
     monkeypatch.setattr(procfs, "hidden_processes", lambda: "invisible")
     assert "hidepid=invisible" in run("--netns", "self").stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a /proc")
-def test_a_proc_that_hides_other_users_processes_is_said_with_its_option(own: socket.socket) -> None:
+def test_a_proc_that_hides_other_users_processes_is_said_with_its_option(self_connected: socket.socket) -> None:
     mount = 'mount -t proc -o hidepid=2 proc /proc || exit 77; exec "$@"'
     arguments = ["unshare", "-m", "sh", "-c", mount, "sh", *python_as_nobody("-m", "tailbite", "scan")]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
@@ -246,13 +246,13 @@ def test_a_name_that_is_none_is_wrong_usage() -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_watch_as_lines_sees_it_come_and_go(own: socket.socket) -> None:
+def test_watch_as_lines_sees_it_come_and_go(self_connected: socket.socket) -> None:
     arguments = [sys.executable, "-m", "tailbite", "scan", "--netns", "self", "--watch", "0.05", "--json-lines"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as watcher, closing(watcher.stdout):  # type: ignore[type-var]
         assert watcher.stdout is not None
         first = json.loads(watcher.stdout.readline())
         assert len(first["self_connects"]) == 1
-        abort(own)
+        abort(self_connected)
         deadline = time.monotonic() + 20
         while json.loads(watcher.stdout.readline())["self_connects"]:
             assert time.monotonic() < deadline
@@ -260,7 +260,7 @@ def test_watch_as_lines_sees_it_come_and_go(own: socket.socket) -> None:
         assert watcher.wait(20) == 130
 
 
-@pytest.mark.usefixtures("own")
+@pytest.mark.usefixtures("self_connected")
 def test_watch_draws_as_often_as_told() -> None:
     result = run("--netns", "self", "--watch", "0.05", "--count", "3")
     assert result.return_value == 1
@@ -299,7 +299,7 @@ def test_the_name_of_a_process_cannot_move_the_cursor(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody without root")
 def test_without_root_one_sees_and_kills_in_namespaces_of_ones_own() -> None:
-    """What `unshare -Urn` and rootless containers make belongs to the user; root's own stays closed."""
+    """Namespaces made by `unshare -Urn` and rootless containers belong to the user; root's own stay closed."""
     code = """
 import os, subprocess, sys
 from tailbite.kernel.namespace import enter_private_network

@@ -140,7 +140,7 @@ def test_time_wait_of_another_connection_says_of_which(closes_first: str) -> Non
         for one in (accepted, client) if closes_first == "server" else (client, accepted):
             one.close()
         if closes_first == "server":
-            assert codes(5432) == ["TB106"]  # while the server is up, what its connections leave is no riddle
+            assert codes(5432) == ["TB106"]  # while the server is up, what its connections leave is explained
     (finding,) = ask(5432 if closes_first == "server" else 50051)["findings"]
     assert finding["code"] == "TB104"
     assert re.search(r"127.0.0.1:5432.* for \d+ s more", finding["what"])

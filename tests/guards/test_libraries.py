@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("network")]
 
 @dataclass(frozen=True)
 class Dials:
-    """What one process did to the dead port.
+    """The attempts of one process at the dead port.
 
     Attributes:
         to_itself: SYNs whose source was their destination.
@@ -108,7 +108,7 @@ def test_guarded_it_never_reaches_itself_and_unguarded_it_does(library: Library)
 
 @pytest.mark.parametrize("library", libraries.C, ids=name_of)
 def test_what_connects_in_c_is_not_reached_by_the_guard_but_by_run(library: Library) -> None:
-    """The day the guard reaches one of them, this test and the documentation are to be changed."""
+    """The day the guard reaches one of them, change this test and the documentation."""
     need(library)
     guarded = dial(library, "guarded", times=200, until_caught=True)
     assert guarded.to_itself, f"{library.name} is reached by guard() now: {guarded.output}"

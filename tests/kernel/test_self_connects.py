@@ -1,4 +1,4 @@
-"""Every self-connected socket is found, whatever its kind; errors of the kernel are met, not hidden."""
+"""Every self-connected socket is found, whatever its kind; errors of the kernel are raised, not hidden."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def self_connected(host: str, port: int, *, device: str = "") -> Iterator[socket
         abort(sock)
 
 
-def found() -> list[TcpSocket]:
+def self_connects_found() -> list[TcpSocket]:
     with SockDiag() as diag:
         listing = diag.self_connects(RANGE)
     assert listing.complete
@@ -53,7 +53,7 @@ def test_it_finds_a_self_connect_on_any_port_of_any_family(host: str, port: int)
     with self_connected(host, port), socket.create_server(("127.0.0.9", port)) as server:
         with socket.create_connection(("127.0.0.9", port)):
             abort(server.accept()[0])
-        (one,) = found()
+        (one,) = self_connects_found()
     assert one.endpoints.local.port == port
     assert one.endpoints.local.host == host.removeprefix("::ffff:")
     assert one.state is TcpState.ESTABLISHED
@@ -69,7 +69,7 @@ def test_it_finds_a_self_connect_of_multipath_tcp() -> None:
     with sock:
         sock.bind(("127.0.0.1", 5000))
         sock.connect(("127.0.0.1", 5000))
-        assert [str(one.endpoints.local) for one in found()] == ["127.0.0.1:5000"]
+        assert [str(one.endpoints.local) for one in self_connects_found()] == ["127.0.0.1:5000"]
 
 
 @pytest.mark.usefixtures("network")
@@ -78,9 +78,9 @@ def test_equal_ports_on_two_addresses_are_no_self_connect() -> None:
         client.bind(("127.0.0.1", 5000))
         client.connect(("127.0.0.2", 5000))
         with server.accept()[0]:
-            assert found() == []
+            assert self_connects_found() == []
             with self_connected("127.0.0.3", 5000):
-                assert len(found()) == 1
+                assert len(self_connects_found()) == 1
 
 
 @pytest.mark.usefixtures("network")
@@ -97,7 +97,7 @@ def test_it_finds_every_state_a_self_connect_can_be_in(peer: Callable[[str], str
         waiting.setblocking(False)
         waiting.bind(("127.0.0.1", 2004))
         assert waiting.connect_ex(("127.0.0.1", 2004)) == errno.EINPROGRESS
-        states = {one.endpoints.local.port: one.state for one in found()}
+        states = {one.endpoints.local.port: one.state for one in self_connects_found()}
     assert states == {
         2001: TcpState.TIME_WAIT,
         2002: TcpState.ESTABLISHED,
@@ -111,7 +111,7 @@ def test_it_finds_every_state_a_self_connect_can_be_in(peer: Callable[[str], str
 def test_it_counts_the_bytes_that_came_back(device: str) -> None:
     with self_connected("127.0.0.1", 3000, device=device) as sock, SockDiag() as diag:
         sock.sendall(b"hello")
-        (one,) = found()
+        (one,) = self_connects_found()
         traffic = diag.traffic(one)
         assert traffic is not None
         assert traffic.bytes_received == 5
@@ -119,18 +119,18 @@ def test_it_counts_the_bytes_that_came_back(device: str) -> None:
         assert one.receive_queue == 5
         assert sock.recv(10) == b"hello"
         sock.close()
-        (one,) = found()
+        (one,) = self_connects_found()
         assert (one.state, diag.traffic(one)) == (TcpState.TIME_WAIT, None)
         diag.destroy(one)
         assert diag.traffic(one) is None
-    assert found() == []
+    assert self_connects_found() == []
 
 
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("device", ["", "lo"])
 def test_a_client_that_bound_its_port_keeps_it_after_its_connection_was_destroyed(device: str) -> None:
     with self_connected("127.0.0.1", 3000, device=device) as sock, SockDiag() as diag:
-        diag.destroy(found()[0])
+        diag.destroy(self_connects_found()[0])
         with pytest.raises(ConnectionAbortedError):
             sock.recv(1)
         (left,) = diag.listing(local_port=3000).sockets
@@ -144,7 +144,7 @@ def test_a_client_that_bound_its_port_keeps_it_after_its_connection_was_destroye
 def test_a_socket_that_took_the_place_of_another_is_not_destroyed() -> None:
     with SockDiag() as diag:
         with self_connected("127.0.0.1", 3000):
-            (gone,) = found()
+            (gone,) = self_connects_found()
         with self_connected("127.0.0.1", 3000) as sock:
             with pytest.raises(NetlinkError) as refused:
                 diag.destroy(gone)

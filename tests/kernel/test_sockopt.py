@@ -37,7 +37,7 @@ def test_the_kernel_takes_every_range_up_to_65535(family: int) -> None:
 
 @pytest.mark.usefixtures("network")
 def test_a_bound_outside_the_ephemeral_range_is_ignored_on_its_own() -> None:
-    """Why the plan takes the lower side when P is the high end, and never a range that lies outside."""
+    """The reason why the plan takes the lower side when P is the high end, and never a range outside."""
     write_ephemeral_range(PortRange(PORT, PORT + 9))
     drawn = set()
     with socket.create_server(("127.0.0.1", 5432), backlog=64) as server:

@@ -1,4 +1,4 @@
-"""A port the kernel drew can be given back; a port the program named cannot."""
+"""A port that the kernel chose can be released; a port that the program named cannot."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_drawn_port_is_given_back_and_the_socket_can_be_bound_again(host: str,
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         unbind_chosen_port(sock)
         assert leftovers(drawn) == []
-        with bound(host, drawn):  # somebody else can have it now
+        with bound(host, drawn):  # another socket can bind it now
             sock.bind((host, 0))
             assert sock.getsockname()[:2] == (host, drawn ^ 1)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
@@ -96,7 +96,7 @@ def test_the_programs_own_fast_open_options_survive() -> None:
 
 
 def test_a_socket_of_another_protocol_is_not_touched(tmp_path: Path) -> None:
-    """Where TCP's ways fail the last one is listen(2), which other stream sockets would do in earnest."""
+    """The last way to release a port is listen(2), which would succeed on a stream socket of another protocol."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.bind(str(tmp_path / "here"))
         with pytest.raises(OSError) as refused:

@@ -1,1 +1,1 @@
-"""What several tests need to meet the real kernel."""
+"""Helpers of several tests that meet the real kernel."""

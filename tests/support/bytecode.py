@@ -1,4 +1,4 @@
-"""What the kernel does with a filter program of sock_diag, in Python: the check before it, and the run.
+"""A filter program of sock_diag, checked and run in Python as the kernel does both.
 
 After inet_diag_bc_audit and inet_diag_bc_run in net/ipv4/inet_diag.c, for the operations tailbite uses.
 """

@@ -1,4 +1,4 @@
-"""Running programs under ``tailbite run``, as root and as somebody else, in the calling thread's namespace."""
+"""Running programs under ``tailbite run``, as root and as another user, in the calling thread's namespace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executab
 
 
 def needs_another_user() -> None:
-    """Skip where there is none to become: not root, or root of a user namespace with one user."""
+    """Skip where this process cannot become another user: it is not root, or its user namespace has one user."""
     users = sum(int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines())
     if os.geteuid() != 0 or users == 1:
         pytest.skip("there is no other user to become here")
@@ -47,8 +47,8 @@ def run(command: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]
 
 
 def wait_until(is_so: Callable[[], object], what: str, seconds: float = 20, pause: float = 0.01) -> None:
-    """Look again and again until it is so; fail after a deadline."""
+    """Ask again and again until the condition holds; fail after a deadline."""
     end = monotonic() + seconds
     while not is_so():
-        assert monotonic() < end, f"waited {seconds} s in vain until {what}"
+        assert monotonic() < end, f"waited {seconds} s without success until {what}"
         sleep(pause)

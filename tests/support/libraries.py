@@ -1,4 +1,4 @@
-"""How each library connects, in a few lines: one attempt after the other to the same port.
+"""A few lines for each library that connect with it: one attempt after the other to the same port.
 
 The lines run in a process of their own, with ``HOST`` and ``PORT`` set; what they raise is an attempt that failed.
 ``PYTHON`` are the libraries that use Python's own sockets, ``C`` those that connect in C.
@@ -139,7 +139,7 @@ PYTHON = (
         "pika",
         """
         import pika, pika.compat, socket
-        # Its wake-up pipe is a pair of TCP sockets, for which a range of two ports has no room.
+        # Its wake-up pipe is a pair of TCP sockets, too many for a range of two ports.
         def pair():
             both = socket.socketpair()
             for end in both:

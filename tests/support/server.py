@@ -28,7 +28,7 @@ def serving(handle: Callable[[socket.socket], object], address: Any = ("127.0.0.
     accepted: list[float] = []
     alive: list[socket.socket] = []
 
-    def one(sock: socket.socket) -> None:
+    def serve(sock: socket.socket) -> None:
         with sock, contextlib.suppress(OSError):
             handle(sock)
 
@@ -40,7 +40,7 @@ def serving(handle: Callable[[socket.socket], object], address: Any = ("127.0.0.
                 return
             accepted.append(monotonic())
             alive.append(sock)
-            threading.Thread(target=one, args=(sock,), daemon=True).start()
+            threading.Thread(target=serve, args=(sock,), daemon=True).start()
 
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()

@@ -24,7 +24,7 @@ __all__ = ["ALL", "ASYNCHRONOUS", "Blocking", "Shell", "Stream"]
 
 
 class Stream(Protocol):
-    """What a scenario does with a connection."""
+    """The calls of a scenario on a connection."""
 
     raw: Any
 
@@ -33,7 +33,7 @@ class Stream(Protocol):
 
 
 class _Each:
-    """What ``following`` returns, entered by ``enter``; no generator, whose end trio complains about."""
+    """The result of ``following``, entered by ``enter``; not a generator, because trio complains about its end."""
 
     def __init__(
         self,

@@ -31,7 +31,9 @@ class Trap:
         write_ephemeral_range(PortRange(low, low + 1))
         return self
 
-    def springs(self, host: str = "127.0.0.1", source: str | None = None, *, leaves_port: bool = False) -> bool:
+    def connects_to_itself(
+        self, host: str = "127.0.0.1", source: str | None = None, *, leaves_port: bool = False
+    ) -> bool:
         """The control: a plain socket. True if it connected to itself; leaves nothing behind."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family)
@@ -49,14 +51,14 @@ class Trap:
             abort(sock)
 
     def control(self, host: str = "127.0.0.1", source: str | None = None, *, leaves_port: bool = False) -> None:
-        """Prove that the trap springs. A range's perturbed start may need a second draw, never a third."""
-        assert any(self.springs(host, source, leaves_port=leaves_port) for _ in range(4)), (
+        """Prove that the trap works. A range's perturbed start may need a second draw, never a third."""
+        assert any(self.connects_to_itself(host, source, leaves_port=leaves_port) for _ in range(4)), (
             "the control did not self-connect"
         )
 
     def control_fails(self) -> None:
-        """Prove that at present it does not spring."""
-        assert not any(self.springs() for _ in range(8)), "the trap still springs"
+        """Prove that at present a plain socket does not connect to itself."""
+        assert not any(self.connects_to_itself() for _ in range(8)), "a plain socket still connects to itself"
 
 
 def leftovers(port: int = PORT) -> list[TcpSocket]:

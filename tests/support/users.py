@@ -17,7 +17,7 @@ import tailbite
 __all__ = ["NOBODY", "open_to_all", "python_as_nobody"]
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all")
-"""A command prefix: user and group 65534, no capability, none to be had."""
+"""A command prefix: user and group 65534, no capability, and no way to gain one."""
 
 
 def python_as_nobody(*arguments: str) -> list[str]:
@@ -46,7 +46,7 @@ def open_to_all(folder: Path) -> None:
     for each in (folder, *folder.parents):
         if each.parent == each or each.stat().st_mode & 0o555 == 0o555:
             break
-        with contextlib.suppress(PermissionError):  # --basetemp of somebody else's
+        with contextlib.suppress(PermissionError):  # --basetemp of another user
             each.chmod(0o755)
 
 

@@ -177,10 +177,10 @@ def _one_trap(way: str, count: int, host: str, source: str, high: bool) -> int:
         where = f"{host}, source {source or 'none'}, P {'high' if high else 'low'}"
         bound = source or ("::" if ":" in host else "0.0.0.0")
         control = bound if high or source else None
-        before = any(trap.springs(host, control) for _ in range(60))
+        before = any(trap.connects_to_itself(host, control) for _ in range(60))
         counts = dial(way, count, host=host, source=source)
         _expect(counts["self"] == 0, f"{counts['self']} self-connects of {counts['tries']}: {where}")
-        after = any(trap.springs(host, control) for _ in range(60))
+        after = any(trap.connects_to_itself(host, control) for _ in range(60))
         # A client that binds takes the other parity: with P low it meets P on older allocators only.
         if not before and not after and not (source and not high):
             raise FaultError(f"the control did not self-connect: {where}")

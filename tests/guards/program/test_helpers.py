@@ -62,7 +62,7 @@ def test_a_caller_that_ignores_sigchld_gets_a_guarded_program_that_ignores_it_to
     done = run(["bash", "-c", line, "bash", *command], timeout=30)
     ignores, connects, status = done.stdout.splitlines()
     assert (ignores, counts(connects), status) == ("True", (0, 200), "status 0"), done.stderr
-    wait_until(Trap().springs, "the control has connected to itself, as the holder of the port has ended")
+    wait_until(Trap().connects_to_itself, "the control has connected to itself, as the holder of the port has ended")
 
 
 @pytest.mark.parametrize("ignored", ["PIPE", "XFSZ", "CHLD", "USR1", "INT"])

@@ -88,7 +88,7 @@ def kill(helper: int) -> None:
 def test_helpers_killed_at_random_moments_are_replaced_and_nobody_notices() -> None:
     """The worker answers, the monitor watches it; either takes over from the other, with the call in hand."""
     write_ephemeral_range(PortRange(PORT, PORT + 3))  # P is one of four; two threads need two others
-    assert any(Trap().springs() for _ in range(50)), "the control did not self-connect"
+    assert any(Trap().connects_to_itself() for _ in range(50)), "the control did not self-connect"
     pick = random.Random(5)
     with subprocess.Popen(
         guarded([PYTHON, "-c", RESTLESS]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -105,7 +105,7 @@ def test_helpers_killed_at_random_moments_are_replaced_and_nobody_notices() -> N
     assert seen["ECONNREFUSED"] > KILLS
     assert hanging == 0
     assert leftovers() == []
-    assert any(Trap().springs() for _ in range(50)), "the control did not self-connect"
+    assert any(Trap().connects_to_itself() for _ in range(50)), "the control did not self-connect"
 
 
 FOUR_THREADS = RESTLESS.replace("range(2)", "range(4)")
@@ -119,7 +119,7 @@ MANY_CPUS = (
 def test_where_there_are_more_cpus_more_workers_help_and_are_replaced_as_well() -> None:
     """Calls queue up, so worker 0 asks for others; killed at random, all of them."""
     write_ephemeral_range(PortRange(PORT, PORT + 7))
-    assert any(Trap().springs() for _ in range(100)), "the control did not self-connect"
+    assert any(Trap().connects_to_itself() for _ in range(100)), "the control did not self-connect"
     pick = random.Random(7)
     command = [sys.executable, "-c", MANY_CPUS, "run", "--require", "--", PYTHON, "-c", FOUR_THREADS]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
@@ -210,7 +210,7 @@ def test_holders_of_named_ports_killed_at_random_are_replaced() -> None:
             kill(pick.choice(all_helpers()))
             Trap().control_fails()
         program.communicate("stop\n", timeout=60)
-    wait_until(Trap().springs, "the port is let go when the program has ended")
+    wait_until(Trap().connects_to_itself, "the port is let go when the program has ended")
 
 
 def test_above_the_program_goes_on_unguarded_when_its_supervisor_is_killed() -> None:

@@ -30,7 +30,7 @@ def test_named_ports_are_held_and_a_server_may_start_all_the_same() -> None:
         assert server_can_bind("::", reuse=True)
         output, _ = program.communicate("go\n", timeout=60)
     assert counts(output) == (0, 200)
-    wait_until(Trap().springs, "the port is let go when the program has ended")
+    wait_until(Trap().connects_to_itself, "the port is let go when the program has ended")
 
 
 def test_a_port_that_is_never_chosen_needs_no_guard() -> None:

@@ -352,10 +352,10 @@ def test_named_ports_are_held_for_what_a_filter_cannot_see(
     except subprocess.TimeoutExpired:
         probe.kill()
         probe.wait()
-    for number, (options, springs) in enumerate(((("--port", str(PORT)), False), ((), True))):
+    for number, (options, expected) in enumerate(((("--port", str(PORT)), False), ((), True))):
         with fresh_network(), Capture() as capture:
             Trap().set()
             with started(client, tmp_path / str(number), compiled, (*RUN, "--require", *options, "--")):
                 wire = Wire(capture)
                 wire.until(lambda seen: seen.attempts >= ATTEMPTS or seen.to_itself > 0, "it had tried often enough")
-        assert (wire.seen.to_itself > 0) == springs
+        assert (wire.seen.to_itself > 0) == expected

@@ -342,7 +342,7 @@ def test_a_guard_that_nobody_keeps_stays_on() -> None:
 def test_threads_that_connect_at_once() -> None:
     """Each of them has a port to itself: with fewer, EADDRNOTAVAIL would be the truth."""
     write_ephemeral_range(PortRange(PORT - 32, PORT + 31))
-    assert any(Trap().springs() for _ in range(5000)), "the control did not self-connect"
+    assert any(Trap().connects_to_itself() for _ in range(5000)), "the control did not self-connect"
     reached = []
 
     def dial() -> None:

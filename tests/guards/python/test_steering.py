@@ -73,7 +73,7 @@ def test_sockets_of_another_namespace_between_plain_connects_at_home(trap: PortR
     with contextlib.ExitStack() as stack:
         with fresh_network():
             write_ephemeral_range(trap)
-            assert any(Trap().springs() for _ in range(400)), "the control did not self-connect"
+            assert any(Trap().connects_to_itself() for _ in range(400)), "the control did not self-connect"
             foreign = [stack.enter_context(socket.socket()) for _ in range(60)]
         with tailbite.guard():
             for sock in foreign:
