@@ -22,7 +22,7 @@ def dial(host: str, port: int, *, source: str | None = None) -> socket.socket:
             if source:
                 sock.bind((source, 0))
             sock.connect((host, port))
-        except ConnectionRefusedError:
+        except OSError:  # refused, or no source port is free because another process of this client has it
             sock.close()
             time.sleep(0.02)
         else:
@@ -162,6 +162,46 @@ def stubborn(host: str, port: int) -> None:
     os.fork()
     os.fork()
     holding(host, port)
+
+
+def failing_parent(host: str, port: int) -> None:
+    """Has a child that holds the connection, and exits with an error of its own once the child has it."""
+    ready, child_is_ready = os.pipe()
+    if os.fork() == 0:
+        sock = dial(host, port)
+        sock.sendall(b"are you there?\n")
+        print(sock.recv(100).decode(), flush=True)
+        os.write(child_is_ready, b".")
+        time.sleep(600)
+    os.read(ready, 1)
+    sys.exit(1)
+
+
+def failing_supervisor(host: str, port: int) -> None:
+    """Ends its child, which holds the connection, after a moment, as timeout(1) does."""
+    ready, child_is_ready = os.pipe()
+    if (child := os.fork()) == 0:
+        sock = dial(host, port)
+        os.write(child_is_ready, b".")
+        time.sleep(600)
+        sock.close()
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    os.waitpid(child, 0)
+    sys.exit(124)
+
+
+def failing_pool(host: str, port: int) -> None:
+    """Exits with an error because the second connection of two was refused."""
+    first = dial(host, port)
+    with socket.socket(first.family) as second:
+        second.connect((host, port))
+
+
+def missing_helper(host: str, port: int) -> None:
+    """Connects, and exits with the status of a shell that finds no program."""
+    dial(host, port).close()
+    sys.exit(127)
 
 
 def unable(host: str, port: int) -> None:

@@ -18,6 +18,8 @@ HIT = Observation(
 )  # fmt: skip
 UP, BAD = Claim(True, "connected"), Claim(False, "error: bad status line")
 WAS_REFUSED, REFUSED_AGAIN = (Claim(False, f"12:00:{second} refused") for second in ("01", "07"))
+NO_PORT = Claim(False, "error: Cannot assign requested address")
+OTHER_REFUSED = Claim(False, "second connection: refused")
 REFUSED = Observation(trap.phase("127.0.0.1", Allocator.BIND), True, 2.0, dials=1, rounds=1)
 
 
@@ -26,11 +28,17 @@ REFUSED = Observation(trap.phase("127.0.0.1", Allocator.BIND), True, 2.0, dials=
     [
         ({"exit_status": 0}, {"exit_status": 1}, Belief.YES),
         ({"exit_status": 0}, {"exit_status": 0}, Belief.UNKNOWN),
-        ({"exit_status": 0}, {"rounds": 3}, Belief.YES),
-        ({"exit_status": 0}, {"rounds": 1}, Belief.UNKNOWN),
+        ({"exit_status": 0, "has_exited_at": 1.0}, {"rounds": 3}, Belief.YES),
+        ({"exit_status": 0, "has_exited_at": 1.0}, {"rounds": 1}, Belief.UNKNOWN),
+        ({"exit_status": 0, "has_exited_at": 2.0}, {"rounds": 3, "duration": 1.0}, Belief.UNKNOWN),
         ({"exit_status": 0}, None, Belief.UNKNOWN),
-        ({"exit_status": 1}, {"exit_status": 1}, Belief.NO),
-        ({"exit_status": -11}, None, Belief.NO),
+        ({"exit_status": 0, "output": Output(b"bad greeting")}, {"exit_status": 1}, Belief.UNKNOWN),
+        ({"exit_status": 1, "was_single": True}, {"exit_status": 1}, Belief.NO),
+        ({"exit_status": 1}, {"exit_status": 1}, Belief.UNKNOWN),
+        ({"exit_status": 1, "was_single": True, "dials": 2}, {"exit_status": 1}, Belief.UNKNOWN),
+        ({"exit_status": 1, "was_single": True, "crowded": True}, {"exit_status": 1}, Belief.UNKNOWN),
+        ({"exit_status": 1, "echoed": True}, {"exit_status": 1}, Belief.YES),
+        ({"exit_status": -11, "was_single": True}, None, Belief.UNKNOWN),
         ({}, {}, Belief.UNKNOWN),
         ({"claims": (UP,)}, {}, Belief.YES),
         ({"claims": (UP,)}, None, Belief.YES),
@@ -45,6 +53,12 @@ REFUSED = Observation(trap.phase("127.0.0.1", Allocator.BIND), True, 2.0, dials=
         ({"claims": (REFUSED_AGAIN,), "dials": 2}, {"claims": (WAS_REFUSED,)}, Belief.UNKNOWN),
         ({"claims": (REFUSED_AGAIN, BAD), "dials": 2}, {"claims": (WAS_REFUSED,)}, Belief.NO),
         ({"claims": (BAD,), "exit_status": 0}, {}, Belief.NO),
+        ({"claims": (BAD,), "exit_status": 1}, {"claims": (BAD,)}, Belief.UNKNOWN),
+        ({"claims": (BAD,), "exit_status": 1, "was_single": True}, {"claims": (BAD,)}, Belief.NO),
+        ({"claims": (UP, NO_PORT)}, {}, Belief.YES),
+        ({"claims": (NO_PORT,)}, {}, Belief.UNKNOWN),
+        ({"claims": (UP, OTHER_REFUSED), "dials": 2}, {}, Belief.YES),
+        ({"claims": (UP, OTHER_REFUSED)}, {}, Belief.NO),
         ({"echoed": True}, {}, Belief.YES),
         ({"echoed": True}, {"echoed": True}, Belief.UNKNOWN),
         ({"echoed": True, "output": Output(b"Unexpected answer:\nGET /\n")}, {}, Belief.UNKNOWN),
@@ -65,6 +79,6 @@ def test_belief_in_one_phase_is_belief() -> None:
 
 
 def test_a_phase_in_which_it_was_refused_first_counts_only_if_there_is_no_other() -> None:
-    sixteen = replace(HIT, phase=trap.phase("127.0.0.1", Allocator.CONNECT, ports=16), exit_status=1)
+    sixteen = replace(HIT, phase=trap.phase("127.0.0.1", Allocator.CONNECT, ports=16), exit_status=1, was_single=True)
     assert believed_by([sixteen]) is Belief.NO
     assert believed_by([HIT, sixteen]) is Belief.UNKNOWN

@@ -58,6 +58,7 @@ def observations(draw: st.DrawFn, hits: st.SearchStrategy[list[SelfConnect]] | N
         is_gone=draw(st.booleans()),
         served=draw(st.booleans()),
         exit_status=draw(st.none() | st.sampled_from([0, 1, -11])),
+        was_single=draw(st.booleans()),
         echoed=draw(st.booleans()),
         claims=draw(st.lists(st.builds(Claim, st.booleans(), st.sampled_from(["a", "b"])), max_size=3).map(tuple)),
     )
@@ -223,8 +224,16 @@ def test_nothing_seen_is_no_pass() -> None:
     assert judge(CLIENT, [broken]).verdict is Word.INCONCLUSIVE
 
 
-def test_127_means_unsupported_whatever_else_was_seen() -> None:
-    assert judge(CLIENT, [Observation(PHASE, True, 1.0, dials=2, exit_status=127)]).verdict is Word.UNSUPPORTED
+def test_127_means_unsupported_but_not_of_a_client_that_dialled() -> None:
+    silent = Observation(PHASE, True, 1.0, exit_status=127, is_gone=True)
+    assert judge(CLIENT, [silent]).verdict is Word.UNSUPPORTED
+    assert judge(CLIENT, [silent]).reason == "it exited with status 127"
+    assert judge(CLIENT, [replace(silent, trouble="cannot run x: no")]).reason == "cannot run x: no"
+    # Its shell may have lacked another program afterwards.
+    assert judge(CLIENT, [replace(silent, dials=1, rounds=1)]).verdict is Word.IMMUNE
+    hit = SelfConnect(0.1, None, Ending.OPEN, "127.0.0.1", 0)
+    held = replace(silent, duration=3.0, dials=1, self_connects=(hit,))
+    assert judge(CLIENT, [held]).verdict is Word.HOLDS
 
 
 def test_recovery_figures_come_from_the_recovery_phase_and_it_is_not_judged() -> None:

@@ -99,11 +99,12 @@ def _is_recovery(observation: Observation) -> bool:
 
 def _decide(watched: Sequence[Observation], hits: Sequence[_Hit]) -> tuple[Word, str, Observation | None]:
     """Return the word, the reason, and the observation that decided it."""
-    for observation in watched:
-        if observation.exit_status == UNSUPPORTED_STATUS:
-            return Word.UNSUPPORTED, observation.trouble or f"it exited with status {UNSUPPORTED_STATUS}", None
     if hits:
         return _worst(hits)
+    for observation in watched:
+        # A client that dialled is there; its shell or supervisor may lack another program, and exit with the same.
+        if observation.exit_status == UNSUPPORTED_STATUS and not observation.dials:
+            return Word.UNSUPPORTED, observation.trouble or f"it exited with status {UNSUPPORTED_STATUS}", None
     if (trouble := _trouble(watched)) is not None:
         return Word.INCONCLUSIVE, trouble, None
     proofs = [o for o in watched if o.dials and not o.served]

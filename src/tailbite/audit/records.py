@@ -297,6 +297,8 @@ class Observation:
         bind: a server's attempt at the end, before the client was killed.
         exit_status: the client's; negative for a signal; None if it was still running.
         has_exited_at: when.
+        was_single: True if it has exited and had started no other process; its exit status is then that of the
+            process that held its connections, and not of a shell, a supervisor or a parent.
         is_gone: True if neither the client nor anything it started was left at the end.
         echoed: True if a line of its stdout is a line that it sent to itself, and nothing else.
         claims: the lines of its output, and of its driver's, that match the success or the failure pattern, in order.
@@ -323,6 +325,7 @@ class Observation:
     bind: BindAttempt | None = None
     exit_status: int | None = None
     has_exited_at: float | None = None
+    was_single: bool = False
     is_gone: bool = False
     echoed: bool = False
     claims: tuple[Claim, ...] = ()

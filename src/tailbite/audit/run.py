@@ -95,10 +95,11 @@ def run_audit(
     while (
         where := trap.next_phase(seen, quick=limits.quick, has_ipv6=Path("/proc/net/if_inet6").exists())
     ) is not None:
-        observation, evidence = run_phase(client, where, limits, scratch, must_come_back=_could_be_immune(seen))
+        long_enough = replace(limits, watch=max(limits.watch, min(_longest_exit(seen), limits.patience)))
+        observation, evidence = run_phase(client, where, long_enough, scratch, must_come_back=_could_be_immune(seen))
         seen.append(observation)
         keep(observation, evidence)
-        if observation.exit_status == UNSUPPORTED_STATUS:
+        if observation.exit_status == UNSUPPORTED_STATUS and not observation.dials:
             return seen
     if limits.recovery and (where := _where_to_recover(seen)) is not None:
         observation, evidence = run_phase(client, where, limits, scratch, recover=True)
@@ -112,6 +113,14 @@ def _could_be_immune(seen: list[Observation]) -> bool:
     return not any(
         o.self_connects or (o.had_to_come_back and o.dials and not o.is_gone and o.rounds < COMEBACKS) for o in seen
     )
+
+
+def _longest_exit(seen: list[Observation]) -> float:
+    """Return for how long a client that is refused must be watched, to compare its exit with those on itself."""
+    exits = [
+        o.has_exited_at - o.dialled[0] for o in seen if o.self_connects and o.has_exited_at is not None and o.dialled
+    ]
+    return 1.5 * max(exits, default=0.0) + 0.25
 
 
 def _where_to_recover(seen: list[Observation]) -> Phase | None:
@@ -219,6 +228,7 @@ def _observed(running: RunningClient, where: Phase, limits: Limits) -> Observati
         held_at_end=held,
         exit_status=running.jail.exit_status,
         has_exited_at=running.exited_at,
+        was_single=running.jail.was_single,
         is_gone=running.is_gone,
         echoed=_is_echoed(bytes(seen.written), running.jail.answers.output()),
         claims=_claims(client, output, driven),

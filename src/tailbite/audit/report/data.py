@@ -81,6 +81,7 @@ def observation_as_data(seen: Observation) -> dict[str, Any]:
         "bind": asdict(seen.bind) if seen.bind else None,
         "exit_status": seen.exit_status,
         "exited_at": _seconds(seen.has_exited_at),
+        "was_single": seen.was_single,
         "is_gone": seen.is_gone,
         "echoed": seen.echoed,
         "claims": [asdict(claim) for claim in seen.claims],
