@@ -16,6 +16,7 @@ HIT = Observation(
     trap.phase("127.0.0.1", Allocator.CONNECT), True, 2.0, dials=1,
     self_connects=(SelfConnect(0.1, None, Ending.OPEN, "127.0.0.1", 9),),
 )  # fmt: skip
+DROPPED = SelfConnect(0.1, 0.2, Ending.CLOSED, "127.0.0.1", 9)
 UP, BAD = Claim(True, "connected"), Claim(False, "error: bad status line")
 WAS_REFUSED, REFUSED_AGAIN = (Claim(False, f"12:00:{second} refused") for second in ("01", "07"))
 NO_PORT = Claim(False, "error: Cannot assign requested address")
@@ -60,6 +61,8 @@ REFUSED = Observation(trap.phase("127.0.0.1", Allocator.BIND), True, 2.0, dials=
         ({"claims": (UP, OTHER_REFUSED), "dials": 2}, {}, Belief.YES),
         ({"claims": (UP, OTHER_REFUSED)}, {}, Belief.NO),
         ({"echoed": True}, {}, Belief.YES),
+        ({"echoed": True, "self_connects": (DROPPED,)}, {}, Belief.UNKNOWN),
+        ({"echoed": True, "self_connects": (DROPPED,), "exit_status": 0}, {}, Belief.YES),
         ({"echoed": True}, {"echoed": True}, Belief.UNKNOWN),
         ({"echoed": True, "output": Output(b"Unexpected answer:\nGET /\n")}, {}, Belief.UNKNOWN),
         ({"exit_status": 0}, {"exit_status": 1, "served": True}, Belief.UNKNOWN),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
+from importlib import import_module
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,7 +27,9 @@ from tailbite.audit.records import (
 )
 from tailbite.audit.report.data import verdict_as_data
 from tailbite.audit.verdict import Figure, Remains, Timing, Verdict, Word
+from tailbite.cli.schema import read_schema
 
+DOCUMENT: Any = import_module("jsonschema").Draft202012Validator(json.loads(read_schema("audit")))
 CLIENT = Client("x", ("x", "{port}"))
 RANKS = (Word.IMMUNE, Word.ABORTS, Word.BLOCKS, Word.HOLDS)
 PHASE = trap.phase("127.0.0.1", Allocator.CONNECT)
@@ -43,17 +48,18 @@ def self_connects(draw: st.DrawFn) -> SelfConnect:
 @st.composite
 def observations(draw: st.DrawFn, hits: st.SearchStrategy[list[SelfConnect]] | None = None) -> Observation:
     found = draw(hits if hits is not None else st.lists(self_connects(), max_size=3))
+    dials = len(found) + draw(st.integers(0, 5))
     return Observation(
         phase=trap.phase(draw(st.sampled_from(["127.0.0.1", "::1"])), draw(st.sampled_from(Allocator))),
         control=bool(found) or draw(st.booleans()),
         duration=draw(seconds),
-        dials=len(found) + draw(st.integers(0, 5)),
+        dials=dials,
         self_connects=tuple(found),
         counted=draw(st.none() | st.integers(0, 3)),
         lost_packets=draw(st.integers(0, 2)),
         held_at_end=draw(st.booleans()),
         bind=draw(st.none() | st.builds(BindAttempt, seconds, st.booleans(), st.booleans())),
-        rounds=draw(st.integers(0, 4)),
+        rounds=draw(st.integers(min(1, dials), 4)),
         had_to_come_back=draw(st.booleans()),
         is_gone=draw(st.booleans()),
         served=draw(st.booleans()),
@@ -127,6 +133,7 @@ def test_a_verdict_survives_pickling_and_has_a_json_form(watched: list[Observati
     data = verdict_as_data(verdict)
     assert data["verdict"] == verdict.verdict.value
     assert len(data["phases"]) == len(watched)
+    DOCUMENT.validate({"schema": "tailbite.audit/2", "require": "immune", "not_audited": [], "clients": [data]})
 
 
 def judged_once(ending: Ending, lasted: float | None, *, plain: bool = True, hold: float = 3.0) -> Verdict:

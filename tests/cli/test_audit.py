@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,9 +19,19 @@ from click.testing import CliRunner
 import tailbite
 from conftest import find_peer
 from tailbite.cli.audit import command
+from tailbite.cli.schema import read_schema
 
 CLIENTS = str(Path(__file__).parents[1] / "audit" / "clients.py")
 NOBODY = 65534
+Draft202012Validator: Any = import_module("jsonschema").Draft202012Validator
+FAULTY = """
+name = "faulty"
+groups = ["own"]
+command = ["curl", "--max-time", "5", "http://{host}:{port}/"]
+install = "apt-get install curl"
+[installed]
+programs = ["sh"]
+"""
 
 
 def run(*arguments: str, status: int | None = None) -> str:
@@ -28,6 +41,14 @@ def run(*arguments: str, status: int | None = None) -> str:
     if status is not None:
         assert result.return_value == status, result.output
     return result.stdout
+
+
+def valid(text: str) -> dict[str, Any]:
+    """Return a document that is valid by the schema it names."""
+    document: dict[str, Any] = json.loads(text)
+    (name,) = re.findall(r"^tailbite\.([a-z-]+)/\d$", document["schema"])
+    Draft202012Validator(json.loads(read_schema(name))).validate(document)
+    return document
 
 
 def audited(kind: str, *options: str) -> tuple[str, ...]:
@@ -54,7 +75,7 @@ def test_the_exit_status_says_whether_it_passed(kind: str, options: tuple[str, .
 
 @pytest.mark.usefixtures("network")
 def test_json_has_the_schema_and_the_verdicts_fields(tmp_path: Path) -> None:
-    told = json.loads(run(*audited("holding", "--json", "--html", str(tmp_path / "x.html")), status=1))
+    told = valid(run(*audited("holding", "--json", "--html", str(tmp_path / "x.html")), status=1))
     assert told["schema"] == "tailbite.audit/2"
     (client,) = told["clients"]
     assert set(client) >= {
@@ -72,6 +93,29 @@ def test_the_table_fits_eighty_columns_and_gives_the_reason() -> None:
     assert max(map(len, shown.splitlines())) <= 80
     assert "blocks" in shown
     assert "TIME-WAIT kept a server" in " ".join(shown.split())
+
+
+@pytest.mark.usefixtures("network")
+def test_documents_of_several_clients_with_recovery_and_without_a_verdict_are_valid() -> None:
+    python = f"{sys.executable} {CLIENTS}"
+    kinds = ("quitting", "unable", "crashing", "failing_pool")
+    words = [word for kind in kinds for word in ("--command", f"{python} {kind} {{host}} {{port}}")]
+    told = valid(
+        run("--json", "--recovery", "--watch", "0.3", "--patience", "0.5", "--timeout", "3", *words, status=1)
+    )
+    by_name = {client["client"]: client for client in told["clients"]}
+    assert [client["verdict"] for client in by_name.values()] == ["unexercised", "unsupported", "blocks", "blocks"]
+    outcomes = {client["recovered_after"]["outcome"] for client in by_name.values()}
+    assert {"not-measured", "longer-than-patience"} <= outcomes | {"longer-than-patience"}
+    assert any(phase["recovery"] for phase in told["clients"][3]["phases"])
+
+
+def test_documents_about_the_catalogue_are_valid(tmp_path: Path) -> None:
+    valid(run("--list", "--json"))
+    valid(run("--check-catalogue", "--json", status=0))
+    entry = tmp_path / "bad.toml"
+    entry.write_text(FAULTY, encoding="utf-8")
+    assert valid(run("--check-catalogue", "--json", "--catalogue", str(entry), status=1))["faults"]
 
 
 def test_the_list_names_every_client_and_says_what_is_missing() -> None:

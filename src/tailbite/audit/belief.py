@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from tailbite.audit.records import Ending
 from tailbite.audit.verdict import Belief
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ def _believed_in(hit: Observation, refused: Sequence[Observation]) -> Belief:
         return Belief.UNKNOWN
     if hit.exit_status == 0 and _ends_otherwise(hit, refused):
         return Belief.YES
-    return Belief.YES if hit.echoed and not any(o.echoed for o in refused) else Belief.UNKNOWN
+    # A client that prints what it sends, and drops what came back, prints the same line.
+    kept = hit.exit_status == 0 or any(found.ending is Ending.OPEN for found in hit.self_connects)
+    return Belief.YES if hit.echoed and kept and not any(o.echoed for o in refused) else Belief.UNKNOWN
 
 
 def _had_another(hit: Observation) -> bool:
