@@ -9,7 +9,8 @@ namespaces, with the option IP_LOCAL_PORT_RANGE switched off where this kernel h
 - self-connects in the trap, and sockets left on the port;
 - microseconds per refused connect.
 
-Run: ``python bench/fallback.py``, with ``--json`` for programs. The ways are plain, hold, library and guard.
+Run: ``python bench/fallback.py``, with ``--json`` for programs. The ways are plain, hold,
+library and guard, and for the starts "run without pidfd_getfd" and "run without port ranges".
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +84,24 @@ CONNECTS = {
     "library": connect_with_library,
     "guard": connect_plainly,
 }
+LIMITS = {"run without pidfd_getfd": "pidfd_getfd", "run without port ranges": "IP_LOCAL_PORT_RANGE"}
+"""What ``tailbite run`` has to do without: Docker's default profile, and kernels before 6.3."""
+
+EMULATE = Path(__file__).parents[1] / "tests" / "support" / "limits.py"
+CLIENTS_OF_RUN = """
+import random, socket, sys, threading, time
+port, clients, per_second = map(int, sys.argv[1:])
+def keep_connecting():
+    while True:
+        time.sleep(random.uniform(0.5, 1.5) / per_second)
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1]).ljust(8, bytes(1)))
+            sock.connect_ex(("127.0.0.1", port))
+for _ in range(clients):
+    threading.Thread(target=keep_connecting, daemon=True).start()
+print(flush=True)
+sys.stdin.read()
+"""
 
 
 @contextlib.contextmanager
@@ -149,6 +169,17 @@ def starts(connect: Callable[[int], socket.socket], tries: int) -> dict[str, int
             thread.join()
 
 
+def starts_beside_run(limit: str, tries: int) -> dict[str, int]:
+    """Return what :func:`starts` does, beside clients in one program under ``tailbite run``."""
+    write_ephemeral_range(PortRange(32768, 60999))
+    command = (sys.executable, str(EMULATE), limit, "--", sys.executable, "-m", "tailbite", "run", "--require", "--")
+    clients = (sys.executable, "-c", CLIENTS_OF_RUN, *map(str, (PORT, CLIENTS, PER_SECOND)))
+    with subprocess.Popen((*command, *clients), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        return {f"{host}{' SO_REUSEADDR' if reuse else ''}": _started(host, reuse, tries) for host, reuse in SERVERS}
+
+
 def _started(host: str, reuse: bool, tries: int) -> int:
     started = 0
     for _ in range(tries):
@@ -181,6 +212,9 @@ def trap(connect: Callable[[int], socket.socket], tries: int) -> dict[str, Any]:
 
 def measure(way: str, tries: int) -> dict[str, Any]:
     """Return the figures of one way, in this process."""
+    if way in LIMITS:
+        enter_private_network()
+        return {"way": way, "starts": starts_beside_run(LIMITS[way], tries)}
     setattr(facts, "supports_local_port_range", lambda: False)  # noqa: B010 - mypy knows the cached function
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 20_000), most))
@@ -209,14 +243,17 @@ def main() -> None:
     if given.child:
         print(json.dumps(measure(given.ways[0], given.tries)))
         return
-    for way in given.ways or WAYS:
+    for way in given.ways or (*WAYS, *LIMITS):
         command = (sys.executable, __file__, way, "--child", "--tries", str(given.tries))
         line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         if given.json:
             print(line, end="", flush=True)
             continue
         figures = json.loads(line)
-        print(f"{way}\n  trap       {figures['trap']}\n  capacity   {figures['capacity']}", flush=True)
+        print(way)
+        for name in ("trap", "capacity"):
+            if name in figures:
+                print(f"  {name:<10} {figures[name]}", flush=True)
         print(f"  starts of {given.tries}  {figures['starts']}", flush=True)
 
 

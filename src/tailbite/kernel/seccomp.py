@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import socket
 import struct
 from dataclasses import dataclass
 from typing import Final
 
 from tailbite.kernel.libc import last_error, libc, quick_errno, quick_error, quick_libc
+from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE
 
 __all__ = [
     "ABIS",
@@ -47,6 +49,7 @@ class Abi:
         seccomp: the number of seccomp(2).
         setns: the number of setns(2).
         unshare: the number of unshare(2).
+        setsockopt: the number of setsockopt(2).
     """
 
     arch: int
@@ -55,13 +58,14 @@ class Abi:
     seccomp: int
     setns: int
     unshare: int
+    setsockopt: int
 
 
 ABIS: Final = {
-    "x86_64": Abi(0xC000003E, 42, 44, 317, 308, 272),
-    "aarch64": Abi(0xC00000B7, 203, 206, 277, 268, 97),
-    "riscv64": Abi(0xC00000F3, 203, 206, 277, 268, 97),
-    "loongarch64": Abi(0xC0000102, 203, 206, 277, 268, 97),
+    "x86_64": Abi(0xC000003E, 42, 44, 317, 308, 272, 54),
+    "aarch64": Abi(0xC00000B7, 203, 206, 277, 268, 97, 208),
+    "riscv64": Abi(0xC00000F3, 203, 206, 277, 268, 97, 208),
+    "loongarch64": Abi(0xC0000102, 203, 206, 277, 268, 97, 208),
 }
 """By ``os.uname().machine``: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h."""
 
@@ -73,7 +77,7 @@ _LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
 
 
-def call_filter(abi: Abi) -> bytes:
+def call_filter(abi: Abi, *, reports_port_ranges: bool = False) -> bytes:
     """Return the classic BPF program (``struct sock_filter[]``) that reports calls which may connect over TCP.
 
     These are connect(2) with an address at least as long as an IPv4 one, and sendto(2) with MSG_FASTOPEN and such an
@@ -82,39 +86,63 @@ def call_filter(abi: Abi) -> bytes:
     network namespace: setns(2), and unshare(2) with CLONE_NEWNET. Every other call is allowed, calls of another ABI
     included (32-bit programs on a 64-bit kernel). A filter sees register values, not memory, so it cannot test the
     port.
+
+    Args:
+        abi: the numbers of this machine.
+        reports_port_ranges: report setsockopt(2) with IP_LOCAL_PORT_RANGE as well.
     """
 
     def argument(number: int) -> int:
         return _ARGUMENTS + 8 * number
 
-    # (code, operand, label if true, label if false); `at` has the index of each label, None is the next line.
-    lines: list[tuple[int, int, str | None, str | None]] = [
+    # (code, operand, label if true, label if false); None is the next line. A text alone is a label.
+    lines: list[str | tuple[int, int, str | None, str | None]] = [
         (_LOAD, _ARCH, None, None),
         (_IF_EQUAL, abi.arch, None, "allow"),
         (_LOAD, _NUMBER, None, None),
         (_IF_EQUAL, abi.connect, "connect", None),
         (_IF_EQUAL, abi.sendto, "sendto", None),
         (_IF_EQUAL, abi.setns, "notify", None),
+        *([(_IF_EQUAL, abi.setsockopt, "setsockopt", None)] if reports_port_ranges else []),
         (_IF_EQUAL, abi.unshare, None, "allow"),
         (_LOAD, argument(0), None, None),
         (_IF_ANY_BIT, CLONE_NEWNET, "notify", "allow"),
-        (_LOAD, argument(3), None, None),  # sendto:
+        "setsockopt",
+        (_LOAD, argument(1), None, None),
+        (_IF_EQUAL, socket.IPPROTO_IP, None, "allow"),
+        (_LOAD, argument(2), None, None),
+        (_IF_EQUAL, IP_LOCAL_PORT_RANGE, "notify", "allow"),
+        "sendto",
+        (_LOAD, argument(3), None, None),
         (_IF_ANY_BIT, MSG_FASTOPEN, None, "allow"),
         (_LOAD, argument(5), None, None),
         (_IF_AT_LEAST, SHORTEST_ADDRESS, "notify", "allow"),
-        (_LOAD, argument(2), None, None),  # connect:
+        "connect",
+        (_LOAD, argument(2), None, None),
         (_IF_AT_LEAST, SHORTEST_ADDRESS, "notify", "allow"),
-        (_RETURN, _NOTIFY, None, None),  # notify:
-        (_RETURN, _ALLOW, None, None),  # allow:
+        "notify",
+        (_RETURN, _NOTIFY, None, None),
+        "allow",
+        (_RETURN, _ALLOW, None, None),
     ]
-    at = {"sendto": 9, "connect": 13, "notify": 15, "allow": 16}
+    return _assemble(lines)
+
+
+def _assemble(lines: list[str | tuple[int, int, str | None, str | None]]) -> bytes:
+    at: dict[str, int] = {}
+    program: list[tuple[int, int, str | None, str | None]] = []
+    for line in lines:
+        if isinstance(line, str):
+            at[line] = len(program)
+        else:
+            program.append(line)
 
     def jump(here: int, label: str | None) -> int:
         return 0 if label is None else at[label] - here - 1
 
     return b"".join(
         struct.pack("=HBBI", code, jump(here, true), jump(here, false), operand)
-        for here, (code, operand, true, false) in enumerate(lines)
+        for here, (code, operand, true, false) in enumerate(program)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -20,8 +21,11 @@ from support.guarded import PYTHON, guarded, run, wait_until
 from support.limits import without
 from support.programs import client, counts
 from support.trap import PORT, Trap, server_can_bind
+from tailbite.core.ports import PortRange
 from tailbite.guards.program import port_hold
+from tailbite.guards.program.lookahead import LocalDestination
 from tailbite.guards.program.port_hold import Holds, hold, run_time
+from tailbite.kernel.sysctl import write_ephemeral_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +105,68 @@ def test_a_port_is_released_when_the_call_is_over(
         setattr(thread, name, value)
     pause = holds.release_over()
     assert (pause is None, not is_held()) == (is_over, is_over)
+
+
+class Ahead:
+    """A lookahead that answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.is_far = True
+
+    def is_out_of_reach(self, destination: LocalDestination, calls: int) -> bool:
+        assert (destination.port, calls > 0) == (PORT, True)
+        return self.is_far
+
+    is_still_out_of_reach = is_out_of_reach
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> Ahead:
+    made_up = Ahead()
+    monkeypatch.setattr(port_hold, "Lookahead", lambda: made_up)
+    return made_up
+
+
+HERE = LocalDestination(socket.AF_INET, "127.0.0.1", PORT)
+
+
+def test_a_port_is_not_held_while_it_is_out_of_reach(ahead: Ahead, thread: Thread, holds: Holds) -> None:
+    assert not holds.hold_during_call(7, PORT, destination=HERE)
+    assert not is_held()
+    assert holds.release_over() is not None, "the call is not over, so it is inspected again"
+    assert not is_held()
+    thread.state = "S"
+    assert holds.release_over() is None
+
+
+def test_a_port_that_comes_near_while_a_call_is_not_over_is_held_until_it_is(
+    ahead: Ahead, thread: Thread, holds: Holds
+) -> None:
+    holds.hold_during_call(7, PORT, destination=HERE)
+    ahead.is_far = False
+    assert holds.release_over() is not None
+    assert is_held()
+    ahead.is_far = True
+    assert holds.release_over() is not None
+    assert is_held(), "a port that is held stays so until the call is over"
+    thread.state = "S"
+    assert holds.release_over() is None
+    assert not is_held()
+
+
+def test_a_port_that_is_near_is_held_at_once(ahead: Ahead, thread: Thread, holds: Holds) -> None:
+    ahead.is_far = False
+    assert holds.hold_during_call(7, PORT, destination=HERE)
+    assert is_held()
+
+
+def test_once_sockets_may_have_ranges_of_their_own_every_port_is_held(
+    ahead: Ahead, thread: Thread, holds: Holds
+) -> None:
+    holds.hold_during_call(7, PORT, destination=HERE)
+    holds.hold_always()
+    assert is_held(), "also those of calls under way"
+    assert holds.hold_during_call(8, PORT, destination=HERE)
 
 
 def test_another_call_of_the_same_thread_ends_the_first_hold(thread: Thread, holds: Holds) -> None:
@@ -197,6 +263,38 @@ class TestWithoutCopies:
                 hog.wait()
         assert counts(done.stdout) == (0, 60), done.stderr
         itself, _ = counts(run(client()).stdout)
+        assert itself > 0, "the control did not self-connect"
+
+    def test_a_port_in_a_usual_range_is_never_held(self, tmp_path: Path) -> None:
+        """So a server on [::] starts as beside a plain client; in a range of two ports each connect has it held."""
+        held = {}
+        for ports in (PortRange(32768, 60999), PortRange(PORT, PORT + 1)):
+            write_ephemeral_range(ports)
+            stats = tmp_path / f"{ports}.json"
+            there = client(count=100, port=ports.high - 1)
+            command = [*without("pidfd_getfd"), *guarded(there, "--require", "--stats-json", str(stats))]
+            assert counts(run(command).stdout) == (0, 100)
+            connects = json.loads(stats.read_text())["connects"]
+            held[len(ports)] = connects["held"], connects["out_of_reach"]
+        assert held == {28232: (0, 100), 2: (100, 0)}
+
+    def test_a_program_that_gives_its_sockets_ranges_of_their_own_has_its_ports_held(self) -> None:
+        """Their source ports come from a sequence that nobody can look into: here P alone, where a plain one hits."""
+        write_ephemeral_range(PortRange(32768, 60999))
+        port = 40000
+        code = (
+            "import socket; itself = refused = 0\n"
+            "for _ in range(100):\n"
+            "    sock = socket.socket(); sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1' + bytes(7))\n"
+            f"    sock.setsockopt(socket.IPPROTO_IP, 51, ({port} | {port} << 16) - (1 << 32))\n"
+            f"    is_refused = sock.connect_ex(('127.0.0.1', {port})) != 0\n"
+            "    refused += is_refused; itself += not is_refused and sock.getsockname() == sock.getpeername()\n"
+            "    sock.close()\n"
+            "print(itself, refused)"
+        )
+        done = run([*without("pidfd_getfd"), *guarded([PYTHON, "-c", code], "--require")])
+        assert counts(done.stdout) == (0, 100), done.stderr
+        itself, _ = counts(run([PYTHON, "-c", code]).stdout)
         assert itself > 0, "the control did not self-connect"
 
     def test_a_server_on_every_address_can_start_between_two_connects(self) -> None:

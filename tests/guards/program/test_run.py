@@ -74,6 +74,7 @@ def test_the_stats_are_there_when_run_returns_and_count_every_connect(tmp_path: 
         "held": 0,
         "left": 0,
         "unseen": 0,
+        "out_of_reach": 0,
         "takeovers": 0,
     }
     assert list(tmp_path.iterdir()) == [stats]

@@ -192,7 +192,7 @@ def _supervise(
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
-        _become(ours, news, theirs, mask, page, order)
+        _become(ours, news, theirs, mask, page, order, choice)
     theirs.close()
     watched_front = os.pidfd_open(front)
     wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -238,6 +238,7 @@ def _become(
     mask: set[int | signal.Signals],
     page: SharedPage,
     order: Order,
+    choice: Choice,
 ) -> NoReturn:
     helper.close()
     news.close()
@@ -245,7 +246,7 @@ def _become(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
-        page.is_guarded = enter_filter(order, theirs)
+        page.is_guarded = enter_filter(order, choice, theirs)
         become_program(order)
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else 1)

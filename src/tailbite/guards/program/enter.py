@@ -43,7 +43,7 @@ def steerer_maker(order: Order, choice: Choice) -> MakeSteerer:
     )
 
 
-def enter_filter(order: Order, helper: socket.socket) -> bool:
+def enter_filter(order: Order, choice: Choice, helper: socket.socket) -> bool:
     """Put this process under the filter and hand its listener to the helper; tell whether it is guarded now.
 
     Raises:
@@ -56,7 +56,9 @@ def enter_filter(order: Order, helper: socket.socket) -> bool:
             refuse_or_go_unguarded(order, HELPER_ENDED)
             return False
         try:
-            listener, no_new_privs = seccomp.install(abi, seccomp.call_filter(abi))
+            listener, no_new_privs = seccomp.install(
+                abi, seccomp.call_filter(abi, reports_port_ranges=not choice.copies)
+            )
         except OSError as error:
             return _explain_refusal(order, error)
         with contextlib.suppress(OSError):

@@ -9,7 +9,11 @@ SO_REUSEADDR; one on [::] starts with SO_REUSEADDR (node, Java, Go and nginx set
 Holding does not keep the port away from a client that binds to port 0 before it connects: bind(2) looks at addresses
 then too.
 
-Around one connect call, the port is held until the call is over. The caller runs again within microseconds, unless
+Around one connect call, the port is held only if the kernel can choose it within the next connects
+(:mod:`tailbite.guards.program.lookahead`), for the sake of servers on [::].
+
+A port that is held is held until the call is over, and one that is out of reach is inspected again until
+then, and held if it comes near. The caller runs again within microseconds, unless
 the CPUs are busy: a process of low priority, or one whose CPU quota is used up, may not run for seconds. So the port
 is released when one of these shows that the kernel has chosen a source port for the call:
 
@@ -27,6 +31,7 @@ the thread has run for 20 ms (/proc/TID/schedstat)     the search through a full
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -34,8 +39,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from tailbite.guards.program.lookahead import Lookahead
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tailbite.guards.program.lookahead import LocalDestination
 
 __all__ = ["Holds", "hold"]
 
@@ -44,6 +53,7 @@ _UNUSED_ADDRESSES = ("100::1", socket.AF_INET6), ("192.0.2.1", socket.AF_INET)  
 
 _FIRST_PAUSE: Final = 0.0001
 _LONGEST_PAUSE: Final = 0.02
+_LONGEST_PAUSE_UNHELD: Final = 0.002
 _SEARCH_TIME: Final = 0.02
 _PATIENCE: Final = 1.0
 """Seconds for which a port is held around the call of a thread whose state cannot be read."""
@@ -83,11 +93,13 @@ class _Call:
 
     Attributes:
         key: the network namespace and the port that is held for the call.
+        unheld: the destination while its port is out of reach; None while the port is held.
         run_time: seconds that the thread had run when the call was let go on; None if that cannot be read.
         until: when to release the port if nothing can be read of the thread, on the monotonic clock.
     """
 
     key: tuple[object, int]
+    unheld: LocalDestination | None
     run_time: float | None
     until: float
 
@@ -104,47 +116,102 @@ class Holds:
         self._calls: dict[int, _Call] = {}  # by thread
         self._sockets: dict[tuple[object, int], socket.socket] = {}
         self._pause = _FIRST_PAUSE
+        self._lookahead: Lookahead | None = Lookahead()
+
+    def hold_always(self) -> None:
+        """Hold ports even if they are out of reach: sockets may have a sequence of source ports of their own."""
+        self._lookahead = None
+        for call in list(self._calls.values()):
+            self._hold_after_all(call)
 
     def hold_during_call(
-        self, tid: int, port: int, place: object = None, hold_there: Callable[[int], socket.socket] = hold
-    ) -> None:
-        """Hold ``port`` until the call that thread ``tid`` is about to make is over.
+        self,
+        tid: int,
+        port: int,
+        place: object = None,
+        hold_there: Callable[[int], socket.socket] = hold,
+        *,
+        destination: LocalDestination | None = None,
+    ) -> bool:
+        """Keep ``port`` from being chosen until the call that thread ``tid`` is about to make is over.
 
         Args:
             tid: the caller.
             port: the port.
             place: the name of a network namespace; None is this process's own.
             hold_there: holds a port in that namespace.
+            destination: where the call connects to; None holds the port even if it is out of reach.
+
+        Returns:
+            False if the port is out of reach, and therefore not held.
 
         Raises:
             OSError: the port cannot be held, and it is not a server that has it.
         """
         key = place, port
-        if key not in self._sockets:
-            try:
-                self._sockets[key] = hold_there(port)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                return
+        unheld = None
+        if destination is not None and place is None and key not in self._sockets:
+            unheld = destination if self._is_out_of_reach(destination) else None
+        if unheld is None and not self._hold(key, hold_there):
+            return True
         before = self._calls.pop(tid, None)
-        self._calls[tid] = _Call(key, run_time(tid), monotonic() + _PATIENCE)
+        self._calls[tid] = _Call(key, unheld, run_time(tid), monotonic() + _PATIENCE)
         if before is not None and before.key != key:
             self._close_unused(before.key)
         self._pause = _FIRST_PAUSE
         if len(self._calls) > _MOST:
             self._release(next(iter(self._calls)))
+        return unheld is None
+
+    def _is_out_of_reach(self, destination: LocalDestination) -> bool:
+        return self._lookahead is not None and self._lookahead.is_out_of_reach(destination, len(self._calls) + 1)
+
+    def _hold(self, key: tuple[object, int], hold_there: Callable[[int], socket.socket] = hold) -> bool:
+        """Hold a port; False if a server has it.
+
+        Raises:
+            OSError: the port cannot be held, and it is not a server that has it.
+        """
+        if key not in self._sockets:
+            try:
+                self._sockets[key] = hold_there(key[1])
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                return False
+        return True
+
+    def _hold_after_all(self, call: _Call) -> None:
+        call.unheld = None
+        with contextlib.suppress(OSError):  # the call has been let go on, so nobody can be told
+            self._hold(call.key)
 
     def release_over(self) -> float | None:
-        """Release the ports of calls that are over; return the seconds until the next look, None if none is held."""
+        """Release the ports of calls that are over; return the seconds until this is due again, or None."""
         if not self._calls:
             return None
         now = monotonic()
         for tid in [tid for tid, call in self._calls.items() if self._is_over(tid, call, now)]:
             self._release(tid)
-        pause = self._pause
+        self._look_again()
+        longest = _LONGEST_PAUSE
+        if any(call.unheld is not None for call in self._calls.values()):
+            longest = _LONGEST_PAUSE_UNHELD
+        pause = min(self._pause, longest)
         self._pause = min(pause * 2, _LONGEST_PAUSE)
         return pause if self._calls else None
+
+    def _look_again(self) -> None:
+        """Hold the ports that were out of reach and no longer are, of calls that are not over."""
+        near: dict[LocalDestination, bool] = {}
+        for call in self._calls.values():
+            if (destination := call.unheld) is None or self._lookahead is None:
+                continue
+            if destination not in near:
+                calls = len(self._calls)
+                near[destination] = not self._lookahead.is_still_out_of_reach(destination, calls)
+            if near[destination]:
+                self._hold_after_all(call)
 
     def close(self) -> None:
         """Release every port."""
@@ -177,7 +244,7 @@ class Holds:
         self._close_unused(self._calls.pop(tid).key)
 
     def _close_unused(self, key: tuple[object, int]) -> None:
-        if all(call.key != key for call in self._calls.values()) and key in self._sockets:
+        if key in self._sockets and all(call.key != key for call in self._calls.values()):
             self._sockets.pop(key).close()
 
 

@@ -74,4 +74,4 @@ def _guard_beside(order: Order, choice: Choice) -> bool:
     finally:
         if program is not None:
             os.close(program)
-    return enter_filter(order, helper)
+    return enter_filter(order, choice, helper)

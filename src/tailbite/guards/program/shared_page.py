@@ -41,6 +41,8 @@ class Outcome(IntEnum):
     """The program itself had bound the socket to the destination's port."""
     UNSEEN = 5
     """The caller or its network namespace could not be inspected, so this connect was not guarded."""
+    OUT_OF_REACH = 6
+    """The kernel could not choose the destination port within the next connects, so it was not held."""
 
 
 class WorkerSlot:

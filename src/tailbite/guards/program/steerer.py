@@ -14,6 +14,8 @@ descriptors only (HOLD, before Linux 6.3)   P is held while the call runs; a soc
                                             unbound and bound to another port instead
 neither (HOLD, Docker's default profile)    P is held while the call runs
 ==========================================  ===================================================================
+
+P is held only if the kernel can choose it within the next connects (:mod:`tailbite.guards.program.lookahead`).
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tailbite.core.plan import Means
 from tailbite.core.ports import PortRange
 from tailbite.guards.program.fast_path import FastPath
+from tailbite.guards.program.lookahead import LocalDestination
 from tailbite.guards.program.namespaces import Namespaces, hold_inside
 from tailbite.guards.program.port_hold import Holds
 from tailbite.guards.program.shared_page import Outcome
@@ -119,7 +122,11 @@ class Steerer:
         Returns:
             The outcome; None if the call cannot connect.
         """
-        if seccomp.call_number(self._listener.call) not in (self._abi.connect, self._abi.sendto):
+        number = seccomp.call_number(self._listener.call)
+        if number == self._abi.setsockopt:
+            self._holds.hold_always()
+            return None
+        if number not in (self._abi.connect, self._abi.sendto):
             # The thread moves to another network namespace, so nothing that is known of it is true any more.
             self._has_one_namespace = False
             self._fast_path.forget()
@@ -273,17 +280,21 @@ class Steerer:
         os.close(self._threads.pop(tid))
 
     def _hold(self, tid: int, port: int, foreign: object, sock: Any = None) -> Outcome:
-        """Hold the port while the call runs.
+        """Keep the kernel from choosing the port while the call runs.
 
         Raises:
             OSError: the port cannot be held there.
         """
+        is_held = True
         if foreign is None:
-            self._holds.hold_during_call(tid, port)
+            # Where sockets are steered, they may have port ranges of their own, and a sequence in each.
+            looks_ahead = not (self._copies and self._steers)
+            destination = LocalDestination.parse(bytes(self._memory.buffer)) if looks_ahead else None
+            is_held = self._holds.hold_during_call(tid, port, destination=destination)
         else:
             self._holds.hold_during_call(tid, port, foreign, lambda port: hold_inside(port, tid, sock))
-        self._report_action(tid, f"port {port} is held while it connects")
-        return Outcome.HELD
+        self._report_action(tid, f"port {port} is held" if is_held else f"port {port} is out of reach")
+        return Outcome.HELD if is_held else Outcome.OUT_OF_REACH
 
     def _report_action(self, tid: int, action: str) -> None:
         if self.report is not None:
