@@ -1,6 +1,6 @@
 """A listener that closes each connection at once, in the event loop of the test and without tasks or transports.
 
-An asyncio server would leave some of its own to the end of the loop, and a test that counts what is left sees that too.
+An asyncio server would leave some of its own to the end of the loop, which a test that counts what is left would see.
 """
 
 from __future__ import annotations
