@@ -60,6 +60,13 @@ _SCRIPTS: Final = {
     ".lua": (r"\bwhile true do\b", r"\bpcall\(|\bif |\bor\b"),
     ".tcl": (r"\bwhile (?:1|true)\b", r"\bcatch \{"),
     ".erl": (r"\bloop\(", r"\{error,"),
+    ".exs": (r"\bloop\(", r"\{:error,"),
+    ".c": (r"\bfor \(;;\)|\bwhile \(1\)|\buv_run\(|_dispatch\(", r"->err\b|\bif \(| \? "),
+    ".scm": (r"\(let loop \(", r"\(catch #t|\(guard "),
+    ".lisp": (r"\(loop\b", r"\(handler-case"),
+    ".pas": (r"\bwhile true do\b", r"\bexcept\b"),
+    ".awk": (r"\bwhile \(1\)", r"NONFATAL"),
+    ".zsh": (r"\bwhile true\b", r"&&|\|\|"),
 }
 """By suffix: a pattern that every driver matches because it comes back, and one because it catches errors."""
 
