@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evidence", "run_audit", "run_phase"]
 
-_LONGEST_PREPARATION = 180.0
+_LONGEST_PREPARATION = 600.0
 """Seconds a compiler may take."""
 
 _MOST_CLAIMS = 50
