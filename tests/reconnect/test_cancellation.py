@@ -21,7 +21,6 @@ import pytest
 import tailbite
 import tailbite.aio
 import tailbite.anyio
-from support.listeners import accepting
 from support.trap import PORT
 
 if TYPE_CHECKING:
@@ -51,13 +50,16 @@ def descriptors() -> int:
 
 
 class Bench:
-    """A resolver that gives several addresses, and the count of what is left."""
+    """Servers, a resolver that gives several addresses, and the count of what is left."""
 
     def __init__(self) -> None:
         self.left: collections.Counter[str] = collections.Counter()
         self.runs = 0
+        self.servers: list[asyncio.Server] = []
 
-    def answer_names(self) -> None:
+    async def serve(self) -> None:
+        for host in ("127.0.0.1", "::1"):
+            self.servers.append(await asyncio.start_server(lambda _, writer: writer.close(), host, PORT))
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.left.update([f"handler: {context['message']}"]))
 
@@ -120,16 +122,17 @@ def left_by(make: Callable[[], Awaitable[Any]]) -> tuple[dict[str, int], int]:
     bench = Bench()
 
     async def main() -> None:
-        bench.answer_names()
+        await bench.serve()
         gc.collect()
         gc.disable()  # the collector must not tidy up before the count
         try:
-            with accepting("127.0.0.1", PORT), accepting("::1", PORT):
-                for gaps in GAPS:
-                    for step in range(STEPS):
-                        await bench.cancel_at(step, gaps, make)
+            for gaps in GAPS:
+                for step in range(STEPS):
+                    await bench.cancel_at(step, gaps, make)
         finally:
             gc.enable()
+            for server in bench.servers:
+                server.close()
 
     with counted_warnings() as seen:
         asyncio.run(main())

@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tailbite.audit.client import Client, Driver, Image, Stdin
     from tailbite.audit.records import (
-        Allocator,
         BindAttempt,
         Claim,
-        ConnectionToItself,
-        Ending,
         Limits,
         Observation,
         Output,
@@ -26,17 +23,14 @@ if TYPE_CHECKING:
     from tailbite.audit.run import Evidence
     from tailbite.audit.verdict import Belief, Figure, Remains, Timing, Verdict, Word
     from tailbite.audit.warden import audit
-    from tailbite.kernel.packets import Packet, TcpFlags, TcpOptions, TcpSegment
+    from tailbite.kernel.packets import Packet
 
 __all__ = [
-    "Allocator",
     "Belief",
     "BindAttempt",
     "Claim",
     "Client",
-    "ConnectionToItself",
     "Driver",
-    "Ending",
     "Evidence",
     "Figure",
     "Image",
@@ -49,9 +43,6 @@ __all__ = [
     "Remains",
     "StateSpan",
     "Stdin",
-    "TcpFlags",
-    "TcpOptions",
-    "TcpSegment",
     "Timing",
     "Verdict",
     "Word",
@@ -59,14 +50,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Allocator": "tailbite.audit.records",
     "Belief": "tailbite.audit.verdict",
     "BindAttempt": "tailbite.audit.records",
     "Claim": "tailbite.audit.records",
     "Client": "tailbite.audit.client",
-    "ConnectionToItself": "tailbite.audit.records",
     "Driver": "tailbite.audit.client",
-    "Ending": "tailbite.audit.records",
     "Evidence": "tailbite.audit.run",
     "Figure": "tailbite.audit.verdict",
     "Image": "tailbite.audit.client",
@@ -79,9 +67,6 @@ _HOMES = {
     "Remains": "tailbite.audit.verdict",
     "StateSpan": "tailbite.audit.records",
     "Stdin": "tailbite.audit.client",
-    "TcpFlags": "tailbite.kernel.packets",
-    "TcpOptions": "tailbite.kernel.packets",
-    "TcpSegment": "tailbite.kernel.packets",
     "Timing": "tailbite.audit.verdict",
     "Verdict": "tailbite.audit.verdict",
     "Word": "tailbite.audit.verdict",

@@ -72,7 +72,7 @@ _PHASES = {
 
 @dataclass(frozen=True, slots=True)
 class ReportOrigin:
-    """Place, time and command of a report.
+    """Where, when and how a report was made.
 
     Attributes:
         made: date and time, as text.
