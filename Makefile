@@ -31,6 +31,7 @@ lint: dev
 
 # Every branch of the pure modules is taken by their own tests; tools/pure.coveragerc lists the modules.
 PURE := tests/core tests/reconnect/test_machine.py tests/host/sysctl/test_value.py \
+  tests/audit/test_belief.py tests/audit/test_judge.py \
   tests/host/see/test_port_selection.py $(wildcard $(addprefix tests/kernel/test_,diag_filter.py pcap.py release.py))
 
 coverage: dev

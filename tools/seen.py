@@ -7,12 +7,14 @@ Run: ``python tools/seen.py`` (Debian: net-tools, iproute2, lsof); ``--check`` c
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +51,13 @@ class View:
     text: str = ""
 
     def run(self) -> View:
-        """Run the program and return the view with its output."""
-        done = subprocess.run(self.arguments, capture_output=True, text=True, check=False)
-        return View(self.name, self.shown, self.arguments, done.stdout)
+        """Run the program beside all three sockets and return the view with its output."""
+        while True:
+            if not is_left():
+                connect_to_itself(LEFT).close()
+            done = subprocess.run(self.arguments, capture_output=True, text=True, check=False)
+            if is_left():  # the TIME-WAIT lasts 60 s, and a busy machine may take longer
+                return View(self.name, self.shown, self.arguments, done.stdout)
 
     def lines(self, port: int) -> list[str]:
         """Return the lines that contain a port."""
@@ -71,17 +77,25 @@ def views() -> list[View]:
     ]
 
 
+def connect_to_itself(port: int) -> socket.socket:
+    """Return a socket that is connected to itself on a port."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", port))
+    sock.connect(("127.0.0.1", port))
+    return sock
+
+
+def is_left() -> bool:
+    """Tell whether the TIME-WAIT exists, from /proc/net/tcp."""
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:])
+    return any(int(local.partition(":")[2], 16) == LEFT and state == "06" for _, local, _, state, *_ in lines)
+
+
 def scene() -> list[socket.socket]:
-    """Make the three sockets; return those that must stay open."""
-    made = []
-    for port in (HELD, LEFT, BOUND):
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", port))
-        if port != BOUND:
-            sock.connect(("127.0.0.1", port))
-        made.append(sock)
-    made.pop(1).close()
-    return made
+    """Make the two sockets that stay open; :meth:`View.run` makes the TIME-WAIT."""
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", BOUND))
+    return [connect_to_itself(HELD), bound]
 
 
 def table(seen: list[View], why: dict[int, str]) -> list[str]:
@@ -100,6 +114,13 @@ def table(seen: list[View], why: dict[int, str]) -> list[str]:
     return rows
 
 
+def finding(text: str) -> list[str]:
+    """Return code and explanation of a finding, without the time that differs in each run."""
+    code, explanation = text.splitlines()[:2]
+    explanation = re.sub(r"It has been idle for [^.]*(?:\.\d[^.]*)?\. ", "", explanation)
+    return [code, *textwrap.wrap(explanation, 80)]
+
+
 def page(seen: list[View]) -> str:
     """Return the page; the process number differs in each run, so 812 replaces it."""
     command = (sys.executable, "-m", "tailbite", "why", "--netns", "self")
@@ -115,11 +136,19 @@ def page(seen: list[View]) -> str:
         REMARK,
     ]
     for view in seen:
-        lines = view.lines(HELD) if view.name != "tailbite why" else view.text.splitlines()[:7]
-        text += ["", f"## {view.name}", "", f"    $ {view.shown}", *(f"    {line}".rstrip() for line in lines)]
-    text += ["", "## tailbite why on the other two ports", ""]
-    text += [f"    $ {codes[port]}\n    {said[port]}" for port in (LEFT, BOUND)]
+        lines = view.lines(HELD) if view.name != "tailbite why" else finding(view.text)
+        text += ["", f"## {view.name}", "", "```", f"$ {view.shown}", *lines, "```"]
+    text += ["", "## tailbite why on the other two ports", "", "```"]
+    text += [*(f"$ {codes[port]}\n{said[port]}" for port in (LEFT, BOUND)), "```"]
     return re.sub(rf"\b{os.getpid()}\b", "812", "\n".join(text)) + "\n"
+
+
+def comparable(text: str) -> list[str]:
+    """Return the table and what `tailbite why` prints; what the other programs print differs between versions."""
+    introduction, *sections = text.split("\n## ")
+    named = (part for part in sections if part.startswith("tailbite why"))
+    own = [re.sub(r"\bpython[\d.]* \(", "python (", " ".join(part.split())) for part in named]
+    return [introduction, *own]
 
 
 def main() -> int:
@@ -129,12 +158,14 @@ def main() -> int:
         print(f"not installed: {', '.join(missing)}", file=sys.stderr)
         return 4
     enter_private_network()
-    kept = scene()
+    sockets = scene()
     text = page([view.run() for view in views()])
-    for sock in kept:
+    for sock in sockets:
         sock.close()
-    if "--check" in sys.argv:  # only the table: the outputs below differ a little between versions
-        return int(text.split("\n## ")[0] != PAGE.read_text(encoding="utf-8").split("\n## ")[0])
+    if "--check" in sys.argv:
+        kept, made = comparable(PAGE.read_text(encoding="utf-8")), comparable(text)
+        print(*difflib.unified_diff(kept, made, "kept", "made", n=0, lineterm=""), sep="\n")
+        return int(kept != made)
     PAGE.write_text(text, encoding="utf-8")
     return 0
 

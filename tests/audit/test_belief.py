@@ -9,14 +9,14 @@ import pytest
 
 from tailbite.audit import trap
 from tailbite.audit.belief import believed_by
-from tailbite.audit.records import Allocator, Claim, Ending, Observation, Output, SelfConnect
+from tailbite.audit.records import Allocator, Claim, ConnectionToItself, Ending, Observation, Output
 from tailbite.audit.verdict import Belief
 
 HIT = Observation(
     trap.phase("127.0.0.1", Allocator.CONNECT), True, 2.0, dials=1,
-    self_connects=(SelfConnect(0.1, None, Ending.OPEN, "127.0.0.1", 9),),
+    self_connects=(ConnectionToItself(0.1, None, Ending.OPEN, "127.0.0.1", 9),),
 )  # fmt: skip
-DROPPED = SelfConnect(0.1, 0.2, Ending.CLOSED, "127.0.0.1", 9)
+DROPPED = ConnectionToItself(0.1, 0.2, Ending.CLOSED, "127.0.0.1", 9)
 UP, BAD = Claim(True, "connected"), Claim(False, "error: bad status line")
 WAS_REFUSED, REFUSED_AGAIN = (Claim(False, f"12:00:{second} refused") for second in ("01", "07"))
 NO_PORT = Claim(False, "error: Cannot assign requested address")

@@ -20,10 +20,10 @@ from tailbite.audit.records import (
     Allocator,
     BindAttempt,
     Claim,
+    ConnectionToItself,
     Ending,
     Observation,
     Recovery,
-    SelfConnect,
 )
 from tailbite.audit.report.data import verdict_as_data
 from tailbite.audit.verdict import Figure, Remains, Timing, Verdict, Word
@@ -38,15 +38,15 @@ seconds = st.floats(0, 20, allow_nan=False)
 
 
 @st.composite
-def self_connects(draw: st.DrawFn) -> SelfConnect:
+def self_connects(draw: st.DrawFn) -> ConnectionToItself:
     ending = draw(st.sampled_from(Ending))
     start = draw(seconds)
     end = None if ending is Ending.OPEN else start + draw(seconds)
-    return SelfConnect(start, end, ending, "127.0.0.1", draw(st.integers(0, 1000)))
+    return ConnectionToItself(start, end, ending, "127.0.0.1", draw(st.integers(0, 1000)))
 
 
 @st.composite
-def observations(draw: st.DrawFn, hits: st.SearchStrategy[list[SelfConnect]] | None = None) -> Observation:
+def observations(draw: st.DrawFn, hits: st.SearchStrategy[list[ConnectionToItself]] | None = None) -> Observation:
     found = draw(hits if hits is not None else st.lists(self_connects(), max_size=3))
     dials = len(found) + draw(st.integers(0, 5))
     return Observation(
@@ -137,7 +137,7 @@ def test_a_verdict_survives_pickling_and_has_a_json_form(watched: list[Observati
 
 
 def judged_once(ending: Ending, lasted: float | None, *, plain: bool = True, hold: float = 3.0) -> Verdict:
-    hit = SelfConnect(0.1, None if lasted is None else 0.1 + lasted, ending, "127.0.0.1", 0)
+    hit = ConnectionToItself(0.1, None if lasted is None else 0.1 + lasted, ending, "127.0.0.1", 0)
     watched = Observation(
         PHASE, control=True, duration=3.0, watched_hold=hold, dials=1, self_connects=(hit,),
         bind=BindAttempt(3.0, plain, plain),
@@ -185,7 +185,7 @@ def test_an_end_that_was_seen_by_chance_after_the_watch_does_not_change_the_word
 
 
 def test_a_connection_that_was_seen_too_briefly_has_no_class() -> None:
-    hit = SelfConnect(2.7, None, Ending.OPEN, "127.0.0.1", 0)
+    hit = ConnectionToItself(2.7, None, Ending.OPEN, "127.0.0.1", 0)
     verdict = judge(CLIENT, [Observation(PHASE, True, 3.0, dials=2, self_connects=(hit,))])
     assert verdict.verdict is Word.INCONCLUSIVE
     assert (
@@ -238,7 +238,7 @@ def test_127_means_unsupported_but_not_of_a_client_that_dialled() -> None:
     assert judge(CLIENT, [replace(silent, trouble="cannot run x: no")]).reason == "cannot run x: no"
     # Its shell may have lacked another program afterwards.
     assert judge(CLIENT, [replace(silent, dials=1, rounds=1)]).verdict is Word.IMMUNE
-    hit = SelfConnect(0.1, None, Ending.OPEN, "127.0.0.1", 0)
+    hit = ConnectionToItself(0.1, None, Ending.OPEN, "127.0.0.1", 0)
     held = replace(silent, duration=3.0, dials=1, self_connects=(hit,))
     assert judge(CLIENT, [held]).verdict is Word.HOLDS
 
@@ -252,7 +252,7 @@ def test_recovery_figures_come_from_the_recovery_phase_and_it_is_not_judged() ->
             True,
             65.0,
             dials=9,
-            self_connects=(SelfConnect(0, None, Ending.OPEN, "::1", 5),),
+            self_connects=(ConnectionToItself(0, None, Ending.OPEN, "::1", 5),),
             recovery=recovery,
         ),
     ]
@@ -297,7 +297,7 @@ def test_only_the_words_on_self_connects_can_meet_a_requirement() -> None:
 def test_the_worst_remains_and_the_dials_that_a_hit_took_are_told() -> None:
     sixteen = trap.phase("127.0.0.1", Allocator.CONNECT, ports=16)
     hits = tuple(
-        SelfConnect(at, at + 0.01, ending, "127.0.0.1", 0)
+        ConnectionToItself(at, at + 0.01, ending, "127.0.0.1", 0)
         for at, ending in ((3.0, Ending.RESET), (4.0, Ending.CLOSED))
     )
     seen = Observation(sixteen, True, 6.0, dials=9, dialled=(1.0, 2.0, 3.0, 4.0), self_connects=hits[:1])

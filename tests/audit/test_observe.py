@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from support.trap import PORT, Trap
 from tailbite.audit.observe import Recorder, SelfConnects, Timeline, cut
-from tailbite.audit.records import Ending, SelfConnect
+from tailbite.audit.records import ConnectionToItself, Ending
 from tailbite.core.address import Endpoint, FourTuple
 from tailbite.kernel.packets import TcpFlags, TcpOptions, TcpSegment
 from tailbite.kernel.sock_diag import TcpSocket, TcpState
@@ -97,7 +97,7 @@ def test_any_segments_fold_without_error_and_each_end_has_its_ending(any_of_them
 
 def test_an_end_after_the_audit_ended_the_client_is_not_the_clients() -> None:
     opened, closed = (
-        SelfConnect(1.0, end, ending, "::1", 3) for end, ending in ((None, Ending.OPEN), (5, Ending.CLOSED))
+        ConnectionToItself(1.0, end, ending, "::1", 3) for end, ending in ((None, Ending.OPEN), (5, Ending.CLOSED))
     )
     for hit in (opened, closed):
         assert cut([hit], 4.0, polled=3.9, held=True, time_wait=False) == (opened,)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tailbite.audit import sentences, trap
-from tailbite.audit.records import Allocator, BindAttempt, Ending, Observation, Output, SelfConnect
+from tailbite.audit.records import Allocator, BindAttempt, ConnectionToItself, Ending, Observation, Output
 from tailbite.audit.verdict import Word
 
 SEEN = Observation(trap.phase("127.0.0.1", Allocator.CONNECT), True, 6.0)
 
 
 def why(word: Word, ending: Ending, held: float, bind: tuple[bool, bool] | None) -> str:
-    hit = SelfConnect(0.0, None if ending is Ending.OPEN else held, ending, "127.0.0.1", 0)
+    hit = ConnectionToItself(0.0, None if ending is Ending.OPEN else held, ending, "127.0.0.1", 0)
     seen = replace(SEEN, duration=held, watched_hold=1.8, bind=bind and BindAttempt(held, *bind))
     return sentences.why_self_connected(word, seen, hit)
 

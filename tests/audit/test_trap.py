@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailbite.audit import trap
-from tailbite.audit.records import Allocator, Ending, Observation, SelfConnect
+from tailbite.audit.records import Allocator, ConnectionToItself, Ending, Observation
 from tailbite.kernel.sockopt import abort
 
 
@@ -25,7 +25,7 @@ def test_every_audit_ends_after_at_most_nine_different_traps(
     done: list[Observation] = []
     while (where := trap.next_phase(done, quick=quick, has_ipv6=has_ipv6)) is not None:
         dials, hit, running, served, crowded = course[len(done)]
-        hits = (SelfConnect(0, None, Ending.OPEN, where.host, 0),) if hit and dials else ()
+        hits = (ConnectionToItself(0, None, Ending.OPEN, where.host, 0),) if hit and dials else ()
         status = None if running else 1
         seen = Observation(where, True, 1.0, dials=dials, self_connects=hits, exit_status=status)
         done.append(replace(seen, served=served, crowded=crowded))

@@ -104,3 +104,25 @@ def test_a_cancelled_self_connect_is_reset() -> None:
     made.sock.connect((HOST, PORT))
     made.drop()
     assert leftovers() == []
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("connect", [by_socket, by_stream])
+def test_a_socket_that_cannot_be_compared_is_reset_and_not_returned(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[[], None]
+) -> None:
+    """The comparison may need memory or a descriptor; closing the socket would leave a TIME-WAIT for a minute."""
+
+    def fail(_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
+    monkeypatch.setattr(facts, "_known", {})
+    monkeypatch.setattr(attempt, "abort_if_self_connected", fail)
+    Trap().set()
+    with pytest.raises(OSError) as error:
+        connect()
+    assert error.value.errno == errno.EMFILE
+    assert leftovers() == []
+    assert server_can_bind()
+    Trap().control()

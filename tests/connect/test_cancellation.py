@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import tailbite
+from support.listeners import accepting
 from support.trap import PORT
 
 STEPS = 14
@@ -63,8 +64,7 @@ async def cancel_everywhere(delay: float | None) -> list[object]:
 @pytest.mark.parametrize("delay", [None, 0, 0.25], ids=["in turn", "at once", "happy eyeballs"])
 def test_nothing_is_left_wherever_a_connect_is_cancelled(delay: float | None) -> None:
     async def run() -> list[object]:
-        server = await asyncio.start_server(lambda _, writer: writer.transport.abort(), "0.0.0.0", PORT)
-        async with server:
+        with accepting("0.0.0.0", PORT):
             return await cancel_everywhere(delay)
 
     with warnings.catch_warnings(record=True) as told:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import resource
 import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,8 +18,12 @@ from support.trap import PORT, Trap
 from tailbite.connect import facts
 from tailbite.core.plan import HostFacts, Means
 from tailbite.core.ports import PortRange
+from tailbite.kernel import sockopt
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.sysctl import write_ephemeral_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def known_facts() -> HostFacts:
@@ -53,16 +63,25 @@ def test_a_range_is_read_once_while_it_is_fresh(monkeypatch: pytest.MonkeyPatch)
     assert len(reads) == 2
 
 
-@pytest.mark.usefixtures("network")
-def test_without_the_cookie_the_threads_namespace_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux before 5.14."""
-
-    def none(_: socket.socket) -> bytes:
-        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
-
-    monkeypatch.setattr(facts, "netns_cookie", none)
+@pytest.fixture
+def _no_cookie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux before 5.14: the option is unknown to the kernel."""
+    for module in (facts, sockopt):
+        monkeypatch.setattr(module, "SO_NETNS_COOKIE", 9999)
     monkeypatch.setattr(facts, "_known", {})
+    with socket.socket() as sock, pytest.raises(OSError) as none:
+        sockopt.netns_cookie(sock)
+    assert none.value.errno == errno.ENOPROTOOPT
+
+
+@pytest.mark.usefixtures("network", "_no_cookie")
+def test_without_the_cookie_each_namespace_has_its_own_facts_too() -> None:
     test_each_namespace_has_its_own_facts_at_once()
+
+
+@pytest.mark.usefixtures("network", "_no_cookie")
+def test_without_the_cookie_a_socket_of_another_namespace_is_not_given_the_threads_range() -> None:
+    test_a_socket_of_another_namespace_is_not_given_the_threads_range()
 
 
 @pytest.mark.usefixtures("network")
@@ -117,3 +136,74 @@ def test_a_socket_of_another_namespace_is_not_given_the_threads_range() -> None:
         assert facts.host_facts(foreign).ephemeral is None
         assert facts.plan_for(foreign, 50000).means is Means.RESET
         assert known_facts().ephemeral == PortRange(40000, 40009)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("cookie", ["cookie", "no cookie"])
+def test_the_range_of_a_namespace_that_the_thread_has_left_is_not_believed(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, cookie: str
+) -> None:
+    """It may have changed since: here to a trap, which the range of before would leave unguarded."""
+    if cookie == "no cookie":
+        request.getfixturevalue("_no_cookie")
+    clock = [1000.0]
+    monkeypatch.setattr(facts, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(facts, "_known", {})
+    with fresh_network():
+        write_ephemeral_range(PortRange(40000, 40009))
+        assert known_facts().ephemeral == PortRange(40000, 40009)
+        foreign = socket.socket()
+        Trap().set().control()
+    with foreign:
+        clock[0] += 2 * facts.FRESH_FOR
+        assert facts.plan_for(foreign, PORT).means is Means.RESET
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("cookie", ["cookie", "no cookie"])
+def test_without_a_descriptor_no_range_of_before_is_believed(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, cookie: str
+) -> None:
+    """A range cannot be read without a descriptor, and the one that was read before may have changed."""
+    if cookie == "no cookie":
+        request.getfixturevalue("_no_cookie")
+    clock = [1000.0]
+    monkeypatch.setattr(facts, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(facts, "_known", {})
+    write_ephemeral_range(PortRange(40000, 40009))
+    with socket.socket() as sock:
+        assert facts.plan_for(sock, PORT).means is Means.NOTHING
+        Trap().set().control()
+        clock[0] += 2 * facts.FRESH_FOR
+        with no_descriptor_left():
+            assert facts.plan_for(sock, PORT).means is Means.RESET
+        clock[0] += 2 * facts.FRESH_FOR
+        assert facts.plan_for(sock, PORT).means is not Means.NOTHING
+
+
+@pytest.mark.usefixtures("network")
+def test_the_first_connect_of_a_process_takes_one_descriptor() -> None:
+    """To find out what the kernel has takes another one, which may not be there; a plain connect needs no other."""
+    program = (
+        "import resource, socket, tailbite; from tailbite.connect import facts\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (5, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "server = socket.create_server(('127.0.0.1', 9000))\n"
+        "client = tailbite.create_connection(('127.0.0.1', 9000))\n"
+        "print(client.fileno())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("4\n", "")

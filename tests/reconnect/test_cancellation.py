@@ -21,6 +21,7 @@ import pytest
 import tailbite
 import tailbite.aio
 import tailbite.anyio
+from support.listeners import accepting
 from support.trap import PORT
 
 if TYPE_CHECKING:
@@ -50,16 +51,13 @@ def descriptors() -> int:
 
 
 class Bench:
-    """Servers, a resolver that gives several addresses, and the count of what is left."""
+    """A resolver that gives several addresses, and the count of what is left."""
 
     def __init__(self) -> None:
         self.left: collections.Counter[str] = collections.Counter()
         self.runs = 0
-        self.servers: list[asyncio.Server] = []
 
-    async def serve(self) -> None:
-        for host in ("127.0.0.1", "::1"):
-            self.servers.append(await asyncio.start_server(lambda _, writer: writer.close(), host, PORT))
+    def answer_names(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: self.left.update([f"handler: {context['message']}"]))
 
@@ -122,17 +120,16 @@ def left_by(make: Callable[[], Awaitable[Any]]) -> tuple[dict[str, int], int]:
     bench = Bench()
 
     async def main() -> None:
-        await bench.serve()
+        bench.answer_names()
         gc.collect()
         gc.disable()  # the collector must not tidy up before the count
         try:
-            for gaps in GAPS:
-                for step in range(STEPS):
-                    await bench.cancel_at(step, gaps, make)
+            with accepting("127.0.0.1", PORT), accepting("::1", PORT):
+                for gaps in GAPS:
+                    for step in range(STEPS):
+                        await bench.cancel_at(step, gaps, make)
         finally:
             gc.enable()
-            for server in bench.servers:
-                server.close()
 
     with counted_warnings() as seen:
         asyncio.run(main())

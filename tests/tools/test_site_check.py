@@ -77,6 +77,7 @@ def test_the_browser_finds_wide_pages_and_unreadable_text(tmp_path: Path, peer: 
 
 
 def test_reference_pages_match_the_product() -> None:
+    """All of docs/reference, and docs/findings/index.md."""
     done = subprocess.run(
         [sys.executable, "tools/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=110
     )

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tailbite.audit.client import Client, Driver, Image, Stdin
     from tailbite.audit.records import (
+        Allocator,
         BindAttempt,
         Claim,
+        ConnectionToItself,
+        Ending,
         Limits,
         Observation,
         Output,
@@ -23,14 +26,17 @@ if TYPE_CHECKING:
     from tailbite.audit.run import Evidence
     from tailbite.audit.verdict import Belief, Figure, Remains, Timing, Verdict, Word
     from tailbite.audit.warden import audit
-    from tailbite.kernel.packets import Packet
+    from tailbite.kernel.packets import Packet, TcpFlags, TcpOptions, TcpSegment
 
 __all__ = [
+    "Allocator",
     "Belief",
     "BindAttempt",
     "Claim",
     "Client",
+    "ConnectionToItself",
     "Driver",
+    "Ending",
     "Evidence",
     "Figure",
     "Image",
@@ -43,6 +49,9 @@ __all__ = [
     "Remains",
     "StateSpan",
     "Stdin",
+    "TcpFlags",
+    "TcpOptions",
+    "TcpSegment",
     "Timing",
     "Verdict",
     "Word",
@@ -50,11 +59,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Allocator": "tailbite.audit.records",
     "Belief": "tailbite.audit.verdict",
     "BindAttempt": "tailbite.audit.records",
     "Claim": "tailbite.audit.records",
     "Client": "tailbite.audit.client",
+    "ConnectionToItself": "tailbite.audit.records",
     "Driver": "tailbite.audit.client",
+    "Ending": "tailbite.audit.records",
     "Evidence": "tailbite.audit.run",
     "Figure": "tailbite.audit.verdict",
     "Image": "tailbite.audit.client",
@@ -67,6 +79,9 @@ _HOMES = {
     "Remains": "tailbite.audit.verdict",
     "StateSpan": "tailbite.audit.records",
     "Stdin": "tailbite.audit.client",
+    "TcpFlags": "tailbite.kernel.packets",
+    "TcpOptions": "tailbite.kernel.packets",
+    "TcpSegment": "tailbite.kernel.packets",
     "Timing": "tailbite.audit.verdict",
     "Verdict": "tailbite.audit.verdict",
     "Word": "tailbite.audit.verdict",

@@ -8,7 +8,7 @@ only that it dialled again.
 A client may be several processes with several connections, of which one is to itself. An exit status denies the
 connection only if no other process and no other connection can be what failed: the parent of a forking server, a
 shell, timeout(1) and a pool whose second connection was refused say nothing about the first. A signal says nothing
-either: somebody else sent it, or the client crashed.
+either: another process sent it, or the client crashed.
 
 Where nothing is known, the answer is *unknown*.
 """

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tailbite.audit.client import Client
-    from tailbite.audit.records import Observation, Recovery, SelfConnect
+    from tailbite.audit.records import ConnectionToItself, Observation, Recovery
 
 __all__ = ["judge", "meets"]
 
 _RANK = {word: rank for rank, word in enumerate((Word.IMMUNE, Word.ABORTS, Word.BLOCKS, Word.HOLDS))}
 
-_Hit = tuple["Observation", "SelfConnect"]
+_Hit = tuple["Observation", "ConnectionToItself"]
 
 
 def meets(word: Word, required: Word) -> bool:
@@ -144,7 +144,7 @@ def _trouble(watched: Sequence[Observation]) -> str | None:
     return None
 
 
-def _fate(observation: Observation, hit: SelfConnect) -> Word | None:
+def _fate(observation: Observation, hit: ConnectionToItself) -> Word | None:
     """Judge one self-connect by the time for which it keeps a server down; None if it was watched too briefly."""
     held = hit.lasted(observation.duration)
     # An end that was seen by chance, after the time in which every client is watched, must not change the word.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING
@@ -12,13 +13,48 @@ from tailbite.audit.warden import Audit
 from tailbite.errors import NamespaceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from tailbite.audit.client import Client
     from tailbite.audit.records import Limits, Observation
     from tailbite.audit.run import Evidence
 
 __all__ = ["audit_many"]
+
+
+class _Running:
+    """The audits under way. Ended together, none is left, and no other begins."""
+
+    def __init__(self) -> None:
+        self._audits: set[Audit] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    @contextlib.contextmanager
+    def begun(self, client: Client, limits: Limits, *, with_packets: bool) -> Iterator[Audit]:
+        """Begin an audit, and close it in the end.
+
+        Raises:
+            InterruptedError: the audits were stopped.
+        """
+        with self._lock:
+            if self._stopped:
+                raise InterruptedError("the audit was stopped")
+            current = Audit(client, limits, with_packets=with_packets)
+            self._audits.add(current)
+        try:
+            with current:
+                yield current
+        finally:
+            with self._lock:
+                self._audits.discard(current)
+
+    def stop(self) -> None:
+        """Request the end of every audit."""
+        with self._lock:
+            self._stopped = True
+            for audit in self._audits:
+                audit.stop()
 
 
 def audit_many(
@@ -43,19 +79,12 @@ def audit_many(
     Raises:
         NamespaceUnavailable: this system does not allow the private namespaces.
     """
-    running: set[Audit] = set()
-    lock = threading.Lock()
-    stopped = False
+    running = _Running()
 
     def audit_one(client: Client) -> Verdict:
-        with lock:
-            if stopped:
-                raise InterruptedError("the audit was stopped")
-            current = Audit(client, limits, with_packets=keep is not None)
-            running.add(current)
-        seen = []
+        seen: list[Observation] = []
         try:
-            with current:
+            with running.begun(client, limits, with_packets=keep is not None) as current:
                 for observation, evidence in current.observations():
                     seen.append(observation)
                     if keep is not None and evidence is not None:
@@ -65,19 +94,7 @@ def audit_many(
         except NamespaceUnavailable:
             raise
         except OSError as error:
-            reason = f"the client could not be watched: {error}"
-            return Verdict(
-                client=client.name,
-                version=client.version,
-                verdict=Word.INCONCLUSIVE,
-                reason=reason,
-                observations=tuple(seen),
-                command=client.command,
-                groups=client.groups,
-            )
-        finally:
-            with lock:
-                running.discard(current)
+            return _not_watched(client, error, seen)
         return judge(client, seen, recovery_asked=limits.recovery)
 
     with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="tailbite-audit") as pool:
@@ -85,8 +102,18 @@ def audit_many(
             for future in as_completed([pool.submit(audit_one, client) for client in clients]):
                 yield future.result()
         finally:
-            with lock:
-                stopped = True
-                for audit in running:
-                    audit.stop()
+            running.stop()
             pool.shutdown(cancel_futures=True)
+
+
+def _not_watched(client: Client, error: OSError, seen: Sequence[Observation]) -> Verdict:
+    return Verdict(
+        client=client.name,
+        version=client.version,
+        verdict=Word.INCONCLUSIVE,
+        reason=f"the client could not be watched: {error}",
+        observations=tuple(seen),
+        command=client.command,
+        groups=client.groups,
+        image=client.image.name if client.image else "",
+    )

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailbite.audit.records import Ending, SelfConnect, StateSpan
+from tailbite.audit.records import ConnectionToItself, Ending, StateSpan
 from tailbite.kernel.capture import Capture
 from tailbite.kernel.packets import Packet, TcpFlags, TcpSegment
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket
@@ -50,7 +50,7 @@ class SelfConnects:
         self._port = port
         self._start_ns = start_ns
         self._opening: dict[str, int] = {}
-        self._found: list[SelfConnect] = []
+        self._found: list[ConnectionToItself] = []
         self._current: dict[str, tuple[int, int]] = {}  # host -> index in _found, initial sequence number
         self.dials = 0
         self.dialled: list[float] = []
@@ -96,14 +96,14 @@ class SelfConnects:
             if self._opening.get(host) == segment.sequence:
                 del self._opening[host]
                 self._current[host] = (len(self._found), segment.sequence)
-                self._found.append(SelfConnect(at, None, Ending.OPEN, host, 0))
+                self._found.append(ConnectionToItself(at, None, Ending.OPEN, host, 0))
         elif host in self._current:
             index, initial = self._current[host]
             now = self._found[index]
             sent = (segment.sequence + segment.payload_length - initial - 1) & 0xFFFFFFFF
             # Keepalive probes and retransmissions repeat what was counted.
             if segment.payload_length and now.sent < sent < 1 << 31:
-                self._found[index] = SelfConnect(now.start, now.end, now.ending, host, sent)
+                self._found[index] = ConnectionToItself(now.start, now.end, now.ending, host, sent)
                 self.written += segment.payload[: _MOST_ECHO - len(self.written)]
             if TcpFlags.FIN in flags:
                 self._end(host, at, Ending.CLOSED)
@@ -117,12 +117,12 @@ class SelfConnects:
             return
         # RST after FIN takes the TIME-WAIT away again (RFC 1337 calls it assassination).
         if now.ending is Ending.OPEN:
-            self._found[index] = SelfConnect(now.start, at, ending, host, now.sent)
+            self._found[index] = ConnectionToItself(now.start, at, ending, host, now.sent)
         elif ending is Ending.RESET:
-            self._found[index] = SelfConnect(now.start, now.end, ending, host, now.sent)
+            self._found[index] = ConnectionToItself(now.start, now.end, ending, host, now.sent)
 
     @property
-    def established(self) -> tuple[SelfConnect, ...]:
+    def established(self) -> tuple[ConnectionToItself, ...]:
         """The self-connects that were established, the oldest first."""
         return tuple(self._found)
 
@@ -138,8 +138,8 @@ class SelfConnects:
 
 
 def cut(
-    found: Iterable[SelfConnect], at: float, *, polled: float, held: bool, time_wait: bool
-) -> tuple[SelfConnect, ...]:
+    found: Iterable[ConnectionToItself], at: float, *, polled: float, held: bool, time_wait: bool
+) -> tuple[ConnectionToItself, ...]:
     """Return the self-connects as they were at a time: what ended later was open. Pure.
 
     Args:
@@ -152,12 +152,12 @@ def cut(
     return tuple(_cut_one(hit, at, held or hit.start >= polled, time_wait) for hit in found)
 
 
-def _cut_one(hit: SelfConnect, at: float, held: bool, time_wait: bool) -> SelfConnect:
+def _cut_one(hit: ConnectionToItself, at: float, held: bool, time_wait: bool) -> ConnectionToItself:
     if hit.end is not None and hit.end <= at:
         return hit
     if held:
-        return SelfConnect(hit.start, None, Ending.OPEN, hit.host, hit.sent)
-    return SelfConnect(hit.start, at, Ending.CLOSED if time_wait else Ending.RESET, hit.host, hit.sent)
+        return ConnectionToItself(hit.start, None, Ending.OPEN, hit.host, hit.sent)
+    return ConnectionToItself(hit.start, at, Ending.CLOSED if time_wait else Ending.RESET, hit.host, hit.sent)
 
 
 class Timeline:

@@ -23,13 +23,13 @@ __all__ = [
     "Allocator",
     "BindAttempt",
     "Claim",
+    "ConnectionToItself",
     "Ending",
     "Limits",
     "Observation",
     "Output",
     "Phase",
     "Recovery",
-    "SelfConnect",
     "StateSpan",
 ]
 
@@ -161,7 +161,7 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class SelfConnect:
+class ConnectionToItself:
     """One connection of the client to itself.
 
     Attributes:
@@ -317,7 +317,7 @@ class Observation:
     had_to_come_back: bool = False
     served: bool = False
     crowded: bool = False
-    self_connects: tuple[SelfConnect, ...] = ()
+    self_connects: tuple[ConnectionToItself, ...] = ()
     counted: int | None = None
     lost_packets: int = 0
     states: tuple[StateSpan, ...] = ()

@@ -11,7 +11,7 @@ from tailbite.audit.verdict import Word
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailbite.audit.records import BindAttempt, Observation, SelfConnect
+    from tailbite.audit.records import BindAttempt, ConnectionToItself, Observation
 
 __all__ = ["did_not_come_back", "no_class", "seconds", "unexercised", "why_immune", "why_self_connected"]
 
@@ -60,13 +60,13 @@ def did_not_come_back(observation: Observation) -> str:
     )
 
 
-def no_class(observation: Observation, hit: SelfConnect) -> str:
+def no_class(observation: Observation, hit: ConnectionToItself) -> str:
     """Say that a client connected to itself, but too late to tell what it does then."""
     lasted = seconds(hit.lasted(observation.duration))
     return f"it connected to itself {lasted} before the watch ended: too late to tell what it does then"
 
 
-def why_self_connected(word: Word, observation: Observation, hit: SelfConnect) -> str:
+def why_self_connected(word: Word, observation: Observation, hit: ConnectionToItself) -> str:
     """Say how long the worst self-connect lasted, and which server could not start."""
     held = hit.lasted(observation.duration)
     if hit.ending is Ending.OPEN or (word is Word.HOLDS and held >= observation.watched_hold):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from tailbite.audit.judge import meets
 from tailbite.audit.language import LANGUAGES
 from tailbite.audit.many import audit_many
 from tailbite.audit.records import Limits
-from tailbite.audit.report.data import verdict_as_data
 from tailbite.audit.verdict import Word
 from tailbite.cli import status
 from tailbite.cli.audit_clients import (
@@ -28,7 +27,8 @@ from tailbite.cli.audit_clients import (
     split_words,
     unpacked_image,
 )
-from tailbite.cli.output import Unsupported, console, emit_json, note
+from tailbite.cli.audit_reports import print_result, write_reports
+from tailbite.cli.output import Unsupported, console, note
 from tailbite.errors import NamespaceUnavailable
 
 if TYPE_CHECKING:
@@ -142,32 +142,7 @@ _SECONDS = click.FloatRange(0, min_open=True)
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep packets (pcap), observations, output and sysctls in this folder.",
 )
-def command(
-    program: tuple[str, ...],
-    commands: tuple[str, ...],
-    names: tuple[str, ...],
-    image: str | None,
-    wanted: tuple[str, ...],
-    listing: bool,
-    checking: bool,
-    cure: str | None,
-    quick: bool,
-    watch: float | None,
-    recovery: bool,
-    server: str | None,
-    patience: float | None,
-    timeout: float | None,
-    success: str | None,
-    failure: str | None,
-    stdin: str,
-    require: str | None,
-    jobs: int | None,
-    output: str | None,
-    as_json: bool,
-    junit: Path | None,
-    html: Path | None,
-    evidence: Path | None,
-) -> int:
+def command(**options: Any) -> int:
     """Run a client where it must connect to itself, and judge what it does.
 
     The client runs in a private network namespace, without root, in which a plain client is certain to connect to
@@ -188,61 +163,125 @@ def command(
     Exit status: 0 all are immune (or as --require says), 1 one is not, 3 no verdict, 4 not possible here, 130
     interrupted.
     """
-    output = _format(output, as_json)
-    if cure is not None:
+    request = _Request(**options)
+    if request.cure is not None:
         from tailbite.audit.language import read_cure
 
-        click.echo(read_cure(cure))
+        click.echo(read_cure(request.cure))
         return status.FINE
-    if listing:
-        return list_catalogue(wanted, output)
-    if checking:
-        return check_catalogue(wanted, output)
-    for file in (junit, html):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise click.UsageError(f"cannot write {file}: there is no folder {file.parent}")
-    if bool(program or commands) == bool(wanted):
-        raise click.UsageError("give either a command after -- (or --command), or --catalogue (or --list)")
-    if wanted:
-        _refuse_with_catalogue({"--success": success, "--failure": failure, "--name": names, "--image": image})
-        clients = catalogue_clients(wanted)
-    limits = _limits(quick, recovery, server, patience=patience, dial=timeout, watch=watch)
-    required = Word(require or Word.IMMUNE.value)
-    with unpacked_image(image) as inside:
-        if not wanted:
-            patterns = {"success": success, "failure": failure}
-            clients = command_clients(program, commands, names, image=inside, stdin=Stdin(stdin), **patterns)
-        verdicts = _audit(clients, limits, jobs or os.cpu_count() or 1, evidence)
+    if request.listing:
+        return list_catalogue(request.wanted, request.format)
+    if request.checking:
+        return check_catalogue(request.wanted, request.format)
+    return _judge_clients(request)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The options, each by the name of its parameter above."""
+
+    program: tuple[str, ...]
+    commands: tuple[str, ...]
+    names: tuple[str, ...]
+    image: str | None
+    wanted: tuple[str, ...]
+    listing: bool
+    checking: bool
+    cure: str | None
+    quick: bool
+    watch: float | None
+    recovery: bool
+    server: str | None
+    patience: float | None
+    timeout: float | None
+    success: str | None
+    failure: str | None
+    stdin: str
+    require: str | None
+    jobs: int | None
+    output: str | None
+    as_json: bool
+    junit: Path | None
+    html: Path | None
+    evidence: Path | None
+
+    def __post_init__(self) -> None:
+        if self.as_json and self.output not in (None, "json"):
+            raise click.UsageError(f"--json is -o json; leave it out for -o {self.output}")
+
+    @property
+    def format(self) -> str:
+        """The output's format: table, json or github."""
+        return "json" if self.as_json else self.output or "table"
+
+    @property
+    def required(self) -> Word:
+        """The worst verdict that passes."""
+        return Word(self.require or Word.IMMUNE.value)
+
+
+def _judge_clients(request: _Request) -> int:
+    """Audit the clients, show and write what is known of them, and return the exit status."""
+    _check(request)
+    limits = _limits(request)
+    with _clients(request) as clients:
+        verdicts = _audit(clients, limits, request.jobs or os.cpu_count() or 1, request.evidence)
     order = {client.name: position for position, client in enumerate(clients)}
     verdicts.sort(key=lambda verdict: order[verdict.client])
     left_out = tuple(client.name for client in clients if client.name not in {v.client for v in verdicts})
     if verdicts:
-        _write_reports(verdicts, required, left_out, junit, html)
-        _print(verdicts, required, left_out, output, recovery=limits.recovery)
+        failed = write_reports(verdicts, request.required, left_out, request.junit, request.html)
+        print_result(verdicts, request.required, left_out, request.format, recovery=limits.recovery)
+        if failed is not None:
+            raise click.UsageError(failed)
     if left_out:
         note(f"interrupted: {len(verdicts)} of {len(clients)} clients were audited")
         return status.INTERRUPTED
-    return _exit_status(verdicts, required, explicit=require is not None)
+    return _exit_status(verdicts, request.required, explicit=request.require is not None)
 
 
-def _format(output: str | None, as_json: bool) -> str:
-    if as_json and output not in (None, "json"):
-        raise click.UsageError(f"--json is -o json; leave it out for -o {output}")
-    return "json" if as_json else output or "table"
-
-
-def _refuse_with_catalogue(options: dict[str, object]) -> None:
-    for option, value in options.items():
-        if value:
+def _check(request: _Request) -> None:
+    for file in (request.junit, request.html):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise click.UsageError(f"cannot write {file}: there is no folder {file.parent}")
+    if bool(request.program or request.commands) == bool(request.wanted):
+        raise click.UsageError("give either a command after -- (or --command), or --catalogue (or --list)")
+    own = {
+        "--success": request.success,
+        "--failure": request.failure,
+        "--name": request.names,
+        "--image": request.image,
+    }
+    for option, value in own.items():
+        if value and request.wanted:
             raise click.UsageError(f"{option} is for a command; the entries of the catalogue have their own")
 
 
-def _limits(quick: bool, recovery: bool, server: str | None, **given: float | None) -> Limits:
-    recover = recovery or server is not None
-    if quick and recover:
+@contextlib.contextmanager
+def _clients(request: _Request) -> Iterator[Sequence[Client]]:
+    """Give the clients that are asked for, with their image unpacked meanwhile."""
+    if request.wanted:
+        yield catalogue_clients(request.wanted)
+        return
+    with unpacked_image(request.image) as inside:
+        yield command_clients(
+            request.program,
+            request.commands,
+            request.names,
+            image=inside,
+            stdin=Stdin(request.stdin),
+            success=request.success,
+            failure=request.failure,
+        )
+
+
+def _limits(request: _Request) -> Limits:
+    recover = request.recovery or request.server is not None
+    if request.quick and recover:
         raise click.UsageError("--quick measures no recovery: leave out --recovery and --server")
-    base = Limits.of_quick() if quick else Limits()
-    words = split_words(server, "--server") if server is not None else None
+    base = Limits.of_quick() if request.quick else Limits()
+    words = split_words(request.server, "--server") if request.server is not None else None
+    given = {"patience": request.patience, "dial": request.timeout, "watch": request.watch}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return replace(base, recovery=recover, server=words, **chosen)
 
@@ -310,54 +349,6 @@ def _progress(
             lambda client, seen: bar.update(task, description=f"{client.name}: {seen.phase.name}"),
             lambda verdict: bar.update(task, advance=1),
         )
-
-
-def _write_reports(
-    verdicts: Sequence[Verdict], required: Word, left_out: Sequence[str], junit: Path | None, html: Path | None
-) -> None:
-    from tailbite._files import write_atomically
-    from tailbite.audit.report.page import page, run_origin
-
-    if junit is not None:
-        from tailbite.audit.report.junit import junit as as_junit
-
-        _write(write_atomically, junit, as_junit(verdicts, required, left_out))
-    if html is not None:
-        _write(write_atomically, html, page(verdicts, required, left_out, run_origin()))
-
-
-def _write(write: Callable[[Path, str], None], file: Path, text: str) -> None:
-    try:
-        write(file, text)
-    except OSError as error:
-        raise click.UsageError(f"cannot write {file}: {error.strerror}") from None
-
-
-def _print(
-    verdicts: Sequence[Verdict], required: Word, left_out: Sequence[str], output: str, *, recovery: bool
-) -> None:
-    if output == "json":
-        told = [verdict_as_data(verdict) for verdict in verdicts]
-        emit_json("audit", schema_version=2, require=required.value, not_audited=left_out, clients=told)
-        return
-    if output == "github":
-        from tailbite.audit.report.github import job_summary, workflow_commands
-
-        click.echo(workflow_commands(verdicts, required, left_out), nl=False)
-        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            _append(Path(summary), job_summary(verdicts, required, left_out))
-    from tailbite.cli.show.audit import print_verdicts
-
-    print_verdicts(verdicts, recovery=recovery)
-
-
-def _append(file: Path, text: str) -> None:
-    """Append to the summary of the job, which has one section per command."""
-    try:
-        with file.open("a", encoding="utf-8") as summary:
-            summary.write(text)
-    except OSError as error:
-        raise click.UsageError(f"cannot write the job summary {file}: {error.strerror}") from None
 
 
 def _exit_status(verdicts: Sequence[Verdict], required: Word, *, explicit: bool) -> int:

@@ -96,22 +96,12 @@ async def create_connection(
         ValueError: arguments that contradict each other.
         OverflowError: ``port`` is a number that is not a port.
     """
-    loop = asyncio.get_running_loop()
-    named = {"ssl_handshake_timeout": ssl_handshake_timeout, "ssl_shutdown_timeout": ssl_shutdown_timeout}
-    timeouts: dict[str, Any] = {name: seconds for name, seconds in named.items() if seconds is not None}
-    if ssl:
-        if server_hostname is None:
-            if not host:
-                raise ValueError("You must set server_hostname when using ssl without a host")
-            server_hostname = host
-    elif server_hostname is not None:
-        raise ValueError("server_hostname is only meaningful with ssl")
-
+    timeouts = _given(ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
+    server_hostname = _name_for_tls(ssl, server_hostname, host, timeouts)
+    is_ours = sock is None
     if sock is None:
         if host is None and port is None:
             raise ValueError("host and port was not specified and no sock specified")
-        if not ssl and timeouts:
-            raise ValueError(f"{next(iter(timeouts))} is only meaningful with ssl")
         sock = await connect_socket(
             host,
             port,
@@ -124,20 +114,34 @@ async def create_connection(
             all_errors=all_errors,
             allow_same_port=allow_same_port,
         )
-        is_ours = True
     elif host is not None or port is not None:
         raise ValueError("host/port and sock can not be specified at the same time")
     else:
         abort_if_self_connected(sock)
-        is_ours = False
     try:
-        return await loop.create_connection(
+        return await asyncio.get_running_loop().create_connection(
             protocol_factory, sock=sock, ssl=ssl, server_hostname=server_hostname, **timeouts
         )
     except BaseException:
         if is_ours:
             sock.close()
         raise
+
+
+def _given(**arguments: float | None) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _name_for_tls(ssl: Any, server_hostname: str | None, host: str | None, timeouts: dict[str, Any]) -> str | None:
+    if ssl and server_hostname is None:
+        if not host:
+            raise ValueError("You must set server_hostname when using ssl without a host")
+        return host
+    if not ssl and server_hostname is not None:
+        raise ValueError("server_hostname is only meaningful with ssl")
+    if not ssl and timeouts:
+        raise ValueError(f"{next(iter(timeouts))} is only meaningful with ssl")
+    return server_hostname
 
 
 async def connect_socket(

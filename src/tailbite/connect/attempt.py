@@ -174,6 +174,9 @@ class Attempt:
                 if self.plan.has_other_port:
                     raise
                 raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
+            except BaseException:
+                abort(sock)  # it may be a self-connect
+                raise
         return sock
 
     def drop(self) -> None:

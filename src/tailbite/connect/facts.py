@@ -10,17 +10,14 @@ range that changes within that time breaks no promise, because the port of the c
 
 from __future__ import annotations
 
-import _socket
-import contextlib
-import errno
-import os
 import socket
 import sys
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tailbite.core.plan import HostFacts, Plan, plan
-from tailbite.kernel.sockopt import SO_NETNS_COOKIE, netns_cookie, supports_local_port_range
+from tailbite.kernel.socket_namespace import is_namespace_of_thread, namespace_of
+from tailbite.kernel.sockopt import SO_NETNS_COOKIE, supports_local_port_range
 from tailbite.kernel.sysctl import read_ephemeral_range
 
 if TYPE_CHECKING:
@@ -74,20 +71,19 @@ def host_facts(sock: socket.socket) -> HostFacts:
 
 
 def ask_kernel() -> None:
-    """Find out now what takes a descriptor: whether this kernel has IP_LOCAL_PORT_RANGE, and the ephemeral range."""
-    supports_local_port_range()
-    with contextlib.suppress(OSError):
-        here: Any = _socket.socket()
-        with contextlib.closing(here):
-            _look_up(here)
+    """Find out now whether this kernel has IP_LOCAL_PORT_RANGE, which takes a descriptor the first time."""
+    _is_steerable()
+
+
+def _is_steerable() -> bool:
+    try:
+        return supports_local_port_range()
+    except OSError:  # no descriptor is left to find out
+        return False
 
 
 def _look_up(sock: socket.socket) -> _Known:
-    name: bytes | None
-    try:
-        name = netns_cookie(sock)
-    except OSError:
-        name = _namespace_of_thread()
+    name = namespace_of(sock) if _LINUX else None
     known = _known.get(name)
     if known is None or known.until < monotonic():
         known = _refresh(name, known)
@@ -95,10 +91,9 @@ def _look_up(sock: socket.socket) -> _Known:
 
 
 def _refresh(name: bytes | None, old: _Known | None) -> _Known:
-    ephemeral = _ephemeral_range() if _is_of_thread(name) else None
-    if ephemeral is None and old is not None:
-        ephemeral = old.facts.ephemeral  # without a descriptor to read it, the last known range is the best one
-    facts = HostFacts(ephemeral, supports_local_port_range())
+    # A range that cannot be read now is unknown, whatever it was: the plan for that needs no range.
+    ephemeral = _ephemeral_range() if _LINUX and is_namespace_of_thread(name) else None
+    facts = HostFacts(ephemeral, _is_steerable())
     if old is not None and old.facts == facts:
         old.until = monotonic() + FRESH_FOR
         return old
@@ -108,37 +103,8 @@ def _refresh(name: bytes | None, old: _Known | None) -> _Known:
     return known
 
 
-def _is_of_thread(name: bytes | None) -> bool:
-    """Tell whether the calling thread is in that namespace, whose files it would read.
-
-    A socket stays in the namespace in which it was made, and the thread that connects it may be in another one. A
-    second socket shows the thread's; without a descriptor left for it, the answer is no.
-    """
-    if not _LINUX:
-        return True
-    try:
-        here: Any = _socket.socket()
-        with contextlib.closing(here):
-            return netns_cookie(here) == name
-    except OSError as error:
-        return error.errno == errno.ENOPROTOOPT  # no cookies here, so the name is the thread's namespace
-
-
 def _ephemeral_range() -> PortRange | None:
-    # Elsewhere than on Linux there is no file to read: the range stays unknown, and the plan needs none.
-    if not _LINUX:
-        return None
     try:
         return read_ephemeral_range()
     except (OSError, ValueError):
-        return None
-
-
-def _namespace_of_thread() -> bytes | None:
-    """Name the namespace of a socket on a Linux before 5.14: the calling thread's, in which it was just made."""
-    if not _LINUX:
-        return None
-    try:
-        return os.stat("/proc/thread-self/ns/net").st_ino.to_bytes(8, "little")  # noqa: PTH116 - 5 us cheaper
-    except OSError:
         return None

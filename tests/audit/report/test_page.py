@@ -19,12 +19,12 @@ from tailbite.audit.judge import judge
 from tailbite.audit.records import (
     Allocator,
     BindAttempt,
+    ConnectionToItself,
     Ending,
     Limits,
     Observation,
     Output,
     Recovery,
-    SelfConnect,
     StateSpan,
 )
 from tailbite.audit.report.evidence import folder_name, write_evidence
@@ -41,7 +41,7 @@ PHASE = trap.phase("127.0.0.1", Allocator.CONNECT)
 NASTY = "</pre><script>document.title='owned'</script>\x1b[31m\x00]]>&\ud800"
 
 
-def verdict(name: str, hits: tuple[SelfConnect, ...] = (), *, dials: int = 1, said: bytes = b"") -> Verdict:
+def verdict(name: str, hits: tuple[ConnectionToItself, ...] = (), *, dials: int = 1, said: bytes = b"") -> Verdict:
     recovery = Recovery(2.0, 5.0, None, 5.5, 6.0, 6.0)
     watched = Observation(
         phase=PHASE, control=True, duration=8.0, dials=dials, dialled=tuple(0.01 * n for n in range(dials)),
@@ -55,10 +55,10 @@ def verdict(name: str, hits: tuple[SelfConnect, ...] = (), *, dials: int = 1, sa
 
 VERDICTS = [
     verdict("immune"),
-    verdict("holds", (SelfConnect(0.5, None, Ending.OPEN, "127.0.0.1", 9),)),
+    verdict("holds", (ConnectionToItself(0.5, None, Ending.OPEN, "127.0.0.1", 9),)),
     verdict(
         "aborts <b>&amp;",
-        tuple(SelfConnect(n / 100, n / 100 + 0.01, Ending.RESET, "::1", 0) for n in range(700)),
+        tuple(ConnectionToItself(n / 100, n / 100 + 0.01, Ending.RESET, "::1", 0) for n in range(700)),
         dials=900,
     ),
     verdict("never", dials=0, said=NASTY.encode("utf-8", "surrogatepass")),

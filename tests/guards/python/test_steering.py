@@ -17,7 +17,7 @@ from support.trap import PORT, Trap
 from tailbite.connect import facts
 from tailbite.core.plan import Means
 from tailbite.core.ports import PortRange
-from tailbite.guards.python import guard, steering
+from tailbite.guards.python import guard, steering, without_range
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.sockopt import abort, local_port_range, set_local_port_range
 from tailbite.kernel.sysctl import write_ephemeral_range
@@ -152,25 +152,50 @@ def test_threads_share_the_fast_path() -> None:
     assert wrong == []
 
 
-WITHOUT_DESCRIPTORS = f"""
+WITHOUT_DESCRIPTORS = """
 import resource, socket, sys, tailbite, time
-sock, other = socket.socket(), socket.socket()
-if sys.argv[1] == "guarded":
+_, way, host, port, *first = sys.argv
+family = socket.AF_INET6 if ":" in host else socket.AF_INET
+sock, other = socket.socket(family), socket.socket()
+if way == "guarded":
     tailbite.guard()
     time.sleep(0.05)  # longer than facts.FRESH_FOR
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-print(sock.connect_ex(("{HOST}", int(sys.argv[2]))), other.connect_ex(("{HOST}", 9)))
+if first:
+    sock.bind(("", 0))
+print(sock.connect_ex((host, int(port))), other.connect_ex(("127.0.0.1", 9)))
 """
 
 
 @pytest.mark.usefixtures("network")
-@pytest.mark.parametrize("port", [PORT, 40000], ids=["below the usual range", "in it"])
-def test_the_first_guarded_connect_needs_no_descriptor(port: int) -> None:
-    Trap(port=port).set()
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "::1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize(
+    ("port", "first"), [(PORT, ()), (40000, ()), (PORT, ("bind",))], ids=["below the usual range", "in it", "bound"]
+)
+def test_the_first_guarded_connect_needs_no_descriptor(host: str, port: int, first: tuple[str, ...]) -> None:
+    Trap(port=port, binds_first=bool(first)).set()
     out = {}
     for way in ("guarded", "plain"):  # the control leaves a TIME-WAIT that would protect the other
-        command = (sys.executable, "-c", WITHOUT_DESCRIPTORS, way, str(port))
+        command = (sys.executable, "-c", WITHOUT_DESCRIPTORS, way, host, str(port), *first)
         out[way] = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert out[way].stderr == ""
     assert out["plain"].stdout.split() == ["0", "111"], "the control did not self-connect"
     assert out["guarded"].stdout.split() == ["111", "111"]
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
+def test_a_connect_that_could_not_be_guarded_fails(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """It must not go on without a guard because the system was short of something."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "short")
+
+    monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
+    monkeypatch.setattr(without_range, "protect", fail)
+    Trap().set()
+    with tailbite.guard(), socket.socket() as sock:
+        with pytest.raises(OSError) as error:
+            sock.connect((HOST, PORT))
+        assert error.value.errno == number
+    Trap().control()

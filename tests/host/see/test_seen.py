@@ -20,4 +20,4 @@ def test_the_table_of_what_each_program_sees_is_true(peer: Callable[[str], str])
     for program in ("netstat", "ss", "lsof"):
         peer(program)
     done = subprocess.run([sys.executable, TOOL, "--check"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"docs/seen.md is not what the programs show: run python tools/seen.py {done.stderr}"
+    assert done.returncode == 0, f"run python tools/seen.py: {done.stdout}{done.stderr}"

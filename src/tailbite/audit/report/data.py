@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tailbite.audit.language import cure_of, cure_url
 
 if TYPE_CHECKING:
-    from tailbite.audit.records import Observation, Recovery, SelfConnect
+    from tailbite.audit.records import ConnectionToItself, Observation, Recovery
     from tailbite.audit.verdict import Timing, Verdict
 
 __all__ = ["observation_as_data", "verdict_as_data"]
@@ -92,7 +92,7 @@ def observation_as_data(seen: Observation) -> dict[str, Any]:
     }
 
 
-def _self_connect(hit: SelfConnect) -> dict[str, Any]:
+def _self_connect(hit: ConnectionToItself) -> dict[str, Any]:
     return {
         "start": _seconds(hit.start),
         "end": _seconds(hit.end),

@@ -72,7 +72,7 @@ _PHASES = {
 
 @dataclass(frozen=True, slots=True)
 class ReportOrigin:
-    """Where, when and how a report was made.
+    """Place, time and command of a report.
 
     Attributes:
         made: date and time, as text.

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tailbite.connect import facts
+from tailbite.core.address import canonical_host
 from tailbite.errors import GuardError
 from tailbite.guards.python.steering import note_bind, prepare
 from tailbite.kernel.libc import libc
@@ -84,9 +85,10 @@ class Guard:
         Raises:
             GuardError: an audit hook of this process forbids further ones, so that no connect would be guarded.
         """
-        # The first connect may find the process without a descriptor for these two.
+        # The first connect may find the process without a descriptor for what is loaded at its first use.
         with contextlib.suppress(ImportError):  # a sub-interpreter of Python 3.12 has no ctypes
             libc()
+        canonical_host("127.0.0.1")
         facts.ask_kernel()
         with _lock:
             if not _is_installed:

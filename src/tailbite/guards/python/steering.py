@@ -57,6 +57,7 @@ _STREAM = int(socket.SOCK_STREAM)
 _IP, _SOCKET = int(socket.IPPROTO_IP), int(socket.SOL_SOCKET)
 _STEER = Means.STEER
 _IN_USE = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
+_NOT_DONE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _MOST_KNOWN = 4096
 
 _Done: TypeAlias = tuple[Means, PortRange | None]
@@ -128,7 +129,8 @@ def prepare(sock: Any, address: Any) -> _Done | None:
         The means, and with ``STEER`` the range that the source port comes from; None if there was nothing to do.
 
     Raises:
-        OSError: EADDRNOTAVAIL, as connect(2) says when no source port is left.
+        OSError: EADDRNOTAVAIL, as connect(2) says when no source port is left; EMFILE, ENFILE, ENOMEM or ENOBUFS if
+            the system lacks what is needed to keep the port away.
     """
     try:
         known = _known_ports.get(address[1])
@@ -171,6 +173,8 @@ def _prepare_slowly(sock: Any, address: Any) -> _Done | None:
     except OSError as error:
         if error.errno in _IN_USE:
             raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
+        if error.errno in _NOT_DONE:
+            raise
         return None  # closed, or connected already, or a protocol without ports: connect(2) says what is wrong
     if done is None or (_is_plain and port not in _named_ports):
         _remember(sock, port, chosen)

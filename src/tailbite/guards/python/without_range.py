@@ -133,14 +133,17 @@ def _is_bound(sock: Any, port: int) -> bool:
 def _destination_here(sock: Any, address: Any, port: int) -> Any:
     """Return the numeric address that connect(2) would connect to, None if it is not on this host.
 
-    A name is resolved as connect(2)'s wrapper in Python does it, and the first address counts.
+    A name is resolved as connect(2)'s wrapper in Python does it, and the first address counts. As bytes it needs no
+    codec of Python, whose first use takes a descriptor that this process may not have.
     """
     family = _Socket.family.__get__(sock)
     host = address[0]
     if not host:
         host = "0.0.0.0" if family == _INET else "::"
+    if isinstance(host, str) and host.isascii():
+        host = host.encode("ascii")
     try:
-        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
+        found = _socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0][4]
     except (OSError, UnicodeError):
         return None  # connect(2)'s wrapper says what is wrong; "<broadcast>" is not for TCP
     if len(address) > 2 and len(found) == 4:

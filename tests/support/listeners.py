@@ -1,0 +1,36 @@
+"""A listener that closes each connection at once, in the event loop of the test and without tasks or transports.
+
+An asyncio server would leave some of its own to the end of the loop, which a test that counts what is left would see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["accepting"]
+
+
+@contextlib.contextmanager
+def accepting(host: str, port: int) -> Iterator[socket.socket]:
+    """Listen on ``host`` and ``port``, and close what connects; call it inside a running loop."""
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=1024) as listener:
+        listener.setblocking(False)
+
+        def close_all() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    listener.accept()[0].close()
+
+        loop.add_reader(listener, close_all)
+        try:
+            yield listener
+        finally:
+            loop.remove_reader(listener)
