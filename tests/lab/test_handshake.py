@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
+from support.old_kernel import refuse_to_destroy
+from tailbite.lab import handshake
 from tailbite.lab.diagrams import mermaid_diagrams, text_diagram
 from tailbite.lab.handshake import Scene, capture_scenes, scenes_from_record, scenes_to_record
 
@@ -40,6 +44,24 @@ def test_what_close_leaves_and_what_reset_leaves_is_what_the_kernel_lists(scenes
     assert reset.left is None
     assert (reset.steps[-1].flags, reset.steps[-1].after) == ("RST,ACK", "CLOSED")
     assert ordinary.left == "TIME-WAIT"
+
+
+@pytest.mark.usefixtures("network")
+def test_no_scene_needs_the_end_of_a_time_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels up to 5.10 do not destroy a TIME-WAIT, so the second self-connect happens in another namespace."""
+    refuse_to_destroy(monkeypatch)
+    closed, reset, ordinary = capture_scenes(PORT)[0]
+    assert (closed.left, reset.left, ordinary.left) == ("TIME-WAIT", None, "TIME-WAIT")
+
+
+@pytest.mark.usefixtures("network")
+def test_a_capture_that_is_refused_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(handshake, "Capture", refuse)
+    with pytest.raises(PermissionError, match=r"packets cannot be captured here \(Operation not permitted\)"):
+        capture_scenes(PORT)
 
 
 def test_an_ordinary_handshake_has_two_sides(scenes: list[Scene]) -> None:

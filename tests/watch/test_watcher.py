@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.itself import connected_to_itself
+from support.old_kernel import refuse_to_destroy
 from support.trap import PORT, Trap, server_can_bind
 from tailbite.core.address import Endpoint
 from tailbite.host.see.namespaces import current_namespace
@@ -155,6 +157,20 @@ def test_a_port_that_its_owner_had_bound_stays_bound_and_that_is_said() -> None:
         assert not server_can_bind()
     again = destroy_noticed(event)
     assert (again.is_destroyed, again.refused) == (False, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")
+def test_a_time_wait_that_the_kernel_does_not_destroy_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_destroy(monkeypatch)
+    with connected_to_itself(PORT):
+        pass
+    assert not server_can_bind()
+    event = SelfConnectEvent(
+        time.time(), Moment.FOUND, SourceKind.POLL, Endpoint("127.0.0.1", PORT), socket.AF_INET, current_namespace()
+    )
+    result = confirm_port_free(event, destroy_noticed(event))
+    assert (result.is_destroyed, result.is_port_free, result.refused) == (True, True, "")
+    assert server_can_bind()
 
 
 def test_an_unknown_namespace_and_a_refusal_are_said() -> None:

@@ -13,11 +13,12 @@ import socket
 import time
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tailbite.core.address import FourTuple
 from tailbite.core.ports import PortRange
 from tailbite.kernel.capture import Capture
+from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.packets import Packet, TcpFlags, TcpSegment
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sockopt import abort
@@ -250,7 +251,9 @@ def scenes_from_record(record: Record) -> list[Scene]:
 def capture_scenes(port: int) -> tuple[list[Scene], list[Packet]]:
     """Make a self-connect and close it, make another and reset it, and make an ordinary connection.
 
-    Works in the calling thread's network namespace, which must be a private one, and changes its ephemeral range.
+    Each is made in a network namespace of its own, for the first leaves a TIME-WAIT, which not every kernel can
+    destroy: see :mod:`tailbite.kernel.end_socket`. The calling thread needs CAP_SYS_ADMIN, as every user has after
+    :func:`~tailbite.kernel.namespace.enter_private_network`.
 
     Args:
         port: the destination port.
@@ -260,43 +263,53 @@ def capture_scenes(port: int) -> tuple[list[Scene], list[Packet]]:
 
     Raises:
         NoSelfConnect: no self-connect happened although the trap was armed.
-        OSError: packets cannot be captured in this namespace.
+        NamespaceUnavailable: this system does not allow a network namespace.
+        OSError: packets cannot be captured; ``strerror`` says so.
     """
     scenes, packets = [], []
-    with Capture() as capture:
-        for name, ending in (
-            ("self-connect", ConnectionEnding.CLOSE),
-            ("self-connect, reset", ConnectionEnding.RESET),
-        ):
-            write_ephemeral_range(PortRange(port, port + 1))  # connect() chooses the low end's parity: only port
-            sock = _connected_to_itself(port, capture)
-            _exchange_line(sock, sock)
-            _end_connection(sock, ending)
-            mine = _drain(capture)
-            packets += mine
-            scenes.append(Scene(name, port, ending, follow_self_connect(_segments_of(mine)), _remaining_state(port)))
-            _destroy_self_connects(port)
-        write_ephemeral_range(PortRange(port + 10, port + 60) if port < 65000 else PortRange(port - 60, port - 10))
-        with socket.create_server((_HOST, port)) as listener:
-            sock = socket.create_connection((_HOST, port))
-            own = sock.getsockname()[1]
-            accepted = listener.accept()[0]
-            _exchange_line(sock, accepted)
-            sock.close()
-            time.sleep(_QUIET)
-            accepted.close()
-            mine = _drain(capture)
-        packets += mine
-        scenes.append(
-            Scene(
-                "three-way handshake",
-                port,
-                ConnectionEnding.CLOSE,
-                follow_connection(_segments_of(mine), own),
-                _remaining_state(own),
-            )
-        )
+    for make in (
+        partial(_make_self_connect, "self-connect", ConnectionEnding.CLOSE),
+        partial(_make_self_connect, "self-connect, reset", ConnectionEnding.RESET),
+        _make_ordinary_connection,
+    ):
+        with fresh_network(), _open_capture() as capture:
+            scene, captured = make(port, capture)
+        scenes.append(scene)
+        packets += captured
     return scenes, packets
+
+
+def _open_capture() -> Capture:
+    try:
+        return Capture()
+    except OSError as error:
+        raise OSError(error.errno, f"packets cannot be captured here ({error.strerror})") from error
+
+
+def _make_self_connect(
+    name: str, ending: ConnectionEnding, port: int, capture: Capture
+) -> tuple[Scene, list[Packet]]:
+    write_ephemeral_range(PortRange(port, port + 1))  # connect() chooses the low end's parity: only port
+    sock = _connected_to_itself(port, capture)
+    _exchange_line(sock, sock)
+    _end_connection(sock, ending)
+    packets = _drain(capture)
+    return Scene(name, port, ending, follow_self_connect(_segments_of(packets)), _remaining_state(port)), packets
+
+
+def _make_ordinary_connection(port: int, capture: Capture) -> tuple[Scene, list[Packet]]:
+    write_ephemeral_range(PortRange(port + 10, port + 60) if port < 65000 else PortRange(port - 60, port - 10))
+    with socket.create_server((_HOST, port)) as listener:
+        sock = socket.create_connection((_HOST, port))
+        own = sock.getsockname()[1]
+        accepted = listener.accept()[0]
+        _exchange_line(sock, accepted)
+        sock.close()
+        time.sleep(_QUIET)
+        accepted.close()
+        packets = _drain(capture)
+    steps = follow_connection(_segments_of(packets), own)
+    return Scene("three-way handshake", port, ConnectionEnding.CLOSE, steps, _remaining_state(own)), packets
 
 
 def _connected_to_itself(port: int, capture: Capture) -> socket.socket:
@@ -346,10 +359,3 @@ def _remaining_state(port: int) -> str | None:
             each for each in diag.dump() if each.endpoints.local.port == port and each.state is not TcpState.LISTEN
         ]
     return left[0].state.label if left else None
-
-
-def _destroy_self_connects(port: int) -> None:
-    with SockDiag() as diag:
-        for each in list(diag.dump()):
-            if each.endpoints.local.port == port and FourTuple(each.endpoints.local, each.endpoints.remote).is_self:
-                diag.destroy(each)

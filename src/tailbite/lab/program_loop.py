@@ -1,8 +1,8 @@
 """The reconnect loop with a real program as the client, one run per attempt; by default ``telnet``.
 
 The result is read from captured packets: each SYN on ``lo`` shows the source port, and a SYN+ACK from an endpoint to
-itself is a self-connect (RFC 9293 figure 8). The TIME-WAIT that the program usually leaves is removed, so that every
-attempt starts with a free port.
+itself is a self-connect (RFC 9293 figure 8). Each self-connect happens in a network namespace of its own, where the
+TIME-WAIT that the program usually leaves stays behind, so that every attempt starts with a free port.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from tailbite.kernel.capture import Capture
+from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.packets import TcpFlags
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import write_ephemeral_range
@@ -47,24 +48,42 @@ def run_program_loop(settings: ExperimentSettings, client: str, progress: Callab
     command = [word.replace("{host}", host).replace("{port}", str(settings.port)) for word in words]
     if not command or shutil.which(command[0]) is None:
         raise FileNotFoundError(f"the program {command[0] if command else client} is not installed")
-    write_ephemeral_range(settings.ephemeral)
     tally = LoopTally(0, host)
     before: int | None = None
-    since = 0
-    with Capture() as capture:
-        while len(tally.hits) < settings.hits and tally.attempts < settings.attempts:
-            syns, is_hit = _run_once(command, capture, settings.port)
-            if not syns:
-                raise WorkerFailed(f"'{shlex.join(command)}' did not connect to port {settings.port}")
-            tally.count(array("i", syns), before, settings.ephemeral)
-            before = syns[-1]
-            since += len(syns)
-            if is_hit:
-                tally.hits.append(since)
-                since = 0
-                _destroy_self_connects(settings.port)
-            progress(len(tally.hits), tally.attempts)
+    while len(tally.hits) < settings.hits and tally.attempts < settings.attempts:
+        before = _run_until_hit(command, settings, tally, before, progress)
     return tally
+
+
+def _run_until_hit(
+    command: list[str],
+    settings: ExperimentSettings,
+    tally: LoopTally,
+    before: int | None,
+    progress: Callable[[int, int], None],
+) -> int | None:
+    """Run the program until it has connected to itself once more; return its last source port.
+
+    The network namespace ends with the TIME-WAIT in it. The next one continues the kernel's sequence of source ports,
+    whose table of increments all namespaces share.
+    """
+    since = 0
+    with fresh_network():
+        write_ephemeral_range(settings.ephemeral)
+        with Capture() as capture:
+            while tally.attempts < settings.attempts:
+                syns, is_hit = _run_once(command, capture, settings.port)
+                if not syns:
+                    raise WorkerFailed(f"'{shlex.join(command)}' did not connect to port {settings.port}")
+                tally.count(array("i", syns), before, settings.ephemeral)
+                before = syns[-1]
+                since += len(syns)
+                if is_hit:
+                    tally.hits.append(since)
+                progress(len(tally.hits), tally.attempts)
+                if is_hit:
+                    break
+    return before
 
 
 def _run_once(command: list[str], capture: Capture, port: int) -> tuple[list[int], bool]:
@@ -86,10 +105,3 @@ def _run_once(command: list[str], capture: Capture, port: int) -> tuple[list[int
     segments = [each for each in capture.segments() if each.destination.port == port and TcpFlags.SYN in each.flags]
     syns = [each.source.port for each in segments if TcpFlags.ACK not in each.flags]
     return syns, any(each.is_to_itself for each in segments if TcpFlags.ACK in each.flags)
-
-
-def _destroy_self_connects(port: int) -> None:
-    with SockDiag() as diag:
-        for sock in list(diag.dump()):
-            if sock.endpoints.local.port == port and sock.is_self_connected:
-                diag.destroy(sock)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortRange
+from tailbite.kernel.end_socket import end_self_connect
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import read_ephemeral_range, write_ephemeral_range
@@ -136,7 +137,7 @@ def _start_server(
     number: int, strategy: Strategy, settings: StormSettings, port: int, clients: _Clients
 ) -> StormRound:
     attempts, began = clients.attempts, time.monotonic()
-    failed, helped, remaining = 0, False, 0.0
+    failed, helped, until = 0, False, 0.0
     held_by: TcpState | None = None
     while (listener := _try_to_listen(port, plain=settings.plain_server)) is None:
         failed += 1
@@ -145,11 +146,12 @@ def _start_server(
         if time.monotonic() - began > settings.patience:
             helped = True
             is_time_wait = holder is not None and holder.state is TcpState.TIME_WAIT
-            remaining = holder.expires_ms / 1000 if holder is not None and is_time_wait else 0.0
+            until = time.monotonic() + holder.expires_ms / 1000 if holder is not None and is_time_wait else until
             clients.kill_self_connected()
-            _destroy_self_connects(port)
+            _end_self_connects(port)
         time.sleep(_START_EVERY)
     down = time.monotonic() - began
+    without_help = max(down, until - began)
     with _Server(listener, settings.clients) as server:
         all_served = server.wait_for_all(began + max(settings.patience, 20 * settings.every) + down)
         recovered = None if helped or all_served is None else all_served - began
@@ -159,7 +161,7 @@ def _start_server(
         attempts=attempts,
         self_connects=clients.take_self_connects(),
         failed_starts=failed,
-        down=round(down + remaining, 3),
+        down=round(without_help, 3),
         helped=helped,
         held_by=held_by.label if held_by is not None else None,
         recovered=None if recovered is None else round(recovered, 3),
@@ -191,11 +193,11 @@ def _self_connected_socket(port: int) -> TcpSocket | None:
     return next(_self_connects_on(port), None)
 
 
-def _destroy_self_connects(port: int) -> None:
+def _end_self_connects(port: int) -> None:
     with SockDiag() as diag:
         for sock in list(_self_connects_on(port)):
-            with contextlib.suppress(OSError):
-                diag.destroy(sock)
+            with contextlib.suppress(OSError):  # one that is still connected ends with its client
+                end_self_connect(diag, sock)
 
 
 class _Server:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from tailbite.core.address import FourTuple
-from tailbite.errors import NetlinkError
 from tailbite.host.see.records import NotVisible
 from tailbite.host.see.visit import call_in_namespace
+from tailbite.kernel.end_socket import end_self_connect
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.watch.records import EndResult
 
@@ -52,11 +51,7 @@ def _destroy(event: SelfConnectEvent) -> tuple[bool, float]:
         target = diag.find(event.family, FourTuple(event.endpoint, event.endpoint))
         if target is None:
             return False, time.time()
-        try:
-            diag.destroy(target)
-        except NetlinkError as error:
-            if error.errno != errno.ENOENT:  # it ended meanwhile
-                raise
+        end_self_connect(diag, target)
         return True, time.time()
 
 

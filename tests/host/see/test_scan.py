@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 
 import pytest
 
+from support.old_kernel import refuse_to_destroy
 from support.trap import server_can_bind
-from tailbite.errors import NetlinkError
 from tailbite.host.see import namespaces
 from tailbite.host.see.scan import destroy_self_connects, scan
-from tailbite.kernel.sock_diag import SockDiag, TcpSocket
 
 
 @pytest.mark.usefixtures("network")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")
 def test_where_the_kernel_cannot_destroy_a_time_wait_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Linux 5.10 answers; the port is blocked before and free afterwards."""
-
-    def refuse(_: SockDiag, target: TcpSocket) -> None:
-        raise NetlinkError(errno.EOPNOTSUPP, f"destroying {target.endpoints}")
-
-    monkeypatch.setattr(SockDiag, "destroy", refuse)
+    refuse_to_destroy(monkeypatch)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 7000))
         sock.connect(("127.0.0.1", 7000))

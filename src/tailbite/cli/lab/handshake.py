@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -30,20 +29,12 @@ def _capture(port: int, pcap: Path | None) -> list[Scene]:
     except NoSelfConnect as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise Unsupported(_reason(error)) from error
+        raise Unsupported(error.strerror or str(error)) from error
     if pcap is not None:
         with writing():
             write_atomically(pcap, pcap_header() + b"".join(pcap_record(packet) for packet in packets))
         note(f"packets: {pcap}")
     return scenes
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.EOPNOTSUPP:  # sock_diag, for SOCK_DESTROY: CONFIG_INET_DIAG_DESTROY, or an old kernel
-        return (
-            "this kernel cannot destroy the TIME-WAIT of the first self-connect (SOCK_DESTROY), so no second follows"
-        )
-    return f"packets cannot be captured here ({error.strerror})"
 
 
 @click.command("handshake")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tailbite.errors import NetlinkError
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.records import NotVisible
 from tailbite.host.see.usage import read_usage, usage_here
 from tailbite.host.see.visit import call_in_namespace
-from tailbite.kernel.inet_diag import TcpState
+from tailbite.kernel.end_socket import end_self_connect
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import read_ephemeral_range
-from tailbite.kernel.tcp_repair import replace_time_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -164,7 +161,7 @@ def _ephemeral_range() -> PortRange | None:
 def destroy_self_connects(sightings: Iterable[Sighting]) -> tuple[Destruction, ...]:
     """Destroy self-connected sockets (SOCK_DESTROY): their owners get ECONNABORTED. Never raises for a refusal.
 
-    Where the kernel cannot destroy a TIME-WAIT, TCP_REPAIR replaces it (:mod:`tailbite.kernel.tcp_repair`).
+    Where the kernel cannot destroy a TIME-WAIT, TCP_REPAIR ends it (:mod:`tailbite.kernel.end_socket`).
 
     What was seen is destroyed and nothing else: the kernel compares the socket's cookie.
     """
@@ -183,12 +180,6 @@ def _destroy_one(sighting: Sighting) -> Destruction:
 def _destroy(target: TcpSocket) -> bool:
     """Destroy a socket of the calling thread's namespace; tell whether its owner has the port bound all the same."""
     with SockDiag() as diag:
-        try:
-            diag.destroy(target)
-        except NetlinkError as error:
-            if error.errno == errno.EOPNOTSUPP and target.state is TcpState.TIME_WAIT:
-                replace_time_wait(target.endpoints.local, target.family)  # kernels that destroy connections only
-            elif error.errno != errno.ENOENT:  # then it is gone, which is what was wanted
-                raise
+        end_self_connect(diag, target)
         left = diag.listing(local_port=target.endpoints.local.port).sockets
     return any(one.inode and one.inode == target.inode for one in left)

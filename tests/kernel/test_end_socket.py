@@ -1,0 +1,66 @@
+"""A self-connected socket is ended in the way that the kernel knows, and no other socket in its place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+
+from support.old_kernel import refuse_to_destroy
+from support.trap import PORT, leftovers, server_can_bind
+from tailbite.errors import NetlinkError
+from tailbite.kernel.end_socket import end_self_connect
+from tailbite.kernel.sock_diag import SockDiag, TcpState
+from tailbite.kernel.sockopt import abort
+
+pytestmark = [pytest.mark.usefixtures("network"), pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")]
+
+
+def connected_to_itself() -> socket.socket:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", PORT))
+    sock.connect(("127.0.0.1", PORT))
+    return sock
+
+
+@pytest.mark.parametrize("refused", [(TcpState.TIME_WAIT,), ()], ids=["TIME-WAIT", "any state"])
+def test_a_time_wait_that_the_kernel_does_not_destroy_is_ended(
+    monkeypatch: pytest.MonkeyPatch, refused: tuple[TcpState, ...]
+) -> None:
+    refuse_to_destroy(monkeypatch, *refused)
+    connected_to_itself().close()
+    assert not server_can_bind(reuse=True)
+    with SockDiag() as diag:
+        end_self_connect(diag, leftovers()[0])
+    assert leftovers() == []
+    assert server_can_bind()
+
+
+@pytest.mark.needs("SOCK_DESTROY")
+def test_a_connection_is_destroyed_and_one_that_has_ended_is_no_error() -> None:
+    with connected_to_itself() as sock, SockDiag() as diag:
+        (listed,) = leftovers()
+        end_self_connect(diag, listed)
+        with pytest.raises(ConnectionAbortedError):
+            sock.sendall(b"x")
+        end_self_connect(diag, listed)
+
+
+@pytest.mark.needs("SOCK_DESTROY")
+def test_another_connection_at_the_same_endpoints_is_left_alone() -> None:
+    sock = connected_to_itself()
+    (before,) = leftovers()
+    abort(sock)
+    with connected_to_itself(), SockDiag() as diag:
+        end_self_connect(diag, before)
+        assert [left.state for left in leftovers()] == [TcpState.ESTABLISHED]
+
+
+def test_a_connection_that_the_kernel_does_not_destroy_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_destroy(monkeypatch)
+    with connected_to_itself(), SockDiag() as diag:
+        with pytest.raises(NetlinkError) as refused:
+            end_self_connect(diag, leftovers()[0])
+        assert refused.value.errno == errno.EOPNOTSUPP
