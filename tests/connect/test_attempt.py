@@ -94,6 +94,7 @@ def test_a_system_that_connects_a_socket_to_itself_as_windows_does(connect: Call
     assert found > 10
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_a_cancelled_self_connect_is_reset() -> None:
     """A range that has just changed, and an interruption before the ports are compared: nothing may be left."""

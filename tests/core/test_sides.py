@@ -56,12 +56,14 @@ def test_the_effective_range_lies_within_the_ephemeral_range(one: int, other: in
         assert effective == PortRange(low, high)
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_the_kernel_refuses_bounds_that_cross() -> None:
     with socket.socket() as sock, pytest.raises(OSError, match="Invalid argument"):
         sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, pack_port_range(PORT + 1, PORT))
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize(
     ("low", "high"),

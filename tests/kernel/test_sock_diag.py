@@ -95,6 +95,7 @@ def test_what_a_close_leaves_is_time_wait_with_its_remaining_time() -> None:
     assert 50_000 < left.expires_ms <= 60_000
 
 
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
 @pytest.mark.usefixtures("network")
 def test_listeners_and_bound_sockets_are_listed_and_are_not_self_connected() -> None:
     with socket.create_server(("0.0.0.0", PORT)), socket.socket() as bound:
@@ -106,7 +107,13 @@ def test_listeners_and_bound_sockets_are_listed_and_are_not_self_connected() -> 
 
 
 @pytest.mark.usefixtures("network")
-@pytest.mark.parametrize("closed", [False, True], ids=["ESTABLISHED", "TIME-WAIT"])
+@pytest.mark.parametrize(
+    "closed",
+    [
+        pytest.param(False, marks=pytest.mark.needs("SOCK_DESTROY"), id="ESTABLISHED"),
+        pytest.param(True, marks=pytest.mark.needs("SOCK_DESTROY_TIME_WAIT"), id="TIME-WAIT"),
+    ],
+)
 def test_destroying_it_frees_the_port_and_the_owner_is_told(closed: bool) -> None:
     """Of a port the kernel drew: one that was bound explicitly stays the owner's until the owner closes it."""
     write_ephemeral_range(PortRange(PORT, PORT + 1))
@@ -130,6 +137,7 @@ def test_destroying_it_frees_the_port_and_the_owner_is_told(closed: bool) -> Non
         assert gone.value.errno == errno.ENOENT
 
 
+@pytest.mark.needs("SOCK_DESTROY")
 @pytest.mark.usefixtures("network")
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about losing root's capability")
 def test_destroying_without_the_capability_is_refused_and_listing_is_not() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 
@@ -24,6 +25,7 @@ def test_every_pair_of_bounds_fits_a_c_int_and_is_read_back(low: int, high: int)
     assert (value & 0xFFFF, value >> 16 & 0xFFFF) == (low, high)
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_the_kernel_takes_every_range_up_to_65535(family: int) -> None:
@@ -35,6 +37,7 @@ def test_the_kernel_takes_every_range_up_to_65535(family: int) -> None:
         assert sockopt.local_port_range(sock) == (0, 0)
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_a_bound_outside_the_ephemeral_range_is_ignored_on_its_own() -> None:
     """The reason why the plan takes the lower side when P is the high end, and never a range outside."""
@@ -51,6 +54,7 @@ def test_a_bound_outside_the_ephemeral_range_is_ignored_on_its_own() -> None:
     assert drawn == set(range(PORT, PORT + 4))
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_full_is_eaddrnotavail_from_connect_and_eaddrinuse_from_bind() -> None:
     write_ephemeral_range(PortRange(PORT, PORT + 9))
@@ -82,6 +86,7 @@ def test_abort_leaves_nothing_and_never_raises() -> None:
     other.close()
 
 
+@pytest.mark.needs("SO_NETNS_COOKIE")
 @pytest.mark.usefixtures("network")
 def test_the_cookie_names_the_namespace() -> None:
     from tailbite.kernel.namespace import fresh_network
@@ -92,5 +97,11 @@ def test_the_cookie_names_the_namespace() -> None:
             assert sockopt.netns_cookie(elsewhere) != sockopt.netns_cookie(one)
 
 
-def test_this_kernel_has_the_option() -> None:
-    assert sockopt.supports_local_port_range()
+@pytest.mark.usefixtures("network")
+def test_the_option_is_asked_of_the_kernel() -> None:
+    """The answer is whether a connect stays in the range, whatever the release is."""
+    with socket.socket() as sock:
+        with contextlib.suppress(OSError):
+            sockopt.set_local_port_range(sock, PortRange(40000, 40000))
+        sock.connect_ex(("127.0.0.1", PORT))
+        assert sockopt.supports_local_port_range() == (sock.getsockname()[1] == 40000)

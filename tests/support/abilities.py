@@ -98,7 +98,7 @@ def _duplicate_sack() -> bool:
     with namespace.fresh_network(), socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) as capture:
         with _self_connected(abort=True):
             pass
-        capture.settimeout(1)
+        capture.settimeout(30)
         packets = [capture.recv(200) for _ in range(6)]  # each of three segments, as it leaves and as it arrives
         return any(_has_sack_option(packet[20:]) for packet in packets)
 
@@ -111,6 +111,17 @@ def _xt_bpf_through_nftables() -> bool:
 @cache
 def _xt_bpf_through_legacy() -> bool:
     return _takes_bpf_rule("iptables-legacy")
+
+
+@cache
+def _iptables() -> bool:
+    """Add a plain rule with the default iptables of this machine; the nftables variant needs nft_compat."""
+    return _takes_rule("iptables", "-j", "ACCEPT")
+
+
+@cache
+def _mptcp() -> bool:
+    return _allowed(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP).close())
 
 
 @cache
@@ -134,7 +145,9 @@ ABILITIES: dict[str, Callable[[], bool]] = {
     "BPF_TRACEPOINT": _bpf_tracepoint,
     "BOUND_SOCKETS_LISTED": _bound_sockets_listed,
     "DUPLICATE_SACK": _duplicate_sack,
+    "IPTABLES": _iptables,
     "IP_LOCAL_PORT_RANGE": _ip_local_port_range,
+    "MPTCP": _mptcp,
     "NFTABLES": _nftables,
     "PIDFD_GETFD": _pidfd_getfd,
     "SECCOMP_LISTENER": _seccomp_listener,
@@ -184,10 +197,14 @@ def _destroy_all() -> None:
 
 
 def _takes_bpf_rule(program: str) -> bool:
+    return _takes_rule(program, "-m", "bpf", "--bytecode", "1,6 0 0 0", "-j", "ACCEPT")
+
+
+def _takes_rule(program: str, *rule: str) -> bool:
     path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
         return True  # the test asks for the program, and says that it is missing
-    rule = [path, "-w", "5", "-I", "INPUT", "-m", "bpf", "--bytecode", "1,6 0 0 0", "-j", "ACCEPT"]
     with namespace.fresh_network():
         environment = {**os.environ, "XTABLES_LOCKFILE": "/dev/null"}
-        return subprocess.run(rule, check=False, capture_output=True, env=environment).returncode == 0
+        command = [path, "-w", "5", "-I", "INPUT", *rule]
+        return subprocess.run(command, check=False, capture_output=True, env=environment).returncode == 0

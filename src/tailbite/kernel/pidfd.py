@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -34,7 +35,10 @@ def open_thread(tid: int) -> int:
 
 
 def _leader(tid: int) -> int:
-    with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as lines:  # noqa: PTH123
+    with (
+        contextlib.suppress(FileNotFoundError),  # the thread is gone
+        open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as lines,  # noqa: PTH123
+    ):
         for line in lines:
             if line.startswith("Tgid:"):
                 return int(line.split()[1])
