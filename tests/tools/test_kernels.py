@@ -1,60 +1,69 @@
-"""make kernels: the page is written from its data, and a package that cannot be fetched is reported."""
+"""make kernels: the page is written from its data, and what cannot be fetched is said, in CI as a failure."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
+import boot_kernels
 from kernels import boot, page
 from kernels.packages import PackageUnavailableError, Suite
 from kernels.records import HOST, KERNELS, Cell
 
 PAGE = Path(__file__).parents[2] / "docs/kernels.md"
+ROWS = ("ability X", "demo", "scan", "why")
 
 
-def result(release: str, *cells: Cell) -> boot.Result:
-    return boot.Result(release, list(cells), True, "")
+def result(release: str, *cells: Cell, complete: bool = True) -> boot.Result:
+    return boot.Result(release, list(cells), complete, "", ROWS)
 
 
-def test_a_result_replaces_its_own_rows_and_keeps_the_others(tmp_path: Path) -> None:
+def kept(data: Path) -> dict[str, dict[str, Any]]:
+    return {cell["row"]: cell for cell in json.loads(data.read_text())["host"]["cells"]}
+
+
+def test_a_result_replaces_its_own_rows_and_keeps_the_others_with_their_date(tmp_path: Path) -> None:
     data = tmp_path / "kernels.json"
-    page.keep_result(data, "host", result("6.1", Cell("demo", "ok", "a"), Cell("scan", "ok", "b")), "2026-01-01")
+    page.keep_result(data, "host", result("6.1", Cell("scan", "ok", "b"), Cell("demo", "ok", "a")), "2026-01-01")
     page.keep_result(data, "host", result("6.1", Cell("scan", "fault", "c")), "2026-01-02")
-    kept = json.loads(data.read_text())["host"]
-    assert kept["date"] == "2026-01-02"
-    assert {cell["row"]: cell["outcome"] for cell in kept["cells"]} == {"demo": "ok", "scan": "fault"}
+    assert [(row, cell["outcome"], cell["date"]) for row, cell in kept(data).items()] == [
+        ("demo", "ok", "2026-01-01"),
+        ("scan", "fault", "2026-01-02"),
+    ]
+    assert "2026-01-01 to 2026-01-02" in page.render_page(json.loads(data.read_text()))
 
 
-def test_cells_of_another_release_are_forgotten(tmp_path: Path) -> None:
+def test_cells_of_another_release_and_rows_that_are_gone_are_forgotten(tmp_path: Path) -> None:
     data = tmp_path / "kernels.json"
     page.keep_result(data, "host", result("6.1", Cell("demo", "ok", "a")), "2026-01-01")
-    page.keep_result(data, "host", result("6.2", Cell("scan", "ok", "b")), "2026-01-02")
-    assert [cell["row"] for cell in json.loads(data.read_text())["host"]["cells"]] == ["scan"]
+    page.keep_result(data, "host", result("6.2", Cell("scan", "ok", "b"), Cell("gone", "ok", "")), "2026-01-02")
+    page.keep_result(data, "host", result("6.2", Cell("tests/core", "ok", "9 passed")), "2026-01-02")
+    assert list(kept(data)) == ["scan", "tests/core"]
 
 
 def test_the_page_names_each_cell_with_its_reason(tmp_path: Path) -> None:
     data, text = tmp_path / "kernels.json", tmp_path / "kernels.md"
-    page.keep_result(
-        data, "host", result("6.1", Cell("scan", "fault", "a | b"), Cell("why", "not run", "x")), "2026-01-01"
-    )
-    text.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    cells = (Cell("ability X", "not run", "no"), Cell("scan", "fault", "a | b"), Cell("why", "not run", "x"))
+    page.keep_result(data, "host", result("6.1", *cells), "2026-01-01")
+    page.keep_result(data, "uml-5.10", result("5.10", Cell("demo", "ok", "fine")), "2026-01-01")
     page.write_page(text, data)
     written = text.read_text()
-    assert written.startswith("before\n")
-    assert written.endswith("after\n")
-    assert "old" not in written
-    assert "| scan | **fault** | a / b |" in written
-    assert "| why | – | x |" in written
+    assert "{tables}" not in written
+    for line in ("| X | no | ? |", "| scan | **fault** | a / b |", "| why | – | x |", "| demo | – | ok |"):
+        assert line in written
+    assert "Not run on it, for the time it takes: demo." in written
 
 
 def test_the_page_in_the_repository_is_the_one_of_its_data() -> None:
     known = json.loads((PAGE.parent / "data/kernels.json").read_text(encoding="utf-8"))
-    assert page.table(known) in PAGE.read_text(encoding="utf-8")
+    assert page.render_page(known) == PAGE.read_text(encoding="utf-8")
     assert set(known) <= {kernel.name for kernel in (HOST, *KERNELS)}
 
 
@@ -64,10 +73,39 @@ def test_a_suite_that_cannot_be_fetched_is_said(tmp_path: Path, monkeypatch: pyt
         Suite("bookworm", tmp_path)
 
 
+@pytest.mark.parametrize(("ci", "status"), [("true", 1), ("", 0)])
+def test_a_kernel_that_cannot_be_fetched_fails_in_ci_and_is_skipped_visibly_at_home(
+    tmp_path: Path, ci: str, status: int
+) -> None:
+    """The tool finds no apt-get on its PATH."""
+    command = [sys.executable, boot_kernels.__file__, "--ci", "--store", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={"PATH": str(tmp_path), "CI": ci}, check=False
+    )
+    assert done.returncode == status, done.stderr
+    assert "skipped: apt-get" in done.stdout
+
+
+def test_ci_fails_if_a_cell_faults_does_not_run_or_is_missing() -> None:
+    options = boot_kernels.parse(["--ci"])
+    rows = [*boot_kernels.CI_ROWS, *boot_kernels.CI_TESTS]
+    fine = [Cell(row, "ok", "") for row in rows]
+    assert not boot_kernels.has_failed([result("5.10", *fine)], options)
+    assert boot_kernels.has_failed([result("5.10", *fine, complete=False)], options)
+    for place, row in enumerate(rows):
+        others = fine[:place] + fine[place + 1 :]
+        assert boot_kernels.has_failed([result("5.10", *others)], options)
+        for outcome in ("fault", "not run"):
+            assert boot_kernels.has_failed([result("5.10", *others, Cell(row, outcome, ""))], options)
+
+
 @pytest.mark.usefixtures("network")
 def test_a_job_on_this_kernel_runs_to_its_end(tmp_path: Path) -> None:
-    found = boot.run_on(HOST, tmp_path, {"seconds": 60, "connects": 50, "rows": ["scan"]}, 100)
+    rows = ["trap: create_connection", "scan"]
+    job = {"seconds": 100, "run": {"connects": 20}, "rows": rows, "tests": []}
+    found = boot.run_on(HOST, tmp_path, job, 110)
     assert found.complete, found.console
+    assert set(rows) <= set(found.rows)
     assert [(cell.row, cell.outcome) for cell in found.cells if not cell.row.startswith("ability")] == [
-        ("scan", "ok")
-    ]
+        (row, "ok") for row in rows
+    ], found.console

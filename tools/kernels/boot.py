@@ -22,7 +22,7 @@ from kernels.vm import prepare_vm, start_vm
 if TYPE_CHECKING:
     from kernels.records import Kernel
 
-__all__ = ["Result", "run_on"]
+__all__ = ["Result", "fetch_kernel", "run_on"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,28 +34,42 @@ exec -a modprobe {kmod} -d {tree} "$@"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a kernel's run came to.
+    """Result of a job on a kernel.
 
     Attributes:
         release: as uname(2) of the kernel names it; empty if it did not come up.
         cells: in the order of the run.
         complete: the job ran to its end.
-        console: the last lines of the console and of the job's output, for people.
+        console: the last lines of the console, and the output of the job, for people.
+        rows: names of all rows that a job can have, without tests.
     """
 
     release: str
     cells: list[Cell]
     complete: bool
     console: str
+    rows: tuple[str, ...] = ()
+
+
+def fetch_kernel(kernel: Kernel, store: Path) -> tuple[Path, Path | None]:
+    """Fetch a kernel unless the store has it; return its program or image, and the folder with its modules.
+
+    Raises:
+        PackageUnavailableError: the kernel or a program to boot it cannot be fetched.
+    """
+    prepare, _ = WAYS[kernel.way]
+    image, modules = prepare(kernel, store)
+    return image, modules
 
 
 def run_on(kernel: Kernel, store: Path, job: dict[str, Any], limit: float) -> Result:
     """Boot a kernel and run a job on it.
 
     Args:
-        kernel: which.
+        kernel: the kernel.
         store: folder for packages, kept between runs.
-        job: for inside.py: "seconds", "connects", "rows", "tests".
+        job: for inside.py: "seconds"; "run", the fields of :class:`~kernels.outcome.Run`; "rows", None for all;
+            "tests", paths below the repository.
         limit: seconds until the kernel is killed.
 
     Raises:
@@ -72,8 +86,8 @@ def run_on(kernel: Kernel, store: Path, job: dict[str, Any], limit: float) -> Re
             "way": kernel.way,
             "extra": ",".join(_hidden_folders()),
         }
-        prepare, start = WAYS[kernel.way]
-        image, modules = prepare(kernel, store)
+        _, start = WAYS[kernel.way]
+        image, modules = fetch_kernel(kernel, store)
         if modules is not None:
             _provide_modules(share, modules, store)
         with (share / "boot").open("wb") as console:
@@ -143,8 +157,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _collect(share: Path) -> Result:
     lines = _text(share / "result.jsonl").splitlines()
     cells = [Cell(**json.loads(line)) for line in lines if line.endswith("}")]
-    console = _text(share / "boot")[-3000:] + _text(share / "console")[-12000:]
-    return Result(_text(share / "release").strip(), cells, (share / "complete").exists(), console)
+    console = _text(share / "boot")[-3000:] + _text(share / "console")[-60000:]
+    rows = tuple(json.loads(_text(share / "rows.json") or "[]"))
+    return Result(_text(share / "release").strip(), cells, (share / "complete").exists(), console, rows)
 
 
 def _text(path: Path) -> str:

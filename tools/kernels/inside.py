@@ -9,74 +9,79 @@ import sys
 import traceback
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests"), str(ROOT / "src")]
 
-from kernels.cells import CELLS, FaultError, NotRunError, Run  # noqa: E402 - the paths come first
+from kernels.cells import CELLS  # noqa: E402 - the paths come first
+from kernels.outcome import FaultError, NotRunError, Run  # noqa: E402
 from kernels.records import Cell  # noqa: E402
 from support.abilities import ABILITIES  # noqa: E402
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
-def cells(job: dict[str, object], share: Path) -> None:
-    """Run the cells that the job names, all by default, until its time is used up; write each as it ends."""
-    run = Run(int(str(job.get("connects", 500))))
-    end = monotonic() + float(str(job["seconds"]))
-    wanted = job.get("rows")
-    with (share / "result.jsonl").open("a", encoding="utf-8") as out:
-
-        def write(cell: Cell) -> None:
-            out.write(json.dumps(cell.as_data()) + "\n")
-            out.flush()
-
-        for name, ability in ABILITIES.items():
-            write(Cell(f"ability {name}", "ok" if ability() else "not run", "yes" if ability() else "no"))
-        for row, cell in CELLS:
-            if isinstance(wanted, list) and row not in wanted:
-                continue
-            if monotonic() > end:
-                write(Cell(row, "not run", "the time for this kernel was used up"))
-                continue
-            start = monotonic()
-            try:
-                outcome, detail = "ok", cell(run)
-            except NotRunError as reason:
-                outcome, detail = "not run", str(reason)
-            except (FaultError, subprocess.TimeoutExpired) as fault:
-                outcome, detail = "fault", str(fault)
-            except Exception as error:  # the other cells are still worth running
-                traceback.print_exc()
-                outcome, detail = "fault", f"{type(error).__name__}: {error}"
-            write(Cell(row, outcome, " ".join(detail.split()), round(monotonic() - start, 1)))
-        if job.get("tests"):
-            write(tests([str(path) for path in job["tests"]], end - monotonic()))  # type: ignore[attr-defined]
+USED_UP = "the time for this kernel was used up"
 
 
-def tests(paths: list[str], seconds: float) -> Cell:
-    """Run the project's own tests in one process, for a time; what the kernel lacks is skipped by its ability."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short", *paths]
+def cells(job: dict[str, Any]) -> Iterator[Cell]:
+    """Yield the abilities of the kernel, then the cells and tests of the job, until its time is used up."""
+    run = Run(**job["run"])
+    end = monotonic() + float(job["seconds"])
+    for name, ability in ABILITIES.items():
+        yield Cell(f"ability {name}", "ok" if ability() else "not run", "yes" if ability() else "no")
+    for row, cell in CELLS:
+        if job["rows"] is None or row in job["rows"]:
+            yield _cell(row, cell, run) if monotonic() < end else Cell(row, "not run", USED_UP)
+    for path in job["tests"]:
+        yield tests(path, end - monotonic())
+
+
+def _cell(row: str, cell: Callable[[Run], str], run: Run) -> Cell:
+    start = monotonic()
+    try:
+        outcome, detail = "ok", cell(run)
+    except NotRunError as reason:
+        outcome, detail = "not run", str(reason)
+    except (FaultError, subprocess.TimeoutExpired) as fault:
+        outcome, detail = "fault", str(fault)
+    except Exception as error:  # the other cells are still worth running
+        traceback.print_exc()
+        outcome, detail = "fault", f"{type(error).__name__}: {error}"
+    return Cell(row, outcome, " ".join(detail.split()), round(monotonic() - start, 1))
+
+
+def tests(path: str, seconds: float) -> Cell:
+    """Run some of the project's own tests in one process; what the kernel lacks is skipped by its ability."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short", "-rfE", path]
+    # Without CI: there, a test that needs an ability which the kernel lacks fails.
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment["PYTEST_TIMEOUT"] = "600"
     start = monotonic()
     try:
         done = subprocess.run(
-            command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=max(seconds, 60)
+            command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=max(seconds, 1)
         )
     except subprocess.TimeoutExpired as error:
-        print((error.stdout or b"").decode()[-5000:])
-        return Cell("tests", "not run", "the time for this kernel was used up", round(monotonic() - start, 1))
-    lines = done.stdout.strip().splitlines()
-    print(done.stdout, done.stderr[-5000:])
-    outcome = "ok" if done.returncode == 0 else "fault"
-    return Cell(
-        "tests", outcome, lines[-1].strip("= ") if lines else done.stderr[-200:], round(monotonic() - start, 1)
-    )
+        print((error.stdout or b"").decode())
+        return Cell(path, "not run", USED_UP, round(monotonic() - start, 1))
+    print(done.stdout, done.stderr[-5000:], flush=True)
+    lines = done.stdout.strip().splitlines() or [done.stderr[-200:]]
+    summary = lines[-1].strip("= ").split(" in ")[0]
+    return Cell(path, "ok" if done.returncode == 0 else "fault", summary, round(monotonic() - start, 1))
 
 
 def main() -> None:
     share = Path(sys.argv[1])
     (share / "release").write_text(os.uname().release, encoding="ascii")
     job = json.loads((share / "job.json").read_text(encoding="utf-8"))
-    cells(job, share)
+    rows = [*(f"ability {name}" for name in ABILITIES), *(row for row, _ in CELLS)]
+    (share / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    with (share / "result.jsonl").open("a", encoding="utf-8") as out:
+        for cell in cells(job):
+            out.write(json.dumps(cell.as_data()) + "\n")
+            out.flush()
     (share / "complete").touch()
 
 

@@ -1,89 +1,101 @@
-"""docs/kernels.md: the table between its two marks is written from docs/data/kernels.json; the rest is by hand."""
+"""docs/kernels.md: page.md, with the tables of docs/data/kernels.json in it."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernels.records import KERNELS, Cell
+from kernels.records import KERNELS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kernels.boot import Result
 
-__all__ = ["keep_result", "table", "write_page"]
+__all__ = ["keep_result", "render_page", "write_page"]
 
-BEGIN, END = "<!-- begin: make kernels -->", "<!-- end: make kernels -->"
+TEMPLATE = Path(__file__).with_name("page.md")
 MARKS = {"ok": "ok", "fault": "**fault**", "not run": "–"}
 
 
 def keep_result(data: Path, name: str, result: Result, date: str) -> None:
-    """Replace one kernel's results in the data file; cells that were not part of this run are kept."""
+    """Replace one kernel's results in the data file.
+
+    Cells that were not part of this run are kept with their own date, unless they are of another release or there is
+    no such row any more.
+    """
     known: dict[str, Any] = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {}
     rows = {cell["row"]: cell for cell in known.get(name, {}).get("cells", [])}
     if known.get(name, {}).get("release") != result.release:
         rows = {}
-    rows |= {cell.row: cell.as_data() for cell in result.cells}
-    known[name] = {"release": result.release, "date": date, "cells": list(rows.values())}
+    rows |= {cell.row: {**cell.as_data(), "date": date} for cell in result.cells}
+    kept = [cell for row, cell in rows.items() if row in result.rows or row.startswith("tests/")]
+    order = {row: place for place, row in enumerate(result.rows)}
+    kept.sort(key=lambda cell: (order.get(cell["row"], len(order)), cell["row"]))
+    known[name] = {"release": result.release, "cells": kept}
     data.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_page(page: Path, data: Path) -> None:
-    """Put the table of the data between the marks of the page."""
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    known = json.loads(data.read_text(encoding="utf-8"))
-    page.write_text(f"{before}{BEGIN}\n{table(known)}\n{END}{after}", encoding="utf-8")
+    """Write the whole page."""
+    page.write_text(render_page(json.loads(data.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
-def table(known: dict[str, Any]) -> str:
-    """Return the tables: abilities, cells, and what each cell saw."""
+def render_page(known: dict[str, Any]) -> str:
+    """Return the page: abilities, cells, and what each cell saw."""
     names = [name for name in ("host", *(kernel.name for kernel in KERNELS)) if name in known]
-    why = {kernel.name: kernel.why for kernel in KERNELS} | {"host": "the machine that ran `make kernels`"}
-    cells = {name: {cell["row"]: Cell(**cell) for cell in known[name]["cells"]} for name in names}
+    cells = {name: {cell["row"]: cell for cell in known[name]["cells"]} for name in names}
     rows = list(dict.fromkeys(row for name in names for row in cells[name]))
     abilities = [row for row in rows if row.startswith("ability ")]
-    runs = [row for row in rows if row not in abilities]
-    head = ["", *(f"{name} {known[name]['release'].split('-')[0]}" for name in names)]
-    lines = ["| kernel | release | seen on | stands for |", "|---|---|---|---|"]
-    lines += [f"| {name} | {known[name]['release']} | {known[name]['date']} | {why[name]} |" for name in names]
-    lines += [
-        "",
-        "What the kernel itself answers when it is asked:",
-        "",
-        *_grid(head, abilities, names, cells, _ability),
-    ]
-    lines += [
-        "",
-        "What was run on it:",
-        "",
-        *_grid(head, runs, names, cells, _mark),
-        "",
-        "What was seen, cell by cell:",
+    runs = sorted((row for row in rows if row not in abilities), key=lambda row: row.startswith("tests/"))
+    head = ["", *(f"{name} {_short(known[name]['release'])}" for name in names)]
+    parts = [
+        *_kernels(known, names),
+        "\nWhat the kernel itself answers when it is asked:\n",
+        *_grid(head, abilities, [cells[name] for name in names], _ability),
+        "\nWhat was run on it:\n",
+        *_grid(head, runs, [cells[name] for name in names], _mark),
+        "\nWhat was seen, cell by cell:",
     ]
     for name in names:
-        lines += ["", f"## {name}: {known[name]['release']}", "", "| run | result | seen |", "|---|---|---|"]
-        for row in runs:
-            cell = cells[name].get(row, Cell(row, "not run", "not part of this run"))
-            lines.append(f"| {row} | {MARKS[cell.outcome]} | {cell.detail.replace('|', '/')} |")
-    return "\n".join(lines)
+        parts += _details(f"{name}: {known[name]['release']}", cells[name], runs)
+    return TEMPLATE.read_text(encoding="utf-8").replace("{tables}", "\n".join(parts))
 
 
-def _grid(
-    head: list[str], rows: list[str], names: list[str], cells: dict[str, dict[str, Cell]], show: Any
-) -> list[str]:
+def _kernels(known: dict[str, Any], names: list[str]) -> list[str]:
+    why = {kernel.name: kernel.why for kernel in KERNELS} | {"host": "the machine that ran `make kernels`"}
+    lines = ["| kernel | release | seen on | stands for |", "|---|---|---|---|"]
+    for name in names:
+        dates = sorted({cell["date"] for cell in known[name]["cells"]})
+        lines.append(
+            f"| {name} | {known[name]['release']} | {' to '.join(dates[:1] + dates[1:][-1:])} | {why[name]} |"
+        )
+    return lines
+
+
+def _details(title: str, cells: dict[str, Any], runs: list[str]) -> list[str]:
+    missing = [row for row in runs if row not in cells]
+    lines = ["", f"## {title}", "", "| run | result | seen |", "|---|---|---|"]
+    for row in (row for row in runs if row in cells):
+        cell = cells[row]
+        lines.append(f"| {row} | {MARKS[cell['outcome']]} | {cell['detail'].replace('|', '/')} |")
+    return [*lines, "", f"Not run on it, for the time it takes: {', '.join(missing)}."] if missing else lines
+
+
+def _grid(head: list[str], rows: list[str], columns: list[dict[str, Any]], show: Any) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
-        shown = [show(cells[name].get(row)) for name in names]
+        shown = [show(cells.get(row)) for cells in columns]
         lines.append(f"| {row.removeprefix('ability ')} | {' | '.join(shown)} |")
     return lines
 
 
-def _ability(cell: Cell | None) -> str:
-    return cell.detail if cell is not None else "?"
+def _short(release: str) -> str:
+    return release.split("-")[0]
 
 
-def _mark(cell: Cell | None) -> str:
-    return MARKS[cell.outcome] if cell is not None else "–"
+def _ability(cell: dict[str, Any] | None) -> str:
+    return "?" if cell is None else str(cell["detail"])
+
+
+def _mark(cell: dict[str, Any] | None) -> str:
+    return "–" if cell is None else MARKS[cell["outcome"]]

@@ -1,0 +1,99 @@
+"""Cells about what is shown and proved: the demo, the audit, the laboratory, and the other commands."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from kernels.outcome import expect, expect_status, tailbite
+from support.trap import PORT, Trap
+from tailbite.kernel import namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kernels.outcome import Run
+
+__all__ = ["CELLS"]
+
+RESTLESS = """
+import socket, sys
+for _ in range(400):
+    sock = socket.socket()
+    try:
+        sock.connect((sys.argv[1], int(sys.argv[2])))
+        sock.recv(1)
+    except OSError:
+        pass
+    sock.close()
+"""
+"""A client without any protection."""
+
+GUARDED = "import tailbite\ntailbite.guard()" + RESTLESS
+
+
+def demo(_: Run) -> str:
+    """Show the effect and its cure."""
+    done = tailbite("demo")
+    expect_status(done, 0)
+    return "exit status 0"
+
+
+def audit(_: Run) -> str:
+    """Judge a plain client and a guarded one."""
+    found = {}
+    for name, code in (("plain", RESTLESS), ("guarded", GUARDED)):
+        done = tailbite("audit", "--quick", "--json", "--", sys.executable, "-c", code, "{host}", "{port}")
+        expect_status(done, 0, 1)
+        verdict = json.loads(done.stdout)
+        found[name] = verdict.get("verdict") or verdict["clients"][0]["verdict"]
+    expect(found["plain"] in ("holds", "blocks"), f"a plain socket: {found['plain']}")
+    expect(found["guarded"] == "immune", f"a guarded socket: {found['guarded']}")
+    return f"a plain socket: {found['plain']}; a guarded one: {found['guarded']}"
+
+
+def wait(_: Run) -> str:
+    """Wait for a server that is there, and for one that is not."""
+    with namespace.fresh_network():
+        Trap().set().control()
+        done = tailbite("wait", "--timeout", "3", f"127.0.0.1:{PORT}")
+        expect(done.returncode != 0, "it reports a server that does not exist")
+        with socket.create_server(("127.0.0.1", 20000)):
+            expect_status(tailbite("wait", "--timeout", "60", "127.0.0.1:20000"), 0)
+    return "a server is there: 0; a dead port in the trap: not"
+
+
+def _lab(*words: str) -> Callable[[Run], str]:
+    def cell(_: Run) -> str:
+        done = tailbite("lab", *words, timeout=900)
+        expect_status(done, 0)
+        text = (done.stderr or done.stdout).strip().splitlines()
+        return f"exit status 0: {text[-1]}" if words[0] in ("loop", "odds") else "exit status 0"
+
+    return cell
+
+
+def others(_: Run) -> str:
+    """Run the commands that only print: they need nothing of the kernel."""
+    for words in (("schema",), ("completion", "bash"), ("man",), ("--version",)):
+        done = tailbite(*words)
+        expect_status(done, 0)
+        expect(done.stdout, f"{words[0]} prints nothing")
+    return "exit status 0 each"
+
+
+CELLS: tuple[tuple[str, Callable[[Run], str]], ...] = (
+    ("audit --quick", audit),
+    ("wait", wait),
+    ("lab parity", _lab("parity")),
+    ("lab loop", _lab("loop", "--port", "32774", "--hits", "40")),
+    ("lab odds", _lab("odds", "--port", "32774")),
+    ("lab handshake", _lab("handshake")),
+    (
+        "lab cures",
+        _lab("cures", "--restarts", "1", "--clients", "5", "--only", "naive", "--only", "compare and close"),
+    ),
+    ("schema, completion, man", others),
+)

@@ -1,0 +1,90 @@
+"""Outcome of a cell: a sentence if it went as promised, else one of two errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.trap import PORT
+
+__all__ = ["FaultError", "NotRunError", "Run", "dial", "expect", "expect_status", "last_line", "tailbite"]
+
+CLIENT = Path(__file__).with_name("client.py")
+
+
+class NotRunError(Exception):
+    """The kernel, or this machine, lacks what the cell needs; the message says what."""
+
+
+class FaultError(Exception):
+    """The product did not do what it promises; the message says what was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run on a kernel.
+
+    Attributes:
+        connects: number of connects in each trap.
+        connections: number of connections at once, of which a range of 5 000 source ports must allow as many as plain
+            sockets get.
+        starts: number of starts of each kind of server beside twenty clients.
+    """
+
+    connects: int = 500
+    connections: int = 11_000
+    starts: int = 100
+
+
+def tailbite(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command of the product to its end; its output is text."""
+    command = [sys.executable, "-m", "tailbite", *words]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout
+    )
+
+
+def dial(
+    way: str, count: int, *, host: str = "127.0.0.1", source: str = "", under: tuple[str, ...] = ()
+) -> dict[str, int]:
+    """Have the client of one kind connect to the dead port; return its counts.
+
+    Args:
+        way: "plain", "guard", "create_connection", "open_connection", "bind 0" or "bind P".
+        count: number of connects.
+        host: the address to connect to.
+        source: the source address, or empty for none.
+        under: words of the command of the product that runs the client; empty to run it directly.
+
+    Raises:
+        FaultError: the client did not end with its counts.
+    """
+    command = [sys.executable, str(CLIENT), way, host, source, str(PORT), str(count)]
+    if under:
+        done = tailbite(*under, "--", *command, timeout=600)
+    else:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    expect_status(done, 0)
+    counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return counts
+
+
+def expect(condition: object, message: str) -> None:
+    """Raise FaultError with the message unless the condition holds."""
+    if not condition:
+        raise FaultError(message)
+
+
+def expect_status(done: subprocess.CompletedProcess[str], *good: int) -> None:
+    """Raise FaultError with the end of the output unless the exit status is one of the good ones."""
+    output = (done.stderr or done.stdout).strip()[-300:]
+    expect(done.returncode in good, f"exit status {done.returncode}: {output}")
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line that a command printed, of stderr if there is any."""
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return lines[-1] if lines else "no output"
