@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import Selection, circle_of
 
@@ -23,3 +26,26 @@ def test_connect_chooses_the_parity_of_the_low_end_and_bind_the_other() -> None:
 def test_a_range_that_is_taken_has_no_circle() -> None:
     ephemeral = PortRange(40000, 40001)
     assert circle_of(ephemeral, PortSet((ephemeral,))) is None
+
+
+@given(
+    size=st.integers(2, 400),
+    blocks=st.lists(st.tuples(st.integers(0, 399), st.integers(0, 60)), max_size=4),
+    binds_first=st.booleans(),
+)
+def test_searches_that_scatter_end_at_each_free_port_of_a_parity_alike(
+    size: int, blocks: list[tuple[int, int]], binds_first: bool
+) -> None:
+    """With ip_local_port_step_width no port behind a taken block is chosen more often than another one."""
+    ephemeral = PortRange(40000, 40000 + size - 1)
+    taken = PortSet.of(PortRange(40000 + low, 40000 + low + more) for low, more in blocks)
+    scattered = circle_of(ephemeral, taken, binds_first=binds_first, scatters=True)
+    usual = circle_of(ephemeral, taken, binds_first=binds_first)
+    assert (scattered is None) == (usual is None)
+    if scattered is None or usual is None:
+        return
+    assert len(set(scattered.chosen)) == len(scattered) or len(scattered) == len(usual)
+    assert set(scattered.chosen) <= set(usual.chosen)
+    assert not taken & PortSet.of(scattered.chosen)
+    if not blocks:
+        assert scattered == usual

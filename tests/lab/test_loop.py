@@ -25,6 +25,7 @@ def own_base() -> int:
     return 20_000 + 2 * (os.getpid() % 10_000)
 
 
+@pytest.mark.needs("RANDOM_STRIDES")
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("binds_first", [False, True])
 @pytest.mark.parametrize("reserved", [(), ((100, 119),), ((102, 102), (150, 155))], ids=["none", "block", "two"])
@@ -46,6 +47,7 @@ def test_this_kernel_hits_as_often_as_the_model_says(
     assert abs(mean - model.between) <= 5 * error
 
 
+@pytest.mark.needs("RANDOM_STRIDES")
 @pytest.mark.usefixtures("network")
 def test_the_port_behind_a_reserved_block_is_hit_every_lap_on_this_kernel() -> None:
     """The model's claim about reserved neighbours: with 20 of them before the port, no lap misses it."""
@@ -58,6 +60,7 @@ def test_the_port_behind_a_reserved_block_is_hit_every_lap_on_this_kernel() -> N
     assert alone.between == pytest.approx(400, rel=0.01)
 
 
+@pytest.mark.needs("RANDOM_STRIDES")
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_workers_see_independent_sequences_and_the_strides_of_the_kernel(ipv6: bool) -> None:

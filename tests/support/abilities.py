@@ -14,9 +14,12 @@ import socket
 import struct
 import subprocess
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.trap import PORT
+from tailbite.core.selection import Selection
+from tailbite.host.see.port_selection import running_selection
 from tailbite.kernel import namespace
 from tailbite.kernel.sock_diag import SockDiag
 
@@ -41,6 +44,18 @@ def has_ability(name: str) -> bool:
 def _ip_local_port_range() -> bool:
     with socket.socket() as sock:
         return _allowed(lambda: sock.setsockopt(socket.IPPROTO_IP, 51, 0))
+
+
+@cache
+def _random_strides() -> bool:
+    """Measure the way to choose source ports: in random strides since Linux 5.18 and the stable kernels of 2022."""
+    with namespace.fresh_network():
+        return running_selection().selection is Selection.STRIDES
+
+
+@cache
+def _port_step_width() -> bool:
+    return Path("/proc/sys/net/ipv4/ip_local_port_step_width").exists()
 
 
 @cache
@@ -150,6 +165,8 @@ ABILITIES: dict[str, Callable[[], bool]] = {
     "MPTCP": _mptcp,
     "NFTABLES": _nftables,
     "PIDFD_GETFD": _pidfd_getfd,
+    "PORT_STEP_WIDTH": _port_step_width,
+    "RANDOM_STRIDES": _random_strides,
     "SECCOMP_LISTENER": _seccomp_listener,
     "SOCK_DESTROY": _sock_destroy,
     "SOCK_DESTROY_TIME_WAIT": _sock_destroy_time_wait,

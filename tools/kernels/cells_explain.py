@@ -7,9 +7,14 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from kernels.outcome import expect, expect_status, tailbite
+from kernels.outcome import NotRunError, expect, expect_status, tailbite
+from support.abilities import has_ability
 from support.trap import PORT, Trap
+from tailbite.core.odds import odds
+from tailbite.core.ports import PortRange, PortSet
 from tailbite.kernel import namespace
+from tailbite.kernel.sysctl import write_reserved_ports, write_sysctl
+from tailbite.lab.loop import ExperimentSettings, run_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +80,28 @@ def _lab(*words: str) -> Callable[[Run], str]:
     return cell
 
 
+def step_width(_: Run) -> str:
+    """Count self-connects where searches go on at random distances, beside the model that assumes so."""
+    if not has_ability("PORT_STEP_WIDTH"):
+        raise NotRunError("the kernel lacks ip_local_port_step_width")
+    ephemeral, taken = PortRange(40000, 40799), PortSet.parse("40100-40249,40300-40399")
+    seen = []
+    for binds_first in (False, True):
+        port = 40400 + binds_first  # behind a block: without random steps it would be hit in each lap
+        with namespace.fresh_network():
+            write_sysctl("ip_local_port_step_width", "700")
+            write_reserved_ports(taken)
+            settings = ExperimentSettings(port, ephemeral, 301, 10**6, binds_first)
+            (tally,) = run_loop(settings, lambda hits, attempts: None)
+        waits = tally.hits[1:]
+        mean = sum(waits) / len(waits)
+        model = odds(port, ephemeral, taken, binds_first=binds_first, scatters=True).between
+        plain = odds(port, ephemeral, taken, binds_first=binds_first).between
+        seen.append(f"{mean:.0f} attempts between two, model {model:.0f}, without the width {plain:.0f}")
+        expect(abs(mean / model - 1) < 0.3, seen[-1])
+    return f"connect: {seen[0]}; bind first: {seen[1]}"
+
+
 def others(_: Run) -> str:
     """Run the commands that only print: they need nothing of the kernel."""
     for words in (("schema",), ("completion", "bash"), ("man",), ("--version",)):
@@ -95,5 +122,6 @@ CELLS: tuple[tuple[str, Callable[[Run], str]], ...] = (
         "lab cures",
         _lab("cures", "--restarts", "1", "--clients", "5", "--only", "naive", "--only", "compare and close"),
     ),
+    ("ip_local_port_step_width", step_width),
     ("schema, completion, man", others),
 )

@@ -90,9 +90,10 @@ def _under_run(way: str, *options: str) -> Callable[[Run], str]:
         with namespace.fresh_network():
             Trap(binds_first=way != "plain").set()
             expect(dial(way, 60)["self"], "the control did not self-connect")
-            with tempfile.NamedTemporaryFile("r", suffix=".json") as stats:
-                counts = dial(way, run.connects, under=("run", "--stats-json", stats.name, *options))
-                told = json.loads(stats.read())
+            with tempfile.TemporaryDirectory() as folder:
+                stats = Path(folder, "stats.json")
+                counts = dial(way, run.connects, under=("run", "--stats-json", str(stats), *options))
+                told = json.loads(stats.read_text(encoding="utf-8"))
             expect(counts["self"] == 0, f"{counts['self']} self-connects of {run.connects}: {told}")
             expect(told["guarded"] is True, f"not guarded: {told}")
         return f"{run.connects} connects, 0 self-connects ({told['mechanism']})"

@@ -40,7 +40,7 @@ def _connect_to_itself() -> socket.socket:
 
 
 def scan(_: Run) -> str:
-    """Find a self-connect, and nothing where there is none."""
+    """Find a self-connect, and report nothing without one."""
     with namespace.fresh_network():
         expect_status(tailbite("scan", *SELF), 0)
         with _connect_to_itself():
@@ -71,8 +71,8 @@ def doctor(_: Run) -> str:
         done = tailbite("doctor", *SELF, "--json")
         expect_status(done, 1)
         text = json.dumps(json.loads(done.stdout))
-        expect("TB201" in text, "TB201 is not in its answer")
-    return "TB201, exit status 1"
+        expect("TB101" in text, "TB101 is not in its answer")
+    return "TB101, exit status 1"
 
 
 def kill_established(_: Run) -> str:

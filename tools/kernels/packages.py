@@ -72,7 +72,7 @@ class Suite:
         """Return the name of the newest package whose whole name matches a regular expression.
 
         Raises:
-            PackageUnavailableError: there is none.
+            PackageUnavailableError: the suite has no such package.
         """
         listing = self._run("apt-cache", "pkgnames")
         found = [name for name in listing.split() if re.fullmatch(pattern, name)]

@@ -169,6 +169,7 @@ def odds(
     reuse_address: bool = False,
     own_range: bool = False,
     selection: Selection = Selection.STRIDES,
+    scatters: bool = False,
 ) -> Odds:
     """Return the odds that dialling ``port`` on this host, with nobody listening, ends as a self-connect.
 
@@ -180,6 +181,7 @@ def odds(
         reuse_address: a client that binds first sets SO_REUSEADDR before: the lower half of the range comes first.
         own_range: the socket has IP_LOCAL_PORT_RANGE, and so ``connect()`` uses both parities (Linux 6.8).
         selection: the port selection of the system.
+        scatters: the namespace has ``ip_local_port_step_width``, see :func:`~tailbite.core.selection.circle_of`.
     """
     taken = taken or PortSet()
     circle = circle_of(
@@ -189,6 +191,7 @@ def odds(
         reuse_address=reuse_address,
         own_range=own_range,
         selection=selection,
+        scatters=scatters,
     )
     law = None if circle is None else law_of(circle, port)
     candidates = set() if circle is None else set(circle.chosen)

@@ -87,6 +87,7 @@ def circle_of(
     reuse_address: bool = False,
     own_range: bool = False,
     selection: Selection = Selection.STRIDES,
+    scatters: bool = False,
 ) -> Circle | None:
     """Return the slots of one kind of client, or None if every port it could get is taken.
 
@@ -97,12 +98,16 @@ def circle_of(
         reuse_address: a client that binds first sets SO_REUSEADDR before.
         own_range: the socket has IP_LOCAL_PORT_RANGE, so ``connect()`` uses both parities (Linux 6.8).
         selection: the port selection of the system.
+        scatters: the namespace has ``ip_local_port_step_width``: a search that meets a taken port goes on at a random
+            distance, so the ports behind taken ones are not chosen more often. Without taken ports it changes nothing
+            (measured on Linux 7.2). The model takes every free port as equally likely to end such a search, which is
+            an assumption: the walk over the free ports is that of a range without the taken ones.
     """
     strides = 0 if binds_first else selection.strides
     for scans in _passes(ephemeral, binds_first, reuse_address, own_range, selection):
         ends: list[tuple[int, int] | None] = []
         for scan in scans:
-            found = scan.walk(taken)
+            found = scan.walk(taken, scatters=scatters)
             ends = (
                 [end or other for end, other in zip(ends, found, strict=True)] if len(ends) == len(found) else found
             )
@@ -141,7 +146,7 @@ class _Scan:
     step: int
     first: int
 
-    def walk(self, taken: PortSet) -> list[tuple[int, int] | None]:
+    def walk(self, taken: PortSet, *, scatters: bool = False) -> list[tuple[int, int] | None]:
         """Return for each slot the port a search from there ends at and the taken ones before it; None if at none."""
         start = self.ports.low + self.first
         slots = max(1, len(self.ports) // self.step)
@@ -151,6 +156,8 @@ class _Scan:
         blocked = set(taken & PortSet((self.ports,)))
         if not blocked:
             return [(port, 0) for port in places[:slots]]
+        if scatters and (free := [port for port in places[:slots] if port not in blocked]):
+            return [(port, 0) for port in free]
         # Where the walk goes from each place. From the extra one it wraps to the second slot, for the kernel takes
         # the rounded number of ports off.
         after = [*range(1, len(places)), 1 % len(places) if len(places) > slots else 0]

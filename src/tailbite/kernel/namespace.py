@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "CLONE_NEWNET",
+    "CLONE_NEWUSER",
     "bring_up",
     "enter_private_network",
     "entered",

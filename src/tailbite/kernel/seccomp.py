@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tailbite.kernel.libc import last_error, libc, quick_errno, quick_error, quick_libc
+from tailbite.kernel.namespace import CLONE_NEWNET
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE
 
 __all__ = [
@@ -27,9 +28,6 @@ __all__ = [
     "is_supported",
     "parse_call",
 ]
-
-CLONE_NEWNET: Final = 0x40000000
-"""unshare(2) with this flag makes a network namespace (include/uapi/linux/sched.h)."""
 
 MSG_FASTOPEN: Final = 0x20000000
 """sendto(2) with this flag connects as well (Linux 3.7, include/linux/socket.h)."""
@@ -240,8 +238,8 @@ class Listener:
     killed before the copy. Here the kernel writes straight to where the caller says.
 
     Args:
-        descriptor: what :func:`install` returned.
-        memory: room for one ``struct seccomp_notif``; it may be shared with other processes.
+        descriptor: the listener that :func:`install` returned.
+        memory: space for one ``struct seccomp_notif``; it may be shared with other processes.
 
     Attributes:
         descriptor: the same.

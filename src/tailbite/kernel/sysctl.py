@@ -12,6 +12,7 @@ import os
 from tailbite.core.ports import PortRange, PortSet
 
 __all__ = [
+    "has_random_steps",
     "read_ephemeral_range",
     "read_reserved_ports",
     "read_sysctl",
@@ -85,6 +86,15 @@ def read_sysctl(name: str) -> str | None:
             return file.read().strip()
     except OSError:
         return None
+
+
+def has_random_steps() -> bool:
+    """Tell whether ``ip_local_port_step_width`` is set (Linux 7.0 at the latest; seen on 7.2).
+
+    A search for a source port that meets a port in use or reserved then goes on at a random distance up to that width
+    instead of at the next port. Searches that meet none are not changed by it.
+    """
+    return (read_sysctl("ip_local_port_step_width") or "0") not in ("0", "1")
 
 
 def write_sysctl(name: str, value: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -230,10 +231,16 @@ def test_simultaneous_open_switched_off_makes_the_risk_a_notice() -> None:
     assert [one.code for one in examine_namespace(made_up(Sysctl("tcp_simult_connect", "1")))] == ["TB203"]
 
 
-def test_a_random_step_gives_both_parities_odds() -> None:
-    (one,) = examine_namespace(made_up(Sysctl("ip_local_port_step_width", "5")))
-    assert not any("cannot happen" in fact.words for fact in one.facts[:1])
-    assert one.severity is Severity.WARNING
+def test_random_steps_change_the_odds_of_a_port_behind_taken_ones_alone() -> None:
+    """As Linux 7.2 does with ip_local_port_step_width: parities stay, a port behind a block is one among many."""
+    plain, steps = (made_up(*more) for more in ((), (Sysctl("ip_local_port_step_width", "1000"),)))
+    assert examine_namespace(plain)[0].facts == examine_namespace(steps)[0].facts
+    reserved = PortSet((PortRange(EVEN - 200, EVEN - 1),))
+    behind, scattered = (
+        examine_namespace(replace(subject, seen=replace(subject.seen, reserved=reserved)))[0].facts[0]
+        for subject in (plain, steps)
+    )
+    assert float(str(scattered.value)) > 3 * float(str(behind.value))
 
 
 def test_what_the_kernel_lacks_is_told_and_what_is_not_known_is_not() -> None:

@@ -56,6 +56,22 @@ def test_each_way_is_recognised_in_any_range(
     assert classify_ports(chosen(selection, ephemeral, random.Random(seed), in_use), ephemeral) is selection
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_random_strides_among_many_taken_ports_are_not_taken_for_independent_choices(share: float) -> None:
+    """As on Linux 7.2 with ip_local_port_step_width: a search that meets a taken port goes on somewhere else."""
+    ephemeral, pick, size = PortRange(32768, 60999), random.Random(1), 28232
+    seen = set()
+    for _ in range(300):
+        offset, ports = pick.randrange(0, size, 2), []
+        for _ in range(CONNECTS):
+            offset += 2 * pick.randint(1, 8)
+            free = pick.random() >= share
+            ports.append(ephemeral.low + (offset % size if free else pick.randrange(0, size, 2)))
+        seen.add(classify_ports(ports, ephemeral))
+    assert seen <= {Selection.STRIDES, None}
+    assert Selection.STRIDES in seen or share > 0.5
+
+
 @given(ports=st.lists(st.integers(0, 65535), max_size=60), low=st.integers(0, 60000), size=st.integers(0, 5000))
 def test_any_ports_are_answered(ports: list[int], low: int, size: int) -> None:
     found = classify_ports(ports, PortRange(low, low + size))

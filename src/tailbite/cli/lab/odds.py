@@ -15,6 +15,7 @@ from tailbite.core.duration import spell_duration
 from tailbite.core.odds import Odds, odds
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import Selection, circle_of
+from tailbite.kernel.sysctl import has_random_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,9 +82,10 @@ def command(
     if outage is not None and outage < every:
         raise click.UsageError(f"an outage of {spell_duration(outage)} ends before the second attempt")
     (files := Files("odds", figure=figure)).check()
+    scatters = ephemeral is None and system is None and has_random_steps()
     ephemeral, reserved = _range_and_reserved(ephemeral, reserved)
     selection, evidence = _selection(system)
-    kind = {"binds_first": binds_first, "reuse_address": reuse_address, "own_range": own_range}
+    kind = {"binds_first": binds_first, "reuse_address": reuse_address, "own_range": own_range, "scatters": scatters}
     seen = odds(port, ephemeral, reserved, selection=selection, **kind)
     attempts = 0 if outage is None else int(outage / every * clients + 1e-9)
     simulated = None

@@ -87,7 +87,14 @@ def _odds_facts(found: Evaluation, evidence: SelectionEvidence | None) -> Iterat
     taken = (shot.reserved or PortSet()) | PortSet.of(shot.listening - {shot.port})
     selection = evidence.selection if evidence is not None else Selection.STRIDES
     for name, first in (("odds", False), ("odds if it binds first", True)):
-        seen = odds(shot.port, shot.ephemeral, taken, binds_first=first, selection=selection)
+        seen = odds(
+            shot.port,
+            shot.ephemeral,
+            taken,
+            binds_first=first,
+            selection=selection,
+            scatters=shot.has_random_steps,
+        )
         mean = round(seen.seconds(every=1.0), 3) if seen.is_possible else None
         yield Fact(name, mean, "s", seen.sentence(every=1.0))
     if evidence is not None and not evidence.is_measured:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from tailbite.core.address import Endpoint
 from tailbite.core.odds import Odds, odds
 from tailbite.core.ports import PortRange, PortSet, shortened
-from tailbite.core.selection import Selection
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.phrases import join_words
 from tailbite.host.explain.subject import exposed_ports, fix_command, guard_remedy, prevention_remedy
@@ -21,6 +20,7 @@ from tailbite.host.explain.subject import exposed_ports, fix_command, guard_reme
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tailbite.core.selection import Selection
     from tailbite.host.explain.subject import Service, Subject
     from tailbite.host.see.records import Process
     from tailbite.kernel.sock_diag import TcpSocket
@@ -230,13 +230,15 @@ def _sampled_odds(subject: Subject, port: int, *, binds_first: bool) -> Odds:
     seen = subject.seen
     assert seen.ephemeral is not None  # or no port is exposed
     # Ports that are held otherwise change the odds little, and would make them a computation per port.
-    way = Selection.RANDOM if (seen.sysctl("ip_local_port_step_width") or "0") != "0" else subject.selection
-    return _cached_odds(port, seen.ephemeral, seen.reserved or PortSet(), binds_first, way)
+    scatters = (seen.sysctl("ip_local_port_step_width") or "0") not in ("0", "1")
+    return _cached_odds(port, seen.ephemeral, seen.reserved or PortSet(), binds_first, subject.selection, scatters)
 
 
 @lru_cache(maxsize=256)
-def _cached_odds(port: int, ephemeral: PortRange, taken: PortSet, binds_first: bool, way: Selection) -> Odds:
-    return odds(port, ephemeral, taken, binds_first=binds_first, selection=way)
+def _cached_odds(
+    port: int, ephemeral: PortRange, taken: PortSet, binds_first: bool, way: Selection, scatters: bool
+) -> Odds:
+    return odds(port, ephemeral, taken, binds_first=binds_first, selection=way, scatters=scatters)
 
 
 def _range(subject: Subject) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 An inspection never disturbs the port. A probe that connected would be seen by a listener, and could connect to
 itself. A probe that bound the port, even for a microsecond and without listening, would make a server that starts in
 that microsecond fail with EADDRINUSE, and would drive waiting clients to other source ports. So nothing here connects
-or binds TCP at all. The kernel's tables are read, and what a bind would meet is worked out from them
+to the port or binds it. The kernel's tables are read, and what a bind would meet is worked out from them
 (:mod:`tailbite.host.explain.bind_forecast`). Whether an address belongs to this host is asked with a UDP socket
 bound to port 0: TCP and UDP have separate ports, so no TCP port is touched.
 """
@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from tailbite.host.see.abilities import lists_bound_sockets
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.other_protocols import OtherUse, other_protocol_uses
 from tailbite.host.see.records import NotVisible
 from tailbite.host.see.redirects import NO_REDIRECTS, Redirects, redirects_of
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.capabilities import CAP_NET_BIND_SERVICE, has_capability
-from tailbite.kernel.release import kernel_version
 from tailbite.kernel.sock_diag import SockDiag, TcpState
-from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
+from tailbite.kernel.sysctl import has_random_steps, read_ephemeral_range, read_reserved_ports, read_sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,6 +72,7 @@ class PortSnapshot:
         others: sockets of other protocols with the same number.
         redirects: rules that answer for the port in front of all sockets.
         not_visible: what could not be inspected.
+        has_random_steps: ``ip_local_port_step_width`` is set.
     """
 
     namespace: Namespace
@@ -87,6 +88,7 @@ class PortSnapshot:
     others: tuple[OtherUse, ...] = ()
     redirects: Redirects = NO_REDIRECTS
     not_visible: tuple[NotVisible, ...] = ()
+    has_random_steps: bool = False
 
     def in_states(self, *states: TcpState) -> tuple[PortUse, ...]:
         """Return the uses in these states."""
@@ -154,10 +156,11 @@ def _inspect_here(port: int, namespace: Namespace) -> PortSnapshot:
         reserved=inspection.read("the reserved ports", read_reserved_ports),
         privileged_below=int(start) if start and start.isdigit() else 1024,
         may_bind_privileged=has_capability(CAP_NET_BIND_SERVICE),
-        sees_bound=kernel_version() >= (6, 8),
+        sees_bound=lists_bound_sockets(),
         others=other_protocol_uses(port),
         redirects=redirects_of(port),
         not_visible=tuple(inspection.not_visible),
+        has_random_steps=has_random_steps(),
     )
 
 

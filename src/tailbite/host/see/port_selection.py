@@ -1,8 +1,8 @@
 """The running kernel's way to choose source ports, measured with refused connects to a port of our own.
 
 The release number does not tell it: the stride commit ca7af0402550 (Linux 5.18) was taken into stable kernels of
-2022, so Debian's 5.10.46 and 5.10.262 differ while ``uname -r`` is 5.10.0 for both. ``ip_local_port_step_width``
-changes it in a namespace of its own.
+2022, so Debian's 5.10.46 and 5.10.262 differ while ``uname -r`` is 5.10.0 for both. Where
+``ip_local_port_step_width`` is set, a search that meets a taken port goes on at a random distance.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ CONNECTS = 48
 
 FEWEST_SLOTS = 128
 """In a smaller range strides of 2 to 16 and independent choices look alike."""
+
+FEWEST_SHORT = 12
+"""Short steps of one parity that tell random strides from steps of two: twelve of which half differ."""
 
 _MOST_ALIKE = 0.75
 _LONGEST_STRIDE = 16
@@ -98,6 +101,9 @@ def classify_ports(ports: Sequence[int], ephemeral: PortRange) -> Selection | No
     short = sum(count for step, count in steps.items() if step % 2 == 0 and 0 < step <= _LONGEST_STRIDE)
     if short >= _MOST_ALIKE * total:
         return Selection.STRIDES
+    if len({port % 2 for port in ports}) == 1:  # random ones would have both parities: Linux, and many ports taken
+        is_mixed = max(steps[step] for step in range(2, _LONGEST_STRIDE + 1, 2)) <= short / 2
+        return Selection.STRIDES if is_mixed and short >= FEWEST_SHORT else None
     # A port in use lengthens a step. Where that happens at most steps, nothing can be said.
     near = sum(count for step, count in steps.items() if step <= 4 * _LONGEST_STRIDE)
     return None if near >= _MOST_ALIKE * total else Selection.RANDOM
