@@ -177,6 +177,7 @@ def test_a_wrong_command_is_noticed(text: str, fault: str | None) -> None:
     assert fault_of_command(text) == fault
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("page", [page for page in OWN if any(block.is_run for block in blocks_of(page))])
 def test_the_commands_of_a_page_end_as_it_says(page: str, tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def scene_of(page: str) -> Iterator[None]:
 
 
 def run_python(block: Block, folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", block.text], capture_output=True, text=True, timeout=60, cwd=folder)
+    done = subprocess.run([sys.executable, "-c", block.text], capture_output=True, text=True, timeout=300, cwd=folder)
     assert done.returncode == 0, f"{block.page}:{block.line}\n{done.stderr}"
 
 
@@ -218,7 +219,7 @@ def run_command(line: str, block: Block, folder: Path) -> None:
     environment = {**os.environ, "PATH": f"{sys.executable.rpartition('/')[0]}:{os.environ['PATH']}"}
     environment.pop("PYTEST_ADDOPTS", None)
     done = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=100, cwd=folder, env=environment
+        ["sh", "-c", command], capture_output=True, text=True, timeout=300, cwd=folder, env=environment
     )
     assert done.returncode in allowed, f"{block.page}:{block.line}: {command}\n{done.stdout}\n{done.stderr}"
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import tailbite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -55,6 +60,97 @@ def test_the_page_lists_every_public_name_and_is_what_the_source_says() -> None:
 def test_every_public_name_is_explained(module: str) -> None:
     for name in api.public_names(module):
         assert api.first_line_of(module, name), f"{module}.{name} has no docstring"
+
+
+MADE_BY_TAILBITE = {"Connection", "AsyncConnection", "Guard"}
+"""Classes that users get and do not make; the docstring of the function that makes one explains the arguments."""
+
+SAME_AS_FUNCTION = {"Connections": "connections"}
+
+
+def parameters_of(arguments: ast.arguments, skip: int) -> set[str]:
+    plain = [*arguments.posonlyargs, *arguments.args][skip:]
+    return {each.arg for each in [*plain, *arguments.kwonlyargs, *filter(None, [arguments.vararg])]}
+
+
+def unexplained(names: set[str], docstring: str) -> set[str]:
+    """Return the parameters that a docstring neither lists nor names in its text."""
+    listed = {
+        name.strip(" *")
+        for line in re.findall(r"^ +([\w*, ]+): ", docstring, re.MULTILINE)
+        for name in line.split(",")
+    }
+    return {name for name in names if name not in listed and f"``{name}``" not in docstring}
+
+
+def parts_with_parameters(module: str, name: str) -> Iterator[tuple[str, set[str], str]]:
+    """Yield a public name's function, constructor and methods: name, parameters, docstring."""
+    where = api.definition_of(module, name)
+    node = api.statements(where.module).get(where.name)
+    docstring = api.docstring_after(*where) if node is not None else ""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        yield name, parameters_of(node.args, 0), docstring
+    if not isinstance(node, ast.ClassDef):
+        return
+    is_record = any("dataclass" in ast.unparse(each) for each in node.decorator_list)
+    fields = {
+        each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+    if is_record:
+        yield name, {field for field in fields if not field.startswith("_")}, docstring
+    for method in node.body:
+        if not isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        own = ast.get_docstring(method) or ""
+        if method.name == "__init__" and name not in MADE_BY_TAILBITE | SAME_AS_FUNCTION.keys():
+            yield name, parameters_of(method.args, 1), docstring + own
+        elif not method.name.startswith("_"):
+            skip = 0 if "staticmethod" in {ast.unparse(each) for each in method.decorator_list} else 1
+            yield f"{name}.{method.name}", parameters_of(method.args, skip), own
+
+
+@MODULES
+def test_every_parameter_and_every_method_is_explained(module: str) -> None:
+    verifier = api.docstring_after("tailbite.verifiers.verification", "Verifier")
+    assert "name, timeout, spends" in verifier
+    shared = {"name", "timeout", "spends"} if module == "tailbite.verify" else set()
+    faults = []
+    for name in api.public_names(module):
+        for part, names, docstring in parts_with_parameters(module, name):
+            by_loops = part in ("FakeNetwork.open", "FakeNetwork.verify", "FakeNetwork.asynchronous")
+            refers = docstring.startswith("See :class:")
+            if not docstring:
+                faults.append(f"{module}.{part} has no docstring")
+            elif not by_loops and not refers and (missing := unexplained(names - shared, docstring)):
+                faults.append(f"{module}.{part} does not explain {', '.join(sorted(missing))}")
+    assert not faults, "\n".join(faults)
+
+
+def test_the_reference_has_every_error_and_every_setting_of_a_loop() -> None:
+    text = api.PAGE.read_text()
+    section = text.partition("### tailbite.connections\n")[2].partition("\n### ")[0]
+    settings = api.statements("tailbite.reconnect.arguments")["LoopSettings"]
+    assert isinstance(settings, ast.ClassDef)
+    names = {
+        each.target.id
+        for each in settings.body
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+    assert len(names) > 15
+    assert not [name for name in names if f"- `{name}`: " not in section]
+    assert "- `GaveUpError`: " in section
+
+
+@pytest.mark.parametrize(
+    ("docstring", "missing"),
+    [
+        ("Do it.", {"a", "b"}),
+        ("Do it.\n\nArgs:\n    a: the first.", {"b"}),
+        ("Do ``a``.\n\nArgs:\n    b: it.", set()),
+    ],
+)
+def test_a_parameter_without_explanation_is_noticed(docstring: str, missing: set[str]) -> None:
+    assert unexplained({"a", "b"}, docstring) == missing
 
 
 def public_definitions() -> set[api.Definition]:

@@ -24,6 +24,8 @@ from tailbite.kernel.sysctl import write_ephemeral_range
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.timeout(400)
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -73,7 +75,7 @@ def test_its_python_runs_against_a_server(code: str) -> None:
     called = "\nimport asyncio\nasyncio.run(main())\n" if "async def main" in code else ""
     with echo_server():
         done = subprocess.run(
-            [sys.executable, "-c", given + code + called], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", given + code + called], capture_output=True, text=True, timeout=300
         )
     assert done.returncode == 0, done.stderr
 
@@ -83,7 +85,7 @@ def test_its_python_runs_against_a_server(code: str) -> None:
 def test_its_commands_end_as_it_says(command: str, status: int, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, timeout=100, cwd=tmp_path, env=environment
+        ["sh", "-c", command], capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment
     )
     assert done.returncode == status, done.stderr
     assert shlex.split(command)
@@ -103,7 +105,7 @@ def test_why_says_what_it_shows() -> None:
             pass
         write_ephemeral_range(PortRange(9000, 65500))
         done = subprocess.run(
-            [sys.executable, "-m", "tailbite", "why", str(PORT)], capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "tailbite", "why", str(PORT)], capture_output=True, text=True, timeout=300
         )
     (shown,) = re.findall(r"^```\n(TB101 .*?)^```$", README, re.DOTALL | re.MULTILINE)
     assert words(shown) in words(done.stdout)

@@ -1,7 +1,7 @@
-"""Generator of docs/api.md, the list of every public name: ``make api``; with ``--check`` it only compares.
+"""Generator of docs/api.md, the API reference: ``make api``; with ``--check`` it only compares.
 
-Every entry comes from the source: the name's signature, the first line of its docstring, and the version it came with
-(:data:`NEW`). The signatures are read from the source text, because annotations name types that are imported for
+Every entry comes from the source: the name's signature, its docstring, its public methods, and the version it came
+with (:data:`NEW`). The signatures are read from the source text, because annotations name types that are imported for
 type checkers alone; so the list, and the test that uses this module, see what an editor sees.
 """
 
@@ -13,7 +13,12 @@ import importlib
 import re
 import sys
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from docstrings import details_of, inline_markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "api.md"
@@ -54,7 +59,8 @@ NEW: Final[dict[str, dict[str, str]]] = {
 
 INTRODUCTION: Final = (
     "The names below are public. Every other module and name is internal, and may change in any release. "
-    "`help(tailbite.connections)`, and an editor, show the full text of each: parameters, units, errors."
+    "`help(tailbite.connections)`, and an editor, show the same text. Times are in seconds unless the text names "
+    "another unit. *Since* is the version that a name came with."
 )
 
 
@@ -170,9 +176,7 @@ def since(module: str, name: str) -> str:
 
 def first_sentence(text: str) -> str:
     """Return the beginning of a docstring as one line, with Markdown's code for that of reStructuredText."""
-    line = " ".join(text.split("\n\n")[0].split())
-    line = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", line).replace("``", "`")
-    return line.replace("|", r"\|")
+    return inline_markdown(" ".join(text.split("\n\n")[0].split()))
 
 
 def first_line_of(module: str, name: str) -> str:
@@ -200,12 +204,65 @@ def page() -> str:
         introduction = first_sentence(ast.get_docstring(parsed(module)) or "")
         lines += ["", f"## {module}", "", introduction, "", "| name | since | |", "|---|---|---|"]
         for name in public_names(module):
-            lines.append(f"| `{name}` | {since(module, name)} | {first_line_of(module, name)} |")
+            lines.append(f"| `{name}` | {since(module, name)} | {_cell(first_line_of(module, name))} |")
         for name in public_names(module):
-            where = definition_of(module, name)
-            if where.name in statements(where.module) and (text := signature(*where)):
-                lines += ["", f"### {module}.{name}", "", "```text", *_wrapped(name, text), "```"]
+            lines += _entry(module, name)
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _entry(module: str, name: str) -> list[str]:
+    """Return the section about a name; none for what the table says completely."""
+    where = definition_of(module, name)
+    node = statements(where.module).get(where.name)
+    if node is None:
+        return []
+    text = signature(*where)
+    details = details_of(docstring_after(*where))
+    members = list(_members(node, name)) if isinstance(node, ast.ClassDef) else []
+    if not (text or details or members):
+        return []
+    lines = ["", f"### {module}.{name}"]
+    if text:
+        lines += ["", "```text", *_wrapped(name, text), "```"]
+    lines += ["", first_line_of(module, name)]
+    lines += ["", *details] if details else []
+    return [*lines, *members]
+
+
+def _members(node: ast.ClassDef, name: str) -> Iterator[str]:
+    """Yield the values of an enumeration, and the public methods and properties of a class."""
+    if any(ast.unparse(base).endswith(("Enum", "Flag")) for base in node.bases):
+        yield from ("", "**Values**", "", *_values(node))
+    for each in node.body:
+        if not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) or each.name.startswith("_"):
+            continue
+        kinds = {ast.unparse(decorator) for decorator in each.decorator_list}
+        if "overload" in kinds or any(kind.endswith((".setter", "overload")) for kind in kinds):
+            continue
+        docstring = ast.get_docstring(each) or ""
+        yield from ("", f"#### {name}.{each.name}", "")
+        if "property" not in kinds:
+            skipped = 0 if "staticmethod" in kinds else 1
+            result = f" -> {ast.unparse(each.returns)}" if each.returns else ""
+            yield from ("```text", *_wrapped(each.name, _arguments(each.args, skipped) + result), "```", "")
+        yield first_sentence(docstring)
+        if details := details_of(docstring):
+            yield from ("", *details)
+
+
+def _values(node: ast.ClassDef) -> Iterator[str]:
+    for each, after in zip(node.body, [*node.body[1:], None], strict=True):
+        match each:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name.isupper():
+                text = ""
+                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                    text = f": {first_sentence(str(after.value.value))}"
+                shown = f" = `{ast.unparse(value)}`" if isinstance(value, ast.Constant) else ""
+                yield f"- `{name}`{shown}{text}"
 
 
 def _wrapped(name: str, text: str) -> list[str]:

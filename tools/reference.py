@@ -26,6 +26,8 @@ from tailbite.cli.group import tailbite as root_command
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from prometheus_client import Metric
+    from prometheus_client.registry import Collector
     from tree import Command
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
@@ -241,20 +243,62 @@ def _errors() -> str:
 
 
 def _metrics() -> str:
-    from prometheus_client import CollectorRegistry
-
-    registry = CollectorRegistry()
-    hooks.prometheus(registry)
-    rows = [
-        (f"`{family.name}{'_total' if family.type == 'counter' else ''}`", family.type, family.documentation)
-        for family in registry.collect()
+    header = ("metric", "type", "labels", "meaning")
+    body = [
+        "## tailbite exporter",
+        "",
+        "[Watch a machine](../watch.md) explains the labels. The exporter also has the `process_*` of its own.",
+        "",
+        *_table(header, _metric_rows(_exporter_families())),
+        "",
+        "## tailbite.hooks.prometheus()",
+        "",
+        "For applications with [persistent connections](../persistent.md).",
+        "",
+        *_table(header, _metric_rows(_hook_families())),
     ]
-    return _page(
-        "Metrics",
-        "Metrics of `tailbite.hooks.prometheus()`, for applications with persistent connections. Every one has the "
-        "label `target`.",
-        _table(("metric", "type", "meaning"), rows),
+    return _page("Metrics", "Metrics for Prometheus: of the exporter, and of applications.", body)
+
+
+def _exporter_families() -> Iterator[Metric]:
+    from tailbite.core.ports import PortRange, PortSet
+    from tailbite.host.see.records import Namespace, NamespaceKind
+    from tailbite.watch.inspector import InspectionRound, NamespaceReport
+    from tailbite.watch.metrics import ExporterState, StateCollector
+    from tailbite.watch.records import SourceKind, SourceState
+
+    own = NamespaceReport(
+        Namespace(1, NamespaceKind.OWN, "own"), ephemeral=PortRange(32768, 60999), reserved=PortSet.parse("")
     )
+    found = InspectionRound(0.0, 0.0, 0.0, (own,), {1: own}, 0, 0, 0, ())
+    return StateCollector(ExporterState(SourceState(SourceKind.BPF), last_round=found)).collect()
+
+
+def _hook_families() -> Iterator[Metric]:
+    """Yield the metrics of the hook, with the names of their labels."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import Metric
+
+    class Registry(CollectorRegistry):
+        def register(self, collector: Collector) -> None:
+            super().register(collector)
+            collectors.append(collector)
+
+    collectors: list[Collector] = []
+    hooks.prometheus(Registry())
+    for collector in collectors:
+        for family in collector.collect():
+            labelled = Metric(family.name, family.documentation, family.type)
+            labelled._labelnames = collector._labelnames  # type: ignore[attr-defined]
+            yield labelled
+
+
+def _metric_rows(families: Iterable[Metric]) -> Iterator[tuple[str, ...]]:
+    for family in families:
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = getattr(family, "_labelnames", ()) or [label for each in family.samples for label in each.labels]
+        named = ", ".join(f"`{label}`" for label in labels)
+        yield f"`{family.name}{suffix}`", family.type, named, family.documentation
 
 
 def _findings() -> str:

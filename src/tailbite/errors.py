@@ -296,6 +296,9 @@ class NamespaceUnavailable(TailbiteError, OSError):  # noqa: N818 - named like B
 
     Attributes:
         reason: one sentence that names the setting or the missing privilege.
+
+    Args:
+        number: the errno of the system call.
     """
 
     def __init__(self, number: int, reason: str) -> None:
@@ -314,6 +317,9 @@ class NetlinkError(TailbiteError, OSError):
 
     Attributes:
         request: the request, in words.
+
+    Args:
+        number: the errno of the kernel's answer.
     """
 
     def __init__(self, number: int, request: str) -> None:

@@ -76,9 +76,10 @@ def test_the_browser_finds_wide_pages_and_unreadable_text(tmp_path: Path, peer: 
     assert not any(fault.startswith("wide.html (1280") and "pixels wide" in fault for fault in faults)
 
 
+@pytest.mark.timeout(900)
 def test_reference_pages_match_the_product() -> None:
     """All of docs/reference, and docs/findings/index.md."""
     done = subprocess.run(
-        [sys.executable, "tools/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=110
+        [sys.executable, "tools/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=800
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -185,7 +185,13 @@ class ConnectionToItself:
 
 @dataclass(frozen=True, slots=True)
 class StateSpan:
-    """A socket on P was seen in this state from start to end (sock_diag, polled)."""
+    """A socket on P was seen in one state, by polling sock_diag.
+
+    Attributes:
+        state: the TCP state, such as ESTABLISHED.
+        start: the first time it was seen, in seconds since the client's first dial.
+        end: the last time it was seen.
+    """
 
     state: str
     start: float

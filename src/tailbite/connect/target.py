@@ -30,6 +30,10 @@ class Target:
     def of(cls, address: Any, port: int | str | None = None) -> Target:
         """Make a target of ``("db", 5432)``, of ``"db", 5432``, or of the path of a Unix socket.
 
+        Args:
+            address: a pair of host and port, a host, or the path of a Unix socket.
+            port: the port, or the name of a service, if ``address`` is a host.
+
         Raises:
             TypeError: the address has another type.
             ValueError: the port is not a port number, or the path is too long for the kernel.

@@ -55,6 +55,9 @@ class Endpoint:
     def from_sockaddr(cls, sockaddr: Any) -> Endpoint:
         """Make an endpoint of the tuple that ``getsockname`` or ``getpeername`` returns for AF_INET or AF_INET6.
 
+        Args:
+            sockaddr: a tuple of host and port, for AF_INET6 also flow label and scope.
+
         Raises:
             ValueError: the host is not an IP address, or the tuple is not a sockaddr of those families.
         """

@@ -34,6 +34,9 @@ class PortRange:
     def parse(cls, text: str) -> PortRange:
         """Read ``"9000-65500"``, or the two numbers of ``ip_local_port_range``.
 
+        Args:
+            text: the two ports, with a hyphen or blanks between them.
+
         Raises:
             ValueError: the text is neither.
         """

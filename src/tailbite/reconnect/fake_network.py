@@ -45,7 +45,12 @@ _S = TypeVar("_S")
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The attempt is refused after ``after`` seconds, or fails with another errno."""
+    """The attempt is refused, or fails with another errno.
+
+    Attributes:
+        after: virtual seconds until the attempt ends.
+        number: the errno; ECONNREFUSED if not given.
+    """
 
     after: float = 0.0
     number: int = errno.ECONNREFUSED
@@ -124,7 +129,11 @@ class FakeNetwork:
         return self._now
 
     def sleep(self, seconds: float) -> None:
-        """Let virtual time pass."""
+        """Let virtual time pass.
+
+        Args:
+            seconds: how much.
+        """
         self._now += seconds
 
     def open(self, target: Target, options: Options, timeout: float) -> tuple[socket.socket, str, str]:

@@ -36,12 +36,20 @@ _KINDS: Mapping[type[events.Event], tuple[str, int]] = {
 
 
 def event_name(event: events.Event) -> str:
-    """Return the event's name in lower case: ``self_connected``."""
+    """Return the event's name in lower case: ``self_connected``.
+
+    Args:
+        event: a record of :mod:`tailbite.events`.
+    """
     return _KINDS[type(event)][0]
 
 
 def fields(event: events.Event) -> dict[str, Any]:
-    """Return the event's data under flat names, for structured logs: numbers, text and the exception."""
+    """Return the event's data under flat names, for structured logs: numbers, text and the exception.
+
+    Args:
+        event: a record of :mod:`tailbite.events`.
+    """
     found = {name: getattr(event, name) for name in event.__dataclass_fields__ if name not in ("at", "target")}
     return {"target": str(event.target), **found}
 
@@ -111,7 +119,7 @@ def prometheus(registry: Any = None) -> Hook:
     )
     lost = Counter("tailbite_connections_lost", "Connections that ended.", **where)
     given_up = Counter("tailbite_connections_given_up", "Loops that gave up.", **where)
-    open_now = Gauge("tailbite_connections_open", "Connections there are.", **where)
+    open_now = Gauge("tailbite_connections_open", "Open connections.", **where)
     took = Histogram("tailbite_connect_seconds", "Seconds from the beginning of an attempt to a connection.", **where)
 
     def hook(event: events.Event) -> None:

@@ -33,6 +33,13 @@ class TLS:
     The certificate is not checked unless you pass a context that does: this asks whether a TLS server is there, and
     leaves trust to the connection that is made for use. A server that wants a certificate of the client is believed.
     The connection is spent. For a connection that is to *be* TLS, use ``ssl=`` and not this.
+
+    Attributes:
+        inside: the verifier that talks inside the TLS session; None for the handshake alone.
+        context: the context of the handshake; None for one that checks no certificate.
+        server_hostname: the name that the handshake asks for (SNI); None for the host of the target.
+        timeout: seconds for the whole conversation.
+        spends: True: the caller gets a second connection.
     """
 
     inside: Verifier | None = None

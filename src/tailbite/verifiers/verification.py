@@ -3,21 +3,7 @@
 A connection that was accepted is not yet the server: it may be another program on that port, a proxy without a
 backend, or, through something tailbite does not guard, an echo. A *verifier* talks with the peer first, and only
 then is the connection delivered. It does no I/O: it is a generator that asks for bytes, so the same one runs
-in every shell, and in a test without a socket::
-
-    class Greeting:
-        name, timeout, spends = "greeting", 5.0, False
-
-        def talk(self, target):
-            data = b""
-            while b"\\n" not in data:
-                more = yield Receive()
-                if not more:
-                    raise VerifyError("closed", "it closed the connection before its greeting")
-                data += more
-            if not data.startswith(b"hello"):
-                raise VerifyError("protocol", f"it greets with {data[:20]!r} and not with hello")
-            return data                     # not read by us: the greeting is the caller's to read
+in every shell, and in a test without a socket. :class:`Verifier` has an example.
 
 A generator returns a tail of the bytes it received: those that belong to the caller, who gets them from the stream
 as if nobody had read them. Each shell has its own way:
@@ -73,7 +59,23 @@ Conversation: TypeAlias = "Generator[Send | Receive, bytes, bytes]"
 class Verifier(Protocol):
     """A test that tells the server that was asked for from every other program that accepts connections.
 
-    It holds no state of a connection (``talk`` does), so one object serves any number of them.
+    It holds no state of a connection (``talk`` does), so one object serves any number of them. A verifier of your own
+    is a class with these four names, whose ``talk`` is a generator. It yields ``Send(data)`` and ``Receive()`` of
+    :mod:`tailbite.verify`, and returns those of the received bytes that belong to the caller::
+
+        class Greeting:
+            name, timeout, spends = "greeting", 5.0, False
+
+            def talk(self, target):
+                data = b""
+                while b"\\n" not in data:
+                    more = yield Receive()
+                    if not more:
+                        raise VerifyError("closed", "it closed the connection before its greeting")
+                    data += more
+                if not data.startswith(b"hello"):
+                    raise VerifyError("protocol", f"it greets with {data[:20]!r} and not with hello")
+                return data  # the greeting is the caller's to read
     """
 
     @property
@@ -92,7 +94,10 @@ class Verifier(Protocol):
         ...
 
     def talk(self, target: Target) -> Conversation:
-        """Start a conversation with the server at ``target``.
+        """Start a conversation with a server.
+
+        Args:
+            target: the server, for protocols that name it, such as HTTP.
 
         Raises:
             VerifyError: (from the generator) the peer is not that server, or not yet.
