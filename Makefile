@@ -124,7 +124,8 @@ cpython: dev
 fuzz: dev
 	$(BIN)/python tools/fuzz.py --seconds 60
 
-# The real clients that the catalogue knows: Debian's with apt-get (as root), PyPI's and npm's below .peers/.
+# The real clients that the catalogue knows: Debian's with apt-get (as root), PyPI's and npm's below .peers/. Debian starts
+# some of its daemons: use a machine or a container that may be thrown away.
 peers: dev
 	$(BIN)/python tools/peers.py .peers
 

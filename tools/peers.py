@@ -1,7 +1,9 @@
 """Installation of the clients of the audit's catalogue: ``make peers``. Each entry names its package.
 
 Debian packages are installed if we are root, else the command is printed. PyPI's and npm's packages go into a folder
-of their own, which ``$TAILBITE_PEERS`` names to ``tailbite audit``. Packages that could not be installed are named.
+of their own, which ``$TAILBITE_PEERS`` names to ``tailbite audit``. A Debian package that conflicts with another one
+(``deb:`` in its entry) is unpacked there, and only its dependencies are installed. Packages that could not be
+installed are named.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from tailbite.audit.catalogue import load_entries
 
 
 def packages_by_registry() -> dict[str, list[str]]:
-    """Return the packages by registry: apt, pip, npm."""
+    """Return the packages by registry: apt, deb, pip, npm."""
     found: dict[str, set[str]] = defaultdict(set)
     for entry in load_entries(["all"]):
         registry, colon, names = entry.install.partition(":")
@@ -43,6 +46,21 @@ def install(command: list[str], packages: list[str]) -> list[str]:
     return [package for package in packages if not succeeds([*command, package])]
 
 
+def unpack(folder: Path, package: str) -> bool:
+    """Unpack a Debian package into a folder, and install what it depends on; True if both went well."""
+    if folder.is_dir():
+        return True
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        subprocess.run(["apt-get", "download", "-q", package], cwd=scratch, stdin=subprocess.DEVNULL, check=False)
+        for file in Path(scratch).glob("*.deb"):
+            shown = ["dpkg-deb", "--field", str(file), "Depends"]
+            depends = subprocess.run(shown, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+            satisfy = ["apt-get", "satisfy", "-y", "-q", "--no-install-recommends", depends]
+            return succeeds(satisfy) and succeeds(["dpkg-deb", "--extract", str(file), str(folder)])
+    return False
+
+
 def main(folder: Path) -> int:
     """Install, and return 1 if a package could not be installed."""
     packages = packages_by_registry()
@@ -52,8 +70,10 @@ def main(folder: Path) -> int:
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         succeeds(["apt-get", "update", "-q"])
         missing += install(apt, packages.get("apt", []))
+        missing += [name for name in packages.get("deb", []) if not unpack(folder / "deb" / name, name)]
     else:
         print("run as root:", " ".join([*apt, *packages.get("apt", [])]))
+        missing += packages.get("deb", [])
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)

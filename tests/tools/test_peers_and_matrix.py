@@ -35,7 +35,7 @@ def test_the_catalogue_is_as_large_as_promised_and_every_client_can_be_had() -> 
     assert len(entries) >= 380
     for entry in entries:
         registry, colon, names = entry.install.partition(":")
-        assert colon == "" or (registry in ("apt", "pip", "npm") and names.strip()), entry.name
+        assert colon == "" or (registry in ("apt", "deb", "pip", "npm") and names.strip()), entry.name
 
 
 def test_the_postgresql_group_is_complete() -> None:
@@ -48,7 +48,7 @@ def test_the_postgresql_group_is_complete() -> None:
 
 def test_packages_are_named_once_per_registry() -> None:
     packages = tool("peers").packages_by_registry()
-    assert set(packages) == {"apt", "pip", "npm"}
+    assert set(packages) == {"apt", "deb", "pip", "npm"}
     assert "redis-tools" in packages["apt"]
     assert "pg" in packages["npm"]
     assert all(len(names) == len(set(names)) for names in packages.values())
