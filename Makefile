@@ -136,21 +136,21 @@ matrix: dev
 
 # What is released: both wheels, the source, the single file, and the packages for Debian and RPM systems.
 dist: dev
-	PYTHONPATH=tools $(BIN)/python -m dist
+	PYTHONPATH=tools $(BIN)/python -m release
 
 # The packages installed, used, upgraded and removed in a Debian of their own (root, mmdebstrap, Debian's archive).
 try-packages: dev
-	PYTHONPATH=tools $(BIN)/python -m dist.try_packages $(TRY_ARGS)
+	PYTHONPATH=tools $(BIN)/python -m release.try_packages $(TRY_ARGS)
 
 # The container image, in podman's store below .peers/image (root). BASE=IMAGE builds on another base; try-image builds
 # on a Debian made by mmdebstrap, so that no registry is needed, and runs the image on the network of its own host.
 image: dev
-	PYTHONPATH=tools unshare --mount $(BIN)/python -m dist.image --store .peers/image $(if $(BASE),--base $(BASE))
+	PYTHONPATH=tools unshare --mount $(BIN)/python -m release.image --store .peers/image $(if $(BASE),--base $(BASE))
 
 try-image: dev
-	PYTHONPATH=tools unshare --mount $(BIN)/python -m dist.image --store .peers/image --rootfs .peers/rootfs
+	PYTHONPATH=tools unshare --mount $(BIN)/python -m release.image --store .peers/image --rootfs .peers/rootfs.tar
 	PYTHONPATH=tools unshare --mount --net sh -c 'ip link set lo up; exec "$$@"' sh \
-	  $(BIN)/python -m dist.image --store .peers/image --try
+	  $(BIN)/python -m release.image --store .peers/image --try
 
 # deploy/ with the engines it is for: Ansible on three hosts that speak ssh, Helm. Root, in namespaces of its own.
 ENGINES := .venv-deploy

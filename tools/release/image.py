@@ -1,0 +1,119 @@
+"""``make image`` and ``make try-image``: the container image, built and run by podman with a store of its own.
+
+The image has the application folder and the command of the packages on a base with Python. ``make try-image`` builds
+on a Debian made by mmdebstrap, so that no registry is needed, and uses the image on the network of its host.
+Both need root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from time import monotonic, sleep
+
+from release import application, rootfs, system_tree
+from release.project import ROOT, run, version
+from release.wheels import build_wheels
+
+LOCAL_BASE = "localhost/tailbite-base"
+PORT, METRICS_PORT = 40000, 9745
+SELF_CONNECTS = "tailbite_self_connects"
+
+
+def main() -> None:
+    """Build the image, or try the one that was built."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--store", type=Path, required=True, help="the folder of podman's images")
+    options.add_argument("--base", help="the image to build on; default: that of the Containerfile")
+    options.add_argument("--rootfs", type=Path, help="build on a Debian made by mmdebstrap; this is its archive")
+    options.add_argument("--try", action="store_true", dest="is_trial", help="use the image that was built")
+    given = options.parse_args()
+    if os.geteuid() != 0 or shutil.which("podman") is None:
+        sys.exit("this needs root and podman (Debian's package podman)")
+    podman = podman_command(given.store)
+    if given.is_trial:
+        try_image(podman)
+        return
+    base = given.base
+    if given.rootfs is not None:
+        rootfs.make_rootfs(given.rootfs)
+        run(*podman, "import", given.rootfs, LOCAL_BASE)
+        base = LOCAL_BASE
+    build(podman, base)
+
+
+def podman_command(store: Path) -> tuple[str, ...]:
+    """Return podman with its images in a folder of the project and its state in a temporary one."""
+    state = Path(tempfile.gettempdir()) / "tailbite-podman"
+    # Neither systemd nor overlay is there in a container or a sandbox.
+    folders = ("--root", str(store.resolve()), "--runroot", str(state), "--tmpdir", str(state / "tmp"))
+    return ("podman", *folders, "--cgroup-manager", "cgroupfs", "--storage-driver", "vfs", "--events-backend", "none")
+
+
+def build(podman: tuple[str, ...], base: str | None) -> None:
+    """Build ``tailbite:VERSION`` and ``tailbite:latest``."""
+    with tempfile.TemporaryDirectory(prefix="tailbite-image-") as name:
+        context = Path(name)
+        (context / "wheels").mkdir()
+        application.lay_out(context / "app", build_wheels(context / "wheels"))
+        system_tree.write(context / "tailbite", system_tree.COMMAND.encode(), 0o755)
+        arguments = ["--build-arg", f"VERSION={version()}", *(["--build-arg", f"BASE={base}"] if base else [])]
+        tags = ("--tag", f"tailbite:{version()}", "--tag", "tailbite:latest")
+        file = ROOT / "deploy/image/Containerfile"
+        run(
+            *podman, "build", "--isolation", "chroot", "--network", "host", *arguments, *tags, "--file", file, context
+        )
+    print(run(*podman, "images", "--noheading", "tailbite"), end="")
+
+
+def try_image(podman: tuple[str, ...]) -> None:
+    """Find a self-connect of the host from the image, and count it in the exporter as an unprivileged user."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", PORT))
+    holder.connect(("127.0.0.1", PORT))
+    container = ("run", "--rm", "--network", "host", "--cgroups", "disabled", "--security-opt", "seccomp=unconfined")
+    command = [*podman, *container, "tailbite:latest"]
+    done = subprocess.run([*command, "scan", "--json"], check=False, stdout=subprocess.PIPE, text=True)
+    found = [each["endpoint"] for each in json.loads(done.stdout)["self_connects"]]
+    report("scan in the image finds the self-connect of its host", found == [f"127.0.0.1:{PORT}"])
+    with subprocess.Popen([*command, "exporter"]) as exporter:
+        try:
+            text = metrics()
+        finally:
+            exporter.terminate()
+    counted = [line for line in text.splitlines() if line.startswith(SELF_CONNECTS) and line.endswith(" 1.0")]
+    report("the exporter of the image counts it, as user 65534", bool(counted))
+    report("the exporter ends when it is told to", exporter.returncode in (0, 143))
+
+
+def metrics() -> str:
+    """Return what the exporter answers, as soon as it does."""
+    end = monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=5) as answer:
+                text: str = answer.read().decode()
+                return text
+        except OSError:
+            if monotonic() > end:
+                sys.exit("the exporter did not answer in 60 s")
+            sleep(0.2)
+
+
+def report(claim: str, holds: bool) -> None:
+    """Print a claim that holds; end with status 1 if it does not."""
+    if not holds:
+        sys.exit(f"not so: {claim}")
+    print(claim)
+
+
+if __name__ == "__main__":
+    main()
