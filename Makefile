@@ -145,12 +145,11 @@ try-packages: dev
 # The container image, in podman's store below .peers/image (root). BASE=IMAGE builds on another base; try-image builds
 # on a Debian made by mmdebstrap, so that no registry is needed, and runs the image on the network of its own host.
 image: dev
-	PYTHONPATH=tools unshare --mount $(BIN)/python -m release.image --store .peers/image $(if $(BASE),--base $(BASE))
+	PYTHONPATH=tools $(BIN)/python -m release.image --store .peers/image $(if $(BASE),--base $(BASE))
 
 try-image: dev
-	PYTHONPATH=tools unshare --mount $(BIN)/python -m release.image --store .peers/image --rootfs .peers/rootfs.tar
-	PYTHONPATH=tools unshare --mount --net sh -c 'ip link set lo up; exec "$$@"' sh \
-	  $(BIN)/python -m release.image --store .peers/image --try
+	PYTHONPATH=tools $(BIN)/python -m release.image --store .peers/image --rootfs .peers/rootfs.tar
+	PYTHONPATH=tools $(BIN)/python -m release.image --store .peers/image --try
 
 # deploy/ with the engines it is for: Ansible on three hosts that speak ssh, Helm. Root, in namespaces of its own.
 ENGINES := .venv-deploy

@@ -67,8 +67,8 @@ def pack(folder: Path, file: Path) -> None:
     with file.open("wb") as out:
         out.write(b"#!/usr/bin/env python3\n")
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (year, month, day, hour, minute, second))
+            for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()):
+                entry = zipfile.ZipInfo(name, (year, month, day, hour, minute, second))
                 entry.external_attr = 0o644 << 16
-                archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
+                archive.writestr(entry, (folder / name).read_bytes(), zipfile.ZIP_DEFLATED, 9)
     file.chmod(0o755)

@@ -64,6 +64,7 @@ def contents(folder: Path) -> dict[str, str]:
         "var/lib/dpkg",
         "var/lib/rpm",
         "usr/lib/sysimage/rpm",
+        "root/.rpmdb",
         "var/log",
         "var/cache",
         "proc",

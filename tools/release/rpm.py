@@ -15,6 +15,10 @@ PYTHONS = " or ".join(["python3 >= 3.10", *(f"python3.{minor}" for minor in (10,
 """RHEL 8 and 9 have newer Pythons beside their own, as packages of another name."""
 
 
+FOLDERS = ("doc/tailbite", "doc/tailbite/examples", "zsh", "zsh/site-functions", "fish", "fish/vendor_completions.d")
+"""The folders below /usr/share that no other package needs to have: rpm lets several packages own one."""
+
+
 def spec(version: str, files: str) -> str:
     """Return the spec file of the package.
 
@@ -66,7 +70,11 @@ def build_rpm(folder: Path, application: Path, work: Path, version: str) -> Path
     """
     root = work / "root"
     system_tree.lay_out(root, application, "/usr/share/zsh/site-functions")
-    own = [f"%dir {system_tree.LIBRARY}", f"{system_tree.LIBRARY}/*", "%dir /usr/share/doc/tailbite"]
+    own = [
+        f"%dir {system_tree.LIBRARY}",
+        f"{system_tree.LIBRARY}/*",
+        *(f"%dir /usr/share/{folder}" for folder in FOLDERS),
+    ]
     others = [
         f"/{path.relative_to(root)}"
         for path in sorted(root.rglob("*"))
