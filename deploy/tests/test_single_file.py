@@ -83,3 +83,30 @@ def test_it_finds_a_self_connect(single_file: str) -> None:
         holder.stdin.close()
     assert done.returncode == 1
     assert [one["endpoint"] for one in json.loads(done.stdout)["self_connects"]] == ["127.0.0.1:40000"]
+
+
+IMPORT_ALL = """
+import importlib, sys, zipfile
+COMMAND = "core kernel host guards watch fleet audit lab cli".split()
+sys.path.insert(0, sys.argv[1])
+names = [name[:-3].replace("/", ".") for name in zipfile.ZipFile(sys.argv[1]).namelist()
+         if name.startswith("tailbite/") and name.endswith(".py") and not name.endswith("__.py")]
+for name in names:
+    if "injected" in name or "cures" in name or name.split(".")[1] not in COMMAND:
+        continue
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] not in ("numpy", "matplotlib", "anyio", "pytest"):
+            raise
+print(len(names))
+"""
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_module_can_be_imported(python: str, single_file: str) -> None:
+    """The packages of the command need no more than the oldest Python has; the library itself needs 3.11."""
+    command = [python, "-I", "-c", IMPORT_ALL, single_file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert int(done.stdout) > 200
