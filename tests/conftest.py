@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -44,7 +45,7 @@ TOGETHER = (
 
 TAKE_LONG = (
     "tests/audit/test_known_clients.py",
-    "tests/audit/test_recovery.py",
+    "tests/audit/test_recover.py",
     "tests/testkit/",
     "tests/cli/test_lab.py",
     "tests/audit/",
@@ -58,6 +59,9 @@ def pytest_configure(config: pytest.Config) -> None:
     global _no_network
     if "PYTEST_XDIST_WORKER" in os.environ:
         _use_own_temporary_folder(config)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A background job of a shell has SIGINT ignored, and so would every program that a test starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         namespace.enter_private_network()
     except NamespaceUnavailable as error:

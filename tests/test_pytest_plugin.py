@@ -217,9 +217,9 @@ def test_a_client_is_audited_from_a_test(pytester: pytest.Pytester) -> None:
         "PLAIN = \"import socket, time; s = socket.create_connection(('{host}', {port})); time.sleep(60)\"\n"
         "GUARDED = \"import tailbite; tailbite.create_connection(('{host}', {port}))\"\n"
         "def test_plain(audit_client):\n"
-        "    assert audit_client(['{python}', '-c', PLAIN]).verdict is Word.HOLDS\n"
+        "    assert audit_client(['{python}', '-c', PLAIN], timeout=60).verdict is Word.HOLDS\n"
         "def test_guarded(audit_client):\n"
-        "    assert audit_client(['{python}', '-c', GUARDED]).verdict is Word.IMMUNE\n"
+        "    assert audit_client(['{python}', '-c', GUARDED], timeout=60).verdict is Word.IMMUNE\n"
     )
     pytester.runpytest_subprocess().assert_outcomes(passed=2)
 
@@ -228,7 +228,7 @@ def test_a_verdict_that_is_not_good_enough_fails_the_test_with_the_reason(pytest
     pytester.makepyfile(
         "PLAIN = \"import socket, time; s = socket.create_connection(('{host}', {port})); time.sleep(60)\"\n"
         "def test_it(audit_client):\n"
-        "    audit_client(['{python}', '-c', PLAIN], name='my client').require('immune')\n"
+        "    audit_client(['{python}', '-c', PLAIN], name='my client', timeout=60).require('immune')\n"
     )
     done = pytester.runpytest_subprocess()
     done.assert_outcomes(failed=1)
@@ -246,11 +246,13 @@ def test_a_client_that_was_not_seen_to_come_back_does_not_pass(pytester: pytest.
         "'''\n"
         "def test_it(audit_client):\n"
         "    with pytest.raises(AssertionError, match='its reconnects were not seen'):\n"
-        "        audit_client(['{python}', '-c', ONCE], patience=1).require()\n"
+        "        audit_client(['{python}', '-c', ONCE], patience=1, timeout=60).require()\n"
         "    with pytest.raises(ValueError, match='choose immune or aborts'):\n"
         "        audit_client(['true', '{port}']).require('blocks')\n"
         "    with pytest.raises(ValueError, match='must contain {port}'):\n"
         "        audit_client('true')\n"
+        "    with pytest.raises(ValueError, match='watch must be more than 0'):\n"
+        "        audit_client(['true', '{port}'], watch=0)\n"
     )
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 

@@ -6,7 +6,7 @@ Each fixture has a second name with the prefix ``tailbite_``, for projects that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -185,9 +185,8 @@ def _audit(
     if not any("{port}" in word for word in words):
         raise ValueError("the command must contain {port}, where the audit puts the dead port")
     limits = Limits.of_quick() if quick else Limits()
-    limits = replace(
-        limits, watch=watch or limits.watch, patience=patience or limits.patience, dial=timeout or limits.dial
-    )
+    given: dict[str, Any] = {"watch": watch, "patience": patience, "dial": timeout}
+    limits = replace(limits, **{name: value for name, value in given.items() if value is not None})
     try:
         return audit(Client(name or PurePath(words[0]).name, words, stdin=Stdin(stdin)), limits)
     except NamespaceUnavailable as error:

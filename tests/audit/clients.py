@@ -14,9 +14,10 @@ RESET = struct.pack("ii", 1, 0)
 IP_LOCAL_PORT_RANGE = 51
 
 
-def dial(host: str, port: int, *, source: str | None = None) -> socket.socket:
-    """Dial until it answers."""
-    while True:
+def dial(host: str, port: int, *, source: str | None = None, tries: int | None = None) -> socket.socket:
+    """Dial until it answers, or until so many tries have failed."""
+    while tries is None or tries > 0:
+        tries = None if tries is None else tries - 1
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
             if source:
@@ -27,6 +28,7 @@ def dial(host: str, port: int, *, source: str | None = None) -> socket.socket:
             time.sleep(0.02)
         else:
             return sock
+    sys.exit(2)
 
 
 def abort(sock: socket.socket) -> None:
@@ -50,7 +52,7 @@ def immune(host: str, port: int) -> None:
 
 def aborting(host: str, port: int) -> None:
     for _ in range(5):
-        abort(dial(host, port))
+        abort(dial(host, port, tries=20))
     sys.exit(1)
 
 
@@ -77,7 +79,7 @@ def lingering_fin(host: str, port: int) -> None:
 
 
 def blocking(host: str, port: int) -> None:
-    dial(host, port).close()
+    dial(host, port, tries=20).close()
     sys.exit(1)
 
 
@@ -113,7 +115,7 @@ def elsewhere(host: str, port: int) -> None:
 
 
 def crashing(host: str, port: int) -> None:
-    sock = dial(host, port)
+    sock = dial(host, port, tries=20)
     os.kill(os.getpid(), signal.SIGSEGV)
     sock.close()
 
@@ -181,10 +183,11 @@ def failing_supervisor(host: str, port: int) -> None:
     """Ends its child, which holds the connection, after a moment, as timeout(1) does."""
     ready, child_is_ready = os.pipe()
     if (child := os.fork()) == 0:
-        sock = dial(host, port)
+        sock = dial(host, port, tries=20)
         os.write(child_is_ready, b".")
         time.sleep(600)
         sock.close()
+    os.close(child_is_ready)
     os.read(ready, 1)
     os.kill(child, signal.SIGTERM)
     os.waitpid(child, 0)
@@ -193,14 +196,14 @@ def failing_supervisor(host: str, port: int) -> None:
 
 def failing_pool(host: str, port: int) -> None:
     """Exits with an error because the second connection of two was refused."""
-    first = dial(host, port)
+    first = dial(host, port, tries=20)
     with socket.socket(first.family) as second:
         second.connect((host, port))
 
 
 def missing_helper(host: str, port: int) -> None:
     """Connects, and exits with the status of a shell that finds no program."""
-    dial(host, port).close()
+    dial(host, port, tries=20).close()
     sys.exit(127)
 
 

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
 
 MARK = "TAILBITE_TEST_MARK"
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool], what: str, *, while_runs: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait until something holds; the time limit is that of every test. Fails early if the process has ended."""
     while not condition():
-        assert time.monotonic() < end, what
+        assert while_runs is None or while_runs.poll() is None, f"the audit ended early: {what}"
         time.sleep(0.01)
 
 

@@ -161,3 +161,17 @@ def test_a_client_that_is_not_installed_is_not_found(monkeypatch: pytest.MonkeyP
     client = parse_entry(text, FILE).find()
     assert client is not None
     assert client.command[1] == str(tmp_path / "x")
+
+
+def test_a_name_of_the_catalogue_goes_before_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("redis", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.toml").write_text(GOOD, encoding="utf-8")
+    assert {entry.name for entry in load_entries(["mine"])} == {entry.name for entry in load_entries(["./redis"])}
+    assert len(load_entries(["redis"])) > 1
+    for word in ("", "none"):
+        with pytest.raises(CatalogueError, match="is neither a client nor a group"):
+            load_entries([word])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from tailbite.audit import Client, Limits, Word, audit
 from tailbite.audit.image import ImageError, find_engine, unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ENGINE = '''#!{python}
 """An engine that has one image, as podman and docker answer."""
@@ -32,6 +33,8 @@ elif sys.argv[1] == "export":
 elif sys.argv[1] != "rm":
     sys.exit("Error: no such image")
 '''
+
+LIMITS = Limits(dial=60, watch=0.5, quick=True)
 
 PASSWD = """root:x:0:0::/:/bin/sh
 app:x:4711:4712::/:/bin/sh
@@ -77,7 +80,7 @@ def test_the_client_runs_in_the_image_and_in_the_trap(engine: str, tmp_path: Pat
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         with nothing_left(scratch):
-            verdict = audit(Client("x", (script,), image=image), Limits.of_quick())
+            verdict = audit(Client("x", (script,), image=image), LIMITS)
     assert not Path(image.root).exists()
     assert verdict.verdict is Word.HOLDS
     assert verdict.image == "mine"
@@ -100,20 +103,30 @@ def test_without_an_engine_the_sentence_says_what_is_needed(monkeypatch: pytest.
         find_engine()
 
 
+@pytest.fixture
+def podman(peer: Callable[[str], str]) -> Iterator[str]:
+    """Podman with a store of the test's own, by the one driver that works on every file system."""
+    # The path of a run root has 50 characters at most.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        program = Path(folder) / "podman"
+        options = f"--root {folder}/store --runroot {folder}/run --storage-driver vfs"
+        program.write_text(f'#!/bin/sh\nexec {peer("podman")} {options} "$@"\n')
+        program.chmod(0o755)
+        yield str(program)
+
+
 @pytest.mark.peers
 @pytest.mark.usefixtures("network")
-def test_podman_has_the_image_of_an_archive(tmp_path: Path, peer: Callable[[str], str]) -> None:
-    podman, busybox = peer("podman"), Path(peer("busybox")).resolve()
+def test_podman_has_the_image_of_an_archive(tmp_path: Path, podman: str, peer: Callable[[str], str]) -> None:
+    busybox = Path(peer("busybox")).resolve()
     archive = tmp_path / "archive.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(busybox, "bin/busybox")
     name = "localhost/tailbite-test-image"
     subprocess.run([podman, "import", "--change", "ENV MARK=mine", archive, name], check=True, capture_output=True)
-    try:
-        with unpacked(name, podman) as image:
-            words = ("/bin/busybox", "sh", "-c", "/bin/busybox echo $MARK; exec /bin/busybox nc {host} {port}")
-            verdict = audit(Client("x", words, image=image), Limits.of_quick())
-    finally:
-        subprocess.run([podman, "rmi", name], check=True, capture_output=True)
+    with unpacked(name, podman) as image:
+        words = ("/bin/busybox", "sh", "-c", "/bin/busybox echo $MARK; exec /bin/busybox nc {host} {port}")
+        verdict = audit(Client("x", words, image=image), LIMITS)
+    subprocess.run([podman, "rmi", name], check=True, capture_output=True)
     assert verdict.verdict is Word.HOLDS
     assert verdict.observations[0].output.text.startswith("mine\n")

@@ -54,17 +54,25 @@ def recovery_of(client: Client, limits: Limits, folder: Path) -> tuple[Word, Rec
 
 
 def limits(patience: float, *, server: tuple[str, ...] | None = None, settle: float = 0.3) -> Limits:
-    return Limits(watch=0.2, hold=1.6, quick=True, recovery=True, patience=patience, settle=settle, server=server)
+    return Limits(
+        dial=60, watch=0.2, hold=1.6, quick=True, recovery=True, patience=patience, settle=settle, server=server
+    )
+
+
+def let_go_after(recovery: Recovery, seen: Observation) -> float:
+    """Return when the client let go for the last time before the server started, as the recovery counts."""
+    assert recovery.served_after is not None
+    ends = [hit.end - recovery.began for hit in seen.self_connects if hit.end is not None]
+    return max(end for end in ends if end <= recovery.served_after)
 
 
 @pytest.mark.usefixtures("network")
 def test_one_that_resets_keeps_no_server_down_and_comes_back(tmp_path: Path) -> None:
-    word, recovery, _ = recovery_of(retrying(0.01, RESET), limits(10), tmp_path)
+    word, recovery, _ = recovery_of(retrying(0.01, RESET), limits(30), tmp_path)
     assert word is Word.ABORTS
+    # A TIME-WAIT would be longer than the patience.
     assert recovery.plain_after is not None
-    assert recovery.plain_after < 2
     assert recovery.recovered_after is not None
-    assert recovery.recovered_after < 5
 
 
 @pytest.mark.usefixtures("network")
@@ -77,19 +85,18 @@ def test_one_that_only_checks_and_resets_is_back_although_no_poll_meets_its_conn
         "    time.sleep(0.2)"
     )
     _, recovery, _ = recovery_of(
-        Client("check", (sys.executable, "-c", script, "{host}", "{port}")), limits(6), tmp_path
+        Client("check", (sys.executable, "-c", script, "{host}", "{port}")), limits(30), tmp_path
     )
     assert recovery.served_after is not None
     assert recovery.recovered_after is not None
-    assert recovery.recovered_after < 2
 
 
 @pytest.mark.usefixtures("network")
 def test_one_that_holds_keeps_it_down_for_as_long_as_it_holds(tmp_path: Path) -> None:
-    word, recovery, _ = recovery_of(retrying(3.0, RESET), limits(10, settle=0.5), tmp_path)
+    word, recovery, seen = recovery_of(retrying(3.0, RESET), limits(50, settle=0.5), tmp_path)
     assert word is Word.HOLDS
     assert recovery.plain_after is not None
-    assert 1.5 < recovery.plain_after < 4.5
+    assert let_go_after(recovery, seen) <= recovery.plain_after
     assert recovery.recovered_after is not None
 
 
@@ -98,27 +105,26 @@ def test_patience_ends_the_wait_for_one_that_never_lets_go(tmp_path: Path) -> No
     word, recovery, _ = recovery_of(retrying(600, RESET), limits(1.5), tmp_path)
     assert word is Word.HOLDS
     assert recovery.plain_after is recovery.reuse_after is recovery.served_after is recovery.recovered_after is None
-    assert 1.5 <= recovery.gave_up_after < 2.5
+    assert recovery.gave_up_after >= 1.5
 
 
 @pytest.mark.usefixtures("network")
 def test_a_client_that_sets_so_reuseaddr_itself_lets_a_server_in_that_does(tmp_path: Path) -> None:
     options = "sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)"
-    _, recovery, _ = recovery_of(retrying(600, RESET, options), limits(4), tmp_path)
+    _, recovery, _ = recovery_of(retrying(600, RESET, options), limits(6), tmp_path)
     assert recovery.plain_after is None
     assert recovery.reuse_after is not None
-    assert recovery.reuse_after < 1
     assert recovery.served_after is not None
 
 
 @pytest.mark.usefixtures("network")
 def test_a_real_server_is_started_until_it_serves(tmp_path: Path) -> None:
     server = (sys.executable, "-c", SERVER, "{host}", "{port}")
-    _, recovery, _ = recovery_of(retrying(2.0, RESET), limits(15, server=server), tmp_path)
+    _, recovery, seen = recovery_of(retrying(2.0, RESET), limits(50, server=server), tmp_path)
     assert recovery.real_server
     assert recovery.plain_after is None
     assert recovery.served_after is not None
-    assert recovery.served_after > 0.5
+    assert recovery.served_after >= let_go_after(recovery, seen)
     assert recovery.recovered_after is not None
     assert recovery.recovered_after >= recovery.served_after
 
@@ -127,21 +133,22 @@ def test_a_real_server_is_started_until_it_serves(tmp_path: Path) -> None:
 def test_a_client_that_is_gone_is_not_recovered(tmp_path: Path) -> None:
     script = f"import socket, struct, sys; sock = socket.create_connection((sys.argv[1], int(sys.argv[2]))); {RESET}"
     gone = Client("gone", (sys.executable, "-c", script, "{host}", "{port}"))
-    _, recovery, seen = recovery_of(gone, limits(10), tmp_path)
+    _, recovery, seen = recovery_of(gone, limits(60), tmp_path)
     assert recovery.served_after is not None
     assert recovery.recovered_after is None
-    assert recovery.gave_up_after < 5
+    assert recovery.gave_up_after < 40  # it does not wait for one that cannot come back
     assert seen.exit_status == 0
 
 
 @pytest.mark.usefixtures("network")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_time_wait_of_a_plain_close_keeps_every_server_down_for_a_minute(tmp_path: Path) -> None:
     script = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()"
     closing = Client("closing", (sys.executable, "-c", script, "{host}", "{port}"))
-    word, recovery, _ = recovery_of(closing, limits(80), tmp_path)
+    word, recovery, seen = recovery_of(closing, limits(90), tmp_path)
     assert word is Word.BLOCKS
-    assert recovery.plain_after is not None
-    assert recovery.reuse_after is not None
-    assert 55 < recovery.plain_after < 70
-    assert 55 < recovery.reuse_after < 70
+    closed_at = seen.self_connects[0].end
+    assert closed_at is not None
+    for after in (recovery.plain_after, recovery.reuse_after):
+        assert after is not None
+        assert recovery.began + after - closed_at > 59

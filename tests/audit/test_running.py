@@ -21,11 +21,11 @@ def test_a_prepared_client_runs() -> None:
         prepare=("sh", "-c", "cp {build}/client.sh {build}/client && chmod +x {build}/client"),
         in_scratch=True,
     )
-    assert audit(client, Limits(quick=True)).verdict is Word.HOLDS
+    assert audit(client, Limits(quick=True, dial=60)).verdict is Word.HOLDS
 
 
 @pytest.mark.usefixtures("network")
 def test_a_preparation_that_fails_says_what_it_said() -> None:
     client = Client("made", ("{build}/client", "{port}"), prepare=("sh", "-c", "echo no compiler; exit 1"))
     with pytest.raises(OSError, match="preparation failed: no compiler"):
-        audit(client, Limits(quick=True))
+        audit(client, Limits(quick=True, dial=60))

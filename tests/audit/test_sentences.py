@@ -56,6 +56,8 @@ def test_a_sentence_says_what_was_measured_and_nothing_else(
         ),
         ({"exit_status": 2, "has_exited_at": 0.1, "output": Output(b"usage: x\n")}, "said last: usage: x (an option"),
         ({"exit_status": 0}, "it said nothing"),
+        ({"exit_status": 0, "has_exited_at": 0.1}, "and what it had started was still running after 6 s"),
+        ({"exit_status": 0, "has_exited_at": 0.1, "is_gone": True}, "with 0 after 100.0 ms; it said nothing"),
         ({"exit_status": -11}, "it was ended by signal 11"),
         ({}, "it was still running after 6 s (--timeout SECONDS waits longer); it said nothing (does it wait for"),
         ({"output": Output(b"stdin is not a tty")}, "script -qec"),

@@ -52,9 +52,9 @@ def test_an_interrupted_audit_leaves_nothing(
 ) -> None:
     with nothing_left(tmp_path) as mark:
         audit = start(kind, tmp_path, mark)
-        wait_for(lambda: clients_run(mark, processes), "the client did not start")
+        wait_for(lambda: clients_run(mark, processes), "the client did not start", while_runs=audit)
         os.killpg(audit.pid, number)
-        out, err = audit.communicate(timeout=60)
+        out, err = audit.communicate()
         assert audit.returncode == 130, err
         assert out == b""
         assert b"Traceback" not in err
@@ -66,9 +66,9 @@ def test_an_audit_that_is_interrupted_at_any_step_of_its_start_leaves_nothing(tm
         with nothing_left(tmp_path) as mark:
             audit = start("stubborn", tmp_path, mark)
             # One more process each time: the command, its warden, the observer, the guard, init, the client.
-            wait_for(lambda step=step: len(marked(mark[MARK])) >= step + 1, "no process")  # type: ignore[misc]
+            wait_for(lambda step=step: len(marked(mark[MARK])) >= step + 1, "no process", while_runs=audit)  # type: ignore[misc]
             os.killpg(audit.pid, signal.SIGINT)
-            _, err = audit.communicate(timeout=60)
+            _, err = audit.communicate()
             assert audit.returncode == 130, err
 
 
@@ -78,9 +78,9 @@ def test_an_audit_that_is_killed_at_any_step_leaves_nothing(step: int, tmp_path:
     with nothing_left(tmp_path) as mark:
         audit = start("stubborn", tmp_path, mark)
         # One more process each time: the command, its warden, the observer, the guard, init, the client and its own.
-        wait_for(lambda: len(marked(mark[MARK])) >= step, "no process")
+        wait_for(lambda: len(marked(mark[MARK])) >= step, "no process", while_runs=audit)
         audit.kill()
-        audit.communicate(timeout=60)
+        audit.communicate()
         wait_for(lambda: marked(mark[MARK]) == [], "processes outlive the audit")
 
 
@@ -88,12 +88,12 @@ def test_an_audit_that_is_killed_at_any_step_leaves_nothing(step: int, tmp_path:
 def test_what_a_killed_warden_leaves_is_removed_by_the_command(tmp_path: Path) -> None:
     with nothing_left(tmp_path) as mark:
         audit = start("stubborn", tmp_path, mark)
-        wait_for(lambda: clients_run(mark, 4), "the client did not start")
+        wait_for(lambda: clients_run(mark, 4), "the client did not start", while_runs=audit)
         for process in marked(mark[MARK]):
             with contextlib.suppress(OSError):  # it may have ended since
                 if b"tailbite.audit" in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0"):
                     os.kill(process, signal.SIGKILL)
-        out, _ = audit.communicate(timeout=60)
+        out, _ = audit.communicate()
         assert b"the process of this audit was killed" in b" ".join(out.split())
         assert audit.returncode == 3
 
@@ -128,9 +128,9 @@ def test_what_an_interrupted_audit_of_many_knows_is_told_as_a_part(tmp_path: Pat
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        wait_for(lambda: clients_run(mark, 4), "the second client did not start")
+        wait_for(lambda: clients_run(mark, 4), "the second client did not start", while_runs=audit)
         os.killpg(audit.pid, signal.SIGINT)
-        out, err = audit.communicate(timeout=60)
+        out, err = audit.communicate()
     assert audit.returncode == 130, err
     told = json.loads(out)
     assert [client["client"] for client in told["clients"]] == ["first"]

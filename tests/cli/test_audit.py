@@ -52,7 +52,7 @@ def valid(text: str) -> dict[str, Any]:
 
 
 def audited(kind: str, *options: str) -> tuple[str, ...]:
-    return ("--quick", *options, "--", sys.executable, CLIENTS, kind, "{host}", "{port}")
+    return ("--quick", "--timeout", "60", *options, "--", sys.executable, CLIENTS, kind, "{host}", "{port}")
 
 
 @pytest.mark.usefixtures("network")
@@ -144,8 +144,14 @@ def test_the_list_names_every_client_and_says_what_is_missing() -> None:
         (("--name", "a", "--name", "b", "--", "x", "{port}"), "there are 2 names for 1 commands"),
         (("--name", "a", "--name", "a", "--command", "x {port}", "--", "x", "{port}"), "is given twice"),
         (("--json", "-o", "github", "--", "x", "{port}"), "--json is -o json"),
-        (("--patience", "0", "--", "x", "{port}"), "0 is not in the range"),
-        (("--watch", "-1", "--", "x", "{port}"), "is not in the range"),
+        (("--patience", "0", "--", "x", "{port}"), "0 is not a valid time to wait: give more than 0"),
+        (("--watch", "-1", "--", "x", "{port}"), "'-1' is not a valid duration"),
+        (("--watch", "nan", "--", "x", "{port}"), "'nan' is not a valid duration"),
+        (("--timeout", "9" * 400, "--", "x", "{port}"), "it is too long"),
+        (("--name", "", "--", "x", "{port}"), "--name '' is not a valid name"),
+        (("--", "", "{port}"), "the command begins with an empty word"),
+        (("--catalogue", ""), "'' is neither a client nor a group"),
+        (("--list", "--", "x", "{port}"), "audit nothing: leave out the command"),
         (("--cure", "cobol"), "'cobol' is not one of"),
         (("--quick", "--recovery", "--", "x", "{port}"), "--quick measures no recovery"),
         (("--server", "redis-server", "--", "x", "{port}"), "--server must contain {port}"),

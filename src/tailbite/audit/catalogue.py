@@ -98,13 +98,15 @@ def load_entries(wanted: Sequence[str]) -> list[CatalogueEntry]:
     for word in wanted:
         path = Path(word)
         try:
-            if word.endswith(".toml") or "/" in word or path.is_dir():
-                found = _read_folder(path) if path.is_dir() else [_read_file(path)]
+            if word.endswith(".toml") or "/" in word:
+                found = _read_path(path)
             else:
+                # A name of the catalogue goes before a folder of the same name that happens to be here.
                 own = own if own is not None else _read_folder(HOME)
                 found = [e for e in own if word in ("all", e.name, *e.groups)]
-                if not found:
+                if not found and not (word and path.is_dir()):
                     raise CatalogueError("catalogue", None, _unknown(word, own))
+                found = found or _read_path(path)
         except CatalogueError as error:
             errors.append(error)
             continue
@@ -122,6 +124,10 @@ def _unknown(word: str, entries: Sequence[CatalogueEntry]) -> str:
     near = difflib.get_close_matches(word, [*groups, *(entry.name for entry in entries)], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; the groups are {', '.join(groups)}"
     return f"{word!r} is neither a client nor a group{hint}"
+
+
+def _read_path(path: Path) -> list[CatalogueEntry]:
+    return _read_folder(path) if path.is_dir() else [_read_file(path)]
 
 
 def _read_folder(folder: Traversable) -> list[CatalogueEntry]:

@@ -132,10 +132,10 @@ class Limits:
     server: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.hold <= SHORT:
+        if not self.hold > SHORT:  # nan is not more than anything either
             raise ValueError(f"hold must be more than {SHORT:g} s: sooner nobody can tell holding from aborting")
         for name in ("dial", "watch", "total", "settle", "patience"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0 seconds")
 
     @classmethod

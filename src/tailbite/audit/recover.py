@@ -15,6 +15,8 @@ from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sockopt import abort
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tailbite.audit.jail import Jail
     from tailbite.audit.records import Limits, Phase
     from tailbite.audit.running import RunningClient, Workspace
@@ -46,13 +48,17 @@ def measure_recovery(running: RunningClient, where: Phase, limits: Limits, works
     _settle(running, limits)
     trap.widen()
     began = running.recorder.now
-    with contextlib.closing(_RealServer(workspace) if limits.server else _Listeners(where)) as server:
+
+    def clock() -> float:
+        return running.recorder.now - began
+
+    with contextlib.closing(_RealServer(workspace, clock) if limits.server else _Listeners(where, clock)) as server:
         served_after = recovered_after = None
-        while (after := running.recorder.now - began) < patience:
-            server.step(after)
+        while clock() < patience:
+            server.step()
             running.tick()
             if served_after is None and server.is_up(running.sockets, where):
-                served_after = running.recorder.now - began
+                served_after = clock()
             if served_after is not None:
                 # Polling would miss a check that connects and resets within a millisecond, as HAProxy's does.
                 if (answered := running.recorder.self_connects.answered) is not None:
@@ -60,7 +66,7 @@ def measure_recovery(running: RunningClient, where: Phase, limits: Limits, works
                     # The capture has the exact time; the listener was seen by the poll after it.
                     served_after = min(served_after, recovered_after)
                 elif any(_is_service(found) for found in running.sockets):
-                    recovered_after = running.recorder.now - began
+                    recovered_after = clock()
                 if recovered_after is not None or running.is_gone:
                     break
         return Recovery(
@@ -69,7 +75,7 @@ def measure_recovery(running: RunningClient, where: Phase, limits: Limits, works
             reuse_after=server.reuse_after,
             served_after=served_after,
             recovered_after=recovered_after,
-            gave_up_after=running.recorder.now - began,
+            gave_up_after=clock(),
             real_server=limits.server is not None,
             client_gone=running.is_gone,
         )
@@ -99,14 +105,15 @@ class _Listeners:
     first, each time. A socket that is bound and closed leaves nothing.
     """
 
-    def __init__(self, where: Phase) -> None:
+    def __init__(self, where: Phase, clock: Callable[[], float]) -> None:
         self._where = where
+        self._clock = clock
         self._listeners: list[socket.socket] = []
         self._accepted: list[socket.socket] = []
         self.plain_after: float | None = None
         self.reuse_after: float | None = None
 
-    def step(self, after: float) -> None:
+    def step(self) -> None:
         if self._listeners:
             for listener in self._listeners:
                 with contextlib.suppress(OSError):
@@ -117,10 +124,12 @@ class _Listeners:
             return
         hosts, port = self._where.addresses, self._where.port
         if self.plain_after is None and all(trap.server_can_bind(host, port, reuse=False) for host in hosts):
-            self.plain_after = after
+            self.plain_after = self._clock()
         if self.reuse_after is None and all(trap.server_can_bind(host, port, reuse=True) for host in hosts):
-            self.reuse_after = after
-        if self.reuse_after is not None and (self.plain_after is not None or after > self.reuse_after + _PLAIN_LAG):
+            self.reuse_after = self._clock()
+        if self.reuse_after is None:
+            return
+        if self.plain_after is not None or self._clock() > self.reuse_after + _PLAIN_LAG:
             self._listen()
 
     def _listen(self) -> None:
@@ -153,18 +162,19 @@ class _RealServer:
     plain_after = None
     reuse_after = None
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, clock: Callable[[], float]) -> None:
         self._workspace = workspace
+        self._clock = clock
         self._jail: Jail | None = None
         self._due = 0.0
 
-    def step(self, after: float) -> None:
+    def step(self) -> None:
         if self._jail is not None:
             self._jail.pump()
             if self._jail.is_empty:
                 self.close()
-                self._due = after + _BETWEEN_SERVERS
-        elif after >= self._due:
+                self._due = self._clock() + _BETWEEN_SERVERS
+        elif self._clock() >= self._due:
             self._jail = self._workspace.jail(self._workspace.client.command)
 
     def is_up(self, sockets: list[TcpSocket], where: Phase) -> bool:

@@ -114,6 +114,8 @@ def unexercised(watched: Sequence[Observation]) -> str:
         end = f"it was ended by signal {-last.exit_status}"
     else:
         end = f"it exited with {last.exit_status} after {seconds(last.has_exited_at or 0.0)}"
+        if not last.is_gone:
+            end += f", and what it had started was still running after {last.duration:.0f} s"
     line = last.output.last_line
     said = f"; it said last: {line}" if line else "; it said nothing"
     return f"it never dialled the port: {end}{said}{_usual_reason(watched)}"

@@ -29,6 +29,7 @@ from tailbite.cli.audit_clients import (
 )
 from tailbite.cli.audit_reports import print_result, write_reports
 from tailbite.cli.output import Unsupported, console, note
+from tailbite.cli.params import DURATION
 from tailbite.errors import NamespaceUnavailable
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     except re.error as error:
         raise click.BadParameter(f"{value!r} is not a valid regular expression: {error}") from None
     return value
-
-
-_SECONDS = click.FloatRange(0, min_open=True)
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -89,7 +87,7 @@ _SECONDS = click.FloatRange(0, min_open=True)
 )
 @click.option(
     "--watch",
-    type=_SECONDS,
+    type=DURATION,
     metavar="SECONDS",
     help=f"Watch for at least this long after the first dial (default {Limits().watch:g}; "
     f"{Limits.of_quick().watch:g} with --quick).",
@@ -100,14 +98,14 @@ _SECONDS = click.FloatRange(0, min_open=True)
 )
 @click.option(
     "--patience",
-    type=_SECONDS,
+    type=DURATION,
     metavar="SECONDS",
     help="How long a client that is still running is given to come back, and --recovery waits "
     f"(default {Limits().patience:g}; {Limits.of_quick().patience:g} with --quick).",
 )
 @click.option(
     "--timeout",
-    type=_SECONDS,
+    type=DURATION,
     metavar="SECONDS",
     help=f"A client that has not dialled after this time is not going to (default {Limits().dial:g}; "
     f"{Limits.of_quick().dial:g} with --quick).",
@@ -164,6 +162,8 @@ def command(**options: Any) -> int:
     interrupted.
     """
     request = _Request(**options)
+    if (request.cure or request.listing or request.checking) and (request.program or request.commands):
+        raise click.UsageError("--cure, --list and --check-catalogue audit nothing: leave out the command")
     if request.cure is not None:
         from tailbite.audit.language import read_cure
 
@@ -343,7 +343,11 @@ def _progress(
     columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}")]
     if len(clients) > 1:
         columns += [BarColumn(), MofNCompleteColumn()]
-    with Progress(*columns, TimeElapsedColumn(), console=console(stderr=True), transient=True) as bar:
+    screen = console(stderr=True)
+    # Elsewhere than on a terminal rich would write an empty line.
+    with Progress(
+        *columns, TimeElapsedColumn(), console=screen, transient=True, disable=not screen.is_terminal
+    ) as bar:
         task = bar.add_task("starting", total=len(clients))
         yield (
             lambda client, seen: bar.update(task, description=f"{client.name}: {seen.phase.name}"),

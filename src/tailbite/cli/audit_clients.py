@@ -55,6 +55,8 @@ def _check_words(words: Sequence[str], option: str) -> None:
     if not any("{port}" in word for word in words):
         example = f": tailbite audit -- {words[0] if words else 'my-client'} {{host}} {{port}}"
         raise click.UsageError(f"{option} must contain {{port}}, where the audit puts the dead port{example}")
+    if not words[0].strip():
+        raise click.UsageError(f"{option} begins with an empty word; the program comes first")
     if any("\0" in word for word in words):
         raise click.UsageError(f"{option} contains a NUL character")
 
@@ -80,6 +82,9 @@ def command_clients(
     every += [split_words(text, "--command") for text in commands]
     if len(names) > len(every):
         raise click.UsageError(f"there are {len(names)} names for {len(every)} commands; leave out --name, or match")
+    for name in names:
+        if not name.strip() or not name.isprintable():
+            raise click.UsageError(f"--name {name!r} is not a valid name: give one line of text")
     clients: list[Client] = []
     for position, words in enumerate(every):
         name = names[position] if position < len(names) else _unused(default_name(words), clients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -169,6 +170,8 @@ class _Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
         if seconds <= 0:
             self.fail(f"{value} is not a valid time to wait: give more than 0", param, ctx)
+        if math.isinf(seconds):
+            self.fail(f"{str(value)[:20]}... is not a valid time to wait: it is too long", param, ctx)
         return seconds
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import CI
 from tailbite.audit import trap
 from tailbite.audit.client import Client
 from tailbite.audit.judge import judge
@@ -33,9 +35,13 @@ from tailbite.audit.report.page import ReportOrigin, page
 from tailbite.audit.verdict import Verdict, Word
 from tailbite.audit.warden import audit
 
+sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
+
+from browser import open_browser
+from site_check import AXE, check_in_browser
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 PHASE = trap.phase("127.0.0.1", Allocator.CONNECT)
 NASTY = "</pre><script>document.title='owned'</script>\x1b[31m\x00]]>&\ud800"
@@ -159,12 +165,27 @@ def test_the_page_is_right_in_a_real_browser(width: int, tmp_path: Path, peer: C
 
 @pytest.mark.peers
 @pytest.mark.usefixtures("network")
+def test_axe_finds_no_serious_fault_in_the_page_wide_and_narrow_light_and_dark(
+    tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    if not AXE.is_file():
+        (pytest.fail if CI else pytest.skip)("axe-core is not installed: npm install --prefix .peers axe-core")
+    file = tmp_path / "page.html"
+    origin = ReportOrigin("2026-11-25 19:40 UTC", "Linux 6.18", "tailbite audit -- x {port}")
+    every = [*VERDICTS, *(Verdict(word.value, "1.0", word, "a reason", image="an image") for word in Word)]
+    file.write_text(page(every, Word.IMMUNE, ["left out"], origin), encoding="utf-8", errors="replace")
+    with open_browser(peer("chromium")) as browser:
+        assert list(check_in_browser(browser, [file], AXE.read_text(encoding="utf-8"), None)) == []
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("network")
 def test_evidence_is_what_tcpdump_reads_and_what_was_observed(tmp_path: Path, peer: Callable[[str], str]) -> None:
     script = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()"
     client = Client("a client/../with: a name", (sys.executable, "-c", script, "{host}", "{port}"))
     audit(
         client,
-        Limits(dial=3, quick=True),
+        Limits(dial=60, quick=True),
         keep=lambda seen, evidence: write_evidence(tmp_path, client.name, seen, evidence),
     )
     (place,) = tmp_path.iterdir()

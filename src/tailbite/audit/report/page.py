@@ -34,11 +34,12 @@ _STYLE = """
   --link: #8fc1f0; } }
 body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: var(--ink); background: var(--paper); }
 a { color: var(--link); }
+p, h2, h3 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; color: var(--muted); padding: .3rem 0; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody th { font-weight: normal; }
-.origin { color: var(--muted); overflow-wrap: anywhere; }
+.origin { color: var(--muted); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .word { border-radius: .25rem; padding: .05rem .45rem; color: #fff; white-space: nowrap; }
 .immune { background: #2e7d32; } .aborts { background: #8a6d00; } .blocks { background: #b3541e; }
