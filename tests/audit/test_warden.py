@@ -98,6 +98,35 @@ def test_what_a_killed_warden_leaves_is_removed_by_the_command(tmp_path: Path) -
         assert audit.returncode == 3
 
 
+MISSED = """
+import pathlib, signal, sys, threading, time
+from tailbite.audit import Client, Limits
+from tailbite.audit.many import audit_many
+running = pathlib.Path(sys.argv[1])
+def interrupt():
+    while not running.exists():
+        time.sleep(0.01)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+client = Client("silent", ("sh", "-c", f"touch {running}; sleep 600; : {{port}}"))
+try:
+    list(audit_many([client], Limits(dial=500), jobs=1))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.usefixtures("network")
+def test_ctrl_c_is_honoured_although_it_does_not_interrupt_the_wait_for_the_audits(tmp_path: Path) -> None:
+    # Another thread takes the signal, as the main one does just before it waits: the system call goes on.
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with nothing_left(scratch):
+        words = [sys.executable, "-c", MISSED, str(tmp_path / "running")]
+        done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout == "interrupted\n", done.stderr
+
+
 ENTRY = """
 name = "{name}"
 groups = ["own"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from tailbite.audit.judge import judge
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from tailbite.audit.run import Evidence
 
 __all__ = ["audit_many"]
+
+_LONGEST_WAIT = 0.5
+"""Seconds. A signal that arrives between Python's last look at its signals and the system call that waits for a lock
+does not interrupt that call: without a limit, Ctrl-C would be honoured when the next audit is done."""
 
 
 class _Running:
@@ -99,8 +103,11 @@ def audit_many(
 
     with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="tailbite-audit") as pool:
         try:
-            for future in as_completed([pool.submit(audit_one, client) for client in clients]):
-                yield future.result()
+            pending = {pool.submit(audit_one, client) for client in clients}
+            while pending:
+                done, pending = wait(pending, timeout=_LONGEST_WAIT, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
         finally:
             running.stop()
             pool.shutdown(cancel_futures=True)
