@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from kernels.outcome import FaultError, NotRunError, Run, dial, expect, expect_status, tailbite
 from support.abilities import has_ability
 from support.trap import PORT, Trap, leftovers
+from support.users import NOBODY, python_as_nobody
 from tailbite.core.ports import PortRange
 from tailbite.kernel import namespace
 from tailbite.kernel.sysctl import write_ephemeral_range
@@ -101,6 +102,37 @@ def _under_run(way: str, *options: str) -> Callable[[Run], str]:
     return cell
 
 
+def yama(run: Run) -> str:
+    """Run a client as nobody under each scope of Yama (Documentation/admin-guide/LSM/Yama.rst)."""
+    setting = Path("/proc/sys/kernel/yama/ptrace_scope")
+    if not setting.exists():
+        raise NotRunError("the kernel is built without Yama")
+    if not run.owns_machine:
+        raise NotRunError("the settings of this machine are left alone")
+    seen = []
+    for scope in (0, 1, 2, 3):  # in this order: 3 cannot be lowered again
+        setting.write_text(str(scope), encoding="ascii")
+        seen.append(f"scope {scope}: {_guarded_nobody(min(run.connects, 100))}")
+    return "; ".join(seen)
+
+
+def _guarded_nobody(count: int) -> str:
+    """Run a client as nobody in the trap; return how it was guarded, or the reason why not."""
+    with namespace.fresh_network(), tempfile.TemporaryDirectory() as folder:
+        Trap().set().control()
+        stats = Path(folder, "stats.json")
+        Path(folder).chmod(0o777)
+        client = [*python_as_nobody(str(HERE / "client.py"))[len(NOBODY) :], "plain", "127.0.0.1", "", str(PORT)]
+        words = ("-m", "tailbite", "run", "--stats-json", str(stats), "--", *client, str(count))
+        command = python_as_nobody(*words)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+        expect_status(done, 0)
+        counts, told = json.loads(done.stdout.splitlines()[-1]), json.loads(stats.read_text(encoding="utf-8"))
+        expect(told["guarded"] or counts["self"], f"not guarded, and no self-connect of {count}: {told}")
+        expect(not told["guarded"] or counts["self"] == 0, f"{counts['self']} self-connects of {count}: {told}")
+    return f"guarded ({told['mechanism']})" if told["guarded"] else f"not guarded, and says so: {told['reason']}"
+
+
 def run_in_process(run: Run) -> str:
     """Guard a Python program by guard() in it."""
     with namespace.fresh_network():
@@ -159,6 +191,7 @@ CELLS: tuple[tuple[str, Callable[[Run], str]], ...] = (
     ("run, client binds port 0", _under_run("bind 0")),
     ("run --port", _under_run("plain", "--port", str(PORT))),
     ("run --in-process", run_in_process),
+    ("run as nobody, by Yama scope", yama),
     ("run -v under a pipe", run_ends_under_a_pipe),
     ("fix --reserve", reserve),
     ("host-guard, nft", _host_guard("nft", "XT_BPF_NFT")),

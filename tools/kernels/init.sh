@@ -32,6 +32,6 @@ import fcntl, struct, sys
 seed = open(sys.argv[1], "rb").read()
 with open("/dev/random", "wb") as device:
     fcntl.ioctl(device, 0x40085203, struct.pack("ii", 8 * len(seed), len(seed)) + seed)' "$share/seed"
-"$python" "$repository/tools/kernels/inside.py" "$share" > "$share/console" 2>&1 < /dev/null
+"$python" "$repository/tools/kernels/inside.py" "$share" booted > "$share/console" 2>&1 < /dev/null
 sync
 poweroff -f 2>/dev/null || echo o > /proc/sysrq-trigger

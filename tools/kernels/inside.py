@@ -27,7 +27,7 @@ USED_UP = "the time for this kernel was used up"
 
 def cells(job: dict[str, Any]) -> Iterator[Cell]:
     """Yield the abilities of the kernel, then the cells and tests of the job, until its time is used up."""
-    run = Run(**job["run"])
+    run = Run(**job["run"], owns_machine=sys.argv[2:] == ["booted"])
     end = monotonic() + float(job["seconds"])
     for name, ability in ABILITIES.items():
         yield Cell(f"ability {name}", "ok" if ability() else "not run", "yes" if ability() else "no")

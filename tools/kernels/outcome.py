@@ -32,11 +32,13 @@ class Run:
         connections: number of connections at once, of which a range of 5 000 source ports must allow as many as plain
             sockets get.
         starts: number of starts of each kind of server beside twenty clients.
+        owns_machine: the kernel was booted for this run, so settings of the whole machine may be changed.
     """
 
     connects: int = 500
     connections: int = 11_000
     starts: int = 100
+    owns_machine: bool = False
 
 
 def tailbite(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
