@@ -55,7 +55,9 @@ def audit(_: Run) -> str:
         verdict = json.loads(done.stdout)
         found[name] = verdict.get("verdict") or verdict["clients"][0]["verdict"]
     expect(found["plain"] in ("holds", "blocks"), f"a plain socket: {found['plain']}")
-    expect(found["guarded"] == "immune", f"a guarded socket: {found['guarded']}")
+    # Without a port range for the socket, guard() lets the kernel connect it and undoes a self-connect at once.
+    good = ("immune",) if has_ability("IP_LOCAL_PORT_RANGE") else ("immune", "aborts")
+    expect(found["guarded"] in good, f"a guarded socket: {found['guarded']}")
     return f"a plain socket: {found['plain']}; a guarded one: {found['guarded']}"
 
 

@@ -100,8 +100,11 @@ def kill_time_wait(_: Run) -> str:
 
 
 def _watched(*words: str, close: bool) -> tuple[dict[str, Any], bool]:
-    """Watch while a self-connect happens; return its event, and whether a server can bind while it is not closed."""
-    command = [sys.executable, "-m", "tailbite", "watch", *SELF, "--for", "120s", "--count", "1", "--json", *words]
+    """Watch while a self-connect happens; return its event, with --kill the one that says how it ended.
+
+    The second value tells whether a server can bind then; the client has closed its socket only with ``close``.
+    """
+    command = [sys.executable, "-m", "tailbite", "watch", *SELF, "--for", "120s", "--json", *words]
     with (
         namespace.fresh_network(),
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
@@ -112,19 +115,21 @@ def _watched(*words: str, close: bool) -> tuple[dict[str, Any], bool]:
         sock = _connect_to_itself()
         if close:
             sock.close()
-        events = [json.loads(line) for line in process.stdout]
-        seen = [event for event in events if event["event"] == "self-connect"]
-        status, is_free = process.wait(60), server_can_bind()
-        sock.close()
-    expect(status == 1 and len(seen) == 1, f"exit status {status}: {source.strip()}; {events}")
-    return seen[0], is_free
+        try:
+            for event in map(json.loads, process.stdout):
+                if event["event"] == "self-connect" and (event["end"] or "--kill" not in words):
+                    return event, server_can_bind()
+        finally:
+            process.terminate()
+            sock.close()
+    raise FaultError(f"no event: {source.strip()}")
 
 
 def watch(_: Run) -> str:
     """Report a self-connect with the best source of events that there is."""
     event, _free = _watched(close=True)
     expect(event["endpoint"] == f"127.0.0.1:{PORT}", f"another endpoint: {event}")
-    return f"reported once, source {event['source']}, moment {event['moment']}"
+    return f"reported, source {event['source']}, moment {event['moment']}"
 
 
 def watch_bpf(_: Run) -> str:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tailbite.host.change.records import FileChange
+from tailbite.core.address import Endpoint, FourTuple
+from tailbite.host.change import records
+from tailbite.host.change.records import Destroy, FileChange
+from tailbite.host.see.abilities import SocketAbilities
+from tailbite.host.see.records import Namespace, NamespaceKind
+from tailbite.host.see.scan import Sighting
+from tailbite.kernel.sock_diag import TcpSocket, TcpState
 
 
 @given(st.text(), st.text(), st.text())
@@ -17,3 +26,24 @@ def test_undoing_a_file_change_is_exact_when_nobody_touched_it(before: str, afte
     assert change.undone(None) in (None, before)
     if other not in (before, after):
         change.undone(other)
+
+
+@pytest.mark.parametrize(
+    ("state", "able", "beginning"),
+    [
+        (TcpState.ESTABLISHED, SocketAbilities(), "ss -K -t state established src 127.0.0.1:32246"),
+        (TcpState.ESTABLISHED, SocketAbilities(destroy=False), "# this kernel cannot destroy the connection"),
+        (TcpState.TIME_WAIT, SocketAbilities(), "ss -K -t state time-wait src 127.0.0.1:32246"),
+        (TcpState.TIME_WAIT, SocketAbilities(destroy_time_wait=False), "tailbite fix --kill 32246 --apply"),
+        (TcpState.TIME_WAIT, SocketAbilities(False, False), "tailbite fix --kill 32246 --apply"),
+    ],
+)
+def test_the_command_that_is_shown_is_one_that_this_kernel_can_do(
+    state: TcpState, able: SocketAbilities, beginning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ss -K` prints nothing and ends with 0 where the kernel refuses, so it is not shown there."""
+    monkeypatch.setattr(records, "socket_abilities", lambda _: able)
+    end = Endpoint("127.0.0.1", 32246)
+    sock = TcpSocket(socket.AF_INET, state, FourTuple(end, end), 0, 0, 0, 0, 0, (0, 0))
+    here = Namespace(1, NamespaceKind.OWN, "this namespace")
+    assert Destroy(Sighting(here, sock, None)).command().startswith(beginning)

@@ -14,6 +14,7 @@ import pytest
 from support.boot import empty_tree
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import Selection
+from tailbite.host.explain import checkup as host_checkup
 from tailbite.host.explain import doctor
 from tailbite.host.explain.checkup import Checkup, check_host
 from tailbite.host.explain.doctor import examine_kernel, examine_namespace, ports_to_free
@@ -21,7 +22,7 @@ from tailbite.host.explain.finding import Confidence, Severity
 from tailbite.host.explain.risk import ports_at_risk
 from tailbite.host.explain.subject import Service, Subject
 from tailbite.host.see import namespaces
-from tailbite.host.see.abilities import Ability, kernel_abilities, port_selection
+from tailbite.host.see.abilities import Ability, SocketAbilities, kernel_abilities, port_selection
 from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.host.see.snapshot import Snapshot, Sysctl
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
 
 EVEN, ODD = 50050, 50051
 KEY = "net.ipv4.ip_local_reserved_ports"
+
+
+@pytest.fixture(autouse=True)
+def _able_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that has every ability, so that no finding is about the running one and every remedy is possible."""
+    monkeypatch.setattr(host_checkup, "kernel_abilities", lambda: ())
+    monkeypatch.setattr(host_checkup, "socket_abilities", lambda _: SocketAbilities())
 
 
 def checkup(*services: Service, root: Path | None = None) -> Checkup:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.abilities import has_ability
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.host.explain.finding import Severity
 from tailbite.host.explain.why import Explanation, explain_port
@@ -58,7 +59,8 @@ def test_a_nat_rule_that_answers_for_the_port_is_told(peer: Callable[[str], str]
 @pytest.mark.usefixtures("network")
 def test_what_was_not_inspected_is_said_of_a_port_that_nothing_uses() -> None:
     (finding,) = explain().findings
-    assert finding.what.startswith(f"No TCP socket uses port {PORT}")
+    uses = "uses" if has_ability("BOUND_SOCKETS_LISTED") else "that this kernel lists uses"
+    assert finding.what.startswith(f"No TCP socket {uses} port {PORT}")
     assert "eBPF" in str([fact.value for fact in finding.facts if fact.name == "not inspected"])
 
 

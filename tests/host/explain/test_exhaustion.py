@@ -78,6 +78,7 @@ def test_time_wait_is_counted_and_the_kernel_s_second_is_told(server: socket.soc
     assert "tcp_tw_reuse=1" not in str(finding.remedies)
 
 
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
 def test_sockets_that_are_bound_use_up_the_ports_for_every_destination(server: socket.socket) -> None:
     bound = [socket.socket() for _ in range(COUNT)]
     for sock in bound:

@@ -115,6 +115,7 @@ def test_the_doctor_walks_once_for_each_namespace_with_sockets(elsewhere: Elsewh
     assert sorted(walks) == sorted([*elsewhere.inodes("connected", "itself"), *elsewhere.inodes("itself")])
 
 
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
 def test_a_snapshot_lists_listeners_and_bound_sockets_where_nothing_is_connected(walks: list[int]) -> None:
     with socket.socket() as bound, socket.socket() as listening:
         bound.bind(("127.0.0.1", PORT))

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
+from tailbite.host.see.abilities import socket_abilities
 from tailbite.host.sysctl.text import value_in, with_assignment, without_assignment
 from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED, reserved_value
+from tailbite.kernel.inet_diag import TcpState
 
 if TYPE_CHECKING:
     from tailbite.host.see.records import Namespace
@@ -113,9 +115,19 @@ class Destroy:
     sighting: Sighting
 
     def command(self) -> str:
-        """Return what to type: the filter names this socket and no other (ss(8))."""
+        """Return the command to type: the filter names this socket and no other (ss(8)).
+
+        Where ``ss -K`` would end nothing, without a word, the command is tailbite's own for a TIME-WAIT, and a
+        comment for a connection.
+        """
         found = self.sighting.socket
         end = found.endpoints.local
+        able = socket_abilities((found.state,))
+        if found.state is TcpState.TIME_WAIT:
+            if able.destroy_time_wait is False:
+                return self.sighting.namespace.tailbite(f"fix --kill {end.port} --apply")
+        elif able.destroy is False:
+            return f"# this kernel cannot destroy the connection of {end} (SOCK_DESTROY): end the program that has it"
         mapped = found.family == socket.AF_INET6 and ":" not in end.host
         name = shlex.quote(f"[::ffff:{end.host}]:{end.port}" if mapped else str(end))
         state = found.state.label.lower()
