@@ -55,7 +55,9 @@ class View:
         while True:
             if not is_left():
                 connect_to_itself(LEFT).close()
-            done = subprocess.run(self.arguments, capture_output=True, text=True, check=False)
+            # Under pytest, GNU readline puts COLUMNS into the environment that programs inherit.
+            environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+            done = subprocess.run(self.arguments, capture_output=True, text=True, check=False, env=environment)
             if is_left():  # the TIME-WAIT lasts 60 s, and a busy machine may take longer
                 return View(self.name, self.shown, self.arguments, done.stdout)
 

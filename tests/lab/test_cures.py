@@ -42,7 +42,13 @@ def test_closing_leaves_a_time_wait_that_keeps_the_server_down_for_a_minute(name
 
 
 @pytest.mark.usefixtures("network")
-@pytest.mark.parametrize("strategy", PREVENT, ids=lambda strategy: strategy.name)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(each, id=each.name, marks=[pytest.mark.needs("XT_BPF")] * (each.name == "host guard"))
+        for each in PREVENT
+    ],
+)
 def test_prevention_lets_every_start_succeed_at_once(strategy: object) -> None:
     """No self-connect and no failed start, in a namespace where the control had one."""
     seen = run(getattr(strategy, "name", ""))

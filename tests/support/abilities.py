@@ -119,6 +119,11 @@ def _duplicate_sack() -> bool:
 
 
 @cache
+def _xt_bpf() -> bool:
+    return _takes_bpf_rule("iptables")
+
+
+@cache
 def _xt_bpf_through_nftables() -> bool:
     return _takes_bpf_rule("iptables-nft")
 
@@ -171,6 +176,7 @@ ABILITIES: dict[str, Callable[[], bool]] = {
     "SOCK_DESTROY": _sock_destroy,
     "SOCK_DESTROY_TIME_WAIT": _sock_destroy_time_wait,
     "SO_NETNS_COOKIE": _so_netns_cookie,
+    "XT_BPF": _xt_bpf,
     "XT_BPF_LEGACY": _xt_bpf_through_legacy,
     "XT_BPF_NFT": _xt_bpf_through_nftables,
 }
