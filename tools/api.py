@@ -184,7 +184,7 @@ def first_line_of(module: str, name: str) -> str:
     where = definition_of(module, name)
     node = statements(where.module).get(where.name)
     text = docstring_after(*where) if node is not None else ""
-    if not text and isinstance(node, ast.Assign):
+    if not text and isinstance(node, ast.Assign | ast.AnnAssign):
         value = node.value.func if isinstance(node.value, ast.Call) else node.value
         if isinstance(value, ast.Name):
             return first_line_of(where.module, value.id)

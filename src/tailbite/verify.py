@@ -61,12 +61,12 @@ __all__ = [
     "tls",
 ]
 
-postgres = Postgres()
-redis = Redis()
-mysql = MySQL()
-ssh = SSH()
-smtp = SMTP()
-tls = TLS()
+postgres: Postgres = Postgres()
+redis: Redis = Redis()
+mysql: MySQL = MySQL()
+ssh: SSH = SSH()
+smtp: SMTP = SMTP()
+tls: TLS = TLS()
 http = HTTP
 banner = Banner
 send_expect = SendExpect

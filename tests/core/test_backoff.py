@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tailbite.core.backoff import Backoff, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @given(
@@ -64,3 +68,23 @@ def test_a_policy_without_an_attempt_is_refused(limit: dict[str, float]) -> None
 def test_a_policy_with_an_attempt_is_taken(limits: dict[str, float]) -> None:
     policy = Policy(**limits)  # type: ignore[arg-type]
     assert (policy.max_attempts, policy.deadline) == (limits.get("max_attempts"), limits.get("deadline"))
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "says"),
+    [
+        (Backoff, {"initial": "a"}, "initial must be a number"),
+        (Backoff, {"maximum": None}, "maximum must be a number"),
+        (Backoff, {"factor": "2"}, "factor must be a number"),
+        (Backoff, {"factor": True}, "factor must be a number"),
+        (Backoff, {"draw": 0.5}, "draw must be a function"),
+        (Policy, {"backoff": 5}, "backoff must be"),
+        (Policy, {"backoff": Backoff}, "backoff must be"),
+        (Policy, {"max_attempts": 2.5}, "max_attempts must be a whole number"),
+        (Policy, {"max_attempts": True}, "max_attempts must be a whole number"),
+        (Policy, {"deadline": "1m"}, "deadline must be a number"),
+    ],
+)
+def test_a_wrong_type_is_a_type_error(make: Callable[..., object], arguments: dict[str, object], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        make(**arguments)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from random import random
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tailbite.core.duration import checked_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ class Backoff:
 
     Raises:
         ValueError: the delays would be negative, unbounded or shrinking.
+        TypeError: an argument has the wrong type.
     """
 
     initial: float = 0.1
@@ -41,6 +44,13 @@ class Backoff:
     draw: Callable[[], float] = field(default=random, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("initial", "maximum"):
+            checked_seconds(name, getattr(self, name))
+        factor: Any = self.factor
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            raise TypeError(f"factor must be a number, not {factor!r}")
+        if not callable(self.draw):
+            raise TypeError(f"draw must be a function that returns a number in [0, 1), not {self.draw!r}")
         if not (0 <= self.initial <= self.maximum and math.isfinite(self.maximum)):
             raise ValueError(f"backoff needs 0 <= initial <= maximum, not {self.initial} and {self.maximum}")
         if not (self.factor >= 1 and math.isfinite(self.factor)):
@@ -69,6 +79,7 @@ class Policy:
 
     Raises:
         ValueError: a limit that leaves no attempt.
+        TypeError: an argument has the wrong type.
     """
 
     backoff: Delays = Backoff()
@@ -76,7 +87,16 @@ class Policy:
     deadline: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise ValueError(f"max_attempts must be at least 1, not {self.max_attempts}")
-        if self.deadline is not None and not self.deadline > 0:
+        backoff: Any = self.backoff
+        if not callable(backoff) or isinstance(backoff, type):
+            raise TypeError(
+                f"backoff must be a tailbite.Backoff(...) or a function that returns an iterator of seconds, "
+                f"not {backoff!r}"
+            )
+        most: Any = self.max_attempts
+        if most is not None and (not isinstance(most, int) or isinstance(most, bool)):
+            raise TypeError(f"max_attempts must be a whole number, not {most!r}")
+        if most is not None and most < 1:
+            raise ValueError(f"max_attempts must be at least 1, not {most}")
+        if self.deadline is not None and not checked_seconds("deadline", self.deadline) > 0:
             raise ValueError(f"deadline must be more than 0 seconds, not {self.deadline}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["parse_duration", "spell_duration"]
+__all__ = ["checked_seconds", "parse_duration", "spell_duration"]
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)")
@@ -18,6 +18,17 @@ _LADDER = (
     (1e-3, "ms", "ms"),
     (1e-6, "us", "us"),
 )
+
+
+def checked_seconds(name: str, value: object) -> float:
+    """Return ``value`` if it is a number; ``name`` is the argument it was given as.
+
+    Raises:
+        TypeError: it is not a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    return value
 
 
 def parse_duration(text: str) -> float:

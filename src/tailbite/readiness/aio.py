@@ -58,7 +58,7 @@ async def wait(
     Raises:
         NotReadyError: a :class:`TimeoutError`; its ``targets`` have the last readiness of each target.
         ValueError: a target that is not valid, or a time out of its range.
-        TypeError: a target of an unsupported type, or an unknown keyword.
+        TypeError: an argument of the wrong type, or an unknown keyword.
     """
     listener = listener_of(on_attempt, old)
     return await _wait(Gate.of(targets, verify, timeout, interval, patience), listener)

@@ -6,10 +6,12 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tailbite.core.duration import checked_seconds
 from tailbite.errors import NotReadyError
 from tailbite.kernel.sockopt import abort
 from tailbite.readiness.status import Readiness, TargetStatus
 from tailbite.readiness.target import Wanted
+from tailbite.verifiers.verification import checked_verifier
 
 if TYPE_CHECKING:
     import socket
@@ -57,6 +59,7 @@ class Gate:
         if not targets:
             raise ValueError("nothing to wait for: give at least one target, such as 'db:5432'")
         check_times(timeout, interval, patience)
+        checked_verifier(verify)
         wanted: list[Wanted] = []
         for target in targets:
             if (each := Wanted.of(target, verify)) not in wanted:
@@ -94,12 +97,13 @@ def check_times(timeout: float | None, interval: float, patience: float) -> None
 
     Raises:
         ValueError: one is out of its range.
+        TypeError: one is not a number.
     """
-    if timeout is not None and not timeout >= 0:
+    if timeout is not None and not checked_seconds("timeout", timeout) >= 0:
         raise ValueError(f"timeout must be 0 or more seconds, or None to wait for ever, not {timeout}")
-    if not interval > 0:
+    if not checked_seconds("interval", interval) > 0:
         raise ValueError(f"interval must be more than 0 seconds, not {interval}")
-    if not patience > 0:
+    if not checked_seconds("patience", patience) > 0:
         raise ValueError(f"patience must be more than 0 seconds, not {patience}")
 
 
@@ -109,13 +113,15 @@ def listener_of(
     """Return the function to call after every attempt; its old name was ``on_sighting``.
 
     Raises:
-        TypeError: another keyword.
+        TypeError: another keyword, or what is given cannot be called.
     """
     if "on_sighting" in old:
         warnings.warn("wait(on_sighting=) is now called on_attempt", DeprecationWarning, stacklevel=3)
         on_attempt = on_attempt or old.pop("on_sighting")
     for name in old:
         raise TypeError(f"wait() got an unexpected keyword argument {name!r}")
+    if on_attempt is not None and not callable(on_attempt):
+        raise TypeError(f"on_attempt must be a function that takes a Readiness, not {on_attempt!r}")
     return on_attempt
 
 

@@ -57,7 +57,7 @@ def wait(
         patience: seconds one attempt may take, for connecting and the answer; 5 if not given.
         on_attempt: a function that is called in the calling thread with the :class:`~tailbite.Readiness` after every
             attempt.
-        old: ``on_readiness``, the old name of ``on_attempt``; deprecated.
+        old: ``on_sighting``, the old name of ``on_attempt``; deprecated.
 
     Returns:
         the readiness of each target, in their order; all of them are ready.
@@ -65,7 +65,7 @@ def wait(
     Raises:
         NotReadyError: a :class:`TimeoutError`; its ``targets`` have the last readiness of each target.
         ValueError: a target that is not valid, or a time out of its range.
-        TypeError: a target of an unsupported type, or an unknown keyword.
+        TypeError: an argument of the wrong type, or an unknown keyword.
     """
     listener = listener_of(on_attempt, old)
     gate = Gate.of(targets, verify, timeout, interval, patience)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from tailbite.core.backoff import Backoff, Policy
+from tailbite.core.duration import checked_seconds
 from tailbite.dial.options import Options
 from tailbite.reconnect import rehearsal
 from tailbite.reconnect.classify import Retry, classifier, is_lost_connection, is_transient
 from tailbite.reconnect.machine import Settings
-from tailbite.verifiers.verification import Verifier
+from tailbite.verifiers.verification import checked_verifier
 
 if TYPE_CHECKING:
     import os
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tailbite.connect.target import Target
     from tailbite.core.backoff import Delays
     from tailbite.reconnect.events import Event
+    from tailbite.verifiers.verification import Verifier
 
 __all__ = ["Address", "Arguments", "Hook", "LoopSettings", "checked_limit", "checked_read_timeout", "read_arguments"]
 
@@ -123,11 +125,11 @@ def read_arguments(target: Target, settings: LoopSettings) -> Arguments:
         is_lost=classifier(retry, is_lost_connection),
         machine=Settings(
             target,
-            timeout=_number("timeout", given.pop("timeout", 10.0)),
+            timeout=checked_seconds("timeout", given.pop("timeout", 10.0)),
             first=rehearsal.limit(first) if first else later,
             later=later,
-            healthy_after=_number("healthy_after", given.pop("healthy_after", 5.0)),
-            verifier=_checked_verifier(given.pop("verify", None)),
+            healthy_after=checked_seconds("healthy_after", given.pop("healthy_after", 5.0)),
+            verifier=checked_verifier(given.pop("verify", None)),
         ),
         options=Options.of(target, **given),
     )
@@ -135,25 +137,7 @@ def read_arguments(target: Target, settings: LoopSettings) -> Arguments:
 
 def _later_policy(given: dict[str, Any]) -> Policy:
     backoff, most, deadline = (given.pop(name, None) for name in ("backoff", "max_attempts", "deadline"))
-    policy = Policy(
-        Backoff() if backoff is None else backoff,
-        most,
-        None if deadline is None else _number("deadline", deadline),
-    )
-    return _checked_policy(policy)
-
-
-def _checked_policy(policy: Policy) -> Policy:
-    backoff: Any = policy.backoff
-    if not callable(backoff) or isinstance(backoff, type):
-        raise TypeError(
-            f"backoff must be a tailbite.Backoff(...) or a function that returns an iterator of seconds, "
-            f"not {backoff!r}"
-        )
-    most: Any = policy.max_attempts
-    if most is not None and (not isinstance(most, int) or isinstance(most, bool)):
-        raise TypeError(f"max_attempts must be a whole number, not {most!r}")
-    return policy
+    return Policy(Backoff() if backoff is None else backoff, most, deadline)
 
 
 def _checked_first(first: object) -> Policy | None:
@@ -161,7 +145,7 @@ def _checked_first(first: object) -> Policy | None:
         return None
     if not isinstance(first, Policy):
         raise TypeError(f"first must be a tailbite.Policy(...), not {first!r}")
-    return _checked_policy(first)
+    return first
 
 
 def _checked_hooks(hooks: Any) -> tuple[Hook, ...]:
@@ -177,26 +161,13 @@ def _checked_hooks(hooks: Any) -> tuple[Hook, ...]:
     return several
 
 
-def _checked_verifier(verifier: object) -> Verifier | None:
-    if verifier is None or (isinstance(verifier, Verifier) and not isinstance(verifier, type)):
-        return verifier
-    hint = f"; call it: {verifier.__name__}(...)" if isinstance(verifier, type) else ""
-    raise TypeError(f"verify must be a verifier, such as tailbite.verify.redis, not {verifier!r}{hint}")
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    return value
-
-
 def checked_read_timeout(seconds: float | None) -> float | None:
     """Return the timeout for reads.
 
     Raises:
         TypeError, ValueError: it is not a number of seconds, or negative.
     """
-    if seconds is not None and not 0 <= _number("read_timeout", seconds) < math.inf:
+    if seconds is not None and not 0 <= checked_seconds("read_timeout", seconds) < math.inf:
         raise ValueError(f"read_timeout must be 0 or more seconds, or None to wait without a limit, not {seconds}")
     return seconds
 

@@ -236,6 +236,11 @@ class AsyncConnection(Generic[_S]):
         self._stream = stream
         self._is_entered = False
 
+    if not TYPE_CHECKING:  # a type checker says so by itself
+
+        def __getattr__(self, name: str) -> None:
+            raise AttributeError(f"a connection has no {name!r}: use the stream of `async with connection as x:`")
+
     async def __aenter__(self) -> _S:
         self._is_entered = True
         return self._stream

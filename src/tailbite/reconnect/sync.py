@@ -255,6 +255,11 @@ class Connection:
         self._sock = sock
         self._is_entered = False
 
+    if not TYPE_CHECKING:  # a type checker says so by itself
+
+        def __getattr__(self, name: str) -> None:
+            raise AttributeError(f"a connection has no {name!r}: use the socket of `with connection as x:`")
+
     def __enter__(self) -> socket.socket:
         self._is_entered = True
         return self._sock

@@ -10,6 +10,7 @@ from tailbite.errors import VerifyError
 from tailbite.verifiers.answer import Answer
 from tailbite.verifiers.listening import check_expected, matched
 from tailbite.verifiers.recognise import printed
+from tailbite.verifiers.verification import check_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -46,6 +47,9 @@ class Redis:
     spends: bool = False
     user: str = ""
     password: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout)
 
     def __call__(self, *, timeout: float) -> Redis:
         """Return this verifier with another timeout, in seconds."""
@@ -109,6 +113,7 @@ class SendExpect:
     spends: bool = False
 
     def __post_init__(self) -> None:
+        check_timeout(self.timeout)
         check_expected(self.expect)
         if not isinstance(self.send, bytes):
             raise TypeError(f"{self.send!r} must be bytes")

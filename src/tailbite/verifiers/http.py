@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tailbite.errors import VerifyError
 from tailbite.verifiers.answer import Answer
 from tailbite.verifiers.recognise import printed
+from tailbite.verifiers.verification import check_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -40,6 +41,7 @@ class HTTP:
 
     Raises:
         ValueError: the path does not begin with "/", or has characters that a request line cannot hold.
+        TypeError: an argument has the wrong type.
     """
 
     path: str = "/"
@@ -51,6 +53,8 @@ class HTTP:
     credentials: tuple[str, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        check_timeout(self.timeout)
+        self._check_types()
         if not self.path.startswith("/"):
             raise ValueError(f"{self.path!r} is not a valid path: it must begin with /")
         for text in (self.path, self.host or ""):
@@ -58,6 +62,13 @@ class HTTP:
                 raise ValueError(f"{text!r} has characters that must be percent-encoded")
         if self.credentials is not None and ":" in self.credentials[0]:
             raise ValueError("a user name for basic authentication cannot have a colon (RFC 7617)")
+
+    def _check_types(self) -> None:
+        for name, text in (("path", self.path), ("host", self.host or "")):
+            if not isinstance(text, str):
+                raise TypeError(f"{name} must be text, not {text!r}")
+        if isinstance(self.status, str | bytes | bool) or not isinstance(self.status, int | Container):
+            raise TypeError(f"status must be a number, or a range or set of numbers, not {self.status!r}")
 
     def talk(self, target: Target) -> Conversation:
         """See :class:`tailbite.verify.Verifier`."""

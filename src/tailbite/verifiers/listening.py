@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tailbite.errors import VerifyError
 from tailbite.verifiers.answer import Answer
 from tailbite.verifiers.recognise import printed, quoted, recognise
+from tailbite.verifiers.verification import check_timeout
 
 if TYPE_CHECKING:
     from tailbite.connect.target import Target
@@ -34,6 +35,9 @@ class MySQL:
     timeout: float = 5.0
     name: str = "mysql"
     spends: bool = False
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout)
 
     def __call__(self, *, timeout: float) -> MySQL:
         """Return this verifier with another timeout, in seconds."""
@@ -68,6 +72,9 @@ class SSH:
     name: str = "ssh"
     spends: bool = False
 
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout)
+
     def __call__(self, *, timeout: float) -> SSH:
         """Return this verifier with another timeout, in seconds."""
         return replace(self, timeout=timeout)
@@ -97,6 +104,9 @@ class SMTP:
     timeout: float = 5.0
     name: str = "smtp"
     spends: bool = False
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout)
 
     def __call__(self, *, timeout: float) -> SMTP:
         """Return this verifier with another timeout, in seconds; RFC 5321 section 4.5.3.2 grants it 5 minutes."""
@@ -139,6 +149,7 @@ class Banner:
     spends: bool = False
 
     def __post_init__(self) -> None:
+        check_timeout(self.timeout)
         check_expected(self.expected)
 
     def talk(self, target: Target) -> Conversation:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from tailbite.errors import VerifyError
 from tailbite.verifiers.answer import Answer
 from tailbite.verifiers.recognise import printed
+from tailbite.verifiers.verification import check_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -58,6 +59,7 @@ class Postgres:
     password: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        check_timeout(self.timeout)
         if not self.user or "\0" in self.user + self.database:
             raise ValueError("user and database must be names: not empty, and without NUL")
 

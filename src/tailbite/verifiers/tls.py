@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tailbite.errors import VerifyError
 from tailbite.verifiers.answer import Answer
 from tailbite.verifiers.recognise import quoted, recognise
-from tailbite.verifiers.verification import Send
+from tailbite.verifiers.verification import Send, check_timeout, checked_verifier
 
 if TYPE_CHECKING:
     import ssl
@@ -47,6 +47,10 @@ class TLS:
     server_hostname: str | None = None
     timeout: float = 5.0
     spends: bool = True
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout)
+        checked_verifier(self.inside)
 
     @property
     def name(self) -> str:

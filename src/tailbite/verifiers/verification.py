@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from tailbite.core.duration import checked_seconds
 from tailbite.errors import VerifyError
 
 if TYPE_CHECKING:
@@ -30,7 +31,16 @@ if TYPE_CHECKING:
 
     from tailbite.connect.target import Target
 
-__all__ = ["Accepted", "Conversation", "Receive", "Send", "Verification", "Verifier"]
+__all__ = [
+    "Accepted",
+    "Conversation",
+    "Receive",
+    "Send",
+    "Verification",
+    "Verifier",
+    "check_timeout",
+    "checked_verifier",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,28 @@ class Verifier(Protocol):
             VerifyError: (from the generator) the peer is not that server, or not yet.
         """
         ...
+
+
+def checked_verifier(verifier: object) -> Verifier | None:
+    """Return ``verifier`` if it is one, or None.
+
+    Raises:
+        TypeError: it is not a verifier.
+    """
+    if verifier is None or (isinstance(verifier, Verifier) and not isinstance(verifier, type)):
+        return verifier
+    hint = f"; call it: {verifier.__name__}(...)" if isinstance(verifier, type) else ""
+    raise TypeError(f"verify must be a verifier, such as tailbite.verify.redis, not {verifier!r}{hint}")
+
+
+def check_timeout(seconds: object) -> None:
+    """Check the timeout of a verifier.
+
+    Raises:
+        TypeError, ValueError: it is not a number of seconds above 0.
+    """
+    if not checked_seconds("timeout", seconds) > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {seconds}")
 
 
 @dataclass(frozen=True, slots=True)

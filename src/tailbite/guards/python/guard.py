@@ -77,7 +77,7 @@ class Guard:
 
     def __init__(self, events: Callable[[GuardedConnect], object] | None) -> None:
         self._events = events
-        self.is_on = False
+        self.is_on: bool = False
 
     def on(self) -> None:
         """Switch on; nothing happens if it is on already.
@@ -153,7 +153,12 @@ def guard(*, events: Callable[[GuardedConnect], object] | None = None) -> Guard:
 
     Raises:
         GuardError: an audit hook of this process forbids further ones, so that no connect would be guarded.
+        TypeError: ``events`` cannot be called.
     """
+    if events is not None and not callable(events):
+        raise TypeError(f"events must be a function that takes a GuardedConnect, not {events!r}")
+    if events is not None and not callable(events):
+        raise TypeError(f"events must be a function that takes a GuardedConnect, not {events!r}")
     held = Guard(events)
     held.on()
     return held
