@@ -18,19 +18,22 @@ from tailbite.kernel.sockopt import abort
 pytestmark = [pytest.mark.usefixtures("network"), pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")]
 
 
-def connected_to_itself() -> socket.socket:
+def connected_to_itself(device: str = "") -> socket.socket:
     sock = socket.socket()
+    if device:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
     sock.bind(("127.0.0.1", PORT))
     sock.connect(("127.0.0.1", PORT))
     return sock
 
 
+@pytest.mark.parametrize("device", ["", "lo"])
 @pytest.mark.parametrize("refused", [(TcpState.TIME_WAIT,), ()], ids=["TIME-WAIT", "any state"])
 def test_a_time_wait_that_the_kernel_does_not_destroy_is_ended(
-    monkeypatch: pytest.MonkeyPatch, refused: tuple[TcpState, ...]
+    monkeypatch: pytest.MonkeyPatch, refused: tuple[TcpState, ...], device: str
 ) -> None:
     refuse_to_destroy(monkeypatch, *refused)
-    connected_to_itself().close()
+    connected_to_itself(device).close()
     assert not server_can_bind(reuse=True)
     with SockDiag() as diag:
         end_self_connect(diag, leftovers()[0])

@@ -38,6 +38,6 @@ def end_self_connect(diag: SockDiag, target: TcpSocket) -> None:
         diag.destroy(target)
     except NetlinkError as error:
         if error.errno == errno.EOPNOTSUPP and target.state is TcpState.TIME_WAIT:
-            replace_time_wait(target.endpoints.local, target.family)
+            replace_time_wait(target.endpoints.local, target.family, interface=target.interface)
         elif error.errno != errno.ENOENT:
             raise

@@ -24,12 +24,14 @@ _TCP_REPAIR = 19  # include/uapi/linux/tcp.h
 _BETWEEN_TRIES = 0.05
 
 
-def replace_time_wait(end: Endpoint, family: int, *, patience: float = 5.0) -> None:
+def replace_time_wait(end: Endpoint, family: int, *, interface: int = 0, patience: float = 5.0) -> None:
     """End the TIME-WAIT of a self-connect in the calling thread's network namespace.
 
     Args:
         end: its address and port, on both sides.
         family: AF_INET or AF_INET6, as the socket was made.
+        interface: index of the interface that the socket was bound to (SO_BINDTODEVICE); 0 for none. A TIME-WAIT of
+            another one is not taken over, and no error says so.
         patience: seconds to wait at most: a TIME-WAIT can be taken over when it is older than a second.
 
     Raises:
@@ -42,6 +44,9 @@ def replace_time_wait(end: Endpoint, family: int, *, patience: float = 5.0) -> N
     sock = socket.socket(family)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+        if interface:
+            name = socket.if_indextoname(interface).encode()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
         sock.bind(address)
         while (number := sock.connect_ex(address)) == errno.EADDRNOTAVAIL and time.monotonic() < until:
             time.sleep(_BETWEEN_TRIES)
