@@ -198,10 +198,16 @@ def test_without_a_descriptor_no_range_of_before_is_believed(
 
 
 @pytest.mark.usefixtures("network")
-def test_the_first_connect_of_a_process_takes_one_descriptor() -> None:
+@pytest.mark.parametrize(
+    "kernel",
+    ["", "from tailbite.kernel import sockopt; facts.SO_NETNS_COOKIE = sockopt.SO_NETNS_COOKIE = 9999\n"],
+    ids=["cookie", "no cookie"],
+)
+def test_the_first_connect_of_a_process_takes_one_descriptor(kernel: str) -> None:
     """To find out what the kernel has takes another one, which may not be there; a plain connect needs no other."""
     program = (
         "import resource, socket, tailbite; from tailbite.connect import facts\n"
+        f"{kernel}"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (5, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
         "server = socket.create_server(('127.0.0.1', 9000))\n"
         "client = tailbite.create_connection(('127.0.0.1', 9000))\n"

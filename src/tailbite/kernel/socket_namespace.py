@@ -70,7 +70,10 @@ def _namespace_without_cookie(sock: Any) -> bytes | None:
 
 
 def _opened(sock: Any) -> bytes:
-    import fcntl
+    try:
+        import fcntl
+    except ImportError as error:  # its file cannot be opened: no descriptor is left
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
 
     descriptor = fcntl.ioctl(sock.fileno(), _SIOCGSKNS)
     try:
