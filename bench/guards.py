@@ -18,7 +18,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from floor import build_floor
 from paired import Ratio, compare, left_out, report
@@ -26,6 +26,7 @@ from paired import Ratio, compare, left_out, report
 from tailbite.errors import FirewallError
 from tailbite.guards.host import firewall as host_firewall
 from tailbite.kernel.namespace import enter_private_network, fresh_network
+from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, SO_NETNS_COOKIE, pack_port_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +47,9 @@ class Promise(NamedTuple):
 
 NOTHING = Promise()
 # The work of `run` is done by another process, whatever the connect costs: beside_floor() has its promises.
-PROMISES = {"guard()": Promise(1.10), "run": NOTHING, "host guard": Promise(1.05)}
+PROMISES = {"guard()": Promise(1.25), "run": NOTHING, "host guard": Promise(1.05)}
+LEAST_HOOK = "the least hook"
+BESIDE_LEAST_HOOK = Promise(1.10)
 PROMISED_FOR = "a Python built with optimization, as distributions build it, version 3.11 or newer"
 THREADS, CONNECTS = 50, 20
 PYTHON = (sys.executable, __file__)
@@ -152,8 +155,32 @@ def work(guarded: str, kind: str, port: str) -> None:
         import tailbite
 
         tailbite.guard()  # after the listener is there: most clients have none of their own on that port
+    if guarded == LEAST_HOOK:
+        add_least_hook()
     for _ in sys.stdin:
         print(block(), flush=True)
+
+
+def add_least_hook() -> None:
+    """Guard with the least that a Python program can: an audit hook and its three system calls, and nothing else.
+
+    A connect must not be steered by the range of another network namespace, nor lose a range of the program's own. So
+    the hook asks for the socket's namespace and for its range, and sets the range, before every connect.
+    """
+    with socket.socket() as sock:
+        home = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+    one_side = pack_port_range(32768, INSIDE - 1)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.connect":
+            sock = arguments[0]
+            if (
+                sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8) == home
+                and sock.getsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) == 0
+            ):
+                sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, one_side)
+
+    sys.addaudithook(hook)
 
 
 class SideEnded(Exception):  # noqa: N818 - named like BlockingIOError
@@ -195,10 +222,10 @@ def inside_host_guard(stack: contextlib.ExitStack, *arguments: str) -> Side:
         return stack.enter_context(side(*arguments))
 
 
-def pair(name: str, kind: str, port: int, guard: str, promise: Promise = NOTHING) -> Ratio:
+def pair(name: str, kind: str, port: int, guard: str, promise: Promise = NOTHING, *, beside: str = "plain") -> Ratio:
     """Measure one kind of work with one guard, against the same without, in processes that take turns."""
     with contextlib.ExitStack() as stack:
-        sides = [one_of_each(stack, kind, port + 4 * number, guard) for number in range(PROCESSES)]
+        sides = [one_of_each(stack, kind, port + 4 * number, guard, beside) for number in range(PROCESSES)]
         for side_of_either in itertools.chain(*sides):
             side_of_either()
         plain, guarded = (itertools.cycle(each) for each in zip(*sides, strict=True))
@@ -211,13 +238,13 @@ def pair(name: str, kind: str, port: int, guard: str, promise: Promise = NOTHING
         )
 
 
-def one_of_each(stack: contextlib.ExitStack, kind: str, port: int, guard: str) -> tuple[Side, Side]:
-    """Start a plain process and a guarded one."""
+def one_of_each(stack: contextlib.ExitStack, kind: str, port: int, guard: str, beside: str) -> tuple[Side, Side]:
+    """Start a process without the guard, plain as a rule, and a guarded one."""
     if guard == "host guard":
         with fresh_network():
             plain = stack.enter_context(side("plain", kind, str(port)))
         return plain, inside_host_guard(stack, "plain", kind, str(port))
-    plain = stack.enter_context(side("plain", kind, str(port)))
+    plain = stack.enter_context(side(beside, kind, str(port)))
     before = RUN if guard == "run" else ()
     how = guard if guard == "guard()" else "plain"
     return plain, stack.enter_context(side(how, kind, str(port + 2), before=before))
@@ -265,6 +292,9 @@ def main() -> None:
                 ratios += beside_floor(floor)
             except SideEnded as error:
                 left_out("run beside a supervisor in C", str(error))
+    ratios.append(
+        pair("live connect, beside the least hook", "live", INSIDE, "guard()", BESIDE_LEAST_HOOK, beside=LEAST_HOOK)
+    )
     for guard, promise in PROMISES.items():
         try:
             ratios += [
