@@ -31,8 +31,7 @@ def draw_handshake(scenes: list[Scene], machine: str, stem: Path) -> tuple[Path,
     for number, scene in enumerate(scenes, 1):
         longest = len(scene.steps)
         with figure(4.6, 2.1 + 0.78 * longest) as (drawing, (axes,)):
-            is_closed = scene.is_folded and scene.ending is ConnectionEnding.CLOSE
-            axes.set_title(f"{scene.name}, closed" if is_closed else scene.name)
+            axes.set_title(_title(scene))
             axes.set_xlim(-0.62, _FAR + 0.62)
             axes.set_ylim(-longest - 0.75, 0.75)
             axes.axis("off")
@@ -40,6 +39,14 @@ def draw_handshake(scenes: list[Scene], machine: str, stem: Path) -> tuple[Path,
             caption(drawing, f"Captured on lo, port {scene.port}; sequence numbers relative.\n{machine}")
             paths += save(drawing, stem if number == 1 else stem.with_name(f"{stem.name}-{number}"))
     return tuple(paths)
+
+
+def _title(scene: Scene) -> str:
+    if not scene.is_folded:
+        return "An ordinary connection: client and server"
+    if scene.ending is ConnectionEnding.CLOSE:
+        return "A self-connect, closed: TIME-WAIT is left"
+    return "A self-connect, reset: nothing is left"
 
 
 def _lifeline(axes: Axes, x: float, name: str, state: str, end: float) -> None:

@@ -26,23 +26,23 @@ def draw_loop(settings: ExperimentSettings, tallies: list[LoopTally], machine: s
     Raises:
         OSError: a file cannot be written.
     """
-    with figure(9, 6.4, "aa;bc", height_ratios=[1.35, 1]) as (drawing, (waits, strides, parity)):
+    with figure(5.3, 9, "a;b;c", height_ratios=[1.4, 1, 1]) as (drawing, (waits, strides, parity)):
         _waits(waits, settings, tallies)
         _strides(strides, tallies)
         _parity(parity, settings, tallies)
         attempts = sum(tally.attempts for tally in tallies)
         caption(
             drawing,
-            f"{attempts:,} connects to port {settings.port} of this host, range {settings.ephemeral}; {machine}",
+            f"{attempts:,} connects to port {settings.port} of this host,\nrange {settings.ephemeral}; {machine}",
         )
         return save(drawing, stem)
 
 
 def _waits(axes: Axes, settings: ExperimentSettings, tallies: list[LoopTally]) -> None:
     model, waits = expected_odds(settings), waits_of(tallies)
-    axes.set_title("From one self-connect to the next")
+    axes.set_title("Attempts from one self-connect to the next")
     axes.set_xlabel("attempts")
-    axes.set_ylabel("share of self-connects within")
+    axes.set_ylabel("share of self-connects")
     tidy(axes)
     if model.law is None or not waits:
         never = "the kernel never chooses this port" if model.law is None else "fewer than two self-connects"
@@ -68,7 +68,7 @@ def _waits(axes: Axes, settings: ExperimentSettings, tallies: list[LoopTally]) -
             f"Kolmogorov-Smirnov p = {seen.p_value:.2f}",
         ]
         if seen.lap_chance is not None and seen.model_lap_chance is not None:
-            lines.insert(1, f"a lap hits with {seen.lap_chance:.3f} (model {seen.model_lap_chance:.3f})")
+            lines.insert(1, f"a lap hits with probability {seen.lap_chance:.3f} (model {seen.model_lap_chance:.3f})")
         axes.text(0.985, 0.30, "\n".join(lines), transform=axes.transAxes, ha="right", va="bottom", fontsize=9)
 
 

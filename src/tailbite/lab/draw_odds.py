@@ -39,7 +39,7 @@ def draw_odds(
     curves = [(name, odds(port, ephemeral, reserved, **kind), look) for name, kind, look in kinds]
     times = [curve.seconds(0.999, every=every, clients=clients) for _, curve, _ in curves if curve.is_possible]
     end = max(times, default=3600.0)
-    with figure(7.5, 4.2) as (drawing, (axes,)):
+    with figure(5.3, 4.4) as (drawing, (axes,)):
         soon = [curve.seconds(0.002, every=every, clients=clients) for _, curve, _ in curves if curve.is_possible]
         at = np.geomspace(min(soon, default=end / 1e4), end, 700)
         for name, curve, look in curves:
@@ -52,12 +52,14 @@ def draw_odds(
         axes.set_xticks([time for time, _ in ticks], [name for _, name in ticks])
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
-        axes.set_ylabel("connected to itself by then")
-        axes.set_title(f"Dialling dead port {port} every {spell_duration(every)}{_crowd(clients)}, range {ephemeral}")
+        axes.set_ylabel("probability of a self-connect by then")
+        axes.set_xlabel("time since the first attempt (logarithmic)")
+        pace = f"every {spell_duration(every)}{_crowd(clients)}, range {ephemeral}"
+        axes.set_title(f"Self-connects of a client that dials port {port}\n{pace}")
         tidy(axes)
         axes.grid(True, axis="x")
         axes.legend(loc="upper left")
-        caption(drawing, "tailbite lab odds: the model, which tailbite lab loop compares with the kernel")
+        caption(drawing, "tailbite lab odds: the model, which tailbite lab loop\ncompares with the kernel")
         return save(drawing, stem)
 
 
