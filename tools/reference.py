@@ -298,7 +298,7 @@ def _metric_rows(families: Iterable[Metric]) -> Iterator[tuple[str, ...]]:
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = getattr(family, "_labelnames", ()) or [label for each in family.samples for label in each.labels]
         named = ", ".join(f"`{label}`" for label in labels)
-        yield f"`{family.name}{suffix}`", family.type, named, family.documentation
+        yield f"`{family.name}{suffix}`", family.type, named, re.sub(r"\bblind\b", "`blind`", family.documentation)
 
 
 def _findings() -> str:
