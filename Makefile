@@ -9,7 +9,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 .PHONY: demo test setup dev lint coverage kernels bench figures measure man clean peers matrix dist try-packages try-deploy
 .PHONY: cpython fuzz
 .PHONY: image try-image
-.PHONY: docs docs-browser api reference story
+.PHONY: docs docs-browser api reference story diagram
 
 demo: setup
 	$(BIN)/tailbite demo
@@ -96,9 +96,12 @@ docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 	$(BIN)/python tools/site_check.py build/site
 
-# The same, and in Chromium: width, requests, and accessibility (axe-core) of some pages, at four settings.
+# The same, and in Chromium: width, requests, and accessibility (axe-core) of every kind of page, at four settings.
+# PAGES=all looks at every page; that takes minutes.
+PAGES ?= story lab TB101 commands persistent api index
+
 docs-browser: docs
-	$(BIN)/python tools/site_check.py build/site --browser --only story --only lab --only TB101 --only commands
+	$(BIN)/python tools/site_check.py build/site --browser $(if $(filter all,$(PAGES)),,$(addprefix --only ,$(PAGES)))
 
 # The tables of docs/reference and docs/findings/index.md, from the product itself.
 reference: dev
@@ -111,6 +114,10 @@ api: dev
 # The pictures of docs/story.md, from a run of the demo.
 story: setup
 	$(BIN)/python tools/story.py
+
+# The picture of the state machine, from the diagram in docs/persistent.md (Chromium; npm install --prefix .peers mermaid).
+diagram: dev
+	$(BIN)/python tools/diagram.py
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(INSTALL) --group docs

@@ -5,10 +5,9 @@ Warnings are errors. The site needs no network: fonts, styles and scripts are pa
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pygments.lexers.special import TextLexer
 
 from tailbite._version import __version__
 
@@ -55,9 +54,9 @@ html_theme_options = {
 
 
 def setup(app: Sphinx) -> None:
-    """Add what the pages need: diagrams as text, and tables of contents without patterns that match nothing."""
-    app.add_lexer("mermaid", TextLexer)
+    """Add what the pages need: diagrams as pictures, and tables of contents without patterns that match nothing."""
     app.connect("source-read", _drop_empty_patterns)
+    app.connect("source-read", _show_diagrams)
     app.connect("build-finished", _complete_accessibility)
 
 
@@ -65,6 +64,20 @@ def _drop_empty_patterns(app: Sphinx, name: str, source: list[str]) -> None:
     if name == "index":
         lines = source[0].splitlines()
         source[0] = "\n".join(line for line in lines if not line.endswith("*") or _new_pages(app, line, lines))
+
+
+def _show_diagrams(app: Sphinx, name: str, source: list[str]) -> None:
+    """Show the picture that tools/diagram.py made of the Mermaid text, which only other renderers of Markdown draw."""
+    if name == "persistent":
+        source[0] = re.sub(r"^```mermaid\n.*?^```$", _PICTURE, source[0], flags=re.DOTALL | re.MULTILINE)
+
+
+_PICTURE = """\
+:::{container} wide
+```{image} figures/state-machine.svg
+:alt: States of a loop, from IDLE over CONNECTING, VERIFYING and CONNECTED to ENDED; a failure leads to WAITING.
+```
+:::"""
 
 
 def _new_pages(app: Sphinx, pattern: str, listed: list[str]) -> set[str]:
@@ -84,4 +97,5 @@ def _complete_accessibility(app: Sphinx, error: Exception | None) -> None:
         text = text.replace("<pre>", '<pre tabindex="0">').replace(
             '<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'
         )
+        text = text.replace('<div class="wide ', '<div tabindex="0" class="wide ')
         file.write_text(text, encoding="utf-8")

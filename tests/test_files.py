@@ -1,4 +1,4 @@
-"""Files are replaced as a whole, and what is no regular file is never replaced."""
+"""Files are replaced as a whole; devices, pipes and links stay what they are."""
 
 from __future__ import annotations
 

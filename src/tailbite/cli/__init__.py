@@ -30,7 +30,7 @@ def main() -> None:
     except KeyboardInterrupt:  # click knows what to do with it, but may not be loaded yet
         sys.exit(_INTERRUPTED)
     finally:
-        gc.freeze()  # nor when it ends: the system takes everything back at once
+        gc.freeze()  # nor when it ends: the system frees all memory at once
 
 
 def _open_output() -> None:
