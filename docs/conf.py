@@ -75,7 +75,7 @@ def _show_diagrams(app: Sphinx, name: str, source: list[str]) -> None:
 _PICTURE = """\
 :::{container} wide
 ```{image} figures/state-machine.svg
-:alt: States of a loop, from IDLE over CONNECTING, VERIFYING and CONNECTED to ENDED; a failure leads to WAITING.
+:alt: States of a loop: IDLE, CONNECTING, VERIFYING, CONNECTED and ENDED; a failure leads to WAITING.
 ```
 :::"""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from diagram import diagram_of_page, diagram_of_picture  # noqa: E402 - tools is not a package
+from diagram import diagram_of_page, diagram_of_picture
 
 
 def test_the_picture_shows_the_diagram_of_the_page() -> None:
