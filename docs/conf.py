@@ -67,7 +67,7 @@ def _drop_empty_patterns(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def _show_diagrams(app: Sphinx, name: str, source: list[str]) -> None:
-    """Show the picture that tools/diagram.py made of the Mermaid text, which only other renderers of Markdown draw."""
+    """Show the picture that tools/diagram.py made of the Mermaid text, which Sphinx cannot draw."""
     if name == "persistent":
         source[0] = re.sub(r"^```mermaid\n.*?^```$", _PICTURE, source[0], flags=re.DOTALL | re.MULTILINE)
 
