@@ -11,13 +11,14 @@ import pytest
 
 from support.itself import connected_to_itself
 from support.trap import PORT
+from support.walks import record_walks
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.host.see import namespaces
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
 from tailbite.watch import inspector
-from tailbite.watch.inspector import Inspector, inspect_namespace
+from tailbite.watch.inspector import WALK_EVERY_S, Inspector, inspect_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +47,12 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[
     yield started
     for child in started:
         child.communicate("\n", timeout=20)
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The namespace of each request that walks the table of connections."""
+    return record_walks(monkeypatch)
 
 
 def test_exposed_listeners_are_those_of_the_range_that_are_not_reserved() -> None:
@@ -77,6 +84,48 @@ def test_a_budget_puts_off_and_says_how_many(children: list[subprocess.Popen[str
         seen |= others
     assert len(seen) == 3  # each had its turn
     assert len(found.reports) == 4
+
+
+def test_what_a_round_takes_too_much_is_taken_off_the_next(children: list[subprocess.Popen[str]]) -> None:
+    seconds = iter([0, 0, 1, 2, 9, 9, 9, 20, 20, 21, 22, 22, 22])  # the third visit takes seven seconds
+    inspect = Inspector(every=10.0, budget=0.4, cpu_clock=lambda: float(next(seconds)))
+    assert len(inspect.inspect_round(0.0).inspected) == 3
+    inspect.name(None)
+    assert len(inspect.inspect_round(1.0).inspected) == 2  # its own, and one more, whatever they cost
+
+
+def test_without_events_each_inspection_walks_the_namespaces_with_connections(
+    children: list[subprocess.Popen[str]], walks: list[int]
+) -> None:
+    inspect = Inspector(every=60.0, budget=1.0)
+    with connected_to_itself(PORT):
+        inspect.inspect_round(0.0)
+        inspect.inspect_round(60.0)
+    assert walks == [current_namespace().inode] * 2  # the children have listeners alone
+
+
+def test_while_every_event_is_told_only_news_and_time_ask_for_a_walk(walks: list[int]) -> None:
+    inspect = Inspector(only_own=True)
+
+    def is_walked(now: float, *, is_told_all: bool = True) -> bool:
+        walks.clear()
+        inspect.inspect_round(now, is_told_all=is_told_all)
+        return bool(walks)
+
+    with socket.create_server(("127.0.0.1", PORT + 1)) as server, socket.create_connection(server.getsockname()):
+        assert is_walked(0.0)  # what was there before the start
+        assert not is_walked(15.0)
+        inspect.name(current_namespace())
+        assert is_walked(30.0)
+        assert not is_walked(45.0)
+        assert is_walked(60.0, is_told_all=False)  # events were lost
+        assert not is_walked(75.0)
+        assert is_walked(60.0 + WALK_EVERY_S)
+        inspect.name(None)
+        with connected_to_itself(PORT):
+            assert is_walked(400.0)
+            assert is_walked(415.0)  # until it is gone
+        assert is_walked(430.0)
 
 
 def test_a_named_namespace_comes_first(children: list[subprocess.Popen[str]]) -> None:

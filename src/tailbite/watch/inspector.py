@@ -1,4 +1,10 @@
-"""Repeated inspections of every network namespace, within a budget of CPU time."""
+"""Repeated inspections of every network namespace, within a budget of CPU time.
+
+What an inspection costs is the walk of the one table of connections that all namespaces share. Two kinds of namespace
+are inspected without it: one whose TCP sockets all listen, and, while the source of events reports every self-connect
+(eBPF, and nothing lost), one that had no self-connect when it was last walked and of which no event came since. The
+second is walked again after :data:`WALK_EVERY_S` all the same.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +16,27 @@ from typing import TYPE_CHECKING, Final
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.namespaces import current_namespace, visible_namespaces
 from tailbite.host.see.records import NotVisible
-from tailbite.host.see.usage import read_usage, usage_here
+from tailbite.host.see.usage import are_listeners_all, read_usage, usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports
 from tailbite.watch.rounds import Candidate, Rounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tailbite.core.ports import PortRange, PortSet
     from tailbite.host.see.records import Namespace
     from tailbite.kernel.sock_diag import TcpSocket
     from tailbite.kernel.tcp_info import TcpInfo
 
-__all__ = ["BUDGET", "EVERY_S", "InspectionRound", "Inspector", "NamespaceReport"]
+__all__ = ["BUDGET", "EVERY_S", "WALK_EVERY_S", "InspectionRound", "Inspector", "NamespaceReport"]
 
 EVERY_S: Final = 15.0
 BUDGET: Final = 0.005
 """The part of one CPU that inspections of other namespaces may take."""
+WALK_EVERY_S: Final = 300.0
+"""Longest time for which the events of a namespace are believed without looking at its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,56 +119,81 @@ class Inspector:
         self._cpu_clock = cpu_clock
         self._rounds = Rounds(every=every)
         self._reports: dict[int, NamespaceReport] = {}
+        self._walked: dict[int, float] = {}
+        self._debt = 0.0
 
     def name(self, namespace: Namespace | None) -> None:
         """Have a namespace inspected in the next round; None, an unknown one, names all that are known."""
         for inode in self._reports if namespace is None else (namespace.inode,):
             self._rounds.name(inode)
 
-    def inspect_round(self, now: float) -> InspectionRound:
+    def inspect_round(self, now: float, *, is_told_all: bool = False) -> InspectionRound:
         """Inspect what is due, as far as the budget goes.
 
         Args:
             now: seconds of a monotonic clock.
+            is_told_all: True if :meth:`name` was called for every self-connect since the last round.
         """
         taken, start, cpu_start = time.time(), time.monotonic(), self._cpu_clock()
         namespaces, not_visible = ((current_namespace(),), ()) if self._only_own else visible_namespaces()
         by_inode = {one.inode: one for one in namespaces}
+        self._walked = {inode: when for inode, when in self._walked.items() if is_told_all and inode in by_inode}
         empty = {one.inode for one in namespaces if not one.is_own and _is_empty(one)}
         due = self._rounds.plan((Candidate(one.inode, one.is_own, one.inode in empty) for one in namespaces), now)
-        inspected: list[NamespaceReport] = []
-        unseen = list(not_visible)
-        reports = {inode: NamespaceReport(by_inode[inode]) for inode in empty}
-        done = 0
-        gone: set[int] = set()
-        for inode in due:
-            spent = self._cpu_clock() - cpu_start
-            if done >= 2 and spent + spent / done > self._allowance:  # the own one, and one more; then what fits
-                break
-            done += 1
-            report = inspect_namespace(by_inode[inode])
-            if report is None:
-                gone.add(inode)
-                continue
-            self._rounds.inspected(inode, now)
-            unseen += report.not_visible
-            if report.ephemeral is not None:
-                inspected.append(report)
-                reports[inode] = report
+        visits = self._visit([by_inode[inode] for inode in due], cpu_start, now)
+        seen = [report for report in visits.values() if report is not None]
+        inspected = tuple(report for report in seen if report.ephemeral is not None)
+        gone = {inode for inode, report in visits.items() if report is None}
         self._reports = {
-            inode: one for inode, one in self._reports.items() if inode in by_inode.keys() - gone
-        } | reports
+            **{inode: one for inode, one in self._reports.items() if inode in by_inode.keys() - gone},
+            **{inode: NamespaceReport(by_inode[inode]) for inode in empty},
+            **{one.namespace.inode: one for one in inspected},
+        }
         return InspectionRound(
             taken=taken,
             duration=time.monotonic() - start,
             cpu=self._cpu_clock() - cpu_start,
-            inspected=tuple(inspected),
+            inspected=inspected,
             reports=dict(self._reports),
             skipped=len(empty),
-            deferred=len(due) - done,
-            unseen=done - len(inspected) - len(gone) + len(not_visible),
-            not_visible=tuple(dict.fromkeys(unseen)),
+            deferred=len(due) - len(visits),
+            unseen=len(seen) - len(inspected) + len(not_visible),
+            not_visible=tuple(dict.fromkeys([*not_visible, *(what for one in seen for what in one.not_visible)])),
         )
+
+    def _visit(
+        self, namespaces: Sequence[Namespace], cpu_start: float, now: float
+    ) -> dict[int, NamespaceReport | None]:
+        """Inspect namespaces until the budget is spent; return what was found by inode, None for one that is gone.
+
+        What a round takes too much is taken off the next one.
+        """
+        visits: dict[int, NamespaceReport | None] = {}
+        allowance = self._allowance - self._debt
+        for namespace in namespaces:
+            spent = self._cpu_clock() - cpu_start
+            if len(visits) >= 2 and spent + spent / len(visits) > allowance:  # its own, and one more; then what fits
+                break
+            visits[namespace.inode] = self._inspect(namespace, now)
+        self._debt = min(max(self._cpu_clock() - cpu_start - allowance, 0.0), self._allowance)
+        return visits
+
+    def _inspect(self, namespace: Namespace, now: float) -> NamespaceReport | None:
+        is_walked = not self._is_known_clean(namespace.inode, now)
+        report = inspect_namespace(namespace, is_walked=is_walked)
+        if report is None:
+            return None
+        if is_walked and not report.not_visible:
+            self._walked[namespace.inode] = now
+        self._rounds.inspected(namespace.inode, now)
+        return report
+
+    def _is_known_clean(self, inode: int, now: float) -> bool:
+        """Tell whether a namespace had no self-connect at its last walk, and nothing was reported of it since."""
+        report = self._reports.get(inode)
+        if report is None or report.self_connects or self._rounds.is_named(inode):
+            return False
+        return now - self._walked.get(inode, float("-inf")) < WALK_EVERY_S
 
 
 def _is_empty(namespace: Namespace) -> bool:
@@ -168,22 +201,26 @@ def _is_empty(namespace: Namespace) -> bool:
     return usage is not None and usage.is_empty
 
 
-def inspect_namespace(namespace: Namespace) -> NamespaceReport | None:
+def inspect_namespace(namespace: Namespace, *, is_walked: bool = True) -> NamespaceReport | None:
     """Inspect one namespace. Never raises for what the kernel refuses: that becomes ``not_visible``.
+
+    Args:
+        namespace: which one.
+        is_walked: False if it is known that nothing there is connected to itself.
 
     Returns:
         None if the namespace has vanished since it was listed, or the process that leads into it has: then the next
         round finds it by another process.
     """
     try:
-        return call_in_namespace(namespace, partial(_inspect_here, namespace))
+        return call_in_namespace(namespace, partial(_inspect_here, namespace, is_walked))
     except (FileNotFoundError, ProcessLookupError):
         return None
     except OSError as error:
         return NamespaceReport(namespace, not_visible=(NotVisible.of(str(namespace), error),))
 
 
-def _inspect_here(namespace: Namespace) -> NamespaceReport:
+def _inspect_here(namespace: Namespace, is_walked: bool) -> NamespaceReport:
     inspection = Inspection()
     ephemeral = inspection.read("the ephemeral port range", read_ephemeral_range)
     reserved = inspection.read("the reserved ports", read_reserved_ports)
@@ -192,8 +229,10 @@ def _inspect_here(namespace: Namespace) -> NamespaceReport:
         return NamespaceReport(
             namespace, ephemeral=ephemeral, reserved=reserved, not_visible=tuple(inspection.not_visible)
         )
-    found = inspection.list_sockets("the self-connected sockets", lambda diag: diag.self_connects(ephemeral))
     listeners = inspection.list_sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,)))
+    found: tuple[TcpSocket, ...] = ()
+    if is_walked and not are_listeners_all(len(listeners), usage, usage_here()):
+        found = inspection.list_sockets("the self-connected sockets", lambda diag: diag.self_connects(ephemeral))
     ports = {one.endpoints.local.port for one in listeners}
     return NamespaceReport(
         namespace=namespace,

@@ -53,6 +53,10 @@ class Rounds:
         """Have a namespace inspected first at the next plan: something happened there."""
         self._named.add(inode)
 
+    def is_named(self, inode: int) -> bool:
+        """Tell whether something happened in a namespace since its last inspection."""
+        return inode in self._named
+
     def plan(self, candidates: Iterable[Candidate], now: float) -> list[int]:
         """Return the namespaces that are due, in the order in which to inspect them; forget those that are gone.
 

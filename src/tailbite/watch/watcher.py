@@ -70,6 +70,7 @@ class Watcher:
         self._clock = clock
         self._due = clock()
         self._inspected_at = float("-inf")
+        self._lost = 0
 
     def wait(self, timeout: float) -> list[Noticed]:
         """Wait for events or an inspection, at most ``timeout`` seconds; return what was noticed."""
@@ -97,7 +98,10 @@ class Watcher:
 
     def _inspect(self) -> list[Noticed]:
         now = self._clock()
-        self.last_round = self.inspector.inspect_round(now)
+        state = self.source.state()
+        is_told_all = state.kind is SourceKind.BPF and state.lost == self._lost
+        self._lost = state.lost
+        self.last_round = self.inspector.inspect_round(now, is_told_all=is_told_all)
         self._inspected_at = now
         # A round that took long must not follow itself at once.
         self._due = max(now + self.inspector.every, self._clock() + self.inspector.every / 2)

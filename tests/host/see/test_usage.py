@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.trap import PORT
+from support.walks import record_walks
 from tailbite.host.explain.checkup import check_host
 from tailbite.host.see.namespaces import current_namespace, visible_namespaces
 from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.host.see.scan import scan
 from tailbite.host.see.snapshot import take_snapshot
-from tailbite.host.see.usage import read_usage
-from tailbite.kernel.netlink import Netlink
-from tailbite.kernel.sock_diag import TcpState
+from tailbite.host.see.usage import are_listeners_all, read_usage
+from tailbite.kernel.sockstat import TcpUsage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,9 @@ with fresh_network():
     if sys.argv[1] == "connected":
         server = socket.create_server(("127.0.0.1", 8000))
         held = [server, socket.create_connection(("127.0.0.1", 8000)), server.accept()]
+    if sys.argv[1] == "listening":
+        held = [socket.create_server(("127.0.0.1", 8000))]
+        held += [socket.create_server(("::1", 8000), family=socket.AF_INET6)]
     if sys.argv[1] == "itself":
         sock = socket.socket()
         sock.bind(("127.0.0.1", 8000))
@@ -75,7 +78,7 @@ class Elsewhere:
 def elsewhere() -> Iterator[Elsewhere]:
     places = Elsewhere()
     with contextlib.ExitStack() as stack:
-        for kind in ("empty", "empty", "connected", "itself"):
+        for kind in ("empty", "empty", "listening", "connected", "itself"):
             places.start(kind)
             stack.callback(places.processes[kind][-1].communicate, "\n", timeout=20)
         yield places
@@ -84,28 +87,17 @@ def elsewhere() -> Iterator[Elsewhere]:
 @pytest.fixture
 def walks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The namespace of each request that walks the table of connections."""
-    seen: list[int] = []
-    plain = Netlink.dump
-
-    def dump(self: Netlink, kind: int, payload: bytes, *rest: object) -> object:
-        # inet_diag_req_v2 has its states at byte 4, the older inet_diag_req at byte 52.
-        offset = 4 if kind == 20 else 52
-        if int.from_bytes(payload[offset : offset + 4], sys.byteorder) & 1 << TcpState.ESTABLISHED:
-            seen.append(os.stat("/proc/thread-self/ns/net").st_ino)  # noqa: PTH116
-        return plain(self, kind, payload, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Netlink, "dump", dump)
-    return seen
+    return record_walks(monkeypatch)
 
 
-def test_scan_walks_once_for_each_namespace_with_sockets(elsewhere: Elsewhere, walks: list[int]) -> None:
+def test_scan_walks_once_for_each_namespace_with_connections(elsewhere: Elsewhere, walks: list[int]) -> None:
     found = scan(elsewhere.namespaces())
-    assert {one.inode for one in found.namespaces} == elsewhere.inodes("empty", "connected", "itself")
+    assert {one.inode for one in found.namespaces} == elsewhere.inodes("empty", "listening", "connected", "itself")
     assert {one.namespace.inode for one in found.sightings} == elsewhere.inodes("itself")
     assert sorted(walks) == sorted(elsewhere.inodes("connected", "itself"))
 
 
-def test_the_doctor_walks_once_for_each_namespace_with_sockets(elsewhere: Elsewhere, walks: list[int]) -> None:
+def test_the_doctor_walks_once_for_each_namespace_with_connections(elsewhere: Elsewhere, walks: list[int]) -> None:
     seen = check_host(elsewhere.namespaces())
     (sighting,) = seen.scan.sightings
     assert sighting.namespace.inode in elsewhere.inodes("itself")
@@ -116,17 +108,33 @@ def test_the_doctor_walks_once_for_each_namespace_with_sockets(elsewhere: Elsewh
 
 
 @pytest.mark.needs("BOUND_SOCKETS_LISTED")
-def test_a_snapshot_lists_listeners_and_bound_sockets_where_nothing_is_connected(walks: list[int]) -> None:
+def test_a_snapshot_lists_listeners_and_bound_sockets_without_a_walk_where_nothing_is_connected(
+    walks: list[int],
+) -> None:
     with socket.socket() as bound, socket.socket() as listening:
         bound.bind(("127.0.0.1", PORT))
         assert [one.endpoints.local.port for one in take_snapshot(current_namespace()).bound] == [PORT]
         assert walks == []
         listening.bind(("127.0.0.1", PORT + 1))
         listening.listen()
+        assert walks == []
         shot = take_snapshot(current_namespace())
         assert [one.endpoints.local.port for one in shot.listeners] == [PORT + 1]
         assert [one.endpoints.local.port for one in shot.bound] == [PORT]
-        assert len(walks) == 1
+        assert walks == []
+        with socket.create_connection(("127.0.0.1", PORT + 1)):
+            take_snapshot(current_namespace())
+        assert len(walks) == 1  # a connection, and then its TIME-WAIT, have to be looked at
+        take_snapshot(current_namespace())
+        assert len(walks) == 2
+
+
+def test_counts_that_changed_or_are_missing_ask_for_a_walk() -> None:
+    listeners = TcpUsage(in_use=2, time_wait=0, sockets=9)
+    assert are_listeners_all(2, listeners, listeners)
+    for other in (None, TcpUsage(3, 0, 9), TcpUsage(2, 1, 9), TcpUsage(1, 0, 9)):
+        assert not are_listeners_all(2, listeners, other)
+        assert not are_listeners_all(2, other, listeners)
 
 
 def test_only_an_inspection_can_tell_where_no_process_can_be_asked(elsewhere: Elsewhere) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.records import NotVisible
-from tailbite.host.see.usage import read_usage, usage_here
+from tailbite.host.see.usage import are_listeners_all, read_usage, usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.end_socket import end_self_connect
 from tailbite.kernel.sock_diag import SockDiag
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tailbite.kernel.tcp_info import TcpInfo
 
 __all__ = ["Destruction", "Scan", "Sighting", "destroy_self_connects", "scan", "scan_snapshots"]
+
+_FEW: Final = 1000
+"""Sockets of a namespace above which some are connections, as a rule, so that listing the listeners gains nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +142,7 @@ def _with_owners(found: Scan) -> Scan:
 
 def _scan_here(namespace: Namespace) -> tuple[list[Sighting], list[NotVisible]]:
     inspection = Inspection()
-    usage = usage_here()  # of a namespace that could not be read from outside
-    if usage is not None and usage.is_empty:
+    if _has_nothing_connected():
         return [], []
     sockets = inspection.list_sockets(
         f"the sockets of {namespace}", lambda diag: diag.self_connects(_ephemeral_range())
@@ -148,6 +150,17 @@ def _scan_here(namespace: Namespace) -> tuple[list[Sighting], list[NotVisible]]:
     traffic = inspection.read_traffic(sockets)
     found = [Sighting(namespace, *pair) for pair in zip(sockets, traffic, strict=True)]
     return found, inspection.not_visible
+
+
+def _has_nothing_connected() -> bool:
+    """Tell whether the calling thread's namespace has no TCP socket, or listeners alone."""
+    usage = usage_here()
+    if usage is None or usage.time_wait or usage.in_use > _FEW:
+        return False
+    if usage.is_empty:
+        return True
+    listeners = Inspection().list_sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,)))
+    return are_listeners_all(len(listeners), usage, usage_here())
 
 
 def _ephemeral_range() -> PortRange | None:

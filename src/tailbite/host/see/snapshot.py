@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.records import NotVisible
-from tailbite.host.see.usage import usage_here
+from tailbite.host.see.usage import are_listeners_all, usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
@@ -97,15 +97,16 @@ def _take_here(namespace: Namespace) -> Snapshot:
     inspection = Inspection()
     ephemeral = inspection.read("the ephemeral port range", read_ephemeral_range)
     usage = usage_here()
-    connected: tuple[TcpSocket, ...] = ()
-    if usage is None or not usage.is_empty:
-        connected = inspection.list_sockets("the self-connected sockets", lambda diag: diag.self_connects(ephemeral))
     # Listening and bound sockets are in tables of their own: one dump of both does not walk that of the connections.
     states = [TcpState.LISTEN] if usage is None or usage.in_use else []
     states += [TcpState.BOUND_INACTIVE] if usage is None or usage.sockets else []
     others: tuple[TcpSocket, ...] = ()
     if states:
         others = inspection.list_sockets("the listening and bound sockets", lambda diag: diag.listing(states))
+    listening = tuple(one for one in others if one.state is TcpState.LISTEN)
+    connected: tuple[TcpSocket, ...] = ()
+    if not are_listeners_all(len(listening), usage, usage_here()):
+        connected = inspection.list_sockets("the self-connected sockets", lambda diag: diag.self_connects(ephemeral))
     return Snapshot(
         namespace=namespace,
         taken=time.time(),
@@ -113,7 +114,7 @@ def _take_here(namespace: Namespace) -> Snapshot:
         reserved=inspection.read("the reserved ports", read_reserved_ports),
         sysctls=tuple(Sysctl(name, read_sysctl(name)) for name in SYSCTLS),
         self_connects=connected,
-        listeners=tuple(one for one in others if one.state is TcpState.LISTEN),
+        listeners=listening,
         bound=tuple(one for one in others if one.state is TcpState.BOUND_INACTIVE),
         traffic=inspection.read_traffic(connected),
         not_visible=tuple(inspection.not_visible),
