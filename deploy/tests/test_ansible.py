@@ -152,7 +152,7 @@ def reserved(host: str) -> str:
 
 
 def test_reserve(inventory: Path, collections: Path) -> None:
-    """Reserve ports on three hosts, twice, and take it back, twice."""
+    """Reserve ports on three hosts, twice, and undo it, twice."""
     subprocess.run(
         [find("ip"), "netns", "exec", "h2", "sh", "-c", "echo 8080 > /proc/sys/net/ipv4/ip_local_reserved_ports"],
         check=True,

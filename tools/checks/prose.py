@@ -129,6 +129,8 @@ def _passages(path: Path) -> Iterator[tuple[int, str]]:
 
 def _python_passages(source: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if _NAME.fullmatch(token.string):
+            continue
         if token.type in (tokenize.COMMENT, tokenize.STRING) or token.type == _FSTRING_MIDDLE:
             for offset, line in enumerate(token.string.splitlines()):
                 yield token.start[0] + offset, _without_code(line)
@@ -139,7 +141,7 @@ def _page_passages(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("```"):
             fenced = not fenced
-        elif not fenced:
+        elif not fenced and not _QUERY.match(line):
             yield number, _without_code(line)
 
 
@@ -147,4 +149,8 @@ def _without_code(line: str) -> str:
     return re.sub(r"``.*?``|`[^`]*`|https?://\S+", "", line)
 
 
+_NAME = re.compile(r"""(["'])[a-z_]+\1""")
+"""A string of one word in lower case is a name in code (a key, a label's value), not prose."""
+_QUERY = re.compile(r"\s*(- )?(expr|series): ")
+"""A line of Prometheus' query language in a file of rules."""
 _FSTRING_MIDDLE = getattr(tokenize, "FSTRING_MIDDLE", -1)  # a token of its own since Python 3.12

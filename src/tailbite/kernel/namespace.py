@@ -35,6 +35,7 @@ __all__ = [
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+"""unshare(2) with this flag makes a network namespace (include/uapi/linux/sched.h)."""
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
 _THREAD_NETWORK = "/proc/thread-self/ns/net"

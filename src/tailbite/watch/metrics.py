@@ -115,7 +115,7 @@ def _totals(state: ExporterState) -> Metric:
 
 
 def _looks(state: ExporterState) -> Metric:
-    text = "Rounds of inspections: complete, blind (not everything was visible) or failed."
+    text = "Rounds of inspections, by result: complete, `blind` (not everything was visible) or failed."
     family = CounterMetricFamily("tailbite_looks", text, labels=("result",))
     for result in _LookResult:
         family.add_metric((result,), state.looks[result])

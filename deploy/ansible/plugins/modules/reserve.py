@@ -54,7 +54,7 @@ EXAMPLES = r"""
   tailbite.tailbite.reserve:
     ports: ["32246", "33060-33062"]
 
-- name: Take that back
+- name: Undo that
   tailbite.tailbite.reserve:
     ports: ["32246", "33060-33062"]
     state: absent
