@@ -33,6 +33,25 @@ def test_two_that_end_at_one_endpoint_are_two() -> None:
     assert tally.total == 2
 
 
+def test_a_time_wait_may_be_found_before_its_end_is_reported() -> None:
+    """The kernel reports ends from a work queue, so that an inspection can be faster."""
+    tally = Tally()
+    assert tally.notice(Moment.FOUND, 1, END, 0.0, cookie=(1, 0))
+    assert not tally.notice(Moment.FOUND, 1, END, 1.0, is_open=False)
+    assert not tally.notice(Moment.ENDED, 1, END, 1.1)
+    assert not tally.notice(Moment.FOUND, 1, END, 2.0, is_open=False)
+    assert tally.notice(Moment.ENDED, 1, END, 3.0)  # another connection, that no inspection met
+    assert tally.total == 2
+
+
+def test_an_open_one_after_an_end_is_another() -> None:
+    tally = Tally()
+    assert tally.notice(Moment.ENDED, 1, END, 0.0)
+    assert tally.notice(Moment.FOUND, 1, END, 1.0, cookie=(1, 0))
+    assert not tally.notice(Moment.ENDED, 1, END, 2.0)
+    assert tally.total == 2
+
+
 def test_another_cookie_is_another_connection() -> None:
     tally = Tally()
     assert tally.notice(Moment.FOUND, 1, END, 0.0, cookie=(1, 0))

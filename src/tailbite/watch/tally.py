@@ -5,7 +5,7 @@ noticed       counts                                 except
 ============  =====================================  ==========================================================
 established   always                                 -
 found         if it is new                           an event or an earlier inspection noticed this connection
-ended         if it is new                           an inspection had found it open
+ended         if it is new                           it was noticed before, open or in TIME-WAIT, without its end
 ============  =====================================  ==========================================================
 
 Two connections at the same endpoint are told apart by the kernel's cookie where an inspection sees both open. What
@@ -38,7 +38,7 @@ _Key = tuple[int, "Endpoint"]
 @dataclass(slots=True)
 class _Noticed:
     until: float
-    is_open: bool
+    awaits_end: bool  # its end was not reported yet
     cookie: tuple[int, int] | None
 
 
@@ -94,10 +94,11 @@ class Tally:
             cookie: the kernel's name of the socket, where an inspection found it open.
         """
         known = self._recall(namespace, endpoint, now)
-        is_new = self._is_new(moment, known, cookie)
+        is_new = self._is_new(moment, known, cookie, is_open=is_open)
         if moment is Moment.FOUND and known is not None and not is_new:
             cookie = cookie or known.cookie
-        self._remember((namespace, endpoint), _Noticed(now + _REMEMBERED_S, self._opens(moment, is_open), cookie))
+        awaits_end = self._awaits_end(moment, known, is_open=is_open)
+        self._remember((namespace, endpoint), _Noticed(now + _REMEMBERED_S, awaits_end, cookie))
         if is_new:
             self.total += 1
             label = self.labels.label(endpoint.port), where
@@ -105,15 +106,20 @@ class Tally:
         return is_new
 
     @staticmethod
-    def _opens(moment: Moment, is_open: bool) -> bool:
-        return moment is Moment.ESTABLISHED or (moment is Moment.FOUND and is_open)
+    def _awaits_end(moment: Moment, known: _Noticed | None, *, is_open: bool) -> bool:
+        """Tell whether the end is still to be reported: an inspection can find the TIME-WAIT before that or after."""
+        if moment is not Moment.FOUND or is_open or known is None:
+            return moment is not Moment.ENDED
+        return known.awaits_end
 
     @staticmethod
-    def _is_new(moment: Moment, known: _Noticed | None, cookie: tuple[int, int] | None) -> bool:
+    def _is_new(moment: Moment, known: _Noticed | None, cookie: tuple[int, int] | None, *, is_open: bool) -> bool:
         if moment is Moment.ESTABLISHED or known is None:
             return True
         if moment is Moment.ENDED:
-            return not known.is_open
+            return not known.awaits_end
+        if is_open and not known.awaits_end:
+            return True  # the one that was noticed has ended
         return cookie is not None and known.cookie is not None and cookie != known.cookie
 
     def _recall(self, namespace: int, endpoint: Endpoint, now: float) -> _Noticed | None:
