@@ -7,10 +7,39 @@ what the optional part does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
-__all__ = ["how_to_install", "missing"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["how_to_add", "how_to_install", "missing", "needed"]
+
+
+@contextlib.contextmanager
+def needed(purpose: str, *, extra: str = "", package: str = "") -> Iterator[None]:
+    """Import optional packages in the body; where one is not installed, the error says how to install it.
+
+    Args:
+        purpose: what needs it, as the subject of a sentence: ``tailbite.anyio``.
+        extra: the extra of tailbite that brings the package; "" if none does.
+        package: the package's name on PyPI, where no extra brings it.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed; its ``name`` is that of the missing module.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == "tailbite":
+            raise  # a fault of ours, and not an optional package
+        if extra:
+            text = missing(purpose, extra)
+        else:
+            text = f"{purpose} needs the package {package}; install it with: {how_to_add(package)}"
+        raise ModuleNotFoundError(text, name=error.name) from None
 
 
 def missing(purpose: str, extra: str) -> str:
@@ -36,6 +65,14 @@ def how_to_install(extra: str) -> str:
     if sys.prefix == sys.base_prefix and _is_externally_managed():
         return f"pipx install {requirement}"
     return f"pip install {requirement}"
+
+
+def how_to_add(package: str) -> str:
+    """Return the shell command that installs another package beside this installation of tailbite."""
+    command = how_to_install(package)
+    if command.startswith("uv tool"):
+        return f"uv tool install tailbite --with {package}"
+    return f"pipx inject tailbite {package}" if command.startswith("pipx") else f"pip install {package}"
 
 
 def _is_externally_managed() -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tailbite._extras import needed
 from tailbite.cli.output import Unsupported, emit_json, note
 from tailbite.cli.params import DURATION
 from tailbite.watch.check import CheckFormat, CheckResult, Item, check_result, exit_status, render, unknown_line
@@ -151,12 +152,12 @@ def _fields(result: CheckResult) -> dict[str, Any]:
 
 def _metrics(found: InspectionRound) -> str:
     try:
-        from prometheus_client import CollectorRegistry, generate_latest
+        with needed("the Prometheus format", extra="prometheus"):
+            from prometheus_client import CollectorRegistry, generate_latest
 
-        from tailbite.watch.metrics import ExporterState, StateCollector
-    except ImportError as error:
-        text = f"--as prometheus needs the package prometheus-client ({error}): install tailbite[prometheus]"
-        raise Unsupported(text) from None
+            from tailbite.watch.metrics import ExporterState, StateCollector
+    except ModuleNotFoundError as error:
+        raise Unsupported(str(error)) from None
     from tailbite.watch.records import SourceKind, SourceState
 
     state = ExporterState(SourceState(SourceKind.POLL))

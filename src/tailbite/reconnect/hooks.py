@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from tailbite._extras import needed
 from tailbite.errors import VerifyError
 from tailbite.reconnect import events
 
@@ -82,9 +83,13 @@ def structlog(logger: Any = None) -> Hook:
 
     Args:
         logger: a bound logger; ``structlog.get_logger()`` if not given.
+
+    Raises:
+        ModuleNotFoundError: structlog is not installed; the message says how to install it.
     """
     if logger is None:
-        import structlog as library
+        with needed("tailbite.hooks.structlog()", package="structlog"):
+            import structlog as library
 
         logger = library.get_logger("tailbite")
 
@@ -107,8 +112,12 @@ def prometheus(registry: Any = None) -> Hook:
     Args:
         registry: a ``CollectorRegistry``; the process's own if not given. Making a second hook for one registry is
             a ValueError of prometheus-client.
+
+    Raises:
+        ModuleNotFoundError: prometheus-client is not installed; the message says how to install it.
     """
-    from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+    with needed("tailbite.hooks.prometheus()", extra="prometheus"):
+        from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
     where: Any = {"labelnames": ("target",), "registry": registry or REGISTRY}
     attempts = Counter(
@@ -147,8 +156,12 @@ def opentelemetry(tracer: Any = None) -> Hook:
 
     Args:
         tracer: a tracer; that of the global provider if not given.
+
+    Raises:
+        ModuleNotFoundError: opentelemetry-api is not installed; the message says how to install it.
     """
-    from opentelemetry import trace
+    with needed("tailbite.hooks.opentelemetry()", package="opentelemetry-api"):
+        from opentelemetry import trace
 
     tracer = tracer or trace.get_tracer("tailbite")
     under_way: list[Any] = []
