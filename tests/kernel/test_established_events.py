@@ -8,10 +8,12 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from support.machine_events import machine_events, without_loss
 from support.trap import PORT
 from tailbite.core.address import Endpoint
 from tailbite.kernel.bpf import assemble
@@ -27,14 +29,14 @@ from tailbite.kernel.sockopt import abort
 from tailbite.kernel.tracepoint import Field, Format, read_format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 live = pytest.mark.needs("BPF_TRACEPOINT")
 
 
 @pytest.fixture
 def events(network: None) -> Iterator[EstablishedEvents]:
-    with EstablishedEvents() as opened:
+    with machine_events(), EstablishedEvents() as opened:
         yield opened
 
 
@@ -50,6 +52,17 @@ def of_this_test(events: EstablishedEvents) -> list[Established]:
     return [event for event in events.read_events() if event.pid == os.getpid()]
 
 
+def events_of(events: EstablishedEvents, act: Callable[[], None]) -> list[Established]:
+    """Return the events of what ``act`` dials in this process."""
+
+    def dial_and_read() -> list[Established]:
+        events.read_events()
+        act()
+        return of_this_test(events)
+
+    return without_loss(lambda: events.read_counts()[1], dial_and_read)
+
+
 @live
 @pytest.mark.parametrize(
     ("host", "family", "seen"),
@@ -61,8 +74,7 @@ def of_this_test(events: EstablishedEvents) -> list[Established]:
 )
 def test_one_event_for_each_family(events: EstablishedEvents, host: str, family: int, seen: str) -> None:
     before = time.monotonic_ns()
-    dial_itself(host)
-    (event,) = of_this_test(events)
+    (event,) = events_of(events, partial(dial_itself, host))
     assert (event.family, event.endpoint) == (family, Endpoint(seen, PORT))
     assert before <= event.monotonic_ns <= time.monotonic_ns()
     assert event.name
@@ -70,45 +82,54 @@ def test_one_event_for_each_family(events: EstablishedEvents, host: str, family:
 
 @live
 def test_ordinary_connections_and_equal_ports_of_two_addresses_are_no_events(events: EstablishedEvents) -> None:
-    with socket.create_server(("127.0.0.2", PORT)), socket.socket() as client:
-        client.bind(("127.0.0.1", PORT))  # the same port, another address
-        client.connect(("127.0.0.2", PORT))
-    dial_itself(port=PORT + 1)
-    assert [event.endpoint.port for event in of_this_test(events)] == [PORT + 1]
+    def dial_both() -> None:
+        with socket.create_server(("127.0.0.2", PORT)), socket.socket() as client:
+            client.bind(("127.0.0.1", PORT))  # the same port, another address
+            client.connect(("127.0.0.2", PORT))
+            abort(client)
+        dial_itself(port=PORT + 1)
+
+    assert [event.endpoint.port for event in events_of(events, dial_both)] == [PORT + 1]
 
 
 @live
 def test_other_network_namespaces_are_seen_too(events: EstablishedEvents) -> None:
     with fresh_network():
-        dial_itself()
-    assert [event.endpoint for event in of_this_test(events)] == [Endpoint("127.0.0.1", PORT)]
+        found = events_of(events, dial_itself)
+    assert [event.endpoint for event in found] == [Endpoint("127.0.0.1", PORT)]
 
 
 @live
 def test_the_process_is_the_one_that_dialled(events: EstablishedEvents) -> None:
     code = "import socket, sys; s = socket.socket(); e = '127.0.0.1', int(sys.argv[1]); s.bind(e); s.connect(e)"
-    ports, seen = {}, {}
-    for port in range(4711, 4716):
+
+    def dial_from_child(port: int) -> tuple[int, list[Established]]:
         with subprocess.Popen([sys.executable, "-c", code, str(port)]) as child:
-            assert child.wait() == 0
-            ports[child.pid] = port
-        # Read at once: the self-connects of the rest of the machine fill the buffers as well.
-        seen.update({event.pid: event.endpoint.port for event in events.read_events() if event.pid == child.pid})
-    assert seen == ports or (events.read_counts()[1] and seen.items() < ports.items())
+            found = []
+            while child.poll() is None:  # the self-connects of the rest of the machine fill the buffers as well
+                found += events.read_events()
+                time.sleep(0.001)
+            assert child.returncode == 0
+        return child.pid, found + events.read_events()
+
+    for port in range(4711, 4714):
+        with fresh_network():
+            pid, found = without_loss(lambda: events.read_counts()[1], partial(dial_from_child, port))
+        assert [event.endpoint.port for event in found if event.pid == pid] == [port]
 
 
 @live
-def test_events_that_no_buffer_had_a_place_for_are_counted(events: EstablishedEvents) -> None:
-    for _ in range(5000):  # a buffer has a place for some 800
-        dial_itself()
-        if events.read_counts()[1]:
-            break
-    read = len(events.read_events())
-    seen, lost = events.read_counts()
-    assert lost > 0
-    assert seen - lost >= read
-    dial_itself()  # there is a place again, unless the rest of the machine has taken it
-    assert len(of_this_test(events)) == 1 or events.read_counts()[1] > lost
+def test_events_that_no_buffer_had_a_place_for_are_counted(network: None) -> None:
+    with machine_events(is_filling=True), EstablishedEvents() as events:
+        for _ in range(5000):  # a buffer has a place for some 800
+            dial_itself()
+            if events.read_counts()[1]:
+                break
+        read = len(events.read_events())
+        seen, lost = events.read_counts()
+        assert lost > 0
+        assert seen - lost >= read
+        assert len(events_of(events, dial_itself)) == 1  # there is a place again
 
 
 @live

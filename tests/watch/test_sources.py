@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import subprocess
 import sys
 import time
@@ -12,11 +13,12 @@ import pytest
 
 from support.itself import ENDINGS, connected_to_itself
 from support.limits import without
-from support.trap import PORT
+from support.machine_events import machine_events, without_loss
 from support.users import python_as_nobody
+from tailbite.core.address import Endpoint
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.kernel.destroy_events import DestroyEvents
-from tailbite.kernel.established_events import EstablishedEvents
+from tailbite.kernel.established_events import Established, EstablishedEvents
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.snmp import TcpOpens
 from tailbite.watch.inspector import inspect_namespace
@@ -24,10 +26,19 @@ from tailbite.watch.records import Moment, SourceKind
 from tailbite.watch.sources import MOST_CLOSES, BpfSource, DestroySource, PollSource, RateLimit, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tailbite.watch.records import SelfConnectEvent
     from tailbite.watch.sources import EventSource
+
+PORT = 27411
+"""Of this file alone: the events of the machine are those of other tests too."""
+
+
+@pytest.fixture(autouse=True)
+def shared_events() -> Iterator[None]:
+    with machine_events():
+        yield
 
 
 def wait_for_port(source: EventSource, port: int) -> SelfConnectEvent:
@@ -86,13 +97,44 @@ def test_ebpf_names_the_process_and_its_namespace_and_leaves_others_out_if_told(
 def test_a_process_that_has_ended_leaves_its_namespace_unknown() -> None:
     """Unless its socket is found in our own: here it left a TIME-WAIT."""
     source = BpfSource(EstablishedEvents())
-    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 4711)); s.connect(('127.0.0.1', 4711))"
-    with fresh_network():
-        subprocess.run([sys.executable, "-c", code], check=True)
-    assert "unknown" in [one.where for one in source.read_events(0.0) if one.endpoint.port == 4711]
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert "host" in [one.where for one in source.read_events(0.0) if one.endpoint.port == 4711]
+    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 27413)); s.connect(('127.0.0.1', 27413))"
+
+    def lost() -> int:
+        return source.state().lost
+
+    def places() -> list[str]:
+        return [one.where for one in source.read_events(0.0) if one.endpoint.port == 27413]
+
+    def read_outside() -> list[str]:
+        with fresh_network():
+            subprocess.run([sys.executable, "-c", code], check=True)
+        return places()
+
+    def read_inside() -> list[str]:
+        with fresh_network():
+            subprocess.run([sys.executable, "-c", code], check=True)
+            return places()
+
+    assert "unknown" in without_loss(lost, read_outside)
+    assert "host" in without_loss(lost, read_inside)
     source.close()
+
+
+def test_the_time_of_an_event_follows_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    class One(EstablishedEvents):
+        descriptors = ()
+
+        def __init__(self) -> None:
+            pass
+
+        def read_events(self) -> list[Established]:
+            return [Established(time.monotonic_ns(), socket.AF_INET, Endpoint("127.0.0.1", PORT), 0, "")]
+
+    source = BpfSource(One())
+    now = time.time() + 86_400.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    (event,) = source.read_events(0.0)
+    assert abs(event.time - now) < 60.0
 
 
 @pytest.mark.needs("BPF_TRACEPOINT")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.itself import connected_to_itself
+from support.machine_events import machine_events
 from support.old_kernel import refuse_to_destroy
 from support.trap import PORT, Trap, server_can_bind
 from tailbite.core.address import Endpoint
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
     from tailbite.watch.watcher import Noticed
 
 pytestmark = pytest.mark.usefixtures("network")
+
+LONELY_PORT = 27415
+"""Of one test alone: the events of the machine are those of other tests too."""
+
+
+@pytest.fixture(autouse=True)
+def shared_events() -> Iterator[None]:
+    with machine_events():
+        yield
 
 
 def watcher(source: object, *, kill: bool = False, every: float = 15.0) -> Watcher:
@@ -62,15 +72,15 @@ def test_an_event_is_counted_once_and_has_its_namespace_inspected_soon() -> None
     watch = watcher(source)
     watch.wait(0.0)
     first = watch.last_round
-    with connected_to_itself(PORT):
-        assert wait_for(watch, Moment.ESTABLISHED).is_new
+    with connected_to_itself(LONELY_PORT):
+        assert wait_for(watch, Moment.ESTABLISHED, LONELY_PORT).is_new
         while watch.last_round is first:  # within a second, not after 15
             watch.wait(1.0)
         assert watch.last_round is not None
         (report,) = watch.last_round.inspected
-        assert [one.endpoints.local.port for one in report.self_connects] == [PORT]
+        assert [one.endpoints.local.port for one in report.self_connects] == [LONELY_PORT]
     source.close()
-    assert watch.tally.by_label[str(PORT), "host"] == 1
+    assert watch.tally.by_label[str(LONELY_PORT), "host"] == 1
 
 
 def test_a_destroyed_one_that_was_found_before_is_counted_once() -> None:
