@@ -18,11 +18,12 @@ import pytest
 
 from support.itself import connected_to_itself
 from support.limits import without
+from support.machine_events import machine_events
 from support.trap import PORT
 from support.users import python_as_nobody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("network")
@@ -30,8 +31,14 @@ pytestmark = pytest.mark.usefixtures("network")
 TAILBITE = (sys.executable, "-m", "tailbite")
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([*TAILBITE, *arguments], stdout=-1, stderr=-1, text=True, **options)
+@pytest.fixture(autouse=True)
+def shared_events() -> Iterator[None]:
+    with machine_events():
+        yield
+
+
+def start(*arguments: str, under: tuple[str, ...] = (), **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen([*under, *TAILBITE, *arguments], stdout=-1, stderr=-1, text=True, **options)
 
 
 def run(*arguments: str, command: tuple[str, ...] = TAILBITE) -> subprocess.CompletedProcess[str]:
@@ -86,7 +93,10 @@ def test_a_source_that_is_refused_is_status_4() -> None:
     assert "--source bpf is not allowed here" in done.stderr
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],
+)
 def test_signals_end_it_with_every_line_written(number: signal.Signals, status: int) -> None:
     with connected_to_itself(PORT), start("watch", "--netns", "self", "--source", "poll", "--json") as process:
         assert process.stdout is not None
@@ -95,6 +105,16 @@ def test_signals_end_it_with_every_line_written(number: signal.Signals, status: 
         rest = process.stdout.read()
         assert process.wait(30) == status
     assert [one["event"] for one in events("".join(lines) + rest)][:2] == ["started", "self-connect"]
+
+
+def test_under_nohup_a_closed_terminal_does_not_end_it() -> None:
+    with start("watch", "--netns", "self", "--source", "poll", "--json", under=("nohup",)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)  # the kernel delivers SIGHUP, the lower number, first
+        process.stdout.read()
+        assert process.wait(30) == -signal.SIGTERM
 
 
 def test_kill_9_leaves_nothing_behind() -> None:
@@ -211,7 +231,30 @@ def test_an_address_in_use_is_status_4_and_says_what_to_run() -> None:
     with socket.create_server(("127.0.0.1", 9745)):
         done = run("exporter", "--web.listen-address", "127.0.0.1:9745", "--source", "poll")
     assert (done.returncode, done.stdout) == (4, "")
-    assert "tailbite why 9745" in done.stderr
+    assert done.stderr == "tailbite: port 9745 cannot be served: Address already in use; run tailbite why 9745\n"
+
+
+def test_an_address_of_another_host_is_status_4_and_says_so() -> None:
+    done = run("exporter", "--web.listen-address", "192.0.2.1:9745", "--source", "poll")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.endswith("Cannot assign requested address; give an address of this host\n")
+
+
+def test_a_file_that_cannot_be_written_is_said_once_and_written_when_there_is_space(tmp_path: Path) -> None:
+    folder = tmp_path / "missing"
+    path = folder / "tailbite.prom"
+    options = ("--no-log", "--netns", "self", "--source", "poll", "--every", "10ms")
+    with start("exporter", "--textfile", str(path), *options) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline(), process.stderr.readline()]
+        time.sleep(0.3)  # several inspections more; fewer on a busy machine, which the test does not mind
+        folder.mkdir()
+        while not path.exists():
+            time.sleep(0.01)
+        process.terminate()
+        said += process.stderr.readlines()
+        assert process.wait(60) == 0
+    assert said[1:] == [f"tailbite: cannot write {path}: No such file or directory\n"]
 
 
 def test_a_port_in_the_ephemeral_range_is_warned_of() -> None:

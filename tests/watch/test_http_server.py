@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
+from conftest import find_peer
 from tailbite.watch import http_server
 from tailbite.watch.http_server import (
     activated_socket,
@@ -119,6 +121,28 @@ def test_a_file_of_passwords(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ValueError, match="USER:PASSWORD"):
             read_passwords(path)
+
+
+def openssl(*arguments: str) -> None:
+    subprocess.run([find_peer("openssl"), *arguments], check=True, capture_output=True)
+
+
+def test_files_that_are_not_for_tls_are_named(certificate: Path, tmp_path: Path) -> None:
+    text, other, encrypted = (tmp_path / name for name in ("text", "other", "encrypted"))
+    text.write_text("not PEM\n")
+    openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(other))
+    openssl("ec", "-aes128", "-passout", "pass:x", "-in", str(other), "-out", str(encrypted))
+    for files, said in (
+        ((text, None), f"{text} is not a certificate and its key, in PEM"),
+        ((certificate, text), f"{certificate} is not a certificate, or {text} not its key, in PEM"),
+        ((certificate, other), f"the key in {other} is not that of the certificate"),
+        ((certificate, encrypted), "the key is encrypted"),
+        ((certificate, None, text), f"{text} has no certificate in PEM"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            tls_context(*(None if file is None else str(file) for file in files))  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="missing"):
+        tls_context(str(certificate), str(tmp_path / "missing"))
 
 
 def test_tls_and_client_certificates(certificate: Path) -> None:

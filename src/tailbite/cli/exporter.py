@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from tailbite._extras import needed
 from tailbite.cli import status
 from tailbite.cli.output import Unsupported, note
 from tailbite.cli.params import DURATION
+from tailbite.cli.signals import call_when_ended
 from tailbite.kernel.sysctl import read_ephemeral_range
 from tailbite.watch.document import as_line
 from tailbite.watch.inspector import BUDGET, EVERY_S, Inspector
@@ -24,7 +27,6 @@ from tailbite.watch.sources import open_source
 from tailbite.watch.watcher import Watcher
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Mapping
 
@@ -113,8 +115,8 @@ def command(**options: Any) -> int:
     Labels are bounded: at most 50 ports, and no process, container or address. Those are in the log, a line of JSON
     for each self-connect on stdout.
 
-    Exit status: 0 ended by SIGTERM or --once, 2 wrong usage, 4 the address cannot be used, or prometheus-client is
-    not installed, 130 interrupted.
+    Exit status: 0 ended by SIGTERM, SIGHUP or --once, 2 wrong usage, 4 the address cannot be used, or
+    prometheus-client is not installed, 130 interrupted.
     """
     return _run(**options)
 
@@ -137,10 +139,10 @@ def _run(
 ) -> int:
     _check(textfile, once=once, tls=certificate, parts=(key, client_ca))
     try:
-        from tailbite.watch.exporter import Exporter, read_guard
-    except ImportError as error:
-        text = f"the exporter needs the package prometheus-client ({error}): install tailbite[prometheus]"
-        raise Unsupported(text) from None
+        with needed("tailbite exporter", extra="prometheus"):
+            from tailbite.watch.exporter import Exporter, read_guard
+    except ModuleNotFoundError as error:
+        raise Unsupported(str(error)) from None
     users, tls = _read_passwords(passwords), _tls(certificate, key, client_ca)
     sock = None if textfile is not None else _socket(address, activated=activated)
     source = _source(wanted, only_own=place == "self")
@@ -159,6 +161,8 @@ def _run(
 
 
 def _check(textfile: str | None, *, once: bool, tls: str | None, parts: tuple[str | None, ...]) -> None:
+    if textfile == "":
+        raise click.UsageError("--textfile needs the name of a file.")
     if once and textfile is None:
         raise click.UsageError("--once writes a file: it needs --textfile FILE.")
     if tls is None and any(parts):
@@ -195,9 +199,9 @@ def _tls(certificate: str | None, key: str | None, client_ca: str | None) -> ssl
 
     try:
         return tls_context(certificate, key, client_ca)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise click.BadParameter(f"cannot load the certificate: {reason}", param_hint="--web.tls-cert") from None
+    except (OSError, ValueError) as error:
+        text = f"cannot read {error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise click.BadParameter(text, param_hint="--web.tls-cert") from None
 
 
 def _socket(address: tuple[str, int], *, activated: bool) -> socket.socket:
@@ -212,10 +216,23 @@ def _socket(address: tuple[str, int], *, activated: bool) -> socket.socket:
             return passed
         sock = listening_socket(host, port)
     except OSError as error:
-        hint = f"; run tailbite why {port}" if not activated else ""
-        raise Unsupported(f"port {port} cannot be served: {error.strerror or error}{hint}") from None
+        raise Unsupported(_why_not_served(error, host, port, activated=activated)) from None
     _warn_if_exposed(port)
     return sock
+
+
+def _why_not_served(error: OSError, host: str, port: int, *, activated: bool) -> str:
+    reason = str(error.strerror or error).partition(" (while attempting")[0]
+    if activated:
+        return f"the socket of systemd cannot be served: {reason}"
+    if isinstance(error, socket.gaierror):
+        return f"{host} cannot be served: {reason}; give an address of this host"
+    hint = {
+        errno.EADDRINUSE: f"run tailbite why {port}",
+        errno.EADDRNOTAVAIL: "give an address of this host",
+        errno.EACCES: "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE",
+    }.get(error.errno or 0)
+    return f"port {port} cannot be served: {reason}{f'; {hint}' if hint else ''}"
 
 
 def _warn_if_exposed(port: int) -> None:
@@ -232,20 +249,23 @@ def _warn_if_exposed(port: int) -> None:
 
 def _write(exporter: Exporter, textfile: str, *, once: bool) -> int:
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    call_when_ended(lambda _: stop.set())
     written = 0
+    trouble = ""
     while not stop.is_set():
         exporter.step(0.0 if once else 1.0)
         if exporter.state.last_round is None or exporter.changes == written:
             continue
         try:
             exporter.write_textfile(textfile)
-            written = exporter.changes
+            written, trouble = exporter.changes, ""
         except OSError as error:
             text = f"cannot write {textfile}: {error.strerror}"
             if once:
                 raise click.BadParameter(text, param_hint="--textfile") from None
-            note(text)  # a full disk may have space again
+            if text != trouble:  # said once: a full disk may have space again
+                note(text)
+            trouble = text
         if once:
             break
     return status.FINE
@@ -259,7 +279,7 @@ def _serve(
     server = make_server(sock, application(exporter.registry, exporter.health, users), tls)
     thread = threading.Thread(target=server.serve_forever, name="tailbite-http", daemon=True)
     # The watch runs in the main thread, which signals interrupt; inspections change its network namespace.
-    signal.signal(signal.SIGTERM, lambda *_: exporter.stop())
+    call_when_ended(lambda _: exporter.stop())
     host, port = sock.getsockname()[:2] if not isinstance(sock.getsockname(), str) else ("", 0)
     thread.start()
     note(f"serving http{'s' if tls else ''}://{f'[{host}]' if ':' in str(host) else host}:{port}/metrics")
@@ -274,8 +294,6 @@ def _serve(
 
 def _notify_systemd() -> None:
     """Tell systemd that the service is ready (sd_notify(3)); nothing where it did not ask."""
-    import socket
-
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return

@@ -15,6 +15,7 @@ from tailbite.cli import status
 from tailbite.cli.output import Unsupported, note
 from tailbite.cli.params import DURATION
 from tailbite.cli.show.watch_text import event_words, lost_words, totals_words
+from tailbite.cli.signals import call_when_ended
 from tailbite.watch.document import as_line, event_fields, flat_fields, source_fields
 from tailbite.watch.inspector import EVERY_S, Inspector
 from tailbite.watch.line_writer import LineWriter
@@ -142,23 +143,24 @@ def _raise_priority() -> None:
 
 
 class _Run:
-    """A watch until it is to stop: after N events, after a time, at SIGTERM, or when nobody reads any more."""
+    """A watch until it has to stop: after N events or a time, at SIGTERM or SIGHUP, or when nobody reads any more."""
 
     def __init__(self, watcher: Watcher, shell: str | None, count: int | None, duration: float | None) -> None:
         self.watcher = watcher
         self.is_stopped = False
         self._count = count
         self._end = None if duration is None else time.monotonic() + duration
-        self._terminated = False
+        self._signal: int | None = None
         self._commands: EventCommand | None = None
         if shell is not None:
             from tailbite.watch.event_command import EventCommand
 
             self._commands = EventCommand(shell)
-        signal.signal(signal.SIGTERM, self._terminate)
+        call_when_ended(self._terminate)
 
-    def _terminate(self, *_: object) -> None:
-        self._terminated = self.is_stopped = True
+    def _terminate(self, number: int) -> None:
+        self._signal = self._signal or number
+        self.is_stopped = True
 
     def batches(self, longest: float) -> Iterator[list[Noticed]]:
         """Yield what was noticed, at the latest after ``longest`` seconds, until it is time to stop."""
@@ -188,10 +190,10 @@ class _Run:
                 note(f"--exec: {self._commands.dropped} events came faster than the command could be run")
             if self._commands.failed:
                 note(f"--exec: the command failed {self._commands.failed} times")
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self._terminated:
+        if self._signal is not None:
             sys.stdout.flush()
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.signal(self._signal, signal.SIG_DFL)
+            os.kill(os.getpid(), self._signal)
 
 
 def _print_lines(run: _Run, *, as_lines: bool) -> None:

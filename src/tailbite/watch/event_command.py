@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["MOST_QUEUED", "MOST_RUNNING", "EventCommand"]
 
@@ -31,6 +33,7 @@ class EventCommand:
         self.dropped = 0
         self.failed = 0
         self._command = command
+        self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._running: list[subprocess.Popen[bytes]] = []
         self._waiting: deque[tuple[Mapping[str, Any], str]] = deque()
 
@@ -60,7 +63,10 @@ class EventCommand:
                 os.write(writing, f"{document}\n".encode())  # a pipe takes 64 KiB at once; an event has 1
             except BlockingIOError:
                 pass
-            process = subprocess.Popen(["/bin/sh", "-c", self._command], stdin=reading, env={**os.environ, **given})
+            with self._own_priority():
+                process = subprocess.Popen(
+                    ["/bin/sh", "-c", self._command], stdin=reading, env={**os.environ, **given}
+                )
         except OSError:
             self.failed += 1
             return
@@ -69,10 +75,25 @@ class EventCommand:
             os.close(writing)
         self._running.append(process)
 
-    def finish(self, timeout: float) -> None:
-        """Run what waits, and wait for all of it at most ``timeout`` seconds; what still runs then goes on."""
-        import time
+    @contextlib.contextmanager
+    def _own_priority(self) -> Iterator[None]:
+        """Start children at the priority that this process had in the beginning: --kill raises its own."""
+        raised = os.getpriority(os.PRIO_PROCESS, 0)
+        if raised >= self._priority:
+            yield
+            return
+        os.setpriority(os.PRIO_PROCESS, 0, self._priority)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 0, raised)
 
+    def finish(self, timeout: float) -> None:
+        """Run what waits, and wait for all of it at most ``timeout`` seconds.
+
+        What still runs then goes on, and what still waits is dropped.
+        """
         end = time.monotonic() + timeout
         while (self._running or self._waiting) and (left := end - time.monotonic()) > 0:
             self.start_waiting()
@@ -80,4 +101,6 @@ class EventCommand:
                 try:
                     self._running[0].wait(left)
                 except subprocess.TimeoutExpired:
-                    return
+                    break
+        self.dropped += len(self._waiting)
+        self._waiting.clear()

@@ -58,6 +58,7 @@ class Exporter:
         self._log = log
         self._guard = guard
         self._guard_due = 0.0
+        self._inspected_at: float | None = None
         self.changes = 0
         self._lost = 0
         self._stopped = threading.Event()
@@ -103,6 +104,7 @@ class Exporter:
             guard = self._guard()
             with self.state.lock:
                 self.state.guard = guard
+        self._inspected_at = time.monotonic()
         self.state.take_round(found)
         self.state.take_counts(self._watcher)
         self.changes += 1
@@ -111,10 +113,9 @@ class Exporter:
         """Return "" if inspections go on, or a sentence that says what is wrong."""
         if self.error is not None:
             return f"The watch has ended: {self.error}"
-        found = self.state.last_round
-        if found is None:
+        if self._inspected_at is None:
             return "The first inspection has not ended yet."
-        age = time.time() - found.taken
+        age = time.monotonic() - self._inspected_at
         if age > _LATE * self._watcher.inspector.every + 1:
             return f"The last inspection was {age:.0f} s ago."
         return ""

@@ -119,13 +119,32 @@ def tls_context(certificate: str, key: str | None, client_ca: str | None = None)
     """Return the context of a server with this certificate; with ``client_ca`` clients must have one too.
 
     Raises:
-        OSError: a file cannot be read, or is not a certificate or key (ssl.SSLError).
+        OSError: a file cannot be read.
+        ValueError: a file is not what it is said to be, or the key is encrypted or of another certificate.
     """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
-    context.load_cert_chain(certificate, key)
+    for path in filter(None, (certificate, key, client_ca)):
+        with open(path, "rb"):  # noqa: PTH123 - the errors of ssl do not name the file
+            pass
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, password=_refuse_password)
+    except ssl.SSLError as error:
+        if "MISMATCH" in (error.reason or ""):  # KEY_VALUES_ or KEY_TYPE_
+            raise ValueError(f"the key in {key or certificate} is not that of the certificate") from None
+        part = "a certificate and its key" if key is None else f"a certificate, or {key} not its key"
+        raise ValueError(f"{certificate} is not {part}, in PEM") from None
     if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca)
+        except ssl.SSLError:
+            raise ValueError(f"{client_ca} has no certificate in PEM") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _refuse_password() -> str:
+    """Refuse an encrypted key: OpenSSL would ask for its password on the terminal, which a service does not have."""
+    raise ValueError("the key is encrypted: give one without a password, in a file that only the exporter may read")
 
 
 def activated_socket(environment: Mapping[str, str] = os.environ) -> socket.socket | None:

@@ -117,15 +117,15 @@ class BpfSource:
         self._find_namespace = find_namespace
         self.descriptors = events.descriptors
         self._attributed: deque[tuple[int, int]] = deque(maxlen=_MOST_ATTRIBUTED)
-        self._to_epoch = time.time() - time.monotonic()
 
     def read_events(self, now: float) -> list[SelfConnectEvent]:
-        events = map(self._event, self._events.read_events())
+        to_epoch = time.time() - time.monotonic()  # asked each time: the clock of the day may be set meanwhile
+        events = [self._event(one, to_epoch) for one in self._events.read_events()]
         return [event for event in events if not self._only_own or event.where == "host"]
 
-    def _event(self, one: Established) -> SelfConnectEvent:
+    def _event(self, one: Established, to_epoch: float) -> SelfConnectEvent:
         namespace = self._namespace_of(one)
-        moment = one.monotonic_ns / 1e9 + self._to_epoch
+        moment = one.monotonic_ns / 1e9 + to_epoch
         return SelfConnectEvent(
             moment, Moment.ESTABLISHED, self.kind, one.endpoint, one.family, namespace, one.pid, one.name
         )

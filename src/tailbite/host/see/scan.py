@@ -12,6 +12,7 @@ from tailbite.host.see.records import NotVisible
 from tailbite.host.see.usage import are_listeners_all, read_usage, usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.end_socket import end_self_connect
+from tailbite.kernel.inet_diag import TcpState
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import read_ephemeral_range
 
