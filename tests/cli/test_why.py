@@ -117,8 +117,8 @@ def test_a_stolen_port_names_the_thief_and_where_it_is_connected(inside: bool) -
     assert [owner["pid"] for owner in finding["owners"]] == [os.getpid()]
 
 
-def test_a_stolen_port_whose_other_end_is_elsewhere_is_likely() -> None:
-    """Nobody here listens on the other end's port, as if it were another host; the range tells which side dialled."""
+def test_the_counters_of_a_connection_tell_which_side_dialled() -> None:
+    """Nobody here listens on the other end's port, as if it were another host; the SYN that was counted tells."""
     server = socket.create_server(("127.0.0.1", 443))
     with socket.socket() as client:
         client.bind(("127.0.0.1", 50051))
@@ -127,8 +127,8 @@ def test_a_stolen_port_whose_other_end_is_elsewhere_is_likely() -> None:
             server.close()
             stolen, orphaned = (ask(port)["findings"][0] for port in (50051, 443))
             abort(accepted)
-    assert (stolen["code"], stolen["confidence"]) == ("TB103", "likely")
-    assert (orphaned["code"], orphaned["confidence"]) == ("TB111", "likely")
+    assert (stolen["code"], stolen["confidence"]) == ("TB103", "certain")
+    assert (orphaned["code"], orphaned["confidence"]) == ("TB111", "certain")
 
 
 @pytest.mark.parametrize("closes_first", ["server", "client"])
@@ -346,6 +346,8 @@ def test_a_place_is_read_as_people_write_it(
         ("99999", "99999 is not a port: ports are 1 to 65535"),
         ("no-such-service", "is not a port or a TCP service that this host knows"),
         ("127.0.0.1", "has no port: write it as 127.0.0.1:PORT"),
+        ("[fe80::1]:80", "fe80::1 is link-local: name its interface too, as in [fe80::1%eth0]:PORT"),
+        ("[::1%lo]:80", "names an interface, which only a link-local address (fe80::) has"),
         ("::1:80", "write an IPv6 address in brackets"),
         ("example.org:80", "'example.org' is not an IP address"),
     ],

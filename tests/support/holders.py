@@ -15,6 +15,7 @@ from tailbite.kernel.sysctl import write_ephemeral_range
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+IPPROTO_MPTCP = 262
 DEFAULT_RANGE = PortRange(32768, 60999)
 V6_ONLY = "::/v6only"
 """A server on ``::`` that sets IPV6_V6ONLY."""
@@ -73,6 +74,49 @@ def listening(host: str, port: int, reuse: bool) -> list[socket.socket]:
     (sock,) = bound(host, port, reuse)
     sock.listen()
     return [sock]
+
+
+def listening_on_lo(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A listener that is bound to a device."""
+    sock = new_socket(host, reuse=reuse)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+    sock.bind((host.partition("/")[0], port))
+    sock.listen()
+    return [sock]
+
+
+def listening_with_mptcp(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+    if host == V6_ONLY:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind((host.partition("/")[0], port))
+    sock.listen()
+    return [sock]
+
+
+def has_mptcp() -> bool:
+    """Tell whether this kernel makes MPTCP sockets (Linux 5.6, net.mptcp.enabled)."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
+    except OSError:
+        return False
+    return True
+
+
+def dialling(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A client in SYN-SENT, from the port that it bound: the queue of the server is full."""
+    server = new_socket(host, reuse=False)
+    server.bind((host, 0))
+    server.listen(0)
+    goal = server.getsockname()[:2]
+    first = new_socket(host, reuse=False)
+    first.connect(goal)
+    (client,) = bound(host, port, reuse)
+    client.setblocking(False)
+    client.connect_ex(goal)
+    return [client, first, server]
 
 
 def self_bound(host: str, port: int, reuse: bool) -> list[socket.socket]:
@@ -169,6 +213,9 @@ KINDS: dict[str, Callable[[str, int, bool], list[socket.socket]]] = {
     for made in (
         bound,
         listening,
+        listening_on_lo,
+        *((listening_with_mptcp,) if has_mptcp() else ()),
+        dialling,
         self_bound,
         self_chosen,
         self_bound_time_wait,

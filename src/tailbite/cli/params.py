@@ -23,11 +23,16 @@ __all__ = [
     "DURATION",
     "PLACE",
     "PORTS",
+    "PORT_NUMBER",
     "RANGE",
     "WHOLE",
+    "Count",
+    "PortNumber",
+    "Share",
     "chosen_namespaces",
     "netns_option",
     "parse_ports",
+    "service_port",
 ]
 
 _ITEM = re.compile(r"(\d+)(?:-(\d+))?")
@@ -41,7 +46,7 @@ def netns_option(text: str, *, default: str = "all") -> Callable[[F], F]:
         default: the value if none is given.
     """
     return click.option(
-        "--netns", "wanted", default=default, show_default=True, metavar="all|self|PID|NAME", help=text
+        "-n", "--netns", "wanted", default=default, show_default=True, metavar="all|self|PID|NAME", help=text
     )
 
 
@@ -64,16 +69,36 @@ def parse_ports(text: str) -> PortSet:
     advice = "write ports as 50051 or 8125,50051-50060"
     if not text.strip():
         raise ValueError(f"no port is given: {advice}")
-    for part in text.split(","):
-        match = _ITEM.fullmatch(part.strip())
+    parts = [_numbered(part.strip()) for part in text.split(",")]
+    for part in parts:
+        match = _ITEM.fullmatch(part)
         if match is None or not part.isascii():
-            raise ValueError(f"{part.strip()!r} is not a port or a range of ports: {advice}")
+            raise ValueError(f"{part!r} is not a port or a range of ports: {advice}")
         for number in filter(None, match.groups()):
             if not 1 <= int(number) <= HIGHEST_PORT:
                 raise ValueError(f"{number} is not a port: ports are 1 to {HIGHEST_PORT}")
         if match[2] and int(match[1]) > int(match[2]):
-            raise ValueError(f"{part.strip()} is not a range of ports: the lower one comes first")
-    return PortSet.parse(",".join(part.strip() for part in text.split(",")))
+            raise ValueError(f"{part} is not a range of ports: the lower one comes first")
+    return PortSet.parse(",".join(parts))
+
+
+def _numbered(part: str) -> str:
+    """Return the number for the name of a TCP service; other text, without ``/tcp`` at its end, as it is."""
+    part = part[:-4] if part.lower().endswith("/tcp") else part
+    number = service_port(part)
+    return part if number is None else str(number)
+
+
+def service_port(name: str) -> int | None:
+    """Return the port of a TCP service by its name (services(5)); None if this host does not know it."""
+    if not name[:1].isalpha():
+        return None
+    import socket
+
+    try:
+        return socket.getservbyname(name, "tcp")
+    except (OSError, UnicodeError, ValueError):
+        return None
 
 
 class _Range(click.ParamType[PortRange]):
@@ -137,10 +162,17 @@ def _place_host(host: str) -> str | None:
         return "127.0.0.1"
     import ipaddress
 
+    plain, percent, zone = host.partition("%")
     try:
-        ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(plain)
     except ValueError:
         raise ValueError(f"{host!r} is not an IP address: write one, or localhost, or the port alone") from None
+    if address.version == 6 and address.is_link_local:
+        if not zone:
+            raise ValueError(f"{plain} is link-local: name its interface too, as in [{plain}%eth0]:PORT")
+        return f"{address}%{zone}"
+    if percent:
+        raise ValueError(f"{host!r} names an interface, which only a link-local address (fe80::) has: leave it out")
     return canonical_host(host)
 
 
@@ -149,13 +181,48 @@ def _place_port(port: str, text: str) -> int:
         if len(port) > 5 or not 1 <= int(port) <= HIGHEST_PORT:
             raise ValueError(f"{port} is not a port: ports are 1 to {HIGHEST_PORT}")
         return int(port)
-    import socket
-
-    try:
-        return socket.getservbyname(port, "tcp")
-    except (OSError, UnicodeError, ValueError):
+    number = service_port(port)
+    if number is None:
         advice = f"write a number from 1 to {HIGHEST_PORT}, a service name such as ssh, or HOST:PORT"
-        raise ValueError(f"{port or text!r} is not a port or a TCP service that this host knows: {advice}") from None
+        raise ValueError(f"{port or text!r} is not a port or a TCP service that this host knows: {advice}")
+    return number
+
+
+class PortNumber(click.ParamType[int]):
+    """One port, as a number or the name of a TCP service.
+
+    Args:
+        lowest: the lowest that is allowed.
+        highest: the highest.
+    """
+
+    name = "port"
+
+    def __init__(self, lowest: int = 1, highest: int = HIGHEST_PORT) -> None:
+        self._lowest, self._highest = lowest, highest
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            number = _place_port(_numbered(str(value).strip()), str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not self._lowest <= number <= self._highest:
+            self.fail(f"{number} is not allowed here: give a port from {self._lowest} to {self._highest}", param, ctx)
+        return number
+
+
+class Count(click.IntRange):
+    """A whole number in a range; refused input is called that, and not an integer range."""
+
+    name = "whole number"
+
+
+class Share(click.FloatRange):
+    """A number in a range, such as a percentage."""
+
+    name = "number"
 
 
 class _Duration(click.ParamType[float]):
@@ -194,6 +261,8 @@ RANGE: Final = _Range()
 """LOW-HIGH, a range of ports."""
 PORTS: Final = _Ports()
 """Ports and ranges as ip_local_reserved_ports has them: 1-3,8."""
+PORT_NUMBER: Final = PortNumber()
+"""A port, 1 to 65535, or the name of a TCP service."""
 PLACE: Final = _Place()
 """A port, or an address and a port: (host or None, port)."""
 DURATION: Final = _Duration()

@@ -32,7 +32,7 @@ _ALL_CODES = "all"
     help="Print the page of a finding, such as TB101; without a code, list them.",
 )
 @netns_option("Ask here, and in all others that are permitted; or here alone; or inside another one.")
-@click.option("--json", "as_document", is_flag=True, help="Print one JSON document.")
+@click.option("-j", "--json", "as_document", is_flag=True, help="Print one JSON document.")
 def command(place: tuple[str | None, int] | None, explain: str | None, wanted: str, as_document: bool) -> int:
     """Say why a port is in use, or refused, or free.
 
@@ -109,6 +109,7 @@ def _inspect(host: str | None, port: int, wanted: str) -> tuple[Explanation, tup
     here, *others = inspect_port(port, places)
     items = (*unseen, *(item for shot in (here, *others) for item in shot.not_visible))
     not_visible = tuple(dict.fromkeys(item for item in items if not item.is_gone or item in here.not_visible))
+    host = _with_interface(host, here)
     if host is not None and not _is_local(host, here):
         return explain_foreign_address(here, host), not_visible
     seen = explain_port(
@@ -122,11 +123,23 @@ def _inspect(host: str | None, port: int, wanted: str) -> tuple[Explanation, tup
     return seen, not_visible
 
 
+def _with_interface(host: str | None, here: PortSnapshot) -> str | None:
+    """Return the host with the index of its interface instead of the name."""
+    if host is None or "%" not in host:
+        return host
+    plain, _, zone = host.partition("%")
+    for index, name in here.devices.items():
+        if zone in (name, str(index)):
+            return f"{plain}%{index}"
+    names = ", ".join(here.devices.values())
+    raise click.UsageError(f"there is no interface {zone!r} in {here.namespace}; there are: {names}")
+
+
 def _is_local(host: str, here: PortSnapshot) -> bool:
     from tailbite.host.see.port import is_own_address
     from tailbite.host.see.visit import call_in_namespace
 
-    if ipaddress.ip_address(host).is_unspecified:
+    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
         return True
     try:
         return call_in_namespace(here.namespace, partial(is_own_address, host))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["files_by_host", "read_host"]
 
 _KINDS: Final = ("scan", "doctor")
-_EXPOSED: Final = {"TB203", "TB204"}
+_EXPOSED: Final = {"TB109", "TB203", "TB204"}  # TB203: a code of tailbite 0.1
 _SELF_CONNECTED: Final = {"TB101", "TB102"}
 
 Document = dict[str, Any]

@@ -11,6 +11,11 @@ _TIMES = struct.Struct("=I4xI")  # tcpi_last_data_sent, tcpi_last_ack_sent (neve
 _TIMES_OFFSET = 44
 _BYTES = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received: Linux 4.1
 _BYTES_OFFSET = 120
+_SENT = struct.Struct("=QQ")  # tcpi_bytes_sent, tcpi_bytes_retrans: Linux 4.19
+_SENT_OFFSET = 200
+_UNACKED = struct.Struct("=I")  # tcpi_unacked
+_UNACKED_OFFSET = 24
+_FIN_ACKED = {1: 0, 8: 0, 5: 1}  # by tcpi_state: ESTABLISHED, CLOSE-WAIT, FIN-WAIT-2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +28,14 @@ class TcpInfo:
             SYN counts as one.
         bytes_received: bytes it received (tcpi_bytes_received); None before Linux 4.1. On a self-connect these are
             its own bytes, echoed.
+        has_dialled: True for the end that called connect(2), False for the one that was accepted; None if the
+            counters do not tell (:func:`_has_dialled`).
     """
 
     idle_ms: int
     bytes_sent: int | None
     bytes_received: int | None
+    has_dialled: bool | None = None
 
 
 def decode(data: bytes | memoryview) -> TcpInfo:
@@ -41,4 +49,22 @@ def decode(data: bytes | memoryview) -> TcpInfo:
     idle = min(_TIMES.unpack_from(data, _TIMES_OFFSET))
     if len(data) < _BYTES_OFFSET + _BYTES.size:
         return TcpInfo(idle, None, None)
-    return TcpInfo(idle, *_BYTES.unpack_from(data, _BYTES_OFFSET))
+    sent, received = _BYTES.unpack_from(data, _BYTES_OFFSET)
+    return TcpInfo(idle, sent, received, _has_dialled(data))
+
+
+def _has_dialled(data: bytes | memoryview) -> bool | None:
+    """Tell which end of a connection this is, by its SYN.
+
+    The kernel counts acknowledged sequence numbers in tcpi_bytes_acked, and a SYN has one (RFC 9293 section 3.4). The
+    SYN of the end that dialled is acknowledged in SYN-SENT and counted (tcp_rcv_synsent_state_process). A socket that
+    is accepted starts behind its SYN (tcp_create_openreq_child). So where all is acknowledged, the counter is one
+    more than the bytes that were sent, or equal to them. A FIN has a sequence number too.
+    """
+    if len(data) < _SENT_OFFSET + _SENT.size or data[0] not in _FIN_ACKED:
+        return None
+    sent, again = _SENT.unpack_from(data, _SENT_OFFSET)
+    (unacknowledged,) = _UNACKED.unpack_from(data, _UNACKED_OFFSET)
+    acknowledged = _BYTES.unpack_from(data, _BYTES_OFFSET)[0]
+    more = acknowledged - _FIN_ACKED[data[0]] - (sent - again)
+    return None if unacknowledged else {0: False, 1: True}.get(more)

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.abilities import has_ability
-from support.holders import KINDS, V6_ONLY, Holder, server_binds
+from support.holders import KINDS, V6_ONLY, Holder, new_socket, server_binds
 from tailbite.host.explain.bind_forecast import BindAddress, BindOutcome
 from tailbite.host.explain.finding import Severity
 from tailbite.host.explain.why import Explanation, explain_port
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.host.see.port import inspect_port
+from tailbite.kernel.sockopt import abort
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ASKED = (None, "0.0.0.0", "127.0.0.1", "127.0.0.2", "127.0.0.6", "::", "::1")
 SERVERS = ("0.0.0.0", "127.0.0.1", "127.0.0.2", "127.0.0.6", "::", V6_ONLY, "::1")
-_UNBOUND = ("bound", "listening")
+LISTENERS = tuple(kind for kind in KINDS if kind.startswith("listening"))
+_UNBOUND = ("bound", *LISTENERS)
 _CONNECTED = tuple(kind for kind in KINDS if kind not in _UNBOUND)
 SINGLES = [
     (Holder(kind, host, reuse),)
@@ -60,18 +62,35 @@ def test_what_is_said_to_work_works_and_what_is_said_to_fail_fails(part: int) ->
                 for server in SERVERS
                 for reuse in (False, True)
             }
+            reached = {
+                host: dials(host, port)
+                for host in ASKED
+                if host not in (None, "0.0.0.0", "::") and all(holder.kind in LISTENERS for holder in holders)
+            }
         is_visible = sees_bound or not any(holder.kind.startswith("bound") for holder in holders)
         for host, answer in answers.items():
             if is_visible:
                 assert_true(answer, truth, holders, port, host)
             if not sees_bound:
                 assert_nothing_is_claimed(answer)
+            if host in reached:
+                codes = {one.code for one in answer.findings}
+                assert ("TB106" in codes, "TB107" in codes) == (reached[host], not reached[host]), (holders, host)
 
 
 def assert_nothing_is_claimed(answer: Explanation) -> None:
-    """Where the kernel does not list sockets that are only bound, no bind is said to work."""
+    """Require that no bind is said to work, where the kernel does not list sockets that are only bound."""
     outcomes = {outcome for each in answer.forecasts for outcome in (each.plain, each.reuse_address)}
     assert BindOutcome.WORKS not in outcomes
+
+
+def dials(host: str | None, port: int) -> bool:
+    """Connect as a client on this host does; True if a server is there."""
+    assert host is not None
+    with contextlib.closing(new_socket(host, reuse=False)) as client:
+        is_there = client.connect_ex((host, port)) == 0
+        abort(client)
+    return is_there
 
 
 def assert_true(

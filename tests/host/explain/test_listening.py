@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import find_peer
 from support.guarded import wait_until
+from support.holders import KINDS
 from tailbite.host.explain.finding import Finding, Severity
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.namespaces import current_namespace
@@ -26,9 +28,13 @@ pytestmark = pytest.mark.usefixtures("network")
 PORT = 33333
 
 
-def explain(port: int = PORT, host: str | None = None) -> Finding:
+def findings(host: str | None = None, port: int = PORT) -> tuple[Finding, ...]:
     (shot,) = inspect_port(port, [current_namespace()])
-    return explain_port(shot, (), host).findings[0]
+    return explain_port(shot, (), host).findings
+
+
+def explain(port: int = PORT, host: str | None = None) -> Finding:
+    return findings(host, port)[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="other processes may be closed to this user")
@@ -79,6 +85,97 @@ def test_an_inherited_listener_that_does_not_accept_names_the_child_and_how_long
     assert finding.severity is Severity.WARNING
     assert f"sleep (pid {child}) listens on 0.0.0.0:{PORT} and does not accept: 2 connections wait" in finding.what
     assert f"kill {child}" in str(finding.remedies)
+
+
+def test_of_several_servers_on_a_port_the_one_that_does_not_accept_is_named() -> None:
+    """SO_REUSEPORT: the kernel goes on giving a server its share of the connections while it is stopped."""
+
+    def listener() -> socket.socket:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", PORT))
+        sock.listen(0 if silent else 128)
+        return sock
+
+    silent = True
+    with listener() as first:
+        with socket.create_connection(("127.0.0.1", PORT)):
+            silent = False
+            with listener():
+                finding = explain()
+        first.close()
+    assert finding.code == "TB115"
+    assert f"listens on 127.0.0.1:{PORT} and does not accept: 1 connection waits" in finding.what
+    assert len(finding.facts) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")
+def test_a_listener_that_is_bound_to_a_device_does_not_serve_this_host() -> None:
+    """SO_BINDTODEVICE: a DHCP relay, a server of a VRF, or ``ListenStream`` with ``BindToDevice=``."""
+    make_device("d0")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"d0")
+        sock.bind(("0.0.0.0", PORT))
+        sock.listen()
+        asked, anywhere = explain(host="127.0.0.1"), explain()
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", PORT)) == errno.ECONNREFUSED
+    assert (asked.code, asked.severity) == ("TB107", Severity.WARNING)
+    assert (
+        f"listens on 0.0.0.0%d0:{PORT}, bound to a device: a client on this host that dials 127.0.0.1:{PORT} is "
+        in (asked.what)
+    )
+    assert (anywhere.code, anywhere.severity) == ("TB107", Severity.NOTICE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")
+def test_a_link_local_address_is_asked_about_with_its_interface() -> None:
+    """The same address on two devices is two addresses: a server on one is not in the way on the other."""
+    indices = [make_device(name) for name in ("d0", "d1")]
+    for name in ("d0", "d1"):
+        subprocess.run(
+            [find_peer("ip"), "-6", "address", "add", "fe80::1/64", "dev", name, "nodad"], check=True, timeout=60
+        )
+    with socket.socket(socket.AF_INET6) as one, socket.socket(socket.AF_INET6) as other:
+        one.bind(("fe80::1", PORT, 0, indices[0]))
+        one.listen()
+        assert explain(host=f"fe80::1%{indices[0]}").code == "TB106"
+        elsewhere = findings(f"fe80::1%{indices[1]}")
+        other.bind(("fe80::1", PORT, 0, indices[1]))
+        other.listen()
+    assert elsewhere[0].code == "TB107"
+    assert f"A server can bind [fe80::1%{indices[1]}]:{PORT}, with and without SO_REUSEADDR." in elsewhere[0].why
+
+
+def make_device(name: str) -> int:
+    """Make one end of a virtual cable, and return its index."""
+    ip = find_peer("ip")
+    subprocess.run([ip, "link", "add", name, "type", "veth", "peer", "name", f"{name}p"], check=True, timeout=60)
+    for each in (name, f"{name}p"):
+        subprocess.run([ip, "link", "set", each, "up"], check=True, timeout=60)
+    return socket.if_nametoindex(name)
+
+
+@pytest.mark.parametrize("kind", ["bound", "self_chosen", "source_chosen", "accepted"])
+def test_any_socket_in_flight_says_that_no_process_has_it_or_why_that_is_not_known(kind: str) -> None:
+    sockets = KINDS[kind]("127.0.0.1", 40000, False)
+    here, there = socket.socketpair()
+    here.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sockets[0].fileno()]))])
+    sockets[0].close()
+    (shot,) = inspect_port(40000, [current_namespace()])
+    finding = explain_port(shot).findings[0]
+    carriers = subprocess.run(
+        ["sh", "-c", "grep -ls 'scm_fds:[[:space:]]*[1-9]' /proc/[0-9]*/fdinfo/*"], capture_output=True, text=True
+    ).stdout
+    for sock in (here, there, *sockets[1:]):
+        sock.close()
+    assert "kill " not in str([line for one in finding.remedies for line in one.commands if line.startswith("kill ")])
+    if shot.sees_processes:
+        assert "no process has open" in f"{finding.what} {finding.why}"
+        assert "scm_fds" in str(finding.remedies)
+        assert f"/proc/{os.getpid()}/fdinfo/" in carriers
+    else:
+        assert "run this command" in str(finding.remedies)
 
 
 def test_a_server_with_a_full_queue_does_not_accept() -> None:

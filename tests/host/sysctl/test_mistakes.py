@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.boot import boot, empty_tree
 from tailbite.core.ports import PortRange, PortSet
+from tailbite.host.change.plan import plan_boot_changes
 from tailbite.host.sysctl.mistakes import (
-    misspelt_settings,
+    lost_lines,
     mistake_in_range,
     mistake_in_reserved,
     ports_meant,
 )
 from tailbite.host.sysctl.text import ConfigFile
+from tailbite.host.sysctl.tree import read_tree
 from tailbite.host.sysctl.value import range_value, reserved_value
 from tailbite.kernel.sysctl import read_reserved_ports, write_sysctl
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SYSCTLS = Path("/proc/sys/net/ipv4")
+RESERVED_KEY, RANGE_KEY = "net.ipv4.ip_local_reserved_ports", "net.ipv4.ip_local_port_range"
 RESERVED = [
     ("55000, 57314", "the blank ' ' behind '55000,'", "55000,57314"),
     ("55000 # x", "the blank", "55000"),
@@ -30,6 +42,12 @@ RESERVED = [
     ("8090-8080", "8090-8080 begins with the higher port", "8080-8090"),
     ("8080--8090", "'8080--8090' is not a port", "8080,8090"),
     ("http", "the character 'h'", None),
+    ("50000\u201350010", "the dash '\u2013' behind '50000'", "50000-50010"),
+    ("50000..50010", "the character '.'", "50000-50010"),
+    ("50000 to 50010", "the blank", "50000-50010"),
+    ("8080\u00a0", "the no-break space", "8080"),
+    ("= 8080", "the character '='", "8080"),
+    ("\u0663", "the character", None),
 ]
 RANGE = [
     ('"1024 65534"', "the quotation mark '\"' at its beginning: values have no quotation marks", "1024 65534"),
@@ -39,6 +57,10 @@ RANGE = [
     ("32768", "it has 1 number instead of two", None),
     ("80 60999", "80 is below 1024", None),
     ("32768 70000", "70000 is not a port", None),
+    ("32768 \u2013 60999", "the dash '\u2013': the two ports are separated by a blank", "32768 60999"),
+    ("32768\u00a060999", "the no-break space", "32768 60999"),
+    ("32768 to 60999", "the character 't'", "32768 60999"),
+    ("32768/60999", "the character '/'", "32768 60999"),
 ]
 
 
@@ -64,13 +86,21 @@ def test_a_refused_range_names_what_is_wrong_and_never_the_blank(
 def test_the_kernel_refuses_the_line_and_takes_the_corrected_one() -> None:
     for value, _, corrected in RESERVED:
         with pytest.raises(OSError, match="Invalid argument"):
-            write_sysctl("ip_local_reserved_ports", value)
+            (SYSCTLS / "ip_local_reserved_ports").write_bytes(value.encode())
         if corrected is not None:
             write_sysctl("ip_local_reserved_ports", corrected)
             assert read_reserved_ports() == PortSet.parse(corrected)
+    for value, _, corrected in RANGE:
+        if (
+            len(re.findall("[0-9]+", value)) == 2
+        ):  # one number alone sets the lower end, and is a mistake all the same
+            with pytest.raises(OSError, match="Invalid argument"):
+                (SYSCTLS / "ip_local_port_range").write_bytes(value.encode())
+        if corrected is not None:
+            write_sysctl("ip_local_port_range", corrected)
 
 
-@given(st.text("0123456789,-#; \"'x:\t", max_size=24))
+@given(st.text("0123456789,-#; \"'x:\t.~/to\u2013\u00a0", max_size=24))
 def test_any_refused_value_has_a_reason_and_a_corrected_value_is_one_that_is_taken(value: str) -> None:
     if reserved_value(value) is None:
         found = mistake_in_reserved(value)
@@ -83,20 +113,50 @@ def test_any_refused_value_has_a_reason_and_a_corrected_value_is_one_that_is_tak
 
 
 @pytest.mark.parametrize(
-    ("line", "meant"),
+    ("line", "meant", "value"),
     [
-        ("net.ipv4.ip_local_reserved_port = 1", "net.ipv4.ip_local_reserved_ports"),
-        ("net.ipv6.ip_local_reserved_ports = 1", "net.ipv4.ip_local_reserved_ports"),
-        ("net.ipv4.local_port_range = 1 2", "net.ipv4.ip_local_port_range"),
-        ("net/ipv4/ip_local_port_ranges=1 2", "net.ipv4.ip_local_port_range"),
-        ("net.ipv4.ip_local_reserved_ports = 1", None),
-        ("net.ipv4.ip_unprivileged_port_start = 1", None),
-        ("net.ipv4.ip_local_port_step_width = 1", None),
-        ("# net.ipv4.ip_local_reserved_port = 1", None),
-        ("net.ipv4.tcp_tw_reuse = 1", None),
+        ("net.ipv4.ip_local_reserved_port = 1", RESERVED_KEY, "1"),
+        ("net.ipv6.ip_local_reserved_ports = 1", RESERVED_KEY, "1"),
+        ("net.ipv4.local_port_range = 1 2", RANGE_KEY, "1 2"),
+        ("net/ipv4/ip_local_port_ranges=1 2", RANGE_KEY, "1 2"),
+        ("net.ipv4.ip_local_reserved_ports 8080,9090", RESERVED_KEY, "8080,9090"),
+        ("net.ipv4.ip_local_reserved_ports: 8080", RESERVED_KEY, "8080"),
+        ("sysctl -w net.ipv4.ip_local_reserved_ports=8080", RESERVED_KEY, "8080"),
+        ("net.ipv4. ip_local_port_range = 1024 2048", RANGE_KEY, "1024 2048"),
+        ("\ufeffnet.ipv4.ip_local_reserved_ports = 8080", RESERVED_KEY, "8080"),
+        ("net.ipv4.ip_local_reserved_ports = 1", None, ""),
+        ("-net.ipv4.ip_local_reserved_ports", None, ""),
+        ("net.ipv4.ip_unprivileged_port_start = 1", None, ""),
+        ("net.ipv4.ip_local_port_step_width = 1", None, ""),
+        ("# net.ipv4.ip_local_reserved_port = 1", None, ""),
+        ("; net.ipv4.ip_local_reserved_ports 1", None, ""),
+        ("net.ipv4.tcp_tw_reuse = 1", None, ""),
     ],
 )
-def test_a_name_that_is_nearly_right_is_noticed(line: str, meant: str | None) -> None:
-    found = list(misspelt_settings(ConfigFile("/etc/x.conf", "/etc/x.conf", f"vm.x = 1\n{line}\n")))
-    assert [key for _, _, key in found] == ([meant] if meant else [])
-    assert all(number == 1 for number, _, _ in found)
+def test_a_line_that_sets_nothing_is_noticed_with_what_it_was_meant_to_set(
+    line: str, meant: str | None, value: str
+) -> None:
+    found = list(lost_lines(ConfigFile("/etc/x.conf", "/etc/x.conf", f"vm.x = 1\n{line}\n")))
+    assert [(one.setting.key, one.value, one.line) for one in found] == ([(meant, value, 1)] if meant else [])
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("network")
+def test_such_lines_set_nothing_at_boot_and_a_fix_keeps_what_they_meant(
+    tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    peer("sysctl")
+    root = empty_tree(tmp_path / "root")
+    lines = (
+        "net.ipv4.ip_local_reserved_ports 8080",
+        "net.ipv4.ip_local_reserved_port = 8082",
+        "\ufeffnet.ipv4.ip_local_reserved_ports = 8084",
+        "net.ipv4.ip_local_reserved_ports = 8086\u20138088",
+    )
+    (root / "etc/sysctl.d/10-x.conf").write_text("\n".join(lines), encoding="utf-8")
+    boot(root, "sysctl --system")
+    assert read_reserved_ports() == PortSet()
+    (change,) = plan_boot_changes(read_tree(root), PortSet.of([9090]), None)
+    assert change.path == "/etc/sysctl.d/60-tailbite.conf"
+    assert change.after is not None
+    assert "= 8080,8082,8084,8086-8088,9090\n" in change.after

@@ -40,6 +40,15 @@ def test_only_visible_files_that_end_in_conf_count(root: Path) -> None:
     assert names(root) == ["/etc/sysctl.d/a.conf"]
 
 
+def test_files_that_are_not_read_are_kept_with_the_reason(root: Path) -> None:
+    for place, name in (("etc", "a.conf.bak"), ("usr/lib", "b.txt"), ("run", "sub.conf")):
+        (root / place / "sysctl.d" / name).write_text("x = 1\n")
+    (root / "usr/lib/sysctl.d/sub.conf").write_text("y = 1\n")
+    tree = read_tree(root)
+    assert [file.path for file in tree.unread] == ["/etc/sysctl.d/a.conf.bak", "/usr/lib/sysctl.d/b.txt"]
+    assert [file.path for file in tree.masked] == ["/usr/lib/sysctl.d/sub.conf"]
+
+
 def test_links_are_followed_inside_the_root(root: Path) -> None:
     (root / "etc/sysctl.conf").write_text("# last\n")
     (root / "etc/sysctl.d/99-sysctl.conf").symlink_to("../sysctl.conf")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
 from tailbite.host.change.records import NO_PORTS, Destroy, FileChange, SettingChange
-from tailbite.host.sysctl.mistakes import ports_meant
+from tailbite.host.sysctl.mistakes import lost_lines, ports_meant
 from tailbite.host.sysctl.text import assignments, edits_between, settle_setting, value_at_boot
 from tailbite.host.sysctl.value import EPHEMERAL, LOWEST_EPHEMERAL, RESERVED
 
@@ -126,7 +126,7 @@ def plan_boot_changes(tree: Tree, ports: PortSet, wanted: PortRange | None) -> l
     after: Sequence[BootOrder] = tree.orders
     there = [value for order in tree.orders if (value := value_at_boot(order, RESERVED)) is not None]
     if ports:
-        ports |= ports_of_refused_lines(tree)
+        ports |= ports_of_refused_lines(tree) | tree.kernel_ports
         after = settle_setting(after, RESERVED, lambda values: _union([*values, ports]))
     if wanted is not None:
         _check_range(wanted, LOWEST_EPHEMERAL)
@@ -143,7 +143,7 @@ def plan_boot_changes(tree: Tree, ports: PortSet, wanted: PortRange | None) -> l
 
 
 def ports_of_refused_lines(tree: Tree) -> PortSet:
-    """Return the ports that lines were meant to reserve which the kernel refuses.
+    """Return the ports that lines were meant to reserve which the kernel refuses, or which set nothing.
 
     The line that is written for other ports wins over them, so what they were meant to set must be in it: otherwise a
     line that somebody corrects later would have no effect.
@@ -155,7 +155,14 @@ def ports_of_refused_lines(tree: Tree) -> PortSet:
         for item in assignments(file, RESERVED.key)
         if item.value is not None and RESERVED.parse(item.value) is None
     }
-    return _union(ports_meant(value) for value in values)
+    lost = {
+        item.value
+        for order in tree.orders
+        for file in order.files
+        for item in lost_lines(file)
+        if item.setting is RESERVED
+    }
+    return _union(ports_meant(value) for value in values | lost)
 
 
 def _union(sets: Iterable[PortSet]) -> PortSet:

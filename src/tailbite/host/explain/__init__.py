@@ -1,1 +1,1 @@
-"""From what was seen to findings with codes, and to the remedies that help. Pure, except for ``checkup``."""
+"""From inspections to findings with codes, and to the remedies that help. Pure, except for ``checkup``."""

@@ -23,7 +23,7 @@ __all__ = ["NOTHING_KNOWN", "KnownFinding", "KnownFindings", "baseline_of", "par
 
 _SCHEMA = "tailbite.baseline/1"
 _CODE = re.compile(r"TB\d{3}")
-_SAME = {"TB201": "TB101", "TB202": "TB102"}  # codes of tailbite 0.1
+_SAME = {"TB201": "TB101", "TB202": "TB102", "TB203": "TB109"}  # codes of tailbite 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def parse_baseline(text: str) -> tuple[KnownFinding, ...]:
             raise ValueError(f"its schema is {data['schema']!r}, not {_SCHEMA!r}")
         return tuple(
             KnownFinding(
-                str(item["code"]),
+                _SAME.get(str(item["code"]), str(item["code"])),
                 str(item["namespace"]),
                 PortSet.parse(item.get("ports", "")),
                 str(item.get("what", "")),

@@ -63,14 +63,20 @@ class BindAddress:
     Attributes:
         host: an IP address in canonical form; ``0.0.0.0`` for all of IPv4, ``::`` for all of IPv6.
         v6_only: IPV6_V6ONLY. Without it, ``::`` takes IPv4 as well ("dual-stack").
+        interface: the index of the interface of a link-local address; 0 for other addresses.
     """
 
     host: str
     v6_only: bool = False
+    interface: int = 0
+
+    def end(self, port: int) -> Endpoint:
+        """Return address and port."""
+        return Endpoint(self.host, port, self.interface)
 
     def spell(self, port: int) -> str:
         """Write address and port as a person does."""
-        return f"{Endpoint(self.host, port)}{' with IPV6_V6ONLY' if self.v6_only and self.host == '::' else ''}"
+        return f"{self.end(port)}{' with IPV6_V6ONLY' if self.v6_only and self.host == '::' else ''}"
 
 
 ANY_ADDRESS = (BindAddress("0.0.0.0"), BindAddress("::"), BindAddress("::", v6_only=True))
@@ -95,10 +101,17 @@ class BindForecast:
 
 
 def asked_addresses(host: str | None) -> tuple[BindAddress, ...]:
-    """Return the addresses that a question is about: the one that was named, or all."""
+    """Return the addresses that a question is about: the one that was named, or all.
+
+    Args:
+        host: an IP address, a link-local one with the index of its interface as its zone (``fe80::1%3``); or None.
+    """
     if host is None:
         return ANY_ADDRESS
-    return ANY_ADDRESS[1:] if host == "::" else (BindAddress(host, v6_only=":" in host),)
+    if host == "::":
+        return ANY_ADDRESS[1:]
+    plain, _, zone = host.partition("%")
+    return (BindAddress(plain, ":" in plain, int(zone or 0)),)
 
 
 def forecast_bind(
@@ -130,6 +143,8 @@ def forecast_bind(
 
 def overlap_of(address: BindAddress, other: TcpSocket) -> Overlap:
     """Tell whether a socket bound to ``address`` and ``other`` would hold the same address."""
+    if address.interface and other.interface and address.interface != other.interface:
+        return Overlap.NO  # the two are bound to different devices (inet_csk_bind_conflict)
     certain = _holds_same(address, other)
     return Overlap.MAYBE if certain is None else Overlap.YES if certain else Overlap.NO
 

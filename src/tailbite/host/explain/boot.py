@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tailbite.core.ports import PortSet, shortened
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.subject import fix_command
-from tailbite.host.sysctl.mistakes import misspelt_settings, mistake_in_range, mistake_in_reserved
-from tailbite.host.sysctl.text import assignments, value_at_boot
+from tailbite.host.sysctl.mistakes import lost_lines, mistake_in_range, mistake_in_reserved
+from tailbite.host.sysctl.text import OWN_FILE, assignments, value_at_boot
 from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tailbite.host.explain.subject import Subject
     from tailbite.host.sysctl.text import BootOrder, ConfigFile
     from tailbite.host.sysctl.tree import Tree
+    from tailbite.host.sysctl.value import Setting
 
 __all__ = ["boot_findings"]
 
@@ -30,8 +31,10 @@ def boot_findings(subject: Subject, tree: Tree) -> list[Finding]:
         *_lost_at_boot(subject, tree),
         *_overridden(subject, tree),
         *_refused(subject, tree),
-        *_misspelt(subject, tree),
+        *_lost_lines(subject, tree),
         *_not_read(subject, tree),
+        *_masked(subject, tree),
+        *_left_out_by_systemd(subject, tree),
         *_too_long(subject, tree),
     ]
 
@@ -40,9 +43,7 @@ def _lost_at_boot(subject: Subject, tree: Tree) -> Iterator[Finding]:
     now = subject.seen.reserved
     if not now or tree.not_visible:
         return
-    lost = PortSet.of(
-        part for order in tree.orders for part in (now - (value_at_boot(order, RESERVED) or PortSet())).ranges
-    )
+    lost = PortSet.of(part for order in tree.orders for part in (now - _reserved_at_boot(order, tree)).ranges)
     if not lost:
         return
     used = {one.endpoints.local.port for one in subject.seen.listeners} | {one.port for one in subject.services}
@@ -59,8 +60,13 @@ def _lost_at_boot(subject: Subject, tree: Tree) -> Iterator[Finding]:
     )
 
 
+def _reserved_at_boot(order: BootOrder, tree: Tree) -> PortSet:
+    from_files = value_at_boot(order, RESERVED)
+    return tree.kernel_ports if from_files is None else from_files
+
+
 def _overridden(subject: Subject, tree: Tree) -> Iterator[Finding]:
-    """Ports of an assignment that a later one replaced; each file is told once, whoever reads it."""
+    """Yield the ports of assignments that a later one replaced; each file is told once, for all its readers."""
     told = set()
     for order in tree.orders:
         last = value_at_boot(order, RESERVED) or PortSet()
@@ -106,16 +112,33 @@ def _refused(subject: Subject, tree: Tree) -> Iterator[Finding]:
                 )
 
 
-def _misspelt(subject: Subject, tree: Tree) -> Iterator[Finding]:
+def _lost_lines(subject: Subject, tree: Tree) -> Iterator[Finding]:
     for file in _files(tree.orders):
-        for line, key, meant in misspelt_settings(file):
-            where = f"line {line + 1} of {file.path}"
-            yield _line_finding(
-                subject,
-                f"{where[0].upper()}{where[1:]} sets {key!r}, which is not a setting of the kernel; {meant} is.",
-                "A name that the kernel does not have is skipped at boot, with a line in the journal at most.",
-                f"write {meant} in {where}",
-            )
+        for lost in lost_lines(file):
+            where = f"line {lost.line + 1} of {file.path}"
+            start = f"{where[0].upper()}{where[1:]}"
+            if lost.key:
+                yield _line_finding(
+                    subject,
+                    f"{start} sets {lost.key!r}, which is not a setting of the kernel; {lost.setting.key} is.",
+                    "A name that the kernel does not have is skipped at boot, with a line in the journal at most.",
+                    f"write {lost.setting.key} in {where}",
+                )
+            else:
+                yield _line_finding(
+                    subject,
+                    f"{start} names {lost.setting.key} and sets nothing: it is not of the form KEY = VALUE.",
+                    "A line of another form is skipped at boot, with a line in the journal at most.",
+                    f"write {where} as: {lost.setting.key} = {_corrected(lost.setting, lost.value)}",
+                )
+
+
+def _corrected(setting: Setting[Any], value: str) -> str:
+    """Return a value that the kernel takes, made of one that was meant for it."""
+    if setting.parse(value) is not None:
+        return value
+    mistake = mistake_in_reserved(value) if setting is RESERVED else mistake_in_range(value)
+    return mistake.corrected or "VALUE"
 
 
 def _not_read(subject: Subject, tree: Tree) -> Iterator[Finding]:
@@ -131,6 +154,51 @@ def _not_read(subject: Subject, tree: Tree) -> Iterator[Finding]:
                     f"rename it to {_readable(file.path)}, or remove it",
                 ),
                 severity=Severity.NOTICE if backup else Severity.WARNING,
+            )
+
+
+def _masked(subject: Subject, tree: Tree) -> Iterator[Finding]:
+    """Yield what files say that are not read because another has their name, and that nothing else sets."""
+    for file in tree.masked:
+        told = [item for item in assignments(file, RESERVED.key) if item.value and not item.is_pattern]
+        ports = PortSet.of(part for item in told for part in (RESERVED.parse(item.value or "") or PortSet()).ranges)
+        for order in tree.orders:
+            ports -= _reserved_at_boot(order, tree)
+        if ports:
+            name = file.path.rpartition("/")[2]
+            yield replace(
+                _line_finding(
+                    subject,
+                    f"{_ports(ports)} reserved in {file.path} without effect: another {name} takes its place.",
+                    "Of two files of one name only the one in the directory of higher rank is read (sysctl.d(5)).",
+                    "",
+                ),
+                severity=Severity.NOTICE,
+                remedies=(
+                    Remedy(
+                        "if they should be reserved",
+                        (fix_command(subject, f"--reserve {ports}"),),
+                        needs_root=True,
+                    ),
+                ),
+                ports=ports,
+            )
+
+
+def _left_out_by_systemd(subject: Subject, tree: Tree) -> Iterator[Finding]:
+    """Yield the finding about /etc/sysctl.conf, where systemd sets the values at boot and is not led to that file."""
+    if not tree.uses_systemd:
+        return
+    read = {file.target for file in tree.orders[0].files}
+    for file in tree.orders[-1].files:
+        set_here = [setting.key for setting in (RESERVED, EPHEMERAL) if assignments(file, setting.key)]
+        if set_here and file.target not in read:
+            yield _line_finding(
+                subject,
+                f"{file.path} sets {' and '.join(set_here)}, but systemd does not read it at boot.",
+                "systemd-sysctl reads the directories of sysctl.d(5) only. Some distributions link the file into "
+                "/etc/sysctl.d; this one does not.",
+                f"move the lines to {OWN_FILE}, or link the file: ln -s ../sysctl.conf /etc/sysctl.d/99-sysctl.conf",
             )
 
 

@@ -5,7 +5,7 @@ code   situation                                                      severity
 =====  =============================================================  ========
 TB101  a socket is connected to itself now                            critical
 TB102  a self-connect left a TIME-WAIT, which blocks the port         warning
-TB203  a service that should listen is down, and its port is exposed  warning
+TB109  a service that should listen is down, and its port is exposed  warning
 TB204  a server listens on a port that is exposed while it is down    warning
 TB205  ports are reserved now, and not after the next boot            warning
 TB206  a line of a sysctl.d file has no effect                        warning
@@ -116,4 +116,4 @@ def _switched_off(subject: Subject) -> Finding:
 
 
 def _without_risk(one: Finding) -> Finding:
-    return replace(one, severity=Severity.NOTICE) if one.code in ("TB203", "TB204") else one
+    return replace(one, severity=Severity.NOTICE) if one.code in ("TB109", "TB204") else one

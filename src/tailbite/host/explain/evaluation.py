@@ -42,7 +42,7 @@ class Kind(Enum):
 
 
 class Role(Enum):
-    """The end of a connection: nothing in the kernel's list says who dialled."""
+    """The end of a connection. The kernel's list does not say who dialled; its counters do for most connections."""
 
     CLIENT = "client"
     """The port is its source port."""
@@ -174,8 +174,11 @@ class Evaluation:
         state, remote, ephemeral = use.socket.state, use.socket.endpoints.remote.port, self.shot.ephemeral
         if state in (TcpState.SYN_SENT, TcpState.SYN_RECV):
             return Role.CLIENT if state is TcpState.SYN_SENT else Role.SERVER, Confidence.CERTAIN
-        if remote in self.shot.listening:  # the server there was dialled
-            return Role.CLIENT, Confidence.CERTAIN
+        if use.traffic is not None and use.traffic.has_dialled is not None:
+            return Role.CLIENT if use.traffic.has_dialled else Role.SERVER, Confidence.CERTAIN
+        if remote in self.shot.listening:  # the server there was dialled, if it is that of this host
+            ends = use.socket.endpoints
+            return Role.CLIENT, Confidence.CERTAIN if ends.local.host == ends.remote.host else Confidence.LIKELY
         if ephemeral is None:
             return Role.SERVER, Confidence.POSSIBLE
         if self.port not in ephemeral and remote in ephemeral:

@@ -33,7 +33,7 @@ def free_findings(found: Evaluation, evidence: SelectionEvidence | None = None) 
     if shot.not_visible and shot.ephemeral is None:
         return  # the namespace could not be inspected
     sure = Confidence.CERTAIN if shot.sees_bound else Confidence.LIKELY
-    end = Endpoint(found.addresses[0].host, shot.port)
+    end = found.addresses[0].end(shot.port)
     ports = PortSet.of([shot.port])
     unused = _unused(found)
     if not found.may_bind:
@@ -75,7 +75,7 @@ def free_findings(found: Evaluation, evidence: SelectionEvidence | None = None) 
 
 
 def _unused(found: Evaluation) -> str:
-    where = f"port {found.port}" if not found.shot.uses else f"{Endpoint(found.addresses[0].host, found.port)}"
+    where = f"port {found.port}" if not found.shot.uses else f"{found.addresses[0].end(found.port)}"
     return f"No TCP socket {'uses' if found.shot.sees_bound else 'that this kernel lists uses'} {where}"
 
 

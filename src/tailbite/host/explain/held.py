@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tailbite.core.address import Endpoint
 from tailbite.core.ports import PortSet
 from tailbite.host.explain.bind_forecast import Overlap
 from tailbite.host.explain.evaluation import Kind, Role
@@ -23,6 +22,7 @@ from tailbite.host.explain.phrases import (
 from tailbite.host.explain.remedies import (
     destroy_connection,
     destroy_self_connect,
+    find_holder,
     guard_client,
     reserve_port,
     restart_holders,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tailbite.host.see.port import PortUse
     from tailbite.host.see.records import Process
 
-__all__ = ["held_finding", "holder_of", "not_visible_remedy", "owners_of"]
+__all__ = ["held_finding", "holder_of", "owners_of"]
 
 _SHOWN = 5  # connections listed one by one
 _PRIVILEGED = 1024
@@ -69,9 +69,7 @@ def _not_in_the_way(found: Evaluation, group: Group, finding: Finding) -> Findin
 
 
 def _asked(found: Evaluation) -> str:
-    return " and ".join(
-        str(Endpoint(host, found.port)) for host in dict.fromkeys(one.host for one in found.addresses)
-    )
+    return " and ".join(str(end) for end in dict.fromkeys(one.end(found.port) for one in found.addresses))
 
 
 def holder_of(found: Evaluation, uses: Sequence[PortUse]) -> str:
@@ -83,13 +81,6 @@ def holder_of(found: Evaluation, uses: Sequence[PortUse]) -> str:
 def owners_of(uses: Sequence[PortUse]) -> tuple[Process, ...]:
     """Return the processes that have these sockets open, each once."""
     return tuple(dict.fromkeys(owner for use in uses for owner in use.owners))
-
-
-def not_visible_remedy(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Remedy, ...]:
-    """Return what to do to learn who holds sockets that some process has, but none that is visible."""
-    if owners_of(uses) or not any(use.socket.inode for use in uses) or found.shot.sees_processes:
-        return ()
-    return (Remedy("run this command as root to see which program holds it", needs_root=True),)
 
 
 def _self_connected(found: Evaluation, group: Group) -> Finding:
@@ -115,7 +106,7 @@ def _self_connected(found: Evaluation, group: Group) -> Finding:
         (
             *destroy_self_connect(found, use),
             *restart_holders(use.owners),
-            *not_visible_remedy(found, group.uses),
+            *find_holder(found, group.uses),
             *reserve_port(found),
             *guard_client(found, use),
         ),
@@ -151,8 +142,6 @@ def _connected(found: Evaluation, group: Group) -> Finding:
 def _source_port(found: Evaluation, group: Group) -> Finding:
     use = group.uses[0]
     ends = use.socket.endpoints
-    count = len(group.uses)
-    where = f"{ends.remote}" + (f" and {count - 1} more" if count > 1 else "")
     owners = owners_of(group.uses)
     closing = not any(one.socket.inode for one in group.uses)
     if found.is_exposed:
@@ -171,15 +160,15 @@ def _source_port(found: Evaluation, group: Group) -> Finding:
         "TB103",
         Severity.CRITICAL,
         group.confidence,
-        f"{holder_of(found, group.uses)} {verb_for(owners, 'has', 'have')} port {found.port} as the source port of a "
-        f"connection from {ends.local} to {where}.",
+        _source_port_sentence(found, group),
         f"{cause} {spell_forecasts(found.forecasts, found.port)}",
         (
             *(lasting if not found.is_exposed else ()),
             *wait,
+            *((reuse_address(),) if group.confidence is Confidence.POSSIBLE else ()),
             *ends_now,
             *restart_holders(owners),
-            *not_visible_remedy(found, group.uses),
+            *find_holder(found, group.uses),
             *(lasting if found.is_exposed else ()),
         ),
         found.shot.namespace,
@@ -187,6 +176,19 @@ def _source_port(found: Evaluation, group: Group) -> Finding:
         owners,
         (*_connection_facts(group.uses), *_traffic_facts(use)),
     )
+
+
+def _source_port_sentence(found: Evaluation, group: Group) -> str:
+    ends = group.uses[0].socket.endpoints
+    count = len(group.uses)
+    where = f"{ends.local} to {ends.remote}" + (f" and {count - 1} more" if count > 1 else "")
+    who = f"{holder_of(found, group.uses)} {verb_for(owners_of(group.uses), 'has', 'have')}"
+    if group.confidence is Confidence.POSSIBLE:
+        return (
+            f"{who} a connection from {where}. Either port {found.port} is its source port, or a server accepted it "
+            "that does not listen any more; the kernel does not tell."
+        )
+    return f"{who} port {found.port} as the source port of a connection from {where}."
 
 
 def _is_mount(found: Evaluation, group: Group) -> bool:
@@ -227,7 +229,7 @@ def _orphaned(found: Evaluation, group: Group) -> Finding:
             reuse_address(),
             *((Remedy("wait: the kernel is closing it, which takes a minute or two"),) if closing else ()),
             *restart_holders(owners, verb="stop"),
-            *not_visible_remedy(found, group.uses),
+            *find_holder(found, group.uses),
         ),
         found.shot.namespace,
         use.socket.endpoints.local,
@@ -285,7 +287,7 @@ def _bound(found: Evaluation, group: Group) -> Finding:
         (
             Remedy(f"check what {name} is doing; if it is a server, wait until it listens"),
             *restart_holders(owners, verb="stop"),
-            *not_visible_remedy(found, group.uses),
+            *find_holder(found, group.uses),
         ),
         found.shot.namespace,
         end,

@@ -8,29 +8,38 @@ from typing import TYPE_CHECKING
 from tailbite.core.ports import PortSet
 from tailbite.host.explain.bind_forecast import Overlap
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
-from tailbite.host.explain.held import holder_of, not_visible_remedy, owners_of
+from tailbite.host.explain.held import holder_of, owners_of
 from tailbite.host.explain.phrases import join_words, spell_forecasts, verb_for
-from tailbite.host.explain.remedies import restart_holders
+from tailbite.host.explain.remedies import find_holder, restart_holders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tailbite.host.explain.bind_forecast import BindAddress
     from tailbite.host.explain.evaluation import Evaluation, Group
     from tailbite.host.see.port import PortUse
 
 __all__ = ["listening_finding"]
 
+_LOOPBACK = 1  # the index of lo in every network namespace (LOOPBACK_IFINDEX)
+_DEVICE_RULE = (
+    "A server that is bound to a device (SO_BINDTODEVICE) gets only what arrives there, and what this host sends to "
+    "itself arrives on lo."
+)
+
 
 def listening_finding(found: Evaluation, groups: Sequence[Group]) -> Finding:
     """Return the finding about the listeners of a port; those that serve the address come first."""
     uses = tuple(use for group in groups for use in group.uses)
-    serving = tuple(use for use in uses if found.host is None or _serves(use, found.host))
+    serving = tuple(use for use in uses if found.host is None or _serves(use, found.addresses[0]))
     if found.host is not None and not serving:
         make = _elsewhere
     elif _is_ownerless(found, serving or uses):
         make = _without_process
-    elif _does_not_accept(found, serving):
-        make = _silent
+    elif silent := _silent_ones(found, serving):
+        make, serving = _silent, silent
+    elif found.host is None and all(map(_is_for_device, uses)):
+        make = _only_device
     elif found.host is None and all(_is_v6_only(use) for use in uses):
         make = _only_v6
     else:
@@ -64,7 +73,7 @@ def _server(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
     )
     return replace(
         _base(found, uses),
-        what=f"{_listens(found, uses)} on {_ends(uses)}: a server. No client can be given its port.",
+        what=f"{_listens(found, uses)} on {_ends(found, uses)}: a server. No client can be given its port.",
         why=f"{spell_forecasts(found.forecasts, found.port)} A second server needs SO_REUSEPORT, on both, and must "
         f"run as the same user (uid {uids[0]}).{inherited}",
         remedies=_if_not_yours(found, uses),
@@ -76,7 +85,7 @@ def _only_v6(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         _base(found, uses),
         code="TB107",
         severity=Severity.WARNING,
-        what=f"{_listens(found, uses)} on {_ends(uses)}, for IPv6 clients "
+        what=f"{_listens(found, uses)} on {_ends(found, uses)}, for IPv6 clients "
         "only: a client that dials 127.0.0.1 is refused.",
         why=spell_forecasts(found.forecasts, found.port),
         remedies=(
@@ -86,36 +95,63 @@ def _only_v6(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
     )
 
 
+def _only_device(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
+    return replace(
+        _base(found, uses),
+        code="TB107",
+        severity=Severity.NOTICE,
+        what=f"{_listens(found, uses)} on {_ends(found, uses)}, bound to a device: a client on this host that dials "
+        "127.0.0.1 is refused.",
+        why=f"{_DEVICE_RULE} {spell_forecasts(found.forecasts, found.port)}",
+        remedies=_if_not_yours(found, uses),
+    )
+
+
 def _elsewhere(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
     family = "on IPv6: " if all(":" in use.socket.endpoints.local.host for use in uses) else ""
+    if all(not _receives_from_here(use, found.addresses[0]) for use in uses):
+        return _on_another_device(found, uses)
     return replace(
         _base(found, uses),
         code="TB107",
         severity=Severity.WARNING,
         what=f"{_listens(found, uses)} on port {found.port}, but only "
-        f"{family or 'on '}{_ends(uses)}. A client that dials {found.host} is refused.",
+        f"{family or 'on '}{_ends(found, uses)}. A client that dials {found.host} is refused.",
         why="A server has the addresses that it bound, and no others; localhost may mean 127.0.0.1 or ::1. "
         f"{spell_forecasts(found.forecasts, found.port)}",
         remedies=(
-            Remedy(f"dial {_ends(uses)} instead"),
+            Remedy(f"dial {_ends(found, uses)} instead"),
             Remedy(f"or let the server bind {found.host} as well, or 0.0.0.0 or ::"),
         ),
     )
 
 
+def _on_another_device(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
+    return replace(
+        _base(found, uses),
+        code="TB107",
+        severity=Severity.WARNING,
+        what=f"{_listens(found, uses)} on {_ends(found, uses)}, bound to a device: a client on this host that dials "
+        f"{found.addresses[0].spell(found.port)} is refused.",
+        why=f"{_DEVICE_RULE} {spell_forecasts(found.forecasts, found.port)}",
+        remedies=(Remedy("let the server listen without SO_BINDTODEVICE, or on lo as well"),),
+    )
+
+
 def _silent(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
-    count = len(found.waiting) or max(use.socket.receive_queue for use in uses)
+    count = sum(use.socket.receive_queue for use in uses)
     longest = max((use.traffic.idle_ms for use in found.waiting if use.traffic), default=0) / 1000
     waits = f" for up to {longest:.0f} s" if longest else ""
     return replace(
         _base(found, uses),
         code="TB115",
         severity=Severity.WARNING,
-        what=f"{_listens(found, uses)} on {_ends(uses)} and does not accept: "
+        what=f"{_listens(found, uses)} on {_ends(found, uses)} and "
+        f"{verb_for(owners_of(uses), 'does', 'do')} not accept: "
         f"{count} connection{'' if count == 1 else 's'} wait{'s' if count == 1 else ''} in the queue{waits}.",
         why="Clients are connected by the kernel and get no answer. The server is stopped or overloaded, or it ended "
         f"and a child process inherited its listener. {spell_forecasts(found.forecasts, found.port)}",
-        remedies=(*restart_holders(owners_of(uses)), *not_visible_remedy(found, uses)),
+        remedies=(*restart_holders(owners_of(uses)), *find_holder(found, uses)),
     )
 
 
@@ -124,14 +160,16 @@ def _without_process(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         _base(found, uses),
         code="TB114",
         severity=Severity.WARNING,
-        what=f"A socket listens on {_ends(uses)}, and no process has it open.",
+        what=f"A socket listens on {_ends(found, uses)}, and no process has it open.",
         why="It is a socket of the kernel itself (NFS lockd or callbacks, DRBD, iSCSI, an MPTCP endpoint), or it is "
-        "in flight over a Unix socket (SCM_RIGHTS), or a process of another PID namespace has it. "
+        "in flight over a Unix socket (SCM_RIGHTS), or a process has it that this one cannot see: one of another PID "
+        "namespace. "
         f"{spell_forecasts(found.forecasts, found.port)}",
         remedies=(
             Remedy("check NFS and other RPC services", ("rpcinfo -p",)),
             Remedy("check MPTCP endpoints that have a port", (found.shot.namespace.enter("ip mptcp endpoint show"),)),
             Remedy("check the port parameters of kernel modules such as lockd, drbd and iscsi_target_mod"),
+            *find_holder(found, uses),
         ),
     )
 
@@ -145,7 +183,7 @@ def _if_not_yours(found: Evaluation, uses: tuple[PortUse, ...]) -> tuple[Remedy,
     stops = restart_holders(owners_of(uses), verb="stop")
     return (
         *(replace(one, text=f"if it is not the server that you expect: {one.text}") for one in stops),
-        *not_visible_remedy(found, uses),
+        *find_holder(found, uses),
     )
 
 
@@ -155,19 +193,37 @@ def _queue(use: PortUse) -> Fact:
     return Fact(name, waiting, "connections", f"{waiting} of {limit} waiting")
 
 
-def _ends(uses: Sequence[PortUse]) -> str:
-    return join_words(str(use.socket.endpoints.local) for use in uses)
+def _ends(found: Evaluation, uses: Sequence[PortUse]) -> str:
+    return join_words(_end(found, use) for use in uses)
+
+
+def _end(found: Evaluation, use: PortUse) -> str:
+    """Return the address of a listener, with the device that it is bound to as ss(8) prints it."""
+    end, device = use.socket.endpoints.local, use.socket.interface
+    if not device:
+        return str(end)
+    name = found.shot.devices.get(device, str(device))
+    return f"[{end.host}%{name}]:{end.port}" if ":" in end.host else f"{end.host}%{name}:{end.port}"
 
 
 def _is_ownerless(found: Evaluation, uses: Sequence[PortUse]) -> bool:
     return found.shot.sees_processes and not owners_of(uses)
 
 
-def _does_not_accept(found: Evaluation, uses: Sequence[PortUse]) -> bool:
-    if any(use.socket.receive_queue > use.socket.send_queue for use in uses):  # full: the next SYN is dropped
-        return True
-    waits_here = [use for use in found.waiting if found.host is None or found.overlap(use) is not Overlap.NO]
-    return bool(waits_here) and any(use.socket.receive_queue for use in uses)
+def _silent_ones(found: Evaluation, uses: Sequence[PortUse]) -> tuple[PortUse, ...]:
+    """Return the listeners whose queue is full, or has connections while some wait for longer than a second."""
+    waits_here = any(found.host is None or found.overlap(use) is not Overlap.NO for use in found.waiting)
+    return tuple(
+        use
+        for use in uses
+        if use.socket.receive_queue > use.socket.send_queue  # full: the next SYN is dropped
+        or (waits_here and use.socket.receive_queue)
+    )
+
+
+def _is_for_device(use: PortUse) -> bool:
+    """Tell whether clients on this host cannot reach a listener, because it is bound to a device other than lo."""
+    return use.socket.interface not in (0, _LOOPBACK) and ":" not in use.socket.endpoints.local.host
 
 
 def _is_v6_only(use: PortUse) -> bool:
@@ -175,8 +231,25 @@ def _is_v6_only(use: PortUse) -> bool:
     return ":" in host and (bool(use.socket.v6_only) or host != "::")
 
 
-def _serves(use: PortUse, host: str) -> bool:
-    theirs = use.socket.endpoints.local.host
+def _serves(use: PortUse, asked: BindAddress) -> bool:
+    """Tell whether a client on this host that dials the address reaches the listener."""
+    theirs, host = use.socket.endpoints.local.host, asked.host
+    if not _receives_from_here(use, asked):
+        return False
     if theirs == "::":
         return ":" in host or not use.socket.v6_only
     return theirs == host or (theirs == "0.0.0.0" and ":" not in host)
+
+
+def _receives_from_here(use: PortUse, asked: BindAddress) -> bool:
+    """Tell whether what this host sends to the address arrives on the device that the listener is bound to.
+
+    IPv4 packets to oneself arrive on ``lo``, whatever the address (inet_iif, include/net/route.h). Those of IPv6
+    arrive on the device that has the address (ip6_rcv_core), which is known of ::1 and of link-local addresses only.
+    """
+    device = use.socket.interface
+    if not device:
+        return True
+    if ":" not in asked.host or asked.host == "::1":
+        return device == _LOOPBACK
+    return not asked.interface or device == asked.interface

@@ -12,6 +12,7 @@ reserve the port            the kernel may choose it now; it does not stop a pro
 ``tailbite run``            the same
 SO_REUSEADDR on the server  a server left what is in the way, and nobody listens
 wait                        it is TIME-WAIT, or a connection that the kernel is closing
+see who holds it            a process has it, and none that is visible
 ==========================  ==================================================================
 """
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "destroy_connection",
     "destroy_self_connect",
+    "find_holder",
     "guard_client",
     "reserve_port",
     "restart_holders",
@@ -123,6 +125,23 @@ def wait_for_end(found: Evaluation, uses: Iterable[PortUse]) -> Remedy:
         f"wait: the last TIME-WAIT ends in {time_left(last)}",
         (f"tailbite wait --free {found.port}",) if found.shot.namespace.is_own else (),
     )
+
+
+def find_holder(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Remedy, ...]:
+    """Return what shows who has sockets open that no visible process has; nothing where no process can have them."""
+    if any(use.owners for use in uses) or not any(use.socket.inode for use in uses):
+        return ()
+    if found.shot.sees_processes:
+        return (
+            Remedy(
+                "find the Unix sockets with descriptors in flight (scm_fds is not 0): one of them may carry it",
+                ("grep -ls 'scm_fds:[[:space:]]*[1-9]' /proc/[0-9]*/fdinfo/*",),
+                needs_root=True,
+            ),
+        )
+    if found.shot.as_root:
+        return (Remedy("run this command outside this container, where root sees every process"),)
+    return (Remedy("run this command as root to see which program holds it", needs_root=True),)
 
 
 def restart_holders(owners: Iterable[Process], *, verb: str = "restart") -> tuple[Remedy, ...]:

@@ -61,7 +61,7 @@ def _services_down(subject: Subject) -> Iterator[Finding]:
     groups = sorted(names.items(), key=lambda item: (item[0] == "", min(item[1])))
     rest = [port for _, ports in groups[_MOST_NAMED:] for port in ports]
     for name, ports in [*groups[:_MOST_NAMED], *([("", rest)] if rest else [])]:
-        if told := subject.told("TB203", ports):
+        if told := subject.told("TB109", ports):
             yield _down(subject, name, told)
 
 
@@ -72,7 +72,7 @@ def _down(subject: Subject, name: str, ports: Sequence[int]) -> Finding:
     where = f"port {ports[0]}" if one else f"{len(ports)} ports ({shortened(str(listed))})"
     may, severity, facts = _odds_of(subject, ports)
     return Finding(
-        "TB203",
+        "TB109",
         severity,
         Confidence.CERTAIN,
         f"{who[0].upper()}{who[1:]} on {where} {'is' if one or name else 'are'} down, and {may} may be given "

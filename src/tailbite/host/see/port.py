@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import has_random_steps, read_ephemeral_range, read_reserved_ports, read_sysctl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from tailbite.core.ports import PortRange, PortSet
     from tailbite.host.see.records import Namespace, Process
@@ -73,6 +74,8 @@ class PortSnapshot:
         redirects: rules that answer for the port in front of all sockets.
         not_visible: what could not be inspected.
         has_random_steps: ``ip_local_port_step_width`` is set.
+        devices: the names of the network devices, by their index.
+        as_root: True if this process is root, so that running it as root would show no more.
     """
 
     namespace: Namespace
@@ -89,6 +92,8 @@ class PortSnapshot:
     redirects: Redirects = NO_REDIRECTS
     not_visible: tuple[NotVisible, ...] = ()
     has_random_steps: bool = False
+    devices: Mapping[int, str] = field(default_factory=dict)
+    as_root: bool = False
 
     def in_states(self, *states: TcpState) -> tuple[PortUse, ...]:
         """Return the uses in these states."""
@@ -161,7 +166,16 @@ def _inspect_here(port: int, namespace: Namespace) -> PortSnapshot:
         redirects=redirects_of(port),
         not_visible=tuple(inspection.not_visible),
         has_random_steps=has_random_steps(),
+        devices=_devices(),
+        as_root=os.geteuid() == 0,
     )
+
+
+def _devices() -> dict[int, str]:
+    try:
+        return dict(socket.if_nameindex())
+    except OSError:
+        return {}
 
 
 def _traffic(diag: SockDiag | None, one: TcpSocket) -> TcpInfo | None:

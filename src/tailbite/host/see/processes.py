@@ -47,12 +47,13 @@ def _described(inodes: set[int]) -> tuple[dict[int, tuple[Process, ...]], tuple[
         found = procfs.socket_holders(inodes)
     except OSError as error:
         return {}, (NotVisible.of("the processes that hold the sockets", error),)
+    by_inode = {**found.by_inode, **_hidden(inodes - found.by_inode.keys())}
     known: dict[int, Process | None] = {}
-    for pid in sorted({pid for pids in found.by_inode.values() for pid in pids}):
+    for pid in sorted({pid for pids in by_inode.values() for pid in pids}):
         known[pid] = describe_process(pid)
     owners = {
         inode: tuple(process for pid in pids if (process := known[pid]) is not None)
-        for inode, pids in found.by_inode.items()
+        for inode, pids in by_inode.items()
     }
     not_visible = []
     if inodes - {inode for inode, some in owners.items() if some}:
@@ -62,6 +63,15 @@ def _described(inodes: set[int]) -> tuple[dict[int, tuple[Process, ...]], tuple[
         elif found.closed:
             not_visible.append(NotVisible("the processes of other users", not_permitted("see them")))
     return owners, tuple(not_visible)
+
+
+def _hidden(inodes: set[int]) -> dict[int, tuple[int, ...]]:
+    """Return the holders of sockets that no process shows in the usual place."""
+    if not inodes:
+        return {}
+    from tailbite.kernel.hidden_holders import hidden_holders  # only a host that has such sockets pays for the import
+
+    return hidden_holders(inodes)
 
 
 def describe_process(pid: int) -> Process | None:

@@ -1,4 +1,4 @@
-"""Mistakes in sysctl.d(5) lines about the port settings: the wrong character, and the line that was meant. Pure.
+"""Mistakes in sysctl.d(5) lines about the port settings: the wrong part, and the line that was meant. Pure.
 
 The kernel refuses a whole value for one wrong character, and says nothing more than EINVAL.
 """
@@ -16,12 +16,23 @@ from tailbite.host.sysctl.value import EPHEMERAL, LOWEST_EPHEMERAL, RESERVED, ra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from tailbite.host.sysctl.text import ConfigFile
+    from tailbite.host.sysctl.value import Setting
 
-__all__ = ["Mistake", "misspelt_settings", "mistake_in_range", "mistake_in_reserved", "ports_meant"]
+__all__ = [
+    "LostLine",
+    "Mistake",
+    "lost_lines",
+    "mistake_in_range",
+    "mistake_in_reserved",
+    "ports_meant",
+]
 
-_LINE_KEY = re.compile(r"\s*-?([^\s=#;-][^\s=]*)\s*=")
+_LINE_KEY = re.compile(r"\s*-?([^\s=#;-][^\s=]*)\s*=(.*)", re.ASCII | re.DOTALL)
+_BETWEEN = "(?:\\s*(?:[-:~\u2010-\u2015\u2212]|\\.\\.+|\\bto\\b)\\s*)"  # hyphens and dashes of all kinds
+_PART = re.compile(rf"([0-9]+)(?:{_BETWEEN}([0-9]+))?")
 _OTHER_SETTINGS = frozenset({"ip_local_port_step_width", "ip_unprivileged_port_start"})
 _ALIKE = 0.85
 _NAMES = {
@@ -33,6 +44,9 @@ _NAMES = {
     "\t": "the tab",
     "\\": "the backslash",
     ":": "the colon",
+    "\u2013": "the dash",
+    "\u2014": "the dash",
+    "\u00a0": "the no-break space",
 }
 _ADVICE = {
     '"': "values have no quotation marks",
@@ -43,7 +57,10 @@ _ADVICE = {
     "\t": "ports are separated by commas alone",
     "\\": "a value cannot be continued on the next line",
     ":": "a range is written as LOW-HIGH",
+    "\u2013": "a range is written as LOW-HIGH, with a hyphen",
+    "\u2014": "a range is written as LOW-HIGH, with a hyphen",
 }
+_RANGE_ADVICE = "the two ports are separated by a blank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +80,8 @@ def ports_meant(value: str) -> PortSet:
     """Return the ports that a value of ``ip_local_reserved_ports`` was meant to have, whatever surrounds them."""
     text = re.split(r"[#;]", value, maxsplit=1)[0]
     found: list[PortRange] = []
-    for part in re.findall(r"\d+(?:\s*[-:]\s*\d+)?", text):
-        numbers = [int(number) for number in re.findall(r"\d+", part)]
+    for match in _PART.finditer(text):
+        numbers = [int(number) for number in match.groups() if number]
         low, high = min(numbers), max(numbers)
         if high <= HIGHEST_PORT:
             found.append(PortRange(low, high))
@@ -85,13 +102,14 @@ def mistake_in_reserved(value: str) -> Mistake:
 
 def mistake_in_range(value: str) -> Mistake:
     """Explain why the kernel refuses a value of ``ip_local_port_range``; it must be one that is refused."""
-    numbers = [int(number) for number in re.findall(r"\d+", re.split(r"[#;]", value, maxsplit=1)[0])]
+    numbers = [int(number) for number in re.findall(r"[0-9]+", re.split(r"[#;]", value, maxsplit=1)[0])]
     meant = f"{min(numbers)} {max(numbers)}" if len(numbers) == 2 else None
     corrected = meant if meant is not None and range_value(meant) is not None else None
     if wrong := re.search(r"[\"'#;\\]", value):
         return Mistake(_character(value, wrong.start()), corrected)
-    if wrong := re.search(r"[-,:]", value):
-        return Mistake(f"of {value[wrong.start()]!r}: the two ports are separated by a blank", corrected)
+    if wrong := re.search(r"[^0-9a-fA-FxX \t\n\v\f\r]", value):
+        char = value[wrong.start()]
+        return Mistake(f"of {_NAMES.get(char, 'the character')} {char!r}: {_RANGE_ADVICE}", corrected)
     if len(numbers) != 2:
         return Mistake(f"it has {len(numbers)} number{'' if len(numbers) == 1 else 's'} instead of two", None)
     low, high = numbers
@@ -119,15 +137,45 @@ def _number(part: str) -> str:
     return f"{part!r} is not a port or a range LOW-HIGH"
 
 
-def misspelt_settings(file: ConfigFile) -> Iterator[tuple[int, str, str]]:
-    """Yield line number, key and the setting that was meant, for keys that are nearly those of the two settings."""
-    ours = {setting.name: setting.key for setting in (RESERVED, EPHEMERAL)}
-    right = {item.line for key in ours.values() for item in assignments(file, key)}
+@dataclass(frozen=True, slots=True)
+class LostLine:
+    """A line that speaks of one of the two settings and sets nothing.
+
+    Attributes:
+        line: its number, from 0.
+        setting: the setting that was meant.
+        key: the name that it assigns instead; empty if it assigns nothing at all.
+        value: what it was meant to assign.
+    """
+
+    line: int
+    setting: Setting[Any]
+    key: str
+    value: str
+
+
+def lost_lines(file: ConfigFile) -> Iterator[LostLine]:
+    """Yield the lines that assign a name which is nearly that of a setting, or name a setting and assign nothing."""
+    settings: dict[str, Setting[Any]] = {setting.name: setting for setting in (RESERVED, EPHEMERAL)}
+    right = {item.line for setting in settings.values() for item in assignments(file, setting.key)}
     for number, line in enumerate(file.text.split("\n")):
-        match = _LINE_KEY.match(line)
-        if match is None or number in right or any(char in match[1] for char in "*?["):
+        if number in right or line.lstrip().startswith(("#", ";")):
             continue
-        name = re.split(r"[./]", match[1])[-1]
-        close = difflib.get_close_matches(name.lower(), ours, 1, _ALIKE)
-        if close and name not in _OTHER_SETTINGS:
-            yield number, match[1], ours[close[0]]
+        match = _LINE_KEY.fullmatch(line)
+        if match is None:
+            yield from _unassigned(number, line, settings)
+        elif not any(char in match[1] for char in "*?[") and (meant := _nearest(match[1], settings)):
+            yield LostLine(number, settings[meant], match[1], match[2].strip())
+
+
+def _nearest(key: str, settings: dict[str, Setting[Any]]) -> str | None:
+    name = re.split(r"[./]", key)[-1]
+    close = difflib.get_close_matches(name.lower(), settings, 1, _ALIKE)
+    return close[0] if close and name not in _OTHER_SETTINGS else None
+
+
+def _unassigned(number: int, line: str, settings: dict[str, Setting[Any]]) -> Iterator[LostLine]:
+    for name, setting in settings.items():
+        before, found, behind = line.partition(name)
+        if found and not behind[:1].isalnum() and not before.strip().startswith("-"):
+            yield LostLine(number, setting, "", behind.strip().lstrip("=:").strip())

@@ -19,14 +19,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from tailbite.host.sysctl.value import Setting
 
-T = TypeVar("T")
+    SettingType = TypeVar("SettingType")
 
 __all__ = [
     "OWN_FILE",
@@ -51,9 +52,12 @@ _HEADER = """\
 # Made by `tailbite fix`; `tailbite fix --undo --apply` reverts it.
 # The last assignment of a setting wins whole (sysctl.d(5)), so these repeat what earlier files assign.
 """
+_BLANKS = " \t\n\v\f\r"  # str.strip() takes more: the no-break space is part of a value, which the kernel refuses
 # One line: indentation, "-" for "a failure does not matter", the key, "=", the value, and white space, which
 # includes the \r of a CRLF file. A line that starts with "#" or ";" has no key.
-_LINE = re.compile(r"(?P<head>\s*-?(?P<key>[^\s=#;-][^\s=]*)\s*=[^\S\r]*)(?P<value>.*?)(?P<tail>\s*)", re.DOTALL)
+_LINE = re.compile(
+    r"(?P<head>\s*-?(?P<key>[^\s=#;-][^\s=]*)\s*=[^\S\r]*)(?P<value>.*?)(?P<tail>\s*)", re.DOTALL | re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ def assignments(file: ConfigFile, key: str) -> list[Assignment]:
     for number, line in enumerate(file.text.split("\n")):
         match = _LINE.fullmatch(line)
         if match is None:
-            bare = line.strip()
+            bare = line.strip(_BLANKS)
             if bare.startswith("-") and _path_of(bare[1:]) == wanted:
                 found.append(Assignment(file, number, None))
             continue
@@ -152,7 +156,7 @@ def assignments(file: ConfigFile, key: str) -> list[Assignment]:
     return found
 
 
-def deciding_assignment(order: BootOrder, setting: Setting[T]) -> Assignment | None:
+def deciding_assignment(order: BootOrder, setting: Setting[SettingType]) -> Assignment | None:
     """Return the line that decides what the setting is after a boot, or None if no file speaks of it.
 
     Its value need not be one that the kernel takes: then the setting keeps its default.
@@ -167,7 +171,7 @@ def deciding_assignment(order: BootOrder, setting: Setting[T]) -> Assignment | N
     return deciding[-1] if deciding else None
 
 
-def value_at_boot(order: BootOrder, setting: Setting[T]) -> T | None:
+def value_at_boot(order: BootOrder, setting: Setting[SettingType]) -> SettingType | None:
     """Return what the setting is set to at boot, or None if it keeps its default."""
     now = deciding_assignment(order, setting)
     return setting.parse(now.value) if now is not None and now.value is not None else None
@@ -214,7 +218,7 @@ def later_name(path: str) -> str:
 
 
 def settle_setting(
-    orders: Sequence[BootOrder], setting: Setting[T], merge: Callable[[list[T]], T]
+    orders: Sequence[BootOrder], setting: Setting[SettingType], merge: Callable[[list[SettingType]], SettingType]
 ) -> list[BootOrder]:
     """Edit files until every boot order gives the setting the value it should have.
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailbite.core.ports import PortSet
 from tailbite.host.see.records import NotVisible
 from tailbite.host.sysctl.text import BootOrder, ConfigFile
+from tailbite.host.sysctl.value import RESERVED
 from tailbite.kernel.sockopt import netns_cookie
 
 if TYPE_CHECKING:
@@ -50,11 +52,17 @@ class Tree:
     Attributes:
         orders: for each program that may do it, the files in its order.
         unread: files in these directories that no program reads, because of their names or their place.
+        masked: files that are not read because one of the same name in a directory of higher rank is.
+        kernel_ports: the ports that the kernel's command line reserves, unless a file sets the list (Linux 5.8).
+        uses_systemd: True if the system has systemd-sysctl, which does not read /etc/sysctl.conf.
         not_visible: what could not be read.
     """
 
     orders: tuple[BootOrder, ...]
     unread: tuple[ConfigFile, ...] = ()
+    masked: tuple[ConfigFile, ...] = ()
+    kernel_ports: PortSet = PortSet()  # noqa: RUF009 - a frozen value
+    uses_systemd: bool = False
     not_visible: tuple[NotVisible, ...] = ()
 
 
@@ -62,10 +70,14 @@ def read_tree(root: Path = HOST) -> Tree:
     """Read every file that is applied at boot. One that cannot be read becomes ``not_visible``."""
     not_visible: list[NotVisible] = []
     chosen: dict[str, ConfigFile] = {}
+    masked: list[ConfigFile] = []
     for directory in DIRECTORIES:
         for name in sorted(_names(root, directory, not_visible)):
-            if name not in chosen and (file := _read(root, f"{directory}/{name}", not_visible)):
-                chosen[name] = file
+            file = _read(root, f"{directory}/{name}", not_visible)
+            if file is not None and name in chosen and file.target != chosen[name].target:
+                masked.append(file)
+            elif file is not None:
+                chosen.setdefault(name, file)
     named = tuple(chosen[name] for name in sorted(chosen))
     last = _read(root, _LAST, not_visible)
     return Tree(
@@ -73,19 +85,31 @@ def read_tree(root: Path = HOST) -> Tree:
             BootOrder("systemd-sysctl", named),
             BootOrder("sysctl --system", (*named, last) if last else named, _LAST, in_turn=True),
         ),
-        tuple(_unread(root)),
+        tuple(file for directory in DIRECTORIES for file in _unread(root, directory)),
+        tuple(masked),
+        _kernel_ports() if root == HOST else PortSet(),
+        any(path_below(root, f"{folder}/systemd-sysctl").exists() for folder in ("/usr/lib/systemd", "/lib/systemd")),
         tuple(not_visible),
     )
 
 
-def _unread(root: Path) -> Iterator[ConfigFile]:
-    """Yield small files in /etc/sysctl.d that are not applied: another ending, a hidden name, a sub-folder."""
-    folder = DIRECTORIES[0]
+def _kernel_ports() -> PortSet:
+    """Return the ports of ``sysctl.net.ipv4.ip_local_reserved_ports=...`` on the kernel's command line."""
     try:
-        entries = sorted(path_below(root, resolve_links(root, folder)).glob("**/*"))[:_MOST_UNREAD]
+        words = Path("/proc/cmdline").read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return PortSet()
+    found = [word.partition("=")[2] for word in words if word.replace("/", ".").startswith(f"sysctl.{RESERVED.key}=")]
+    return (RESERVED.parse(found[-1]) if found else None) or PortSet()
+
+
+def _unread(root: Path, folder: str) -> Iterator[ConfigFile]:
+    """Yield small files in a directory that are not applied: another ending, a hidden name, a sub-folder."""
+    try:
+        base = path_below(root, resolve_links(root, folder))
+        entries = sorted(base.glob("**/*"))[:_MOST_UNREAD]
     except OSError:
         return
-    base = path_below(root, resolve_links(root, folder))
     for entry in entries:
         name = str(entry.relative_to(base))
         if (name.endswith(".conf") and not name.startswith(".") and "/" not in name) or name.endswith(".tmp"):

@@ -29,7 +29,7 @@ which is larger on some machines. sysctl(8) of procps writes once, so of a longe
 
 _NUMBER = "0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*"
 _LIST = re.compile(rf"(?:(?:{_NUMBER})(?:-(?:{_NUMBER}))?,)*(?:(?:{_NUMBER})(?:-(?:{_NUMBER}))?)?")
-_PAIR = re.compile(rf"\s*({_NUMBER})\s+({_NUMBER})(?:\s.*)?", re.DOTALL)
+_PAIR = re.compile(rf"\s*({_NUMBER})\s+({_NUMBER})(?:\s.*)?", re.DOTALL | re.ASCII)
 
 
 def reserved_value(text: str) -> PortSet | None:
