@@ -12,7 +12,7 @@ import socket
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from paired import Ratio, compare, report
+from paired import Ratio, compare, no_options, report
 
 import tailbite
 from tailbite.kernel.namespace import enter_private_network
@@ -104,4 +104,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

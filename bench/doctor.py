@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paired import compare, report
+from paired import compare, no_options, report
 
 from tailbite.kernel.namespace import enter_private_network, fresh_network
 
@@ -90,4 +90,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

@@ -147,6 +147,9 @@ def kept_results() -> list[dict[str, Any]]:
 def main() -> None:
     """Run, write, and say at the end and with the exit status whether every promise was kept."""
     by_name = {script.stem: script for script in scripts()}
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
     names = [name for name in sys.argv[1:] if name != "--write"]
     if unknown := set(names) - set(by_name):
         sys.exit(f"no benchmark is called {', '.join(sorted(unknown))}; there are: {', '.join(by_name)}")

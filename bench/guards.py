@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from floor import build_floor
-from paired import Ratio, compare, left_out, report
+from paired import Ratio, compare, left_out, no_options, report
 
 from tailbite.errors import FirewallError
 from tailbite.guards.host import firewall as host_firewall
@@ -309,7 +309,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         work(*sys.argv[1:])
     else:
+        no_options(__doc__)
         main()

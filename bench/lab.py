@@ -14,7 +14,7 @@ import subprocess
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from paired import Ratio, compare, left_out, report
+from paired import Ratio, compare, left_out, no_options, report
 
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import circle_of
@@ -84,4 +84,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

@@ -19,7 +19,7 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from paired import Ratio, compare, left_out, report
+from paired import Ratio, compare, left_out, no_options, report
 
 import tailbite
 from guards import Side
@@ -90,7 +90,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         dial(int(sys.argv[1]))
     else:
+        no_options(__doc__)
         main()

@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Ratio", "compare", "left_out", "report", "spell", "times"]
+__all__ = ["Ratio", "compare", "left_out", "no_options", "report", "spell", "times"]
+
+
+def no_options(about: str | None) -> None:
+    """Read the command line of a benchmark without options: print ``about`` for --help, and refuse all else.
+
+    Raises:
+        SystemExit: the benchmark is not to run.
+    """
+    import argparse
+
+    argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from paired import compare, report
+from paired import compare, no_options, report
 
 from tailbite.kernel.namespace import enter_private_network
 
@@ -60,4 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    no_options(__doc__)
     main()

@@ -90,7 +90,7 @@ def as_nobody(command: click.Command, *arguments: str) -> tuple[int, str]:
 def test_the_doctor_s_advice_is_what_fix_does(root: Path) -> None:
     """From the finding to its remedy: advised, shown, done, and nothing left to find; then reverted."""
     seen = diagnose("--ports", str(PORT), "--root", str(root))
-    assert (seen.return_value, "TB203" in seen.stdout) == (1, True)
+    assert (seen.return_value, "TB109" in seen.stdout) == (1, True)
 
     shown = run(fix.command, "--ports", str(PORT))
     assert shown.return_value == 1
@@ -100,7 +100,7 @@ def test_the_doctor_s_advice_is_what_fix_does(root: Path) -> None:
 
     assert run(fix.command, "--ports", str(PORT), "--apply").return_value == 0
     assert read_reserved_ports() == PortSet.of([PORT])
-    assert "TB203" not in diagnose("--ports", str(PORT), "--root", str(root)).stdout
+    assert "TB109" not in diagnose("--ports", str(PORT), "--root", str(root)).stdout
 
     assert run(fix.command, "--undo", "--dry-run").return_value == 1
     assert read_reserved_ports() == PortSet.of([PORT])

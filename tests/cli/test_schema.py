@@ -9,25 +9,28 @@ import socket
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from conftest import find_peer
 from support.boot import empty_tree
 from support.holders import KINDS, Holder
 from support.users import python_as_nobody
 from tailbite.cli import doctor, fix, scan, schema, why
+from tailbite.cli.group import tailbite
 from tailbite.cli.schema import known_schemas, read_schema
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import click
+    from collections.abc import Iterator
 
 PORT = 40000
+DATA = Path(__file__).parents[2] / "docs/data"
 Draft202012Validator: Any = import_module("jsonschema").Draft202012Validator
 
 
@@ -112,6 +115,69 @@ def test_a_baseline_is_valid(tmp_path: Path) -> None:
     more = ["--netns", "self", "--ports", "50000-50011,50050", "--baseline", str(file), "--json"]
     (new,) = json.loads(CliRunner().invoke(doctor.command, more, standalone_mode=False).stdout)["findings"]
     assert new["ports"] == "50011"
+
+
+RUNS = {
+    ("run",): ("run", "run --stats-json - -- true"),
+    ("wait",): ("wait", "wait --json -t 0 127.0.0.1:1"),
+    ("scan",): ("scan", "scan --netns self -j"),
+    ("why",): ("why", f"why {PORT} --netns self -j"),
+    ("doctor",): ("doctor", "doctor --netns self -j"),
+    ("fix",): ("fix", "fix --reserve 8125 -j"),
+    ("host-guard", "install"): ("host-guard.change", "host-guard install --dry-run --systemd -j"),
+    ("host-guard", "remove"): ("host-guard.change", "host-guard remove --dry-run -j"),
+    ("host-guard", "status"): ("host-guard", "host-guard status -j"),
+    ("watch",): ("watch", "watch --netns self --source poll --for 300ms --every 50ms -j"),
+    ("check",): ("check", "check --netns self -j"),
+    ("audit",): ("audit-check", "audit --check-catalogue --catalogue nc -j"),
+    ("demo",): ("demo", "demo -j"),
+    ("lab", "loop"): ("lab.loop", f"lab loop --from {DATA}/loop-story.jsonl.gz -j"),
+    ("lab", "odds"): ("lab.odds", "lab odds --port 32774 --range 32768-60999 --outage 1h --hosts 10 -j"),
+    ("lab", "parity"): ("lab.parity", "lab parity -j"),
+    ("lab", "handshake"): ("lab.handshake", f"lab handshake --from {DATA}/handshake.jsonl -j"),
+    ("lab", "cures"): ("lab.cures", f"lab cures --from {DATA}/cures.jsonl -j"),
+    ("report",): ("report", "report FACTS -j"),
+}
+"""For each command with a JSON option the schema of a document, and a command line that prints one."""
+
+
+def commands_with_json(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of each command that has an option whose name ends in json or json-lines."""
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            yield from commands_with_json(command, (*path, name))
+        elif command is not None and any(
+            option.endswith(("json", "json-lines")) for param in command.params for option in param.opts
+        ):
+            yield (*path, name)
+
+
+def test_every_command_with_a_json_option_is_among_those_whose_documents_are_checked() -> None:
+    assert sorted(commands_with_json(tailbite)) == sorted(RUNS)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("path", RUNS, ids=" ".join)
+def test_a_document_of_every_command_is_valid(path: tuple[str, ...], tmp_path: Path) -> None:
+    schema_name, line = RUNS[path]
+    if path[0] == "host-guard":
+        find_peer("iptables")
+    (tmp_path / "broken.json").write_text("{")
+    with Holder("self_chosen", "127.0.0.1", reuse=False).held(PORT):
+        (tmp_path / "here.scan.json").write_text(printed("scan --netns self -j").stdout)
+        done = printed(line.replace("FACTS", str(tmp_path)))
+    assert done.returncode in (0, 1), done.stderr
+    lines = done.stdout.splitlines() if path == ("watch",) else [done.stdout]
+    for text in lines:
+        assert assert_valid(schema_name, text)["schema"] == f"tailbite.{schema_name}/1"
+    assert "Traceback" not in done.stderr
+
+
+def printed(line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tailbite", *line.split()], capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about losing root")

@@ -219,7 +219,7 @@ def test_options_choose_the_protocol_of_plain_targets() -> None:
         (["db:1", "--interval", "0"], "--interval must be more than 0 seconds"),
         (["db:1", "--timeout", "10x"], "'10x'"),
         (["db:1", "-t", ""], "duration"),
-        (["db:1", "--patience", "never"], "--patience must be more than 0 seconds, and have an end"),
+        (["db:1", "--patience", "never"], "--attempt-timeout must be more than 0 seconds, and have an end"),
         (["db:1", "--reuseaddr"], "--reuseaddr belongs to --free"),
         (["--free", "web"], "'web' is not a valid port or HOST:PORT"),
         (["--free", "0"], "'0' is not a valid port or HOST:PORT"),

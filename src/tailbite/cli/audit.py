@@ -29,7 +29,7 @@ from tailbite.cli.audit_clients import (
 )
 from tailbite.cli.audit_reports import print_result, write_reports
 from tailbite.cli.output import Unsupported, console, note
-from tailbite.cli.params import DURATION
+from tailbite.cli.params import DURATION, Count
 from tailbite.errors import NamespaceUnavailable
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option(
     "--watch",
     type=DURATION,
-    metavar="SECONDS",
-    help=f"Watch for at least this long after the first dial (default {Limits().watch:g}; "
-    f"{Limits.of_quick().watch:g} with --quick).",
+    metavar="DURATION",
+    help=f"Watch for at least this long after the first dial (default {Limits().watch:g}s; "
+    f"{Limits.of_quick().watch:g}s with --quick).",
 )
 @click.option("--recovery", is_flag=True, help="Measure how long a server is kept down, and when the client is back.")
 @click.option(
@@ -99,16 +99,16 @@ def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option(
     "--patience",
     type=DURATION,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="How long a client that is still running is given to come back, and --recovery waits "
-    f"(default {Limits().patience:g}; {Limits.of_quick().patience:g} with --quick).",
+    f"(default {Limits().patience:g}s; {Limits.of_quick().patience:g}s with --quick).",
 )
 @click.option(
     "--timeout",
     type=DURATION,
-    metavar="SECONDS",
-    help=f"A client that has not dialled after this time is not going to (default {Limits().dial:g}; "
-    f"{Limits.of_quick().dial:g} with --quick).",
+    metavar="DURATION",
+    help=f"A client that has not dialled after this time is not going to (default {Limits().dial:g}s; "
+    f"{Limits.of_quick().dial:g}s with --quick).",
 )
 @click.option("--success", callback=_pattern, metavar="REGEX", help="Output that claims a connection.")
 @click.option("--failure", callback=_pattern, metavar="REGEX", help="Output that denies one.")
@@ -124,7 +124,7 @@ def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     type=click.Choice([Word.IMMUNE.value, Word.ABORTS.value]),
     help="Exit with 0 if every client is at least this good, with 1 if not.",
 )
-@click.option("--jobs", type=click.IntRange(1, 64), default=None, help="Audits at a time (default: one per core).")
+@click.option("--jobs", type=Count(1, 64), default=None, help="Audits at a time (default: one per core).")
 @click.option(
     "-o",
     "--output",
@@ -132,7 +132,7 @@ def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     help="The output: a table (default), JSON (schema tailbite.audit/2), or annotations for GitHub Actions and a "
     "job summary.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="The same as -o json.")
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write a JUnit report.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write one self-contained page.")
 @click.option(

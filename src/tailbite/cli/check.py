@@ -77,6 +77,7 @@ def _end_unknown(form: CheckFormat, reason: str) -> None:
     help="With --as zabbix: the value to print; discovery prints the ports of self-connects as JSON.",
 )
 @click.option(
+    "-n",
     "--netns",
     "place",
     type=click.Choice(["all", "self"]),
@@ -91,9 +92,15 @@ def _end_unknown(form: CheckFormat, reason: str) -> None:
     show_default=True,
     help="Begin no further namespace after this time; those left out count as not visible.",
 )
-@click.option("--json", "as_document", is_flag=True, help="Print one JSON document; not together with --as.")
+@click.option("-j", "--json", "as_document", is_flag=True, help="Print one JSON document; not together with --as.")
 def command(form: str, item: str, place: str, timeout: float, as_document: bool) -> int:
     """Check this host once for self-connects, in the format of a monitoring system.
+
+    \b
+    Examples:
+      tailbite check
+      tailbite check --as nagios
+      tailbite check --as prometheus
 
     \b
     Exit status   fine  found        unknown  wrong usage

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tailbite.cli import status
 from tailbite.cli.output import Unsupported, console, emit_json
-from tailbite.cli.params import RANGE
+from tailbite.cli.params import RANGE, PortNumber
 from tailbite.core.ports import PortRange
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel.namespace import enter_private_network
@@ -88,7 +88,7 @@ def _private_network(natural: bool) -> Iterator[None]:
 @click.command("demo")
 @click.option(
     "--port",
-    type=click.IntRange(1024, 65534),
+    type=PortNumber(1024, 65534),
     help=f"The dead port.  [default: {DEFAULT_PORT}, or with --natural one that the kernel can choose]",
 )
 @click.option(
@@ -103,7 +103,7 @@ def _private_network(natural: bool) -> Iterator[None]:
     is_flag=True,
     help="Use no private network and no narrowed range: reconnect with this machine's range until chance brings it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was measured as one JSON object.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print what was measured as one JSON object.")
 @click.pass_context
 def command(
     ctx: click.Context, port: int | None, ephemeral: PortRange | None, full: bool, natural: bool, as_json: bool
@@ -113,6 +113,12 @@ def command(
     In a private network (nothing outside is touched, no root needed), a real client reconnects to a dead port
     until it is connected to itself. The acts show the line of netstat, the server that cannot start, the usual
     fix, which does not help, and tailbite, which does.
+
+    \b
+    Examples:
+      tailbite demo
+      tailbite demo --port 50051 --range 32768-60999
+      tailbite demo --json
 
     Exit status: 0 if every act showed what it claims, 1 if an act did not, 4 if this system does not permit a
     private network.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_FIXABLE = frozenset({"TB101", "TB102", "TB203", "TB204"})
+_FIXABLE = frozenset({"TB101", "TB102", "TB109", "TB204"})
 _LARGEST_FILE = 1 << 24
 
 
@@ -96,7 +96,7 @@ class _Ignored(click.ParamType[tuple[KnownFinding, ...]]):
     metavar="FILE",
     help="Write what is found to FILE, so that from then on --baseline FILE tells only what is new.",
 )
-@click.option("--json", "as_document", is_flag=True, help="Print one JSON document.")
+@click.option("-j", "--json", "as_document", is_flag=True, help="Print one JSON document.")
 def command(
     services: tuple[Service, ...],
     wanted: str,

@@ -16,7 +16,7 @@ import click
 from tailbite._extras import needed
 from tailbite.cli import status
 from tailbite.cli.output import Unsupported, note
-from tailbite.cli.params import DURATION
+from tailbite.cli.params import DURATION, Share
 from tailbite.cli.signals import call_when_ended
 from tailbite.kernel.sysctl import read_ephemeral_range
 from tailbite.watch.document import as_line
@@ -80,6 +80,7 @@ class _Address(click.ParamType[tuple[str, int]]):
 )
 @click.option("--once", is_flag=True, help="With --textfile: inspect once, write, and end.")
 @click.option(
+    "-n",
     "--netns",
     "place",
     type=click.Choice(["all", "self"]),
@@ -100,7 +101,7 @@ class _Address(click.ParamType[tuple[str, int]]):
 )
 @click.option(
     "--budget",
-    type=click.FloatRange(0.01, 100),
+    type=Share(0.01, 100),
     default=BUDGET * 100,
     show_default=True,
     metavar="PERCENT",
@@ -114,6 +115,11 @@ def command(**options: Any) -> int:
     nothing. It runs as any user; what that user may not see is exported too (tailbite_namespaces, tailbite_looks).
     Labels are bounded: at most 50 ports, and no process, container or address. Those are in the log, a line of JSON
     for each self-connect on stdout.
+
+    \b
+    Examples:
+      tailbite exporter
+      tailbite exporter --textfile /var/lib/node_exporter/tailbite.prom --once
 
     Exit status: 0 ended by SIGTERM, SIGHUP or --once, 2 wrong usage, 4 the address cannot be used, or
     prometheus-client is not installed, 130 interrupted.

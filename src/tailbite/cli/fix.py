@@ -88,7 +88,7 @@ _UNDO_ACTS = (
     help="Print the ports to reserve and the range as a text for that engine, to be rolled out with it; nothing is "
     "changed here.",
 )
-@click.option("--json", "as_document", is_flag=True, help="Print one JSON document.")
+@click.option("-j", "--json", "as_document", is_flag=True, help="Print one JSON document.")
 def command(
     reserve: PortSet | None,
     ephemeral: PortRange | None,

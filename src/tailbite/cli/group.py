@@ -89,7 +89,7 @@ class LazyGroup(click.Group):
             click.echo(f"{path}: {plain(error.format_message())} (see '{path} --help')", err=True)
             sys.exit(status.USAGE)
         except click.ClickException as error:
-            error.show()
+            click.echo(f"tailbite: {plain(error.format_message())}", err=True)
             sys.exit(error.exit_code)
 
 

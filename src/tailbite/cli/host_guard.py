@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _NEEDS = (
-    "this needs root (CAP_NET_ADMIN), or a network namespace of your own: "
+    "This needs root (CAP_NET_ADMIN), or a network namespace of your own: "
     "unshare -Urn sh -c 'ip link set lo up; tailbite host-guard install --apply; ...'"
 )
 _INSTEAD = (
-    "nftables alone cannot compare two fields of a packet. What works here: reserve the ports of your servers "
+    "Nftables alone cannot compare two fields of a packet. What works here: reserve the ports of your servers "
     "(tailbite fix --reserve PORT --apply), start clients under tailbite run, or end self-connects as they come "
     "(tailbite watch --kill)"
 )
@@ -43,6 +43,7 @@ _variant = click.option(
 )
 _apply = click.option("--apply", "do_it", is_flag=True, help="Do it.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Print the exact commands, and run nothing.")
+_json = click.option("-j", "--json", "as_document", is_flag=True, help="Print one JSON document of the changes.")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Say nothing when all is well.")
 
 _Change = tuple["Firewall", "FirewallState", list[tuple[str, ...]]]
@@ -71,7 +72,10 @@ def command() -> None:
 @_dry_run
 @click.option("--systemd", is_flag=True, help="Also keep it: a timer puts it back after a boot or a reload.")
 @_quiet
-def install_rule(variant: str | None, do_it: bool, dry_run: bool, systemd: bool, quiet: bool) -> None:
+@_json
+def install_rule(
+    variant: str | None, do_it: bool, dry_run: bool, systemd: bool, quiet: bool, as_document: bool
+) -> None:
     """Put the rule in place. Does nothing where it is in place already.
 
     If a command fails, what the others made is removed again.
@@ -86,15 +90,38 @@ def install_rule(variant: str | None, do_it: bool, dry_run: bool, systemd: bool,
     """
     _check(do_it, dry_run, "install")
     changes = _changes(variant, host_firewall.install_commands, dry_run)
+    units = list(systemd_units.units(variant)) if systemd else []
+    if dry_run and as_document:
+        _emit_changes("install", changes, units, applied=False)
+        _end_dry_run(any(lines for _, _, lines in changes) or (systemd and _are_units_wanted(variant)))
     if dry_run:
         is_wanted = _show_commands([line for _, _, lines in changes for line in lines])
         _end_dry_run(is_wanted | (systemd and _show_units(variant)))
     _apply_changes(changes)
-    for firewall, _, lines in () if quiet else changes:
+    for firewall, _, lines in () if quiet or as_document else changes:
         done = "the rule is in place now" if lines else "the rule was in place already"
         note(f"IPv{firewall.version} ({firewall.variant}): {done}")
     if systemd:
-        _keep_with_systemd(variant, quiet)
+        _keep_with_systemd(variant, quiet or as_document)
+    if as_document:
+        _emit_changes("install", changes, units, applied=True)
+
+
+def _emit_changes(verb: str, changes: list[_Change], units: list[str], *, applied: bool) -> None:
+    emit_json(
+        "host-guard.change",
+        verb=verb,
+        applied=applied,
+        firewalls=[
+            {
+                "ip_version": firewall.version,
+                "variant": firewall.variant,
+                "commands": [shlex.join(line) for line in lines],
+            }
+            for firewall, _, lines in changes
+        ],
+        units=[str(systemd_units.UNIT_DIRECTORY / name) for name in units],
+    )
 
 
 @command.command("remove")
@@ -102,7 +129,8 @@ def install_rule(variant: str | None, do_it: bool, dry_run: bool, systemd: bool,
 @_apply
 @_dry_run
 @_quiet
-def remove_rule(variant: str | None, do_it: bool, dry_run: bool, quiet: bool) -> None:
+@_json
+def remove_rule(variant: str | None, do_it: bool, dry_run: bool, quiet: bool, as_document: bool) -> None:
     """Remove the rule, and the systemd units.
 
     Without --variant it removes the rule of both variants of iptables.
@@ -118,6 +146,10 @@ def remove_rule(variant: str | None, do_it: bool, dry_run: bool, quiet: bool) ->
     _check(do_it, dry_run, "remove")
     has_units = any((systemd_units.UNIT_DIRECTORY / name).exists() for name in systemd_units.units())
     changes = _changes(variant, host_firewall.remove_commands, dry_run)
+    names = list(systemd_units.units()) if has_units else []
+    if dry_run and as_document:
+        _emit_changes("remove", changes, names, applied=False)
+        _end_dry_run(has_units or any(lines for _, _, lines in changes))
     if dry_run:
         paths = [str(systemd_units.UNIT_DIRECTORY / name) for name in systemd_units.units()]
         units = [*systemd_units.disable_commands(), ("rm", "-f", *paths), ("systemctl", "daemon-reload")]
@@ -125,15 +157,17 @@ def remove_rule(variant: str | None, do_it: bool, dry_run: bool, quiet: bool) ->
             _show_commands([*(units if has_units else []), *(line for _, _, lines in changes for line in lines)])
         )
     if has_units:  # first, or the timer puts the rule back
-        _remove_units(quiet)
+        _remove_units(quiet or as_document)
     _apply_changes(changes)
     for firewall, before, lines in changes:
         if before.has_chain:
             with contextlib.suppress(FirewallError):  # a table that stays decides nothing
                 host_firewall.delete_empty_table(firewall)
-        if not quiet:
+        if not quiet and not as_document:
             done = "the rule is removed" if lines else "there was no rule"
             note(f"IPv{firewall.version} ({firewall.variant}): {done}")
+    if as_document:
+        _emit_changes("remove", changes, names, applied=True)
 
 
 def _check(do_it: bool, dry_run: bool, verb: str) -> None:
@@ -147,14 +181,22 @@ def _end_dry_run(is_wanted: bool) -> None:
     click.get_current_context().exit(status.FOUND if is_wanted else status.FINE)
 
 
+def _unit_files(variant: str | None) -> dict[Path, str]:
+    return {systemd_units.UNIT_DIRECTORY / name: text for name, text in systemd_units.units(variant).items()}
+
+
+def _are_units_wanted(variant: str | None) -> bool:
+    return any(
+        not path.exists() or path.read_text(encoding="utf-8") != text for path, text in _unit_files(variant).items()
+    )
+
+
 def _show_units(variant: str | None) -> bool:
-    texts = systemd_units.units(variant)
-    paths = {systemd_units.UNIT_DIRECTORY / name: text for name, text in texts.items()}
-    for path, text in paths.items():
+    for path, text in _unit_files(variant).items():
         click.echo(f"\n# {path}\n{text}", nl=False)
     click.echo()
     _show_commands(systemd_units.enable_commands())
-    return any(not path.exists() or path.read_text(encoding="utf-8") != text for path, text in paths.items())
+    return _are_units_wanted(variant)
 
 
 def _remove_units(quiet: bool) -> None:
@@ -170,7 +212,7 @@ def _remove_units(quiet: bool) -> None:
 
 @command.command("status")
 @_variant
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def show_status(variant: str | None, as_json: bool) -> None:
     """Show if the rule is in place, and how many SYNs it refused.
 
@@ -192,13 +234,17 @@ def show_status(variant: str | None, as_json: bool) -> None:
         emit_json("host-guard", is_installed=installed, systemd_timer=keeps, firewalls=[_record(s) for s in states])
     else:
         _table(states)
-        note(
-            f"a systemd timer keeps it ({systemd_units.TIMER})"
-            if keeps
-            else "nothing keeps it over a boot or a reload (install --apply --systemd)"
-        )
+        note(_keeping_in_words(installed=installed, keeps=keeps))
     if not installed:
         click.get_current_context().exit(status.FOUND)
+
+
+def _keeping_in_words(*, installed: bool, keeps: bool) -> str:
+    if keeps:
+        return f"a systemd timer keeps it ({systemd_units.TIMER})"
+    if installed:
+        return "nothing keeps it over a boot or a reload (install --apply --systemd)"
+    return "it is not installed (tailbite host-guard install --apply)"
 
 
 def _record(state: FirewallState) -> dict[str, Any]:
@@ -328,10 +374,15 @@ def _show_commands(commands: list[tuple[str, ...]]) -> bool:
 def _explain(error: FirewallError) -> str:
     said = error.said.lower()
     if "permission denied" in said or "not permitted" in said or "lock file" in said:
-        return f"{error}\n{_NEEDS}"
+        return f"{_sentence(error)} {_NEEDS}"
     if "couldn't load match" in said or "no such file" in said or "extension bpf" in said:
-        missing = "the kernel or iptables has no 'bpf' match here (xt_bpf, CONFIG_NETFILTER_XT_MATCH_BPF)"
-        return f"{error}\n{missing}; {_INSTEAD}"
+        missing = "The kernel or iptables has no 'bpf' match here (xt_bpf, CONFIG_NETFILTER_XT_MATCH_BPF)"
+        return f"{_sentence(error)} {missing}; {_INSTEAD}"
     if error.status == 127:
-        return f"{error}\n{_INSTEAD}"
+        return f"{_sentence(error)} {_INSTEAD}"
     return str(error)
+
+
+def _sentence(error: FirewallError) -> str:
+    """Return what the program said as a sentence with a full stop."""
+    return f"{str(error).strip().rstrip('.')}."

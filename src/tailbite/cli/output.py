@@ -30,10 +30,6 @@ class Unsupported(click.ClickException):
 
     exit_code = status.UNSUPPORTED
 
-    def show(self, file: Any = None) -> None:
-        """Print the sentence to stderr."""
-        click.echo(f"tailbite: {plain(self.format_message())}", err=True)
-
 
 class _Trimmed:
     """A text stream that drops blanks at the end of each line: rich pads the cells of a table."""
@@ -99,13 +95,14 @@ def emit_json(command: str, *, schema_version: int = 1, **fields: Any) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """Turn records into JSON: endpoints and port ranges as their text, enums by label or name."""
+    """Turn records into JSON: endpoints, port ranges and paths as their text, enums by label or name."""
     import dataclasses
+    from pathlib import PurePath
 
     from tailbite.core.address import Endpoint, FourTuple
     from tailbite.core.ports import PortRange, PortSet
 
-    if isinstance(value, Endpoint | FourTuple | PortRange | PortSet):
+    if isinstance(value, Endpoint | FourTuple | PortRange | PortSet | PurePath):
         return str(value)
     if isinstance(value, Enum):
         return getattr(value, "label", value.name.lower().replace("_", "-"))

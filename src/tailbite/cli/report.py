@@ -29,7 +29,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--html", "page_file", type=_FILE, metavar="FILE", help="Also write a page for a browser; it loads nothing."
 )
 @click.option("--csv", "csv_file", type=_FILE, metavar="FILE", help="Also write a row for each finding of each host.")
-@click.option("--json", "as_document", is_flag=True, help="Print one JSON document instead of the tables.")
+@click.option("-j", "--json", "as_document", is_flag=True, help="Print one JSON document instead of the tables.")
 def command(folder: Path, page_file: Path | None, csv_file: Path | None, as_document: bool) -> int:
     """Show which of many hosts have a self-connect now, which services are exposed, and what to reserve.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tailbite.cli.params import PORT_NUMBER
 from tailbite.cli.run_program import run_in_process, run_program
 
 __all__ = ["command"]
@@ -18,7 +19,7 @@ __all__ = ["command"]
     "-p",
     "--port",
     "ports",
-    type=click.IntRange(1, 65535),
+    type=PORT_NUMBER,
     multiple=True,
     metavar="PORT",
     help="Hold this port for as long as the program runs, instead of inspecting every connect. May be repeated.",
@@ -29,7 +30,11 @@ __all__ = ["command"]
     help="Guard the program and its children from inside if they are Pythons (tailbite.guard()). No seccomp.",
 )
 @click.option(
-    "--require", is_flag=True, help="Start nothing and exit with status 4 if the program cannot be guarded."
+    "--require-guard",
+    "--require",
+    "require",
+    is_flag=True,
+    help="Start nothing and exit with status 4 if the program cannot be guarded.",
 )
 @click.option(
     "-v", "--verbose", is_flag=True, help="Report on stderr which guard is active and each connect that it changed."

@@ -10,7 +10,7 @@ import click
 
 from tailbite.cli import status
 from tailbite.cli.output import as_json, emit_json, note
-from tailbite.cli.params import DURATION, chosen_namespaces, netns_option
+from tailbite.cli.params import DURATION, Count, chosen_namespaces, netns_option
 from tailbite.host.see.scan import destroy_self_connects, scan
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _KILL_ACTS = (
     metavar="[DURATION]",
     help="Scan again and again, every 2 s if nothing else is given (5, 500ms, 1m), until Ctrl-C.",
 )
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after N scans.")
+@click.option("--count", type=Count(min=1), metavar="N", help="With --watch: stop after N scans.")
 @click.option(
     "--kill",
     "wants_kill",
@@ -50,7 +50,7 @@ _KILL_ACTS = (
 )
 @click.option("--apply", "do_it", is_flag=True, help="With --kill: destroy what is found.")
 @click.option("--dry-run", is_flag=True, help="With --kill: only show how to destroy it.")
-@click.option("--json", "as_document", is_flag=True, help="Print one JSON document.")
+@click.option("-j", "--json", "as_document", is_flag=True, help="Print one JSON document.")
 @click.option("--json-lines", "as_lines", is_flag=True, help="Print each scan as one line of JSON.")
 def command(
     wanted: str,
@@ -133,7 +133,7 @@ def _show_commands(shot: Scan) -> None:
 def _scan_once(wanted: str) -> Scan:
     places, not_visible = chosen_namespaces(wanted)
     found = scan(places, not_visible)
-    if wanted == "all":  # a process or a container that ended meanwhile is no news
+    if wanted == "all":  # a process or a container that ended meanwhile is not reported
         return replace(found, not_visible=tuple(item for item in found.not_visible if not item.is_gone))
     return found
 
@@ -151,7 +151,7 @@ def _scans(wanted: str, every: float, count: int | None) -> Iterator[Scan]:
 def _watched(
     shots: Iterator[Scan], *, kill: bool, as_lines: bool, every: float
 ) -> Iterator[tuple[Scan, tuple[Destruction, ...]]]:
-    """Pass each look on, drawn over the one before if people watch."""
+    """Pass each scan on; on a terminal, show it in the place of the one before."""
     if as_lines:
         for shot in shots:
             yield shot, destroy_self_connects(shot.sightings) if kill else ()

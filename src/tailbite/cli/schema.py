@@ -12,7 +12,7 @@ from tailbite.cli import status
 __all__ = ["UnknownSchema", "command", "known_schemas", "read_schema"]
 
 _FILES = "tailbite.cli.schemas"
-_NAME = re.compile(r"([a-z][a-z-]*)\.json")
+_NAME = re.compile(r"([a-z][a-z.-]*)\.json")
 
 
 class UnknownSchema(ValueError):  # noqa: N818 - named like UnknownNamespace

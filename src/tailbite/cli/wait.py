@@ -15,6 +15,7 @@ import click
 
 from tailbite.cli import status
 from tailbite.cli.output import Unsupported, emit_json, note
+from tailbite.cli.params import service_port
 from tailbite.core.duration import parse_duration
 from tailbite.errors import NotReadyError
 from tailbite.readiness.target import Wanted
@@ -83,12 +84,22 @@ def _statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return range(int(found[1]), int(found[2] or found[1]) + 1)
 
 
+def _with_number(text: str) -> str:
+    """Return the text with a number for the name of a service at its end: ``db:postgresql``, ``ssh``, ``80/tcp``."""
+    if "://" in text or text[:1] in ("/", "."):
+        return text
+    text = text[:-4] if text.lower().endswith("/tcp") else text
+    host, colon, port = text.rpartition(":")
+    number = service_port(port)
+    return text if number is None else f"{host}{colon}{number}"
+
+
 def _binds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[Bind, ...]:
     """Read ``8080`` or ``127.0.0.1:8080``."""
     from tailbite.readiness.free import Bind
 
     try:
-        return tuple(dict.fromkeys(map(Bind.parse, values)))
+        return tuple(dict.fromkeys(Bind.parse(_with_number(value)) for value in values))
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, param) from None
 
@@ -134,9 +145,17 @@ class _Request:
 @click.option("--reuseaddr", "reuse", is_flag=True, help="For --free: the server sets SO_REUSEADDR.")
 @click.option("-t", "--timeout", type=_TIME, default="60s", metavar="TIME", help="Give up then; 0: one try.  [60s]")
 @click.option("--interval", type=_TIME, default="500ms", metavar="TIME", help="Between two attempts.  [500ms]")
-@click.option("--patience", type=_TIME, default="5s", metavar="TIME", help="For one attempt.  [5s]")
+@click.option(
+    "--attempt-timeout",
+    "--patience",
+    "patience",
+    type=_TIME,
+    default="5s",
+    metavar="TIME",
+    help="For one attempt.  [5s]",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print only what is not ready at the end.")
-@click.option("--json", "as_json", is_flag=True, help="Print the last status of every target as JSON.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print the last status of every target as JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, quiet: bool, as_json: bool, **options: Any) -> int:
     """Wait until servers are ready, then run CMD in place of this.
@@ -188,7 +207,7 @@ def _read_request(
         raise click.UsageError("nothing to wait for: give at least one target, such as db:5432", ctx)
     if reuse and not binds:
         raise click.UsageError("--reuseaddr belongs to --free", ctx)
-    for name, value in (("--interval", interval), ("--patience", patience)):
+    for name, value in (("--interval", interval), ("--attempt-timeout", patience)):
         if not 0 < value < math.inf:
             raise click.UsageError(f"{name} must be more than 0 seconds, and have an end", ctx)
     has_http = protocol["http"] is not None
@@ -196,7 +215,7 @@ def _read_request(
         raise click.UsageError("--status belongs to --http, or to an http:// or https:// URL", ctx)
     try:
         verifier = _verifier(ctx, status=status, **protocol)
-        wanted = tuple(Wanted.of(target, verifier, http_status=status) for target in targets)
+        wanted = tuple(Wanted.of(_with_number(target), verifier, http_status=status) for target in targets)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error), ctx) from error
     if verifier is not None and all("://" in target for target in targets):

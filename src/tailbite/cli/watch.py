@@ -13,7 +13,7 @@ import click
 
 from tailbite.cli import status
 from tailbite.cli.output import Unsupported, note
-from tailbite.cli.params import DURATION
+from tailbite.cli.params import DURATION, Count
 from tailbite.cli.show.watch_text import event_words, lost_words, totals_words
 from tailbite.cli.signals import call_when_ended
 from tailbite.watch.document import as_line, event_fields, flat_fields, source_fields
@@ -41,6 +41,7 @@ _FINISH_S: Final = 5.0
 
 @click.command("watch")
 @click.option(
+    "-n",
     "--netns",
     "place",
     type=click.Choice(["all", "self"]),
@@ -74,8 +75,8 @@ _FINISH_S: Final = 5.0
     help="Run a shell command for each new self-connect: its JSON on stdin, TAILBITE_PORT, TAILBITE_HOST, "
     "TAILBITE_PID, TAILBITE_NAME and the other fields in the environment.",
 )
-@click.option("--json", "as_lines", is_flag=True, help="Print one line of JSON for each event.")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after N new self-connects.")
+@click.option("-j", "--json-lines", "--json", "as_lines", is_flag=True, help="Print one line of JSON for each event.")
+@click.option("--count", type=Count(min=1), metavar="N", help="Stop after N new self-connects.")
 @click.option("--for", "duration", type=DURATION, metavar="DURATION", help="Stop after this time.")
 def command(
     place: str,
@@ -99,6 +100,12 @@ def command(
 
     On a terminal a table stays on the screen; otherwise each event is one line, of text or of JSON. A reader that is
     too slow loses lines, which are counted, and does not stop --kill.
+
+    \b
+    Examples:
+      sudo tailbite watch
+      tailbite watch --json-lines --for 1h
+      sudo tailbite watch --kill
 
     Exit status: 0 nothing happened, 1 a self-connect was seen, 3 nothing was seen but not everything could be, 4 the
     source asked for with --source is not allowed here, 130 interrupted.

@@ -10,7 +10,7 @@ from tailbite.cli import status
 from tailbite.cli.lab.files import Files, experiment
 from tailbite.cli.lab.group import private_network
 from tailbite.cli.output import Unsupported, console, emit_json, note
-from tailbite.cli.params import DURATION
+from tailbite.cli.params import DURATION, Count
 from tailbite.errors import FirewallError, NamespaceUnavailable
 from tailbite.guards.host.firewall import find_firewall, read_state
 from tailbite.lab.cures import Cures, cures_from_record, cures_to_record, run_cures
@@ -29,14 +29,14 @@ _HOST_GUARD = "host guard"
 
 @click.command("cures")
 @click.option(
-    "--clients", type=click.IntRange(1, 500), default=20, show_default=True, help="Number of clients that reconnect."
+    "--clients", type=Count(1, 500), default=20, show_default=True, help="Number of clients that reconnect."
 )
 @click.option(
-    "--restarts", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of restarts of the server."
+    "--restarts", type=Count(1, 1000), default=5, show_default=True, help="Number of restarts of the server."
 )
 @click.option(
     "--attempts",
-    type=click.IntRange(100, 1_000_000),
+    type=Count(100, 1_000_000),
     default=2000,
     show_default=True,
     help="Connects of all clients during each outage.",
@@ -80,6 +80,11 @@ def command(
     Many clients reconnect to a server that stops and starts again. For each strategy the table shows the number of
     self-connects and of failed starts, the time without the server, the time until all clients were served, and the
     cost of a connect.
+
+    \b
+    Examples:
+      tailbite lab cures
+      tailbite lab cures --restarts 3 --data cures.jsonl
 
     Exit status: 0 if no start failed with the strategies that prevent self-connects, and some failed with the naive
     strategy; 1 if not; 4 if this system does not permit a private network.

@@ -38,7 +38,7 @@ _OPTIONS = (
         help="Use the data of this file instead of measuring.",
     ),
     FIGURE,
-    click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
+    click.option("-j", "--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
 )
 _OF_OUTPUT = frozenset({"stored", "figure", "as_json", "mermaid"})
 """Parameters that are allowed beside --from; every other option is about the measurement."""

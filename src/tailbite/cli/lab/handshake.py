@@ -12,6 +12,7 @@ from tailbite.cli import status
 from tailbite.cli.lab.files import Files, check_folder, experiment, writing
 from tailbite.cli.lab.group import private_network
 from tailbite.cli.output import Unsupported, emit_json, note
+from tailbite.cli.params import PortNumber
 from tailbite.kernel.pcap import pcap_header, pcap_record
 from tailbite.lab.diagrams import mermaid_diagrams, text_diagram
 from tailbite.lab.handshake import NoSelfConnect, Scene, capture_scenes, scenes_from_record, scenes_to_record
@@ -38,7 +39,7 @@ def _capture(port: int, pcap: Path | None) -> list[Scene]:
 
 
 @click.command("handshake")
-@click.option("--port", type=click.IntRange(1024, 65534), default=32246, show_default=True, help="The dead port.")
+@click.option("--port", type=PortNumber(1024, 65534), default=32246, show_default=True, help="The dead port.")
 @click.option("--mermaid", is_flag=True, help="Print Mermaid sequence diagrams for Markdown.")
 @click.option(
     "--pcap",
@@ -59,6 +60,12 @@ def command(
 
     The output also has an ordinary three-way handshake, and both ends of a self-connect: close (which leaves
     TIME-WAIT) and reset (which leaves nothing).
+
+    \b
+    Examples:
+      tailbite lab handshake
+      tailbite lab handshake --mermaid
+      tailbite lab handshake --pcap self-connect.pcap
 
     Exit status: 0 if it was captured, 1 if no self-connect happened, 4 if this system does not permit a
     private network or the capture.

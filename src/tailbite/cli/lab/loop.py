@@ -10,8 +10,8 @@ import click
 from tailbite.cli import status
 from tailbite.cli.lab.files import Files, experiment
 from tailbite.cli.lab.group import private_network
-from tailbite.cli.output import Unsupported, console, emit_json, note
-from tailbite.cli.params import RANGE, WHOLE
+from tailbite.cli.output import console, emit_json, note
+from tailbite.cli.params import RANGE, WHOLE, Count, PortNumber
 from tailbite.host.see.port_selection import running_selection
 from tailbite.lab.fit import Fit, expected_odds, fit_model
 from tailbite.lab.loop import (
@@ -35,7 +35,7 @@ _PATIENCE = 40
 
 
 @click.command("loop")
-@click.option("--port", type=click.IntRange(1024, 65535), default=32774, show_default=True, help="The dead port.")
+@click.option("--port", type=PortNumber(1024, 65535), default=32774, show_default=True, help="The dead port.")
 @click.option(
     "--range",
     "ephemeral",
@@ -50,7 +50,7 @@ _PATIENCE = 40
 @click.option("--ipv6", is_flag=True, help="Connect to ::1 instead of 127.0.0.1.")
 @click.option(
     "--workers",
-    type=click.IntRange(1, 200),
+    type=Count(1, 200),
     default=os.cpu_count() or 1,
     help="Number of processes, each with its own address.  [default: one per CPU]",
 )
@@ -79,8 +79,13 @@ def command(
     4.2 connect() chooses ports with the parity of the range's low end first, so port 32775 never self-connects in the
     default range; 32774 does, and so does 32775 for a client that binds first (--bind-first).
 
+    \b
+    Examples:
+      tailbite lab loop
+      tailbite lab loop --port 32775 --bind-first --hits 100
+
     Exit status: 0 if kernel and model (tailbite lab odds) agree, 1 if they do not, 4 if this system does not permit a
-    private network or lacks the client.
+    private network.
     """
     if files.stored:
         record, (settings, tallies) = files.read(loop_from_record)
@@ -131,7 +136,7 @@ def _measure(settings: ExperimentSettings, client: str | None, *, quiet: bool) -
 
             return [run_program_loop(settings, client, progress)]
         except FileNotFoundError as error:
-            raise Unsupported(str(error)) from error
+            raise click.UsageError(str(error)) from error
         except WorkerFailed as error:
             raise click.ClickException(str(error)) from error
 

@@ -10,7 +10,7 @@ import click
 from tailbite._extras import how_to_install
 from tailbite.cli.lab.files import FIGURE, Files
 from tailbite.cli.output import Unsupported, console, emit_json, note
-from tailbite.cli.params import DURATION, PORTS, RANGE, WHOLE
+from tailbite.cli.params import DURATION, PORT_NUMBER, PORTS, RANGE, WHOLE
 from tailbite.core.duration import spell_duration
 from tailbite.core.odds import Odds, odds
 from tailbite.core.ports import PortRange, PortSet
@@ -30,7 +30,7 @@ _SIMULATED_DRAWS = 2e10
 
 
 @click.command("odds")
-@click.option("--port", type=click.IntRange(1, 65535), required=True, help="The port that the client connects to.")
+@click.option("--port", type=PORT_NUMBER, required=True, help="The port that the client connects to.")
 @click.option("--range", "ephemeral", type=RANGE, help="The ephemeral range.  [default: this host's]")
 @click.option(
     "--reserved",
@@ -53,7 +53,7 @@ _SIMULATED_DRAWS = 2e10
 @click.option("--outage", type=DURATION, help="Time without a listener: print the probability within that time.")
 @click.option("--hosts", type=WHOLE, help="With --outage: number of hosts; print how many connect to themselves.")
 @FIGURE
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print the answer as one JSON object.")
 def command(
     port: int,
     ephemeral: PortRange | None,

@@ -12,12 +12,17 @@ __all__ = ["command"]
 
 
 @click.command("parity")
-@click.option("--json", "as_json", is_flag=True, help="Print the table as one JSON object.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print the table as one JSON object.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """Compare model and kernel in sixteen cells: can this client connect to itself on this port?
 
     Even and odd port, even and odd low end of the range, connect() alone and bind() first, IPv4 and IPv6.
+
+    \b
+    Examples:
+      tailbite lab parity
+      tailbite lab parity --json
 
     Exit status: 0 if they agree in all cells, 1 if not, 4 if this system does not permit a private network.
     """

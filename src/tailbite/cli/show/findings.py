@@ -75,7 +75,7 @@ def print_finding(
         step.add_row("-", Text(f"{plain(remedy.text)}{root}"))
         out.print(Padding(step, (0, 0, 0, 2), expand=False))
         for line in remedy.commands:
-            # A command is to be copied: it is not wrapped, however long it is.
+            # Readers copy a command: it is not wrapped, however long it is.
             out.print(Text(f"      {plain(line)}"), soft_wrap=True)
     if not again:
         out.print(Text(f"\nMore: tailbite why --explain {finding.code}", style="dim"))

@@ -33,7 +33,7 @@ def change_name(change: Change) -> str:
 def as_bytes(change: Change) -> bytes:
     """Return a change for people: a command to type, or a diff, under a comment that says what it is about.
 
-    Bytes, because a file may hold what is no UTF-8.
+    Bytes, because a file may hold text that is not UTF-8.
     """
     return _as_text(change).encode(**ENCODING)
 
@@ -82,7 +82,7 @@ def refusals(done: list[Any], path: object, planned: Iterable[Change]) -> Iterat
     Args:
         done: what has been done, as it is when the refusal comes.
         path: the journal.
-        planned: the changes that were to be made.
+        planned: the changes that were planned.
     """
     try:
         yield

@@ -39,7 +39,7 @@ def scan_tables(shot: Scan, killed: tuple[Destruction, ...] = ()) -> Iterator[Re
 
 
 def watch_page(shot: Scan, killed: tuple[Destruction, ...], every: float) -> RenderableType:
-    """Return one look of ``--watch``."""
+    """Return the page of one scan of ``--watch``."""
     clock = time.strftime("%H:%M:%S", time.localtime(shot.taken))
     head = Text(f"tailbite scan, every {spell_duration(every)}, at {clock}; Ctrl-C ends it\n", style="dim")
     body = list(scan_tables(shot, killed)) or [Text(shot.nothing_found)]
@@ -85,7 +85,7 @@ def _sockets(namespace: Namespace, sightings: Iterable[Sighting]) -> RenderableT
 def _holder(one: Sighting) -> str:
     if one.owners:
         return ", ".join(f"{process.name} {process.pid}" for process in one.owners)
-    return f"uid {one.socket.uid}" if one.socket.inode else "nobody now"
+    return f"not visible (uid {one.socket.uid})" if one.socket.inode else "no process"
 
 
 def _processes(processes: Iterable[Process]) -> RenderableType:
