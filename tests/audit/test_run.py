@@ -237,3 +237,21 @@ def test_the_client_sees_its_own_processes_only_and_runs_where_it_was_called(tmp
     assert said[0] == "pid"
     assert said[1] == said[2]
     assert said[3] == os.getcwd()  # noqa: PTH109
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    ("words", "single"),
+    [
+        ("exec true", True),
+        (f"exec {sys.executable} -c 'import threading; threading.Thread(target=print).start()'", True),
+        ("true & wait", False),
+        ("/bin/true; exit 1", False),
+        ("sleep 600 & exit 1", False),
+        ("(sleep 600 &); exit 1", False),
+    ],
+)
+def test_a_client_was_single_only_if_it_started_no_other_process(words: str, single: bool, tmp_path: Path) -> None:
+    with nothing_left(tmp_path):
+        verdict = audit(Client("x", ("sh", "-c", f"{words} # {{port}}")), QUICK if single else SILENT)
+    assert {seen.was_single for seen in verdict.observations} == {single}

@@ -304,6 +304,8 @@ def _next_exited() -> int:
 def _had_children(zombie: int, root: str) -> bool:
     """Tell whether a process that has exited had waited for children: their page faults are added to its own."""
     try:
+        if os.readlink(f"{root}/proc/self") != str(os.getpid()):  # noqa: PTH115
+            return True  # /proc is still another namespace's: a container may not mount its own
         with open(f"{root}/proc/{zombie}/stat", encoding="utf-8", errors="replace") as stat:  # noqa: PTH123
             # The name, in brackets, may contain anything; cminflt is the 11th field (proc_pid_stat(5)).
             return int(stat.read().rpartition(")")[2].split()[8]) > 0
