@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import re
 import signal
 import subprocess
@@ -30,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy/prometheus/tailbite.rules.yml"
 DASHBOARD = ROOT / "deploy/grafana/tailbite.json"
 PORT = 5432
+CALM_S = 0.05
+"""A thread of a machine with CPUs to spare runs within this time."""
 
 
 @contextlib.contextmanager
@@ -110,9 +113,30 @@ class Webhook(http.server.HTTPServer):
         super().__init__(("127.0.0.1", 9999), Handler)
 
 
+class LongestStall:
+    """The longest time for which a thread that wanted to run could not: what a busy machine adds to each step."""
+
+    def __enter__(self) -> LongestStall:
+        self.seconds = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while not self._ended.wait(0.01):
+            now = time.monotonic()
+            self.seconds, before = max(self.seconds, now - before - 0.01), now
+
+
 @pytest.mark.timeout(180)
 def test_a_self_connect_reaches_the_webhook(prometheus: str, tmp_path: Path, peer: Callable[[str], str]) -> None:
-    """Measured on two quiet cores: 8 s. The page promises 15 s; a busy machine may take longer, so no test does."""
+    """Measured on two quiet cores: 8 s. The promise of 15 s is held wherever the machine lets programs run."""
     (tmp_path / "alertmanager.yml").write_text(
         "route: {receiver: hook, group_wait: 1s}\n"
         "receivers: [{name: hook, webhook_configs: [{url: 'http://127.0.0.1:9999/'}]}]\n"
@@ -124,7 +148,7 @@ def test_a_self_connect_reaches_the_webhook(prometheus: str, tmp_path: Path, pee
         wait_until(lambda: ask("http://127.0.0.1:9093/api/v2/status"))
         assert webhook.alerts == []
         start = time.monotonic()
-        with connected_to_itself(PORT):
+        with connected_to_itself(PORT), LongestStall() as stall:
             webhook.came.wait(150)
             took = time.monotonic() - start
         webhook.shutdown()
@@ -133,7 +157,8 @@ def test_a_self_connect_reaches_the_webhook(prometheus: str, tmp_path: Path, pee
     assert alert["labels"]["port"] == str(PORT)
     assert alert["labels"]["severity"] == "critical"
     assert alert["annotations"]["summary"] == f"Port {PORT} on 127.0.0.1:9745 is connected to itself."
-    print(f"from the self-connect to the webhook: {took:.1f} s")
+    is_busy = stall.seconds > CALM_S or os.getloadavg()[0] > (os.cpu_count() or 1)
+    assert took <= 15.0 or is_busy, f"{took:.1f} s, though no program had to wait for more than {stall.seconds:.3f} s"
 
 
 @pytest.mark.timeout(180)
