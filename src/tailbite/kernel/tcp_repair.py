@@ -40,7 +40,7 @@ def replace_time_wait(end: Endpoint, family: int, *, interface: int = 0, patienc
     """
     host = f"::ffff:{end.host}" if family == socket.AF_INET6 and ":" not in end.host else end.host
     address = (host, end.port) if family == socket.AF_INET else (host, end.port, 0, end.scope)
-    until = time.monotonic() + patience
+    tries = max(1, round(patience / _BETWEEN_TRIES))
     sock = socket.socket(family)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
@@ -48,7 +48,8 @@ def replace_time_wait(end: Endpoint, family: int, *, interface: int = 0, patienc
             name = socket.if_indextoname(interface).encode()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
         sock.bind(address)
-        while (number := sock.connect_ex(address)) == errno.EADDRNOTAVAIL and time.monotonic() < until:
+        while (number := sock.connect_ex(address)) == errno.EADDRNOTAVAIL and tries > 0:
+            tries -= 1
             time.sleep(_BETWEEN_TRIES)
         if number:
             raise OSError(number, "the TIME-WAIT cannot be taken over", str(end))
