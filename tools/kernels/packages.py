@@ -45,6 +45,7 @@ class Suite:
             "Debug::NoLocking": "1",
             "APT::Sandbox::User": "root",
             "Acquire::http::Timeout": "20",
+            "Acquire::Retries": "3",
         }
         self._options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
         if not any((self._folder / "lists").glob("*_Packages*")):
