@@ -100,6 +100,8 @@ def command(
         return
     if evidence is not None and not evidence.is_measured:
         note(evidence.sentence())
+    if scatters and reserved and not binds_first:
+        note("ip_local_port_step_width is set: a search past a taken port is assumed to end at every free port alike")
     note(seen.sentence(every=every, clients=clients))
     if seen.is_possible:
         _print_table(seen, every, clients)
