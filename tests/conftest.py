@@ -37,7 +37,7 @@ settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True
 settings.load_profile("ci" if CI else "home")
 
 TOGETHER = (
-    "tests/audit/test_known_clients.py::test_each_of_the_whole_postgresql_group",
+    "tests/audit/test_known_clients.py::test_each_of_the_postgresql_group",
     "tests/audit/test_known_clients.py::",
     "tests/verifiers/test_real_servers.py::",
 )
