@@ -19,7 +19,11 @@ from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE
 
 __all__ = [
     "ABIS",
+    "ANSWER",
+    "LET_RUN",
     "NOTIFICATION_SIZE",
+    "NOT_WAITING",
+    "RECEIVE",
     "Abi",
     "Listener",
     "call_filter",
@@ -226,9 +230,17 @@ _RECV = 3 << 30 | _NOTIFICATION.size << 16 | 0x21 << 8 | 0
 _SEND = 3 << 30 | _RESPONSE.size << 16 | 0x21 << 8 | 1
 _ID_VALID = 1 << 30 | 8 << 16 | 0x21 << 8 | 2
 _SET_FLAGS = 1 << 30 | 8 << 16 | 0x21 << 8 | 4
+RECEIVE, ANSWER = _RECV, _SEND
+"""The requests for ioctl(2) that receive a call into a ``struct seccomp_notif``, and answer it."""
+
 _SYNC_WAKE_UP = 1
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5
+NOT_WAITING = (errno.ENOENT, errno.EINPROGRESS)
+"""The errors of an answer whose caller does not wait for it any more, or has it already."""
+
 _ZEROS = bytes(_NOTIFICATION.size)
+LET_RUN = _RESPONSE.pack(0, 0, 0, _CONTINUE)
+"""A ``struct seccomp_notif_resp`` that lets a call run unchanged; its first 8 bytes are for the call's id."""
 
 
 class Listener:
@@ -251,7 +263,7 @@ class Listener:
         self.call = memory
         self._call_id = self.call[:8].cast("Q")
         self._room = ctypes.byref((ctypes.c_char * NOTIFICATION_SIZE).from_buffer(memory))
-        response = ctypes.create_string_buffer(_RESPONSE.pack(0, 0, 0, _CONTINUE), _RESPONSE.size)
+        response = ctypes.create_string_buffer(LET_RUN, _RESPONSE.size)
         self._response_id = memoryview(response).cast("B")[:8].cast("Q")
         self._response = ctypes.byref(response)
         self._ioctl = quick_libc().ioctl
@@ -283,6 +295,16 @@ class Listener:
             return False
         raise quick_error("ioctl(SECCOMP_IOCTL_NOTIF_RECV)")
 
+    def receive_or_raise(self) -> None:
+        """Wait for a call as :meth:`receive` does.
+
+        Raises:
+            InterruptedError: no call arrived after all.
+            OSError: the listener does not work any more.
+        """
+        if not self.receive():
+            raise InterruptedError(errno.EINTR, "no call arrived")
+
     def is_waiting(self) -> bool:
         """Tell whether the caller still waits; if so, everything read from its process until now was its own."""
         call_id = ctypes.c_uint64(self.call_id)
@@ -309,6 +331,6 @@ class Listener:
         self._response_id[0] = self._call_id[0]
         if self._ioctl(self.descriptor, self._send, self._response) == 0:
             return True
-        if quick_errno() in (errno.ENOENT, errno.EINPROGRESS):
+        if quick_errno() in NOT_WAITING:
             return False
         raise quick_error("ioctl(SECCOMP_IOCTL_NOTIF_SEND)")

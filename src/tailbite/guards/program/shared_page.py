@@ -17,6 +17,9 @@ MOST_WORKERS: Final = 4
 """The number of slots."""
 
 _SLOT_SIZE: Final = 256
+_BUFFER_SIZE: Final = 2048
+"""Of a buffer of at most 1024 bytes (IOCTL_BUFSZ in CPython's Modules/fcntlmodule.c) fcntl.ioctl makes a copy, and a
+call received into that is lost when the process is killed before it is copied back."""
 _COUNTS_AT: Final = 128
 _GUARDED_AT: Final = MOST_WORKERS * _SLOT_SIZE
 _TAKEOVERS_AT: Final = _GUARDED_AT + 8
@@ -54,6 +57,7 @@ class WorkerSlot:
     Attributes:
         number: 0 for the worker that is always there.
         call: the memory of a ``struct seccomp_notif``.
+        buffer: the same and what follows it, more than fcntl.ioctl copies.
         counts: number of calls per Outcome, indexed by its value.
     """
 
@@ -61,6 +65,7 @@ class WorkerSlot:
         at = number * _SLOT_SIZE
         self.number = number
         self.call = page[at : at + NOTIFICATION_SIZE]
+        self.buffer = page[at : at + _BUFFER_SIZE]
         words = page[at + _COUNTS_AT : at + _SLOT_SIZE].cast("Q")
         self.counts = words[: len(Outcome)]
         self._tries = words[len(Outcome) :]  # the id of the call tried last, and how often it was tried

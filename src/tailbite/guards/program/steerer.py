@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tailbite.core.plan import Means
 from tailbite.core.ports import PortRange
-from tailbite.guards.program.fast_path import FastPath
+from tailbite.guards.program.fast_path import HEAD_LENGTH, FastPath, open_memory
 from tailbite.guards.program.lookahead import LocalDestination
 from tailbite.guards.program.namespaces import Namespaces, hold_inside
 from tailbite.guards.program.port_hold import Holds
@@ -105,6 +105,8 @@ class Steerer:
         self._steers = steers
         self._memory = MemoryReader(_ADDRESS_LENGTH)
         self._threads: dict[int, int] = {}
+        self._memories: dict[int, int] = {}
+        self._newcomer = self._address = 0
         # The program's limit of descriptors is ours as well, and may be a small one.
         self._most_threads = min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._holds = Holds(abi.connect)
@@ -134,6 +136,7 @@ class Steerer:
         tid, descriptor, address, length = seccomp.parse_call(self._listener.call, self._abi)
         if not tid:
             return Outcome.UNSEEN  # in a pid namespace that cannot be seen from here
+        self._address = address
         try:
             self._memory.read(tid, address, length)
         except OSError:
@@ -184,7 +187,7 @@ class Steerer:
             return Outcome.PASSED  # not an Internet socket: likewise
         means, lower_share, lower, upper = ranges.steer(port, own)
         if foreign is None and own == 0:
-            self._remember(tid, port, ranges.until, means, (lower_share, lower, upper))
+            self._remember(tid, ranges, means, (port, lower_share, lower, upper))
         if means is Means.STEER:
             try:
                 return self._steer(tid, sock, name, port, lower if random() < lower_share else upper)
@@ -235,6 +238,7 @@ class Steerer:
             OSError: the caller cannot be inspected.
         """
         pidfd = self._threads.get(tid)
+        self._newcomer = 0
         if pidfd is not None:
             try:
                 return copy_descriptor(pidfd, descriptor)
@@ -252,6 +256,7 @@ class Steerer:
         if len(self._threads) >= self._most_threads:
             self._forget(next(iter(self._threads)))
         self._threads[tid] = pidfd
+        self._newcomer = tid
         try:
             return copy_descriptor(pidfd, descriptor)
         except (PermissionError, ProcessLookupError):
@@ -259,25 +264,38 @@ class Steerer:
         except OSError:
             return None
 
-    def _remember(self, tid: int, port: int, until: float, means: Means, sides: tuple[float, int, int]) -> None:
-        """Leave the next calls of this thread to this port to the fast path, until the range is read again."""
-        fast_path = self._fast_path
-        if fast_path.until != until or max(len(fast_path.at_home), len(fast_path.sides)) >= _MOST:
-            fast_path.forget()
-            fast_path.until = until
-        if self.report is not None:
-            return
-        if means is Means.STEER:
-            fast_path.at_home[tid] = self._threads[tid]
-            fast_path.sides[port] = sides
-        elif means is Means.NOTHING and self._has_one_namespace:
-            # The fast path does not look at the socket then, so there must be one namespace only.
-            fast_path.at_home[tid] = self._threads[tid]
-            fast_path.sides[port] = None
+    def _remember(self, tid: int, ranges: Ranges, means: Means, sides: tuple[int, float, int, int]) -> None:
+        """Leave the next calls of this thread to this port to the fast path."""
+        self._fast_path.refresh(ranges, ranges.until)
+        # The fast path does not look at a socket if nothing is needed, so there must be one namespace only.
+        is_usual = means is Means.STEER or (means is Means.NOTHING and self._has_one_namespace)
+        if self.report is not None or not is_usual or tid == self._newcomer:
+            return  # a thread that connects only once is not worth a descriptor
+        head = bytes(self._memory.buffer[:HEAD_LENGTH])
+        with contextlib.suppress(OSError):
+            memory = self._memory_of(tid, head)
+            self._fast_path.learn(tid, self._threads[tid], memory, head, sides if means is Means.STEER else None)
+
+    def _memory_of(self, tid: int, head: bytes) -> int:
+        """Return a descriptor of the memory that the current call's address is in.
+
+        Raises:
+            OSError: that memory cannot be opened.
+        """
+        memory = self._memories.get(tid)
+        if memory is not None:
+            with contextlib.suppress(OSError, OverflowError):
+                if os.pread(memory, HEAD_LENGTH, self._address) == head:
+                    return memory
+            os.close(self._memories.pop(tid))  # the thread has executed another program
+        memory = self._memories[tid] = open_memory(tid)
+        return memory
 
     def _forget(self, tid: int) -> None:
-        self._fast_path.forget()
+        self._fast_path.forget_thread(tid)
         os.close(self._threads.pop(tid))
+        if (memory := self._memories.pop(tid, None)) is not None:
+            os.close(memory)
 
     def _hold(self, tid: int, port: int, foreign: object, sock: Any = None) -> Outcome:
         """Keep the kernel from choosing the port while the call runs.
