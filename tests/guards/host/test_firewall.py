@@ -170,9 +170,7 @@ def test_what_others_do_to_the_rules_is_seen_and_repaired(firewalls: list[Firewa
         assert len(state.jumps) == 1
         assert not any(dial("127.0.0.1", PORT) for _ in range(50)), damage
     # What leads in twice is put right as well, and rules of others stay.
-    host_firewall.run_firewall(
-        firewall.command("-A", "INPUT", "-i", "lo", "-p", "tcp", "--syn", "-j", host_firewall.CHAIN)
-    )
+    host_firewall.run_firewall(firewall.command("-A", "INPUT", "-p", "tcp", "--syn", "-j", host_firewall.CHAIN))
     assert len(host_firewall.read_state(firewall).jumps) == 2
     assert install(firewall) == 1
     assert len(host_firewall.read_state(firewall).jumps) == 1
@@ -188,15 +186,16 @@ def saved(*rules: str, chain: bool = True) -> str:
     return "\n".join([*head, *rules, "COMMIT"])
 
 
-RULE = f'-A TAILBITE -p tcp -m bpf --bytecode "{bytecode(self_connect_filter(4))}" -j REJECT --reject-with tcp-reset'
-JUMP = "-A INPUT -i lo -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j TAILBITE"
+MATCH = f'-m bpf --bytecode "{bytecode(self_connect_filter(4))}"'
+RULE = f"-A TAILBITE -i lo -p tcp {MATCH} -j REJECT --reject-with tcp-reset"
+JUMP = "-A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j TAILBITE"
 
 
 def test_a_table_with_ours_is_read() -> None:
     state = host_firewall.parse_rules(
         saved("[5:300] -A INPUT -p udp -j DROP", f"[9:540] {JUMP}", f"[3:180] {RULE}"), FAKE
     )
-    assert state == host_firewall.FirewallState(4, "nf_tables", True, True, (2,), None, 3, 180)
+    assert state == host_firewall.FirewallState(4, "nf_tables", True, True, (2,), 0, None, 3, 180)
     assert state.is_installed
 
 
@@ -221,6 +220,31 @@ def test_a_rule_before_ours_counts_only_if_it_may_see_a_syn_on_lo(rule: str, dec
     assert state.is_installed is not decides
     commands = [" ".join(line[3:5]) for line in host_firewall.install_commands(state, FAKE)]
     assert commands == (["-I INPUT", "-D INPUT"] if decides else [])
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("index", [0, 1], ids=["IPv4", "IPv6"])
+def test_the_rules_of_an_earlier_version_are_replaced_and_removed(firewalls: list[Firewall], index: int) -> None:
+    """Earlier versions compared the interface in INPUT, where every packet pays for it."""
+    firewall = firewalls[index]
+
+    def install_earlier() -> None:
+        for line in (
+            ("-N", host_firewall.CHAIN),
+            ("-A", host_firewall.CHAIN, *firewall.rule[2:]),
+            ("-I", "INPUT", "1", "-i", "lo", "-p", "tcp", "--syn", "-j", host_firewall.CHAIN),
+        ):
+            host_firewall.run_firewall(firewall.command(*line))
+
+    install_earlier()
+    assert not host_firewall.read_state(firewall).is_installed
+    install(firewall)
+    state = host_firewall.read_state(firewall)
+    assert (state.is_installed, len(state.jumps), state.outdated) == (True, 1, 0)
+    remove(firewall)
+    install_earlier()
+    remove(firewall)
+    assert host_firewall.run_firewall(firewall.command("-S", "INPUT")).splitlines() == ["-P INPUT ACCEPT"]
 
 
 def test_an_empty_table_and_ours_half_made() -> None:
