@@ -255,16 +255,17 @@ def _become(
 
 
 def _stand_by(listener: Listener, page: SharedPage) -> int:
-    supervisor = os.getpid()
+    # Opened before the fork: the supervisor may be killed before the stand-by does anything.
+    watched = os.pidfd_open(os.getpid())
     child = os.fork()
     if child == 0:
         try:
             signal.set_wakeup_fd(-1)
-            watched = os.pidfd_open(supervisor)
             detach(listener.descriptor, watched)
             answer_all_unguarded(listener, page.slots[0], watched)
         finally:
             os._exit(0)
+    os.close(watched)
     return child
 
 
