@@ -88,3 +88,20 @@ def test_a_policy_with_an_attempt_is_taken(limits: dict[str, float]) -> None:
 def test_a_wrong_type_is_a_type_error(make: Callable[..., object], arguments: dict[str, object], says: str) -> None:
     with pytest.raises(TypeError, match=says):
         make(**arguments)
+
+
+@pytest.mark.parametrize("given", [0.1, None])
+def test_a_backoff_that_returns_no_iterator_is_a_type_error(given: object) -> None:
+    with pytest.raises(TypeError, match="must return an iterator of seconds"):
+        Policy(backoff=lambda: given).delays()  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("delay", "error"),
+    [("x", TypeError), (None, TypeError), (-1, ValueError), (math.nan, ValueError), (math.inf, ValueError)],
+)
+def test_a_delay_that_is_not_a_number_of_seconds_is_an_error(delay: object, error: type[Exception]) -> None:
+    delays = Policy(backoff=lambda: iter([0.5, delay])).delays()  # type: ignore[list-item]
+    assert next(delays) == 0.5
+    with pytest.raises(error, match="as a delay"):
+        next(delays)

@@ -100,3 +100,28 @@ class Policy:
             raise ValueError(f"max_attempts must be at least 1, not {most}")
         if self.deadline is not None and not checked_seconds("deadline", self.deadline) > 0:
             raise ValueError(f"deadline must be more than 0 seconds, not {self.deadline}")
+
+    def delays(self) -> Iterator[float]:
+        """Return the delays of one outage in seconds.
+
+        Raises:
+            TypeError: the backoff returned something else than numbers one after the other.
+            ValueError: a delay, when it is asked for, is negative or not finite.
+        """
+        given: Any = self.backoff()
+        try:
+            return _checked_delays(iter(given))
+        except TypeError:
+            raise TypeError(f"backoff must return an iterator of seconds, and it returned {given!r}") from None
+
+
+def _checked_delays(delays: Iterator[float]) -> Iterator[float]:
+    for delay in delays:
+        wrong = f"backoff gave {delay!r} as a delay: it must be a finite number of seconds, 0 or more"
+        try:
+            is_delay = 0 <= delay < math.inf
+        except TypeError:
+            raise TypeError(wrong) from None
+        if not is_delay:
+            raise ValueError(wrong)
+        yield delay

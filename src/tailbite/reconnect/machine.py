@@ -192,7 +192,7 @@ class Machine:
 
     def _start_outage(self, now: float) -> None:
         policy = self._policy = self.settings.first if self._is_first else self.settings.later
-        self._delays = iter(policy.backoff())
+        self._delays = policy.delays()
         self._due = now
         limited = policy.max_attempts is not None or policy.deadline is not None
         self._failures = deque(maxlen=None if limited else _REMEMBERED)
@@ -206,8 +206,6 @@ class Machine:
     def _schedule(self, now: float) -> None:
         """Take the next delay of the backoff; cut it if there is time for just one more attempt."""
         delay = next(self._delays, None)
-        if delay is not None and not 0 <= delay < math.inf:
-            raise ValueError(f"backoff gave {delay!r} as a delay: it must be a finite number of seconds, 0 or more")
         self._due = None if delay is None else now + delay
         if self._due is not None and now < self._last_start():
             self._due = min(self._due, self._last_start())
