@@ -1,17 +1,15 @@
-"""``close()`` of a loop, from anywhere: it ends at once, is never lost, and leaves a parent's connection alone."""
+"""``close()`` of a loop, from anywhere: it ends at once, and is never lost."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,14 +17,14 @@ import anyio.lowlevel
 import pytest
 
 import tailbite
-from support.server import server_for, serving
+from support.server import echo, no_socket_left, server_for, serving
 from support.shells import ALL, ASYNCHRONOUS, Blocking, Shell
 from support.trap import PORT
 from tailbite import events
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 HERE = ("127.0.0.1", PORT)
 SLOW = tailbite.Backoff(60, 60, draw=lambda: 1.0)
@@ -41,31 +39,14 @@ def named(shell: Shell) -> str:
     return shell.name
 
 
-def descriptors() -> set[str]:
-    found = set()
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.add(str(path.readlink()))
-    return {each for each in found if each.startswith("socket:")}
-
-
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left(network: None) -> Iterator[None]:
-    before = descriptors()
-    yield
-    deadline = time.monotonic() + 5
-    while (left := descriptors() - before) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert left == set()
+    with no_socket_left():
+        yield
 
 
 def silent(sock: socket.socket) -> None:
     sock.recv(1)
-
-
-def echo(sock: socket.socket) -> None:
-    while data := sock.recv(100):
-        sock.sendall(data)
 
 
 async def receive_all(shell: Shell, made: Any) -> int:
@@ -260,111 +241,6 @@ def test_a_signal_handler_closes_the_loop(shell: str, when: str) -> None:
         assert process.wait(SOON) == 0
     assert rest.splitlines()[-1] == f"ended {'IDLE' if (shell, when) == ('Connector', 'reading') else 'ENDED'}"
     assert ("the connector was closed" in rest) == (shell == "Connector")
-
-
-def in_a_child(do: Callable[[], object]) -> None:
-    """Run something in a forked process, which must end well."""
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(20)
-        try:
-            do()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 0
-
-
-def inode_of(sock: Any) -> str:
-    return str(Path(f"/proc/self/fd/{sock.fileno()}").readlink())
-
-
-def copies_of(inode: str) -> int:
-    return sum(1 for each in Path("/proc/self/fd").iterdir() if each.is_symlink() and str(each.readlink()) == inode)
-
-
-def test_a_forked_process_closes_its_copy_and_the_blocking_parent_keeps_the_connection() -> None:
-    with serving(echo):
-        made = tailbite.connections(HERE, read_timeout=20)
-        with next(made) as sock:
-            inode = inode_of(sock)
-
-            def child() -> None:
-                made.close()
-                made.close()
-                assert copies_of(inode) == 0
-                assert next(made, None) is None
-
-            in_a_child(child)
-            sock.sendall(b"still here")
-            assert sock.recv(100) == b"still here"
-        made.close()
-
-
-def test_a_forked_process_closes_and_uses_its_connector_and_the_parent_keeps_the_connection() -> None:
-    with serving(echo) as accepted, tailbite.Connector(HERE, read_timeout=20) as connector:
-        sock = connector.get()
-        inode = inode_of(sock)
-
-        def close() -> None:
-            connector.close()
-            assert copies_of(inode) == 0
-            with pytest.raises(ConnectionAbortedError):
-                connector.get()
-
-        def use() -> None:
-            own = connector.get()
-            assert own is not sock
-            own.sendall(b"mine")
-            assert own.recv(100) == b"mine"
-
-        for child in (close, use, lambda: connector.lost(OSError())):
-            in_a_child(child)
-            sock.sendall(b"still here")
-            assert sock.recv(100) == b"still here"
-            assert connector.get() is sock
-        assert len(accepted) == 2
-
-
-def test_a_forked_process_can_close_a_connector_whose_lock_a_thread_holds() -> None:
-    connector = tailbite.Connector(HERE, backoff=SLOW)
-    getting = threading.Thread(target=_get, args=(connector,))
-    getting.start()
-    while connector.state.name != "WAITING":
-        time.sleep(0.001)
-    in_a_child(connector.close)
-    assert connector.state.name == "WAITING"  # the child's close() has woken nobody here
-    connector.close()
-    getting.join(SOON)
-    assert not getting.is_alive()
-
-
-def _get(connector: tailbite.Connector) -> None:
-    with contextlib.suppress(ConnectionAbortedError):
-        connector.get()
-
-
-def close_the_copy(made: Any, inode: str) -> None:
-    made.close()
-    made.close()
-    assert copies_of(inode) == 0
-
-
-@pytest.mark.parametrize("shell", ASYNCHRONOUS, ids=named)
-def test_a_forked_process_closes_its_copy_and_the_asynchronous_parent_keeps_the_connection(shell: Shell) -> None:
-    async def scenario() -> None:
-        made = shell.make(HERE)
-        async for connection in shell.loop(made):
-            async with connection as stream:
-                in_a_child(functools.partial(close_the_copy, made, inode_of(made._link.sock)))
-                with anyio.fail_after(SOON):  # the parent's event loop still watches the descriptor
-                    await stream.send(b"still here")
-                    assert await stream.receive() == b"still here"
-            break
-        made.close()
-
-    with serving(echo):
-        shell.run(scenario)
 
 
 @pytest.mark.parametrize("shell", EVERY, ids=named)

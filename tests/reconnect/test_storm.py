@@ -93,6 +93,20 @@ def server(weather: Weather, number: int) -> tuple[bool, bool]:
 
 
 @contextlib.contextmanager
+def running(threads: list[threading.Thread], enders: list[Callable[[], object]]) -> Iterator[None]:
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for end in enders:
+            end()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+@contextlib.contextmanager
 def storm(weather: Weather) -> Iterator[None]:
     """50 clients of each shell, in the namespace of this thread."""
     settings: dict[str, Any] = {"backoff": EVERY_10_MS, "healthy_after": 0.0, "timeout": 30.0}
@@ -136,16 +150,8 @@ def storm(weather: Weather) -> Iterator[None]:
     threads = [threading.Thread(target=read_sync, args=(loop,)) for loop in blocking]
     threads.append(threading.Thread(target=lambda: asyncio.run(all_asyncio())))
     threads.append(threading.Thread(target=lambda: anyio.run(all_trio, backend="trio")))
-    for thread in threads:
-        thread.start()
-    try:
+    with running(threads, enders):
         yield
-    finally:
-        for end in enders:
-            end()
-        for thread in threads:
-            thread.join(20)
-        assert not any(thread.is_alive() for thread in threads)
 
 
 def test_every_start_binds_at_the_first_try_and_everybody_is_connected_within_the_backoff() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support.trap import PORT
@@ -12,7 +14,7 @@ from support.trap import PORT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["server_for", "serving"]
+__all__ = ["echo", "no_socket_left", "server_for", "serving"]
 
 
 @contextlib.contextmanager
@@ -70,3 +72,28 @@ def server_for(when: str) -> Iterator[None]:
         elif when not in ("sleeping", "resolving"):
             stack.enter_context(serving(lambda sock: sock.recv(10)))
         yield
+
+
+def echo(sock: socket.socket) -> None:
+    """Send back what comes, for :func:`serving`."""
+    while data := sock.recv(100):
+        sock.sendall(data)
+
+
+@contextlib.contextmanager
+def no_socket_left() -> Iterator[None]:
+    """Check that this process has no more sockets after the block than before; threads get a while to end theirs."""
+    before = _sockets()
+    yield
+    deadline = time.monotonic() + 5
+    while (left := _sockets() - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left == set()
+
+
+def _sockets() -> set[str]:
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(str(path.readlink()))
+    return {each for each in found if each.startswith("socket:")}
