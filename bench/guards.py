@@ -269,7 +269,7 @@ def beside_floor(floor: str) -> list[Ratio]:
                 "run: added to a live connect, beside C",
                 lambda: max(in_c() - plain(), 1e-9),
                 lambda: max(ours() - plain(), 1e-9),
-                limit=2.0,
+                limit=1.75,
             )
         ]
         plain, _, ours = three("parallel", INSIDE + 100)

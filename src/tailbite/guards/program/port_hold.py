@@ -25,7 +25,8 @@ the thread has ended                                   likewise
 the thread sleeps (``S`` in /proc/TID/stat)            it waits for the answer to its SYN, or is in another call
 the thread is stopped (``T``, ``t``)                   a thread stops when it returns from a call (signal(7))
 the thread waits (``D``) in another call               /proc/TID/syscall names the call
-the thread has run for 20 ms (/proc/TID/schedstat)     the search through a full range takes less than 5 ms
+the thread has run for 0.5 s (/proc/TID/schedstat)     the search through a full range takes less than 5 ms; a
+                                                       virtual CPU may count time in which its host ran others
 =====================================================  ==============================================================
 """
 
@@ -54,7 +55,7 @@ _UNUSED_ADDRESSES = ("100::1", socket.AF_INET6), ("192.0.2.1", socket.AF_INET)  
 _FIRST_PAUSE: Final = 0.0001
 _LONGEST_PAUSE: Final = 0.02
 _LONGEST_PAUSE_UNHELD: Final = 0.002
-_SEARCH_TIME: Final = 0.02
+_SEARCH_TIME: Final = 0.5
 _PATIENCE: Final = 1.0
 """Seconds for which a port is held around the call of a thread whose state cannot be read."""
 
