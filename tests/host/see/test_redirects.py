@@ -47,6 +47,47 @@ def test_nft(port: int, count: int) -> None:
     assert len(list(parse_nft(NFT, port))) == count
 
 
+NFT_SETS = """\
+table ip y {
+\tset published {
+\t\ttype inet_service
+\t\tflags interval
+\t\telements = { 7001, 7100-7110 }
+\t}
+\tmap service-ips {
+\t\ttype ipv4_addr . inet_proto . inet_service : verdict
+\t\telements = { 10.96.0.1 . tcp . 443 : goto service-a,
+\t\t\t     10.96.0.10 . udp . 54 : goto service-b }
+\t}
+\tchain p {
+\t\ttcp dport @published redirect to :98
+\t\tip daddr . meta l4proto . th dport vmap @service-ips
+\t\tdnat to tcp dport map { 8443 : 10.0.0.1, 8444 : 10.0.0.2 }
+\t}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("port", "count"), [(7001, 1), (7105, 1), (7111, 0), (443, 1), (54, 0), (8443, 1), (8445, 0)]
+)
+def test_the_sets_and_maps_of_nft_are_read(port: int, count: int) -> None:
+    """kube-proxy's rules in nftables mode have their ports in maps alone."""
+    assert len(list(parse_nft(NFT_SETS, port))) == count
+
+
+def test_a_rule_for_all_connections_answers_for_every_port() -> None:
+    """A service mesh sends every connection to its proxy."""
+    rule = "-A OUTPUT -p tcp -j REDIRECT --to-ports 15001"
+    assert list(parse_iptables(f"*nat\n{rule}\n-A OUTPUT -p tcp -j OTHER_CHAIN\n", 8080)) == [f"iptables {rule}"]
+
+
+def test_a_rule_for_all_ports_but_some_is_read_as_that() -> None:
+    text = "-A OUTPUT -p tcp -m tcp ! --dport 22 -j REDIRECT --to-ports 15001\n"
+    assert [len(list(parse_iptables(text, port))) for port in (22, 80)] == [0, 1]
+    assert [len(list(parse_nft("tcp dport != 22 redirect to :15001\n", port))) for port in (22, 80)] == [0, 1]
+
+
 def test_ipvs() -> None:
     text = "IP Virtual Server version 1.2.1\nProt LocalAddress:Port Scheduler Flags\nTCP  0A090001:1F90 rr \n"
     assert list(parse_ipvs(text, 8080)) == ["ipvs TCP 0A090001:1F90 rr"]

@@ -20,8 +20,10 @@ __all__ = ["NO_REDIRECTS", "Redirects", "parse_iptables", "parse_ipvs", "parse_n
 
 _SECONDS = 5.0  # a listing of many thousand rules takes less
 _TARGETS = re.compile(r"\s-j (DNAT|REDIRECT|TPROXY|NETMAP)\b|\s-j (?!RETURN|MASQUERADE|ACCEPT)[\w-]+")
-_IPTABLES_PORTS = re.compile(r"\s--dports? (\S+)")
-_NFT_PORTS = re.compile(r"\b(?:th|tcp) dport (\{[^}]*\}|\S+)")
+_IPTABLES_PORTS = re.compile(r"\s(! )?--dports? (\S+)")
+_FOR_ALL = re.compile(r"\s-j (?:DNAT|REDIRECT|TPROXY)\b")
+_NFT_PORTS = re.compile(r"\b(?:th|tcp) dport (!= )?(?:v?map )?(\{[^}]*\}|\S+)")
+_NFT_SET = re.compile(r"\b(?:set|map) (\S+) \{[^{}]*elements = \{([^}]*)\}", re.DOTALL)
 _NFT_VERDICT = re.compile(r"\b(?:dnat|redirect|tproxy)\b")
 _EBPF = "eBPF programs that choose the socket (sk_lookup, XDP): bpftool prog"
 
@@ -69,16 +71,26 @@ def _firewall_rules(port: int) -> tuple[list[str], tuple[str, ...]]:
 def parse_iptables(text: str, port: int) -> Iterator[str]:
     """Yield the rules of ``iptables-save -t nat`` that send a TCP port elsewhere."""
     for line in text.splitlines():
+        if " -p tcp" not in line or not _TARGETS.search(line):
+            continue
         match = _IPTABLES_PORTS.search(line)
-        if match and " -p tcp" in line and _TARGETS.search(line) and _covers(match[1], port, between=":"):
+        if match is None:
+            answers = _FOR_ALL.search(line) is not None  # a proxy of all connections, such as a service mesh's
+        else:
+            answers = _covers(match[2], port, between=":") is not bool(match[1])
+        if answers:
             yield f"iptables {line}"
 
 
 def parse_nft(text: str, port: int) -> Iterator[str]:
     """Yield the rules of ``nft list ruleset`` that send a TCP port elsewhere."""
+    sets: dict[str, str] = {f"@{name}": elements for name, elements in _NFT_SET.findall(text)}
     for line in text.splitlines():
         match = _NFT_PORTS.search(line)
-        if match and _NFT_VERDICT.search(line) and _covers(match[1].strip("{} "), port, between="-"):
+        if match is None or not (_NFT_VERDICT.search(line) or "vmap" in match[0]):
+            continue
+        ports = (sets.get(match[2]) or match[2]).strip("{} ")
+        if _covers(ports, port, between="-") is not bool(match[1]):
             yield f"nft {' '.join(line.split())}"
 
 
@@ -92,7 +104,12 @@ def parse_ipvs(text: str, port: int) -> Iterator[str]:
 
 def _covers(text: str, port: int, *, between: str) -> bool:
     for part in text.split(","):
-        low, _, high = part.strip().partition(between)
+        # nft maps and concatenations: PORT : VERDICT, ADDRESS . PROTOCOL . PORT : VERDICT
+        key = part.strip() if between == ":" else part.partition(" :")[0].strip()
+        if " . udp . " in key:
+            continue
+        key = key.rpartition(" . ")[2]
+        low, _, high = key.partition(between)
         if low.isdigit() and int(low) <= port <= int(high if high.isdigit() else low):
             return True
     return False
