@@ -50,7 +50,7 @@ def test_loop_with_telnet_itself() -> None:
 
 def test_a_client_that_is_not_there_is_a_sentence() -> None:
     done = run_lab("loop", "--client", "no-such-program {host} {port}")
-    assert done.returncode == 4
+    assert done.returncode == 2
     assert "no-such-program is not installed" in done.stderr
     assert "Traceback" not in done.stderr
 
