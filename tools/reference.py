@@ -306,7 +306,7 @@ def _findings() -> str:
     for file in sorted((DOCS / "findings").glob("TB*.md")):
         text = file.read_text(encoding="utf-8")
         code, _, title = text.partition("\n")[0].removeprefix("# ").partition(": ")
-        severity = re.search(r"^Severity: (.*?)\. ", text, re.MULTILINE | re.DOTALL)
+        severity = re.search(r"^Severity: (.*?)\.\s", text, re.MULTILINE | re.DOTALL)
         rows.append((f"[{code}]({file.name})", title, severity[1] if severity else ""))
         codes.append(code)
     toctree = ["", "```{toctree}", ":hidden:", "", *codes, "```"]

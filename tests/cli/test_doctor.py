@@ -95,7 +95,7 @@ def test_the_doctor_s_advice_is_what_fix_does(root: Path) -> None:
     shown = run(fix.command, "--ports", str(PORT))
     assert shown.return_value == 1
     assert f"sysctl -w net.ipv4.ip_local_reserved_ports={PORT}\n" in shown.stdout
-    assert "28231 of now 28232 source ports are left" in shown.stderr
+    assert "28231 of 28232 source ports remain available" in shown.stderr
     assert read_reserved_ports() == PortSet()
 
     assert run(fix.command, "--ports", str(PORT), "--apply").return_value == 0
@@ -273,7 +273,7 @@ def test_an_ordinary_user_is_shown_what_fix_would_do_and_may_not_do_it(
         assert as_nobody(fix.command, "--reserve", "7000", "--no-files") == (
             1,
             (
-                "tailbite: 28232 of now 28232 source ports are left in this namespace\n"
+                "tailbite: 28232 of 28232 source ports remain available in this namespace\n"
                 "tailbite: nothing has been changed; add --apply to do it\n"
             ),
         )

@@ -49,7 +49,7 @@ def test_a_private_namespace_does_not_plan_files_of_the_host(capsys: pytest.Capt
 
 def test_what_is_left_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     plan_fix(FixOptions(FixRequest(PortSet.parse("40000-40999"), PortRange(40000, 49999))))
-    assert "9000 of now 28232 source ports are left in this namespace" in capsys.readouterr().err
+    assert "9000 of 28232 source ports remain available in this namespace" in capsys.readouterr().err
 
 
 def test_what_leaves_no_port_is_refused() -> None:

@@ -168,7 +168,7 @@ def _note_what_is_left(changes: Iterable[Change], shots: Iterable[Snapshot]) -> 
         ephemeral = EPHEMERAL.parse(settings.get(EPHEMERAL.key, "")) or shot.ephemeral
         reserved = PortSet.parse(settings[RESERVED.key]) if RESERVED.key in settings else shot.reserved or NO_PORTS
         before = _available(shot.ephemeral, shot.reserved or NO_PORTS)
-        note(f"{_available(ephemeral, reserved)} of now {before} source ports are left in {shot.namespace}")
+        note(f"{_available(ephemeral, reserved)} of {before} source ports remain available in {shot.namespace}")
 
 
 def _available(ephemeral: PortRange, reserved: PortSet) -> int:
