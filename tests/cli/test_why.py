@@ -143,6 +143,7 @@ def test_time_wait_of_another_connection_says_of_which(closes_first: str) -> Non
             assert codes(5432) == ["TB106"]  # while the server is up, what its connections leave is explained
     (finding,) = ask(5432 if closes_first == "server" else 50051)["findings"]
     assert finding["code"] == "TB104"
+    assert finding["url"].endswith("/docs/findings/TB104.md")
     assert re.search(r"127.0.0.1:5432.* for \d+ s more", finding["what"])
 
 

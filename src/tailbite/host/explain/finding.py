@@ -6,7 +6,7 @@ Each has a page in ``docs/findings``, which ``tailbite why --explain CODE`` prin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _NO_PORTS = PortSet()
 
 __all__ = ["Confidence", "Fact", "Finding", "Remedy", "Severity"]
+
+_PAGES = "https://github.com/tailbite/tailbite/blob/main/docs/findings"
 
 
 class Severity(Enum):
@@ -118,6 +120,7 @@ class Finding:
         owners: the processes that hold it, where they could be seen.
         facts: the evidence.
         ports: the ports it is about.
+        url: the page of the code.
     """
 
     code: str
@@ -131,3 +134,8 @@ class Finding:
     owners: tuple[Process, ...] = ()
     facts: tuple[Fact, ...] = ()
     ports: PortSet = _NO_PORTS
+    url: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Fill in the address of the page."""
+        object.__setattr__(self, "url", f"{_PAGES}/{self.code}.md")
