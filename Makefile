@@ -30,9 +30,9 @@ lint: dev
 	$(BIN)/codespell
 
 # Every branch of the pure modules is taken by their own tests; tools/pure.coveragerc lists the modules.
-PURE := tests/core tests/reconnect/test_machine.py tests/host/sysctl/test_value.py \
+PURE := tests/core tests/reconnect/test_machine.py tests/host/sysctl \
   tests/audit/test_belief.py tests/audit/test_judge.py \
-  tests/host/see/test_port_selection.py $(wildcard $(addprefix tests/kernel/test_,diag_filter.py pcap.py release.py))
+  tests/host/see/test_port_selection.py $(wildcard $(addprefix tests/kernel/test_,diag_filter.py inet_diag.py packets.py pcap.py release.py))
 
 coverage: dev
 	$(BIN)/python -m pytest -q -p no:cacheprovider --timeout 600 --cov --cov-config=tools/pure.coveragerc $(PURE)

@@ -59,9 +59,11 @@ def pytest_configure(config: pytest.Config) -> None:
     global _no_network
     if "PYTEST_XDIST_WORKER" in os.environ:
         _use_own_temporary_folder(config)
+    # A background job of a shell has both ignored, and so would every program that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A background job of a shell has SIGINT ignored, and so would every program that a test starts.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     try:
         namespace.enter_private_network()
     except NamespaceUnavailable as error:
@@ -81,8 +83,8 @@ def _use_own_temporary_folder(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Start two workers for each core: half of the longest tests only wait."""
-    return 2 * len(os.sched_getaffinity(0))
+    """Start three workers for each core: the longest tests only wait."""
+    return 3 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(optionalhook=True)

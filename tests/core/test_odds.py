@@ -280,3 +280,11 @@ def test_a_self_connect_that_cannot_happen_has_no_quantile_and_a_reason() -> Non
     last = odds(32770, PortRange(32768, 32770), selection=Selection.STRIDES)
     assert last.obstacle is Obstacle.UNREACHED
     assert last.sentence() == "cannot happen: no search in 32768-32770 ends at 32770"
+
+
+def test_fixed_strides_may_pass_the_port_for_ever() -> None:
+    """A walk that starts on the other side of the taken port comes back to the same ports each time."""
+    seen = odds(100, PortRange(100, 104), PortSet.parse("102"), selection=Selection.BY_TWO)
+    assert seen.is_possible
+    assert 0 < seen.probability(1000) < 0.99
+    assert seen.quantile(0.99) == seen.mean == math.inf

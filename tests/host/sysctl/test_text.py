@@ -20,7 +20,9 @@ from tailbite.host.sysctl.text import (
     later_name,
     settle_setting,
     value_at_boot,
+    value_in,
     with_assignment,
+    without_assignment,
 )
 from tailbite.host.sysctl.value import EPHEMERAL, RESERVED
 
@@ -117,3 +119,30 @@ def test_both_settings_live_in_one_file() -> None:
 def test_a_later_line_that_the_kernel_refuses_is_followed_by_a_file_of_ours(line: str) -> None:
     """systemd sets nothing at all because of it, and what its author meant is not ours to guess."""
     assert set(add("50051", at("/etc/sysctl.d/70-x.conf", line))) == {"/etc/sysctl.d/70-x.tailbite.conf"}
+
+
+def test_a_glob_assigns_too_and_any_plain_line_beats_it() -> None:
+    file = at("/etc/sysctl.d/50-a.conf", f"net.ipv4.ip_local_*_ports = 1\n-{KEY}\n{KEY}=2\nnet.ipv4.tcp_*=3\n")
+    assert [(each.value, each.is_pattern) for each in assignments(file, KEY)] == [
+        ("1", True),
+        (None, False),
+        ("2", False),
+    ]
+    (own,) = add("8080", at("/etc/sysctl.d/50-a.conf", "net.ipv4.ip_local_reserved_port? = 7\n")).items()
+    assert own == (OWN_FILE, own[1])
+    assert value_in(own[1], KEY) == "7,8080"
+
+
+def test_the_last_plain_line_is_read_and_can_be_taken_out() -> None:
+    text = f"a = 1\n{KEY} = 1\nnet.ipv4.* = 9\n{KEY} = 2\nb = 2\n"
+    assert value_in(text, KEY) == "2"
+    assert without_assignment(text, KEY) == f"a = 1\n{KEY} = 1\nnet.ipv4.* = 9\nb = 2\n"
+    assert value_in("net.ipv4.* = 9\n", KEY) is None
+    assert without_assignment("net.ipv4.* = 9\n", KEY) == "net.ipv4.* = 9\n"
+
+
+def test_the_file_that_is_applied_last_is_edited_itself() -> None:
+    last = at("/etc/sysctl.conf", f"{KEY} = 1\n")
+    before = [BootOrder("test", (at(OWN_FILE, f"{KEY} = 5\n"), last), last="/etc/sysctl.conf")]
+    after = settle_setting(before, RESERVED, lambda there: functools.reduce(operator.or_, there, PortSet.parse("8")))
+    assert edits_between(before, after) == {"/etc/sysctl.conf": (f"{KEY} = 1\n", f"{KEY} = 1,8\n")}
