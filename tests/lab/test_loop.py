@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
 
+from support.machine_events import own_port
 from tailbite.core.odds import odds
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.kernel.sysctl import write_reserved_ports
 from tailbite.lab.loop import ExperimentSettings, LoopTally, WorkerFailed, loop_from_record, loop_to_record, run_loop
 
 DATA = Path(__file__).parents[2] / "docs" / "data"
-
-
-def own_base() -> int:
-    """The low end of a range for this process alone.
-
-    All namespaces of the machine share the kernel's table of sequences, and its key has the destination port
-    (inet_hashtables.c, table_perturb): a second process with the same port would move this process's walk.
-    """
-    return 20_000 + 2 * (os.getpid() % 10_000)
 
 
 @pytest.mark.needs("RANDOM_STRIDES")
@@ -33,7 +24,9 @@ def test_this_kernel_hits_as_often_as_the_model_says(
     binds_first: bool, reserved: tuple[tuple[int, int], ...]
 ) -> None:
     """A range of 400 ports, reserved ones included: the mean of 150 waits within five standard errors."""
-    base = own_base()
+    # All namespaces of the machine share the kernel's table of sequences, and its key has the destination port
+    # (inet_hashtables.c, table_perturb): a second process with the same port would move this process's walk.
+    base = own_port(20_000, 8)
     ephemeral, port = PortRange(base, base + 399), base + 120 + binds_first
     taken = PortSet.parse(",".join(f"{base + low}-{base + high}" for low, high in reserved))
     write_reserved_ports(taken)
@@ -51,7 +44,9 @@ def test_this_kernel_hits_as_often_as_the_model_says(
 @pytest.mark.usefixtures("network")
 def test_the_port_behind_a_reserved_block_is_hit_every_lap_on_this_kernel() -> None:
     """The model's claim about reserved neighbours: with 20 of them before the port, no lap misses it."""
-    base = own_base()
+    # All namespaces of the machine share the kernel's table of sequences, and its key has the destination port
+    # (inet_hashtables.c, table_perturb): a second process with the same port would move this process's walk.
+    base = own_port(20_000, 8)
     ephemeral, port = PortRange(base, base + 799), base + 400
     alone = odds(port, ephemeral)
     write_reserved_ports(PortSet.parse(f"{base + 360}-{base + 399}"))
@@ -65,7 +60,9 @@ def test_the_port_behind_a_reserved_block_is_hit_every_lap_on_this_kernel() -> N
 @pytest.mark.parametrize("ipv6", [False, True])
 def test_workers_see_independent_sequences_and_the_strides_of_the_kernel(ipv6: bool) -> None:
     """2 to 16, all of them, and nothing odd; each worker dials an address of its own."""
-    base = own_base()
+    # All namespaces of the machine share the kernel's table of sequences, and its key has the destination port
+    # (inet_hashtables.c, table_perturb): a second process with the same port would move this process's walk.
+    base = own_port(20_000, 8)
     settings = ExperimentSettings(base + 8, PortRange(base, base + 999), 21, 10**6, ipv6=ipv6, workers=2)
     seen: list[tuple[int, int]] = []
     tallies = run_loop(settings, lambda hits, attempts: seen.append((hits, attempts)))

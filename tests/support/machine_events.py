@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["machine_events", "without_loss"]
+__all__ = ["machine_events", "own_port", "without_loss"]
+
+
+def own_port(base: int, step: int) -> int:
+    """Return a port that no other process of the tests uses while this one lives.
+
+    The number of the network namespace tells them apart: each worker numbers its processes from 1.
+
+    Args:
+        base: the lowest port.
+        step: ports from one process's to the next one's; the highest port is below base + 2500 * step.
+    """
+    return base + step * (Path("/proc/thread-self/ns/net").stat().st_ino % 2500)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 from support.itself import ENDINGS, connected_to_itself
 from support.limits import without
-from support.machine_events import machine_events, without_loss
+from support.machine_events import machine_events, own_port, without_loss
 from support.users import python_as_nobody
 from tailbite.core.address import Endpoint
 from tailbite.host.see.namespaces import current_namespace
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tailbite.watch.records import SelfConnectEvent
     from tailbite.watch.sources import EventSource
 
-PORT = 27411
+PORT = own_port(10_000, 4)
 """Of this file alone: the events of the machine are those of other tests too."""
 
 
