@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import subprocess
@@ -10,6 +9,7 @@ import sys
 
 import pytest
 
+from support.abilities import ring_with
 from tailbite.kernel.hidden_holders import hidden_holders
 from tailbite.kernel.procfs import socket_holders
 
@@ -74,19 +74,18 @@ def test_a_process_whose_main_thread_has_ended_is_found() -> None:
     assert hidden == (pid,), inode
 
 
+@pytest.mark.needs("KCMP")
 def test_a_table_that_all_threads_share_is_not_read_again() -> None:
     pid, _, plain, hidden = ask(MANY_THREADS)
     assert (plain, hidden) == ((pid,), ())
 
 
+@pytest.mark.needs("IO_URING_NAMES_SOCKETS")
 def test_a_socket_that_is_registered_with_io_uring_is_found() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    ring = libc.syscall(425, 8, (ctypes.c_uint8 * 120)())  # io_uring_setup(2), the same number everywhere
-    if ring < 0:
-        pytest.skip(f"io_uring is not allowed here: {os.strerror(ctypes.get_errno())}")
     with socket.create_server(("127.0.0.1", 0)) as sock:
         inode = os.fstat(sock.fileno()).st_ino
-        assert libc.syscall(427, ring, 2, (ctypes.c_int * 1)(sock.fileno()), 1) == 0  # IORING_REGISTER_FILES
+        ring = ring_with(sock)
+    assert ring is not None
     try:
         assert socket_holders([inode]).by_inode == {}
         assert hidden_holders([inode]) == {inode: (os.getpid(),)}

@@ -88,6 +88,38 @@ def _bound_sockets_listed() -> bool:
         return any(listed.endpoints.local.port == PORT for listed in diag.dump())
 
 
+def ring_with(sock: socket.socket) -> int | None:
+    """Return an io_uring in which a socket is registered; None where the system has none or allows none."""
+    libc = ctypes.CDLL(None)
+    ring: int = libc.syscall(425, 8, (ctypes.c_uint8 * 120)())  # io_uring_setup(2), the same number everywhere
+    if ring < 0:
+        return None
+    if libc.syscall(427, ring, 2, (ctypes.c_int * 1)(sock.fileno()), 1) != 0:  # IORING_REGISTER_FILES
+        os.close(ring)
+        return None
+    return ring
+
+
+@cache
+def _io_uring_names_sockets() -> bool:
+    """Register a socket with io_uring, and find its name in fdinfo; Linux 5.10 prints none."""
+    with socket.socket() as sock:
+        ring = ring_with(sock)
+        if ring is None:
+            return False
+        try:
+            return f"socket:[{os.fstat(sock.fileno()).st_ino}]" in Path(f"/proc/self/fdinfo/{ring}").read_text()
+        finally:
+            os.close(ring)
+
+
+@cache
+def _kcmp() -> bool:
+    """Compare this process's table of descriptors with itself by kcmp(2)."""
+    number = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
+    return number is not None and ctypes.CDLL(None).syscall(number, os.getpid(), os.getpid(), 2, 0, 0) == 0
+
+
 @cache
 def _pidfd_getfd() -> bool:
     pidfd = os.pidfd_open(os.getpid())
@@ -165,8 +197,10 @@ ABILITIES: dict[str, Callable[[], bool]] = {
     "BPF_TRACEPOINT": _bpf_tracepoint,
     "BOUND_SOCKETS_LISTED": _bound_sockets_listed,
     "DUPLICATE_SACK": _duplicate_sack,
+    "IO_URING_NAMES_SOCKETS": _io_uring_names_sockets,
     "IPTABLES": _iptables,
     "IP_LOCAL_PORT_RANGE": _ip_local_port_range,
+    "KCMP": _kcmp,
     "MPTCP": _mptcp,
     "NFTABLES": _nftables,
     "PIDFD_GETFD": _pidfd_getfd,

@@ -3,7 +3,7 @@
 A thread that called ``unshare(CLONE_FILES)`` has descriptors of its own (unshare(2)), and when the main thread of a
 process has ended, the table of the process is listed below the other threads only (pthread_exit(3)). A socket that is
 registered with io_uring (io_uring_register(2), IORING_REGISTER_FILES) stays open without a descriptor; the kernel
-prints the files of a ring in ``/proc/PID/fdinfo`` (io_uring/fdinfo.c).
+prints the files of a ring in ``/proc/PID/fdinfo`` (io_uring/fdinfo.c), but Linux 5.10 does not name sockets.
 
 These are read only for sockets that no process seems to have.
 """
