@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from conftest import find_peer
 from support.users import python_as_nobody
 from tailbite.cli.group import tailbite
 from tailbite.cli.params import DURATION
@@ -148,6 +149,7 @@ def test_every_help_has_an_example() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about losing root")
 def test_without_root_the_firewall_s_words_and_ours_are_two_sentences() -> None:
+    find_peer("iptables")
     done = subprocess.run(
         python_as_nobody("-m", "tailbite", "host-guard", "status"), capture_output=True, text=True, timeout=60
     )
