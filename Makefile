@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: demo test setup dev lint coverage kernels bench figures measure man clean peers matrix dist try-packages try-deploy
-.PHONY: cpython fuzz
+.PHONY: cpython fuzz explore
 .PHONY: image try-image
 .PHONY: docs docs-browser api reference story diagram
 
@@ -36,6 +36,10 @@ PURE := tests/core tests/reconnect/test_machine.py tests/host/sysctl \
 
 coverage: dev
 	$(BIN)/python -m pytest -q -p no:cacheprovider --timeout 600 --cov --cov-config=tools/pure.coveragerc $(PURE)
+
+# Every property test with thousands of new examples. What fails here becomes an @example of its test.
+explore: dev
+	$(BIN)/python -m pytest -q -p no:cacheprovider -n auto --timeout 1800 -m hypothesis --hypothesis-profile explore tests
 
 # Boots other kernels (User Mode Linux, and qemu where it is installed), runs the product on each and writes
 # docs/kernels.md. Half an hour or more; KERNELS="uml-5.10 host" for some of them.

@@ -44,9 +44,9 @@ def test_searches_that_scatter_end_at_each_free_port_of_a_parity_alike(
     if binds_first or not taken:
         assert scattered == usual
         return
-    assert (scattered is None) == (usual is None)
-    if scattered is None or usual is None:
-        return
+    if usual is None:
+        return  # a search from some slot ends without a port, for instance where only the low end of 5 ports is free
+    assert scattered is not None
     assert len(set(scattered.chosen)) == len(scattered) or len(scattered) == len(usual)
     assert set(scattered.chosen) <= set(usual.chosen)
     assert not taken & PortSet.of(scattered.chosen)

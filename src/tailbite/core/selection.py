@@ -89,7 +89,7 @@ def circle_of(
     selection: Selection = Selection.STRIDES,
     scatters: bool = False,
 ) -> Circle | None:
-    """Return the slots of one kind of client, or None if every port it could get is taken.
+    """Return the slots of one kind of client, or None if a search from some slot finds no free port.
 
     Args:
         ephemeral: ``ip_local_port_range``, or what the socket's IP_LOCAL_PORT_RANGE leaves of it.
