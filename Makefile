@@ -132,8 +132,10 @@ cpython: dev
 	$(BIN)/python tools/cpython.py
 
 # Every parser, one minute each, with inputs guided by coverage (atheris).
+SECONDS ?= 60
+
 fuzz: dev
-	$(BIN)/python tools/fuzz.py --seconds 60
+	$(BIN)/python tools/fuzz.py --seconds $(SECONDS)
 
 # The real clients that the catalogue knows: Debian's with apt-get (as root), PyPI's and npm's below .peers/. Debian starts
 # some of its daemons: use a machine or a container that may be thrown away.

@@ -9,9 +9,11 @@ Exit status 4 where atheris is not installed.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -140,7 +142,7 @@ def _try(parser: Parser, data: bytes) -> None:
 
 
 def main() -> int:
-    """Fuzz the parsers one after the other; return the exit status."""
+    """Fuzz the parsers, one on each CPU; return the exit status."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("parsers", nargs="*", metavar="PARSER", help=", ".join(PARSERS))
     options.add_argument("--seconds", type=float, default=60, help="for each parser (60)")
@@ -166,15 +168,16 @@ def _fuzz_all(names: tuple[str, ...] | list[str], seconds: float) -> int:
     except ImportError:
         print("atheris is not installed: python -m pip install atheris")
         return 4
-    failed = 0
-    for name in names:
-        folder = Path(tempfile.mkdtemp(prefix=f"tailbite-fuzz-{name}-"))
-        done = fuzz(name, seconds, folder)
-        print(f"{name}: {'nothing found' if done.returncode == 0 else f'FAILED, see {folder}'}", flush=True)
-        if done.returncode:
-            failed += 1
-            print(done.stderr[-3000:])
-    return 1 if failed else 0
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return 0 if all(list(pool.map(lambda name: _found_nothing(name, seconds), names))) else 1
+
+
+def _found_nothing(name: str, seconds: float) -> bool:
+    folder = Path(tempfile.mkdtemp(prefix=f"tailbite-fuzz-{name}-"))
+    done = fuzz(name, seconds, folder)
+    told = "nothing found" if done.returncode == 0 else f"FAILED, see {folder}\n{done.stderr[-3000:]}"
+    print(f"{name}: {told}", flush=True)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":
