@@ -1,4 +1,4 @@
-"""PID namespaces for pytest-xdist's workers: commands that inspect every process see only their own worker's."""
+"""Namespaces for pytest-xdist's workers: commands that inspect every process see only their own worker's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import shlex
 import subprocess
 import sys
 
-UNSHARE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+UNSHARE = ("unshare", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
 JOURNAL = "/var/lib/tailbite"
-INIT = ("sh", "-c", f'{{ mkdir -p {JOURNAL} && mount -t tmpfs none {JOURNAL}; }} 2>/dev/null; "$@"; exit $?', "sh")
+MEMORY = "/dev/shm"
+OWN = f"for folder in {JOURNAL} {MEMORY}; do mkdir -p $folder && mount -t tmpfs none $folder; done 2>/dev/null"
+INIT = ("sh", "-c", f'{OWN}; "$@"; exit $?', "sh")
 """The first process of a PID namespace adopts orphans; a shell that waits for its child reaps them as well.
 
 `tailbite fix --apply` keeps its journal and its lock in one folder of the machine: each worker gets one of its own,
-in the mount namespace that comes with its /proc.
+in the mount namespace that comes with its /proc. Servers that a test kills leave shared memory behind, System V's and
+files in /dev/shm: it goes with the worker.
 """
 
 
