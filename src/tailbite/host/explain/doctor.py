@@ -7,7 +7,7 @@ TB101  a socket is connected to itself now                            critical
 TB102  a self-connect left a TIME-WAIT, which blocks the port         warning
 TB109  a service that should listen is down, and its port is exposed  warning
 TB204  a server listens on a port that is exposed while it is down    warning
-TB205  ports are reserved now, and not after the next boot            warning
+TB205  ports are reserved now, but not after the next boot            warning
 TB206  a line of a sysctl.d file has no effect                        warning
 TB207  the ephemeral range covers ports that services use             notice
 TB208  this kernel has no IP_LOCAL_PORT_RANGE                         notice

@@ -11,11 +11,11 @@ TB107   a server listens, but not on the address that was asked for
 TB108   in use in another network namespace
 TB109   free; a client that retries can take it
 TB110   free, and no client is ever given it
-TB111   connections of a server that listens no more
-TB112   the address is not of this host
+TB111   connections of a server that no longer listens
+TB112   the address does not belong to this host
 TB113   this user may not bind it
 TB114   a socket listens that no process has open
-TB115   a server listens and does not accept
+TB115   a server listens but does not accept
 TB116   in use in another protocol
 TB117   a rule answers for it before any socket
 TB211   the source ports to one destination are used up (:mod:`tailbite.host.explain.exhaustion`)
