@@ -293,7 +293,9 @@ def main() -> None:
             except SideEnded as error:
                 left_out("run beside a supervisor in C", str(error))
     ratios.append(
-        pair("live connect, beside the least hook", "live", INSIDE, "guard()", BESIDE_LEAST_HOOK, beside=LEAST_HOOK)
+        pair(
+            "live connect, beside the smallest hook", "live", INSIDE, "guard()", BESIDE_LEAST_HOOK, beside=LEAST_HOOK
+        )
     )
     for guard, promise in PROMISES.items():
         try:

@@ -1,7 +1,7 @@
 """Paired timing: two things in turn, block by block, so that a machine's changing speed hits both alike.
 
-Every benchmark tells its figures on stderr as they come, and prints one JSON object on stdout: its figures, and the
-facts of the machine.
+Every benchmark prints its figures on stderr as they come, and one JSON object on stdout: its figures, and the facts
+of the machine.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Ratio:
         limit: the ratio that is promised.
         most_added_us: the microseconds that are promised to be added at most.
         most_us: the microseconds that are promised to be taken at most.
+        unit: "us", or "KiB" where memory is compared and the names above do not fit.
     """
 
     name: str
@@ -56,6 +57,14 @@ class Ratio:
     limit: float | None = None
     most_added_us: float | None = None
     most_us: float | None = None
+    unit: str = "us"
+
+    @property
+    def plain_and_guarded(self) -> tuple[str, str]:
+        """Both medians, each with its unit."""
+        if self.unit == "KiB":
+            return f"{self.plain_us / 1024:.1f} MiB", f"{self.guarded_us / 1024:.1f} MiB"
+        return spell(self.plain_us), spell(self.guarded_us)
 
     @property
     def promise(self) -> str:
@@ -88,7 +97,8 @@ def compare(
 ) -> Ratio:
     """Run both ``blocks`` times in turn; each call returns the seconds that one operation took, on average.
 
-    One block is for what takes so long that once is enough: it is not run before, and has no quartiles.
+    One block is enough for operations that take long. Then there is no run before the measured one, and there are no
+    quartiles.
     """
     if sys.stderr.isatty():
         print(f"  {name} ...", end="\r", file=sys.stderr, flush=True)

@@ -281,8 +281,9 @@ def growth(number: int) -> Ratio:
     while source.number < number:
         watch.wait(0.0)
     ratio = memory_kib() / before
-    name = f"memory (KiB) after {number // 10:,} and {number:,} events"
-    return Ratio(name, before, memory_kib(), round(ratio, 5), round(ratio, 5), round(ratio, 5), limit=1.05)
+    name = f"memory after {number // 10:,} and after {number:,} events"
+    rounded = round(ratio, 5)
+    return Ratio(name, before, memory_kib(), rounded, rounded, rounded, limit=1.05, unit="KiB")
 
 
 def exporter_budget(sockets: int) -> tuple[list[Ratio], dict[str, str]]:
@@ -321,7 +322,7 @@ def exporter_budget(sockets: int) -> tuple[list[Ratio], dict[str, str]]:
     ]
     deferred = ", ".join(str(one.deferred) for one in rounds)
     end(pids + holders)
-    return figures, {"namespaces put off in each of four rounds": deferred}
+    return figures, {"namespaces that were deferred in each of four rounds": deferred}
 
 
 def _memory_of_exporter() -> Ratio:
@@ -336,7 +337,7 @@ def _memory_of_exporter() -> Ratio:
     assert found is not None
     kib = int(found[1])
     ratio = round(kib / 40960, 5)
-    return Ratio("memory of the exporter (KiB) of 40 MiB", 40960, kib, ratio, ratio, ratio, limit=1.0)
+    return Ratio("memory of the exporter, beside 40 MiB", 40960, kib, ratio, ratio, ratio, limit=1.0, unit="KiB")
 
 
 def main() -> None:
