@@ -34,9 +34,9 @@ Each row compares two things in one run on one machine: a plain alternative, and
 block, in private network namespaces over loopback.
 
 - *plain* and *tailbite* are the medians of one operation.
-- *ratio* is the median of the ratios of neighbouring blocks, and *quartiles* are the first and third quartile of these
-  ratios. A noisy machine slows both sides of a pair, so the ratio varies less than the times. If the machine has more
-  work than CPUs, the quartiles are wide, and the ratio is no more precise than they are.
+- *ratio* is the median of the ratios of neighbouring blocks, and *quartiles* are the first and third quartile of
+  these ratios. A noisy machine slows both sides of a pair, so the ratio varies less than the times. If the machine
+  has more work than CPUs, the quartiles are wide, and the ratio is no more precise than they are.
 - *once* means that the row was measured one time.
 - *promised* is the limit that tailbite sets itself, and says whether this run kept it.
 
@@ -45,33 +45,36 @@ If two days were measured, the newer one comes first.
 
 ABOUT = {
     "connect": (
-        "A program connects to a listener and closes the connection, with the standard library's function and with "
-        "tailbite's function of the same name. The last two rows compare each with a bare `socket.connect`."
+        "A program connects to a listener and closes the connection, with the standard library's function and"
+        " with tailbite's function of the same name. The last two rows compare each with a bare "
+        "`socket.connect`."
     ),
     "doctor": (
-        "`tailbite doctor` without `--ports` (*plain*) beside `tailbite doctor --ports` for many ports. The time is CPU "
-        "time of the whole process."
+        "`tailbite doctor` without `--ports` (*plain*) beside `tailbite doctor --ports` for many ports. The "
+        "time is CPU time of the whole process."
     ),
     "guards": (
-        "A Python program connects without a guard and with each of the [guards](guards.md). *In the range* means that "
-        "the destination port lies in the ephemeral range, *outside* that it does not. *Refused* means that nobody "
-        "listens. *The smallest hook* is an audit hook that makes the same three system calls as `guard()` and nothing "
-        "else. *Beside C* compares with the smallest supervisor in C (`bench/floor.c`). In the first row, both times "
-        "are what the supervisor adds to a plain connect."
+        "A Python program connects without a guard and with each of the [guards](guards.md). *In the range* "
+        "means that the destination port lies in the ephemeral range, *outside* that it does not. *Refused* "
+        "means that nobody listens. *The smallest hook* is an audit hook that makes the same three system "
+        "calls as `guard()` and nothing else. *Beside C* compares with the smallest supervisor in C "
+        "(`bench/floor.c`). In the first row, both times are what the supervisor adds to a plain connect."
     ),
     "lab": "The experiments of `tailbite lab` beside the slower way to get the same numbers.",
     "languages": (
-        "`tailbite.create_connection` beside a connect in another language, and programs in these languages without "
-        "and with `tailbite run`."
+        "`tailbite.create_connection` beside a connect in another language, and programs in these languages "
+        "without and with `tailbite run`."
     ),
     "scan": (
-        "`tailbite scan` as a whole process beside other ways to find self-connects in the same table of sockets. A few "
-        "self-connects are among the sockets, and each way must find them. Only `ss -Htan` alone does not look for any."
+        "`tailbite scan` as a whole process beside other ways to find self-connects in the same table of "
+        "sockets. A few self-connects are among the sockets, and each way must find them. Only `ss -Htan` "
+        "alone does not look for any."
     ),
     "startup": "Python that does nothing beside the start of tailbite. Each is a process of its own.",
     "watch": (
-        "Costs of [`tailbite watch` and `tailbite exporter`](watch.md). *Part of a CPU* compares the CPU time that was "
-        "used with the time that passed. *Nothing twice* compares the machine with itself, so it shows the noise."
+        "Costs of [`tailbite watch` and `tailbite exporter`](watch.md). *Part of a CPU* compares the CPU time"
+        " that was used with the time that passed. *Nothing twice* compares the machine with itself, so it "
+        "shows the noise."
     ),
 }
 """What a benchmark compares, by the name of its script: the words that its rows use."""
