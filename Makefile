@@ -37,7 +37,7 @@ PURE := tests/core tests/reconnect/test_machine.py tests/host/sysctl \
 coverage: dev
 	$(BIN)/python -m pytest -q -p no:cacheprovider --timeout 600 --cov --cov-config=tools/pure.coveragerc $(PURE)
 
-# Every property test with thousands of new examples. What fails here becomes an @example of its test.
+# Every property test with a thousand new examples. What fails here becomes an @example of its test.
 explore: dev
 	$(BIN)/python -m pytest -q -p no:cacheprovider -n auto --timeout 1800 -m hypothesis --hypothesis-profile explore tests
 

@@ -33,7 +33,7 @@ _no_network: str | None = None
 # A slow example on a busy machine is not a bug. Every run tries the same examples, so that a failure is the change's
 # own; `make explore` tries many new ones, and prints how to repeat one that failed.
 settings.register_profile("same", deadline=None, print_blob=True, derandomize=True)
-settings.register_profile("explore", deadline=None, print_blob=True, max_examples=3000)
+settings.register_profile("explore", deadline=None, print_blob=True, max_examples=1000)
 settings.load_profile("same")
 
 TOGETHER = (

@@ -10,18 +10,14 @@ import pytest
 import tailbite
 import tailbite.aio
 import tailbite.anyio
-from support.shells import ALL, Shell
 from tailbite.reconnect.arguments import LoopSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from support.shells import Shell
+
 DB = ("db", 5432)
-
-
-@pytest.fixture(params=ALL, ids=lambda shell: shell.name)
-def shell(request: pytest.FixtureRequest) -> Shell:
-    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,13 @@ import anyio.lowlevel
 import pytest
 
 import tailbite
-from support.server import echo, no_socket_left, server_for, serving
-from support.shells import ALL, ASYNCHRONOUS, Blocking, Shell
+from support.server import echo, server_for, serving
+from support.shells import ALL, ASYNCHRONOUS, Blocking, Shell, name_of
 from support.trap import PORT
 from tailbite import events
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
 
 HERE = ("127.0.0.1", PORT)
 SLOW = tailbite.Backoff(60, 60, draw=lambda: 1.0)
@@ -32,17 +31,7 @@ FAST = tailbite.Backoff(0.001, 0.001)
 SOON = 20.0  # an end that is missed comes after a minute, or never
 EVERY = (ALL[0], *ASYNCHRONOUS)
 
-pytestmark = pytest.mark.usefixtures("network")
-
-
-def named(shell: Shell) -> str:
-    return shell.name
-
-
-@pytest.fixture(autouse=True)
-def no_descriptor_is_left(network: None) -> Iterator[None]:
-    with no_socket_left():
-        yield
+pytestmark = pytest.mark.usefixtures("network", "nothing_left")
 
 
 def silent(sock: socket.socket) -> None:
@@ -60,7 +49,7 @@ async def receive_all(shell: Shell, made: Any) -> int:
     return count
 
 
-@pytest.mark.parametrize("shell", EVERY, ids=named)
+@pytest.mark.parametrize("shell", EVERY, ids=name_of)
 @pytest.mark.parametrize(
     ("kind", "connections"),
     [
@@ -103,7 +92,7 @@ def test_a_hook_closes_the_loop_and_no_connection_is_delivered_after_that(
     assert seen.count(events.Connected) == seen.count(events.Lost)  # what a hook counts as open is open
 
 
-@pytest.mark.parametrize("shell", EVERY, ids=named)
+@pytest.mark.parametrize("shell", EVERY, ids=name_of)
 def test_a_close_from_another_thread_is_never_lost(shell: Shell) -> None:
     """At any moment of the first millisecond, against a server that accepts and says nothing."""
 
@@ -123,7 +112,7 @@ def test_a_close_from_another_thread_is_never_lost(shell: Shell) -> None:
             race(step * (0.00004 if shell is ALL[0] else 0.0005))
 
 
-@pytest.mark.parametrize("shell", EVERY, ids=named)
+@pytest.mark.parametrize("shell", EVERY, ids=name_of)
 @pytest.mark.parametrize("when", ["sleeping", "connecting", "verifying", "reading"])
 def test_a_thread_closes_a_loop_whatever_it_does(shell: Shell, when: str) -> None:
     reached = threading.Event()
@@ -151,7 +140,7 @@ def test_a_thread_closes_a_loop_whatever_it_does(shell: Shell, when: str) -> Non
         assert time.monotonic() - start < SOON
 
 
-@pytest.mark.parametrize("shell", ASYNCHRONOUS, ids=named)
+@pytest.mark.parametrize("shell", ASYNCHRONOUS, ids=name_of)
 @pytest.mark.parametrize("when", ["sleeping", "connecting", "reading"])
 def test_a_task_closes_twice_with_any_distance_between(shell: Shell, when: str) -> None:
     async def scenario(rounds: int) -> None:
@@ -243,7 +232,7 @@ def test_a_signal_handler_closes_the_loop(shell: str, when: str) -> None:
     assert ("the connector was closed" in rest) == (shell == "Connector")
 
 
-@pytest.mark.parametrize("shell", EVERY, ids=named)
+@pytest.mark.parametrize("shell", EVERY, ids=name_of)
 def test_a_connection_that_is_not_entered_is_closed(shell: Shell) -> None:
     """``for connection in connections(...): break`` leaves nothing to the garbage collector (no ResourceWarning)."""
 
@@ -267,7 +256,7 @@ def test_a_connection_that_is_not_entered_is_closed(shell: Shell) -> None:
         shell.run(scenario)
 
 
-@pytest.mark.parametrize("shell", EVERY, ids=named)
+@pytest.mark.parametrize("shell", EVERY, ids=name_of)
 def test_a_closed_loop_stays_closed(shell: Shell) -> None:
     async def scenario() -> int:
         made = shell.make(HERE, backoff=FAST)

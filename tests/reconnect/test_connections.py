@@ -8,42 +8,21 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import tailbite
 from support.greeting import Greeted, greet, names
-from support.server import no_socket_left, server_for, serving
-from support.shells import ALL, Blocking, Shell
+from support.server import server_for, serving
+from support.shells import Blocking, Shell
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite.reconnect import events
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 HERE = ("127.0.0.1", PORT)
 FAST = tailbite.Backoff(0.01, 0.05)
 
-pytestmark = pytest.mark.usefixtures("network")
-
-
-@pytest.fixture(params=ALL, ids=lambda shell: shell.name)
-def shell(request: pytest.FixtureRequest) -> Shell:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture(autouse=True)
-def no_descriptor_is_leaked(network: None) -> Iterator[None]:
-    """Every test here ends with the descriptors it began with."""
-    with no_socket_left():
-        yield
-
-
-def echo_upper(sock: socket.socket) -> None:
-    while data := sock.recv(4096):
-        sock.sendall(data.upper())
+pytestmark = pytest.mark.usefixtures("network", "nothing_left")
 
 
 def test_a_lost_connection_is_followed_by_the_next_one(shell: Shell) -> None:

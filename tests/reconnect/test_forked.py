@@ -16,28 +16,18 @@ import anyio.lowlevel
 import pytest
 
 import tailbite
-from support.server import echo, no_socket_left, serving
-from support.shells import ASYNCHRONOUS, Shell
+from support.server import echo, serving
+from support.shells import ASYNCHRONOUS, Shell, name_of
 from support.trap import PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 HERE = ("127.0.0.1", PORT)
 SLOW = tailbite.Backoff(60, 60, draw=lambda: 1.0)
 SOON = 20.0  # an end that is missed comes after a minute, or never
 
-pytestmark = pytest.mark.usefixtures("network")
-
-
-def named(shell: Shell) -> str:
-    return shell.name
-
-
-@pytest.fixture(autouse=True)
-def no_descriptor_is_left(network: None) -> Iterator[None]:
-    with no_socket_left():
-        yield
+pytestmark = pytest.mark.usefixtures("network", "nothing_left")
 
 
 def in_a_child(do: Callable[[], object]) -> None:
@@ -128,7 +118,7 @@ def close_the_copy(made: Any, inode: str) -> None:
     assert copies_of(inode) == 0
 
 
-@pytest.mark.parametrize("shell", ASYNCHRONOUS, ids=named)
+@pytest.mark.parametrize("shell", ASYNCHRONOUS, ids=name_of)
 def test_a_forked_process_closes_its_copy_and_the_asynchronous_parent_keeps_the_connection(shell: Shell) -> None:
     async def scenario() -> None:
         made = shell.make(HERE)

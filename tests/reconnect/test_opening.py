@@ -15,37 +15,20 @@ import pytest
 import tailbite
 from conftest import find_peer
 from support.greeting import Greeted, greet, names
-from support.server import no_socket_left, serving
-from support.shells import ALL, Shell
+from support.server import serving
 from support.trap import PORT, leftovers, server_can_bind
 from tailbite.reconnect import events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from support.shells import Shell
 
 
 HERE = ("127.0.0.1", PORT)
 FAST = tailbite.Backoff(0.01, 0.05)
 
-pytestmark = pytest.mark.usefixtures("network")
-
-
-@pytest.fixture(params=ALL, ids=lambda shell: shell.name)
-def shell(request: pytest.FixtureRequest) -> Shell:
-    return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture(autouse=True)
-def no_descriptor_is_leaked(network: None) -> Iterator[None]:
-    """Every test here ends with the descriptors it began with."""
-    with no_socket_left():
-        yield
-
-
-def echo_upper(sock: socket.socket) -> None:
-    while data := sock.recv(4096):
-        sock.sendall(data.upper())
+pytestmark = pytest.mark.usefixtures("network", "nothing_left")
 
 
 async def answer(value: Any) -> Any:

@@ -10,19 +10,15 @@ import pytest
 
 import tailbite
 from support.ping import Ping
-from support.shells import ALL, Shell
 from tailbite import events
 from tailbite.testing import Accept, FakeNetwork, Refuse, SelfConnect, Silence, check_connector, set_testing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from support.shells import Shell
+
 SLOW = tailbite.Backoff(100, 100, 1, draw=lambda: 1.0)
-
-
-@pytest.fixture(params=ALL, ids=lambda shell: shell.name)
-def shell(request: pytest.FixtureRequest) -> Shell:
-    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from support.trap import PORT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["echo", "no_socket_left", "server_for", "serving"]
+__all__ = ["echo", "echo_upper", "no_socket_left", "server_for", "serving"]
 
 
 @contextlib.contextmanager
@@ -78,6 +78,12 @@ def echo(sock: socket.socket) -> None:
     """Send back what comes, for :func:`serving`."""
     while data := sock.recv(100):
         sock.sendall(data)
+
+
+def echo_upper(sock: socket.socket) -> None:
+    """Send back what comes in capitals, which tells an answer from a client's own bytes."""
+    while data := sock.recv(4096):
+        sock.sendall(data.upper())
 
 
 @contextlib.contextmanager

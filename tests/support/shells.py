@@ -18,9 +18,9 @@ import tailbite.aio
 import tailbite.anyio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-__all__ = ["ALL", "ASYNCHRONOUS", "Blocking", "Shell", "Stream"]
+__all__ = ["ALL", "ASYNCHRONOUS", "Blocking", "Shell", "Stream", "name_of"]
 
 
 class Stream(Protocol):
@@ -185,6 +185,6 @@ ASYNCHRONOUS: tuple[Shell, ...] = (*ALL[1:], Uvloop(), Anyio("uvloop"))
 """The asynchronous shells on every event loop."""
 
 
-def names() -> Iterator[str]:
+def name_of(shell: Shell) -> str:
     """For pytest's ids."""
-    return (shell.name for shell in ALL)
+    return shell.name
