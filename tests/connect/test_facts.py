@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
-import resource
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 
 import tailbite
+from support.descriptors import no_descriptor_left
 from support.trap import PORT, Trap
 from tailbite.connect import facts
 from tailbite.core.plan import HostFacts, Means
@@ -22,9 +19,6 @@ from tailbite.kernel import sockopt
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.sockopt import supports_local_port_range
 from tailbite.kernel.sysctl import write_ephemeral_range
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def known_facts() -> HostFacts:
@@ -159,20 +153,6 @@ def test_the_range_of_a_namespace_that_the_thread_has_left_is_not_believed(
     with foreign:
         clock[0] += 2 * facts.FRESH_FOR
         assert facts.plan_for(foreign, PORT).means is Means.RESET
-
-
-@contextlib.contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
-        with pytest.raises(OSError, match="Too many open files"):
-            os.dup(0)
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("network")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import pickle
-import resource
 import socket
 import threading
 import time
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import tailbite
+from support.descriptors import no_descriptor_left
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite import verify
 from tailbite.core.ports import PortRange
@@ -232,16 +231,13 @@ def test_the_same_target_twice_is_one_and_any_verifier_will_do(wait: Waits) -> N
 
 @pytest.mark.usefixtures("network")
 def test_without_descriptors_it_says_so() -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with serving(lambda _: None) as server:
-        lowest_free = os.dup(server.fileno())
-        os.close(lowest_free)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
-            with pytest.raises(tailbite.NotReadyError, match=r"failed \(Too many open files") as missed:
-                tailbite.wait(port_of(server), timeout=0.5)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        port = port_of(server)
+        with (
+            no_descriptor_left(),
+            pytest.raises(tailbite.NotReadyError, match=r"failed \(Too many open files") as missed,
+        ):
+            tailbite.wait(port, timeout=0.5)
     assert missed.value.targets[0].status is TargetStatus.FAILED  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""What the tests of persistent connections share: the shell of a parametrized test, and that nothing is left open."""
+"""Fixtures: the shell of a parametrized test, and that nothing is left open."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tailbite
+from support.descriptors import no_descriptor_left
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite.connect import facts
 from tailbite.core.plan import Means
@@ -381,20 +382,14 @@ def test_sockets_that_are_not_tcp_and_calls_that_are_wrong_stay_as_they_are() ->
 
 @pytest.mark.usefixtures("network", "means")
 def test_a_process_without_descriptors_left() -> None:
-    import resource
-
     Trap(binds_first=True).set()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with tailbite.guard():
         facts._known.clear()
         for _ in range(200):
             with socket.socket() as sock:
-                lowest = sock.fileno() + 1
                 facts.host_facts(sock)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-                try:
-                    assert sock.connect_ex(("127.0.0.1", PORT)) == errno.ECONNREFUSED
-                except OSError as error:
-                    assert error.errno == errno.EADDRNOTAVAIL
-                finally:
-                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                with no_descriptor_left():
+                    try:
+                        assert sock.connect_ex(("127.0.0.1", PORT)) == errno.ECONNREFUSED
+                    except OSError as error:
+                        assert error.errno == errno.EADDRNOTAVAIL
