@@ -2,7 +2,8 @@
 
 A client may fork, daemonise, ignore signals, move to another session and never end. The kernel has one means
 against all of that: when the first process of a pid namespace is killed, everything in it is killed
-(pid_namespaces(7)). So the chain is::
+(pid_namespaces(7)). What outlives its processes, System V segments, semaphores and message queues, goes with an IPC
+namespace (ipc_namespaces(7)), and the files in /dev/shm with a mount. So the chain is::
 
     observer (this process)  ->  guard (makes the namespace)  ->  init, pid 1 (reaps)  ->  the client
 
@@ -15,7 +16,6 @@ The caller must have one thread, and the privilege that :func:`tailbite.kernel.n
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import resource
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tailbite.audit.client import Stdin
+from tailbite.audit.jail_root import enter_root, mount_own
 from tailbite.audit.records import UNSUPPORTED_STATUS, Output
 from tailbite.kernel.namespace import unshare
 from tailbite.kernel.prctl import become_subreaper, die_with_parent
@@ -36,10 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Jail", "OutputBuffer"]
 
 _CLONE_NEWNS: Final = 0x00020000
+_CLONE_NEWIPC: Final = 0x08000000
 _CLONE_NEWPID: Final = 0x20000000
-_MS_REC: Final = 1 << 14
-_MS_PRIVATE: Final = 1 << 18
-_MS_BIND: Final = 1 << 12
 
 _KEEP = 64 * 1024
 _READ = 256 * 1024
@@ -238,6 +237,8 @@ def _guard_namespace(observer: int, start: _Start) -> NoReturn:
             os._exit(0)  # it died before the request above
         os.setsid()
         unshare(_CLONE_NEWPID | _CLONE_NEWNS)
+        with contextlib.suppress(OSError):  # a kernel without CONFIG_IPC_NS
+            unshare(_CLONE_NEWIPC)
         guard_lives, init_is_tied = os.pipe()
         init = os.fork()
         if init == 0:
@@ -262,7 +263,7 @@ def _reap(start: _Start, tied: int) -> NoReturn:
         die_with_parent()
         os.write(tied, b".")  # fails if the guard died before the line above
         os.close(tied)
-        _own_proc(start.root)
+        mount_own(start.root)
         client = os.fork()
         if client == 0:
             _become(start)
@@ -322,51 +323,6 @@ def _is_childless() -> bool:
     return False
 
 
-def _own_proc(root: str | None) -> None:
-    """Mount a /proc that shows this namespace, where the system allows it; programs look up their own pid there."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
-        return
-    if root is None:
-        libc.mount(b"proc", b"/proc", b"proc", 0, None)
-        return
-    libc.mount(b"proc", os.fsencode(f"{root}/proc"), b"proc", 0, None)
-    libc.mount(b"/dev", os.fsencode(f"{root}/dev"), None, _MS_BIND | _MS_REC, None)
-
-
-def _enter_root(root: str, user: str) -> None:
-    """Change the root, and become the user that the image names, as far as this process may."""
-    os.chroot(root)
-    if user and os.geteuid() == 0:
-        number, group = _numbers(user)
-        os.setgroups([])
-        os.setgid(group)
-        os.setuid(number)
-
-
-def _numbers(user: str) -> tuple[int, int]:
-    """Return the user and group number that ``user[:group]`` means in the /etc/passwd and /etc/group of the root.
-
-    Raises:
-        OSError: no such user or group.
-    """
-    name, _, group = user.partition(":")
-    number, own_group = _look_up("/etc/passwd", name)
-    return number, _look_up("/etc/group", group)[0] if group else own_group
-
-
-def _look_up(file: str, name: str) -> tuple[int, int]:
-    """Return the third and fourth field of a line as numbers; the name itself, if it is a number that has no line."""
-    with contextlib.suppress(FileNotFoundError), open(file, encoding="utf-8") as lines:  # noqa: PTH123
-        for line in lines:
-            fields = line.rstrip("\n").split(":")
-            if name in (fields[0], fields[2]):
-                return int(fields[2]), int(fields[3]) if fields[3].isdecimal() else int(fields[2])
-    if name.isdecimal():
-        return int(name), 0
-    raise OSError(errno.ENOENT, f"no user or group {name!r} in the image")
-
-
 def _become(start: _Start) -> NoReturn:
     """Become the client: a session of its own, default signals, nothing open but stdin, stdout and stderr."""
     try:
@@ -375,7 +331,7 @@ def _become(start: _Start) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if start.root is not None:
-            _enter_root(start.root, start.user)
+            enter_root(start.root, start.user)
         os.chdir(start.folder)
         for wanted, end in enumerate(start.stdio):
             os.dup2(end, wanted)  # the pipes have numbers above 2: the observer has all three
