@@ -3,7 +3,7 @@
 Debian packages are installed if we are root, else the command is printed. PyPI's and npm's packages go into a folder
 of their own, which ``$TAILBITE_PEERS`` names to ``tailbite audit``. A Debian package that conflicts with another one
 (``deb:`` in its entry) is unpacked there, and only its dependencies are installed. Packages that could not be
-installed are named.
+installed are named, unless the program they are for is here already, from elsewhere.
 """
 
 from __future__ import annotations
@@ -16,17 +16,39 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from tailbite.audit.catalogue import load_entries
+from tailbite.audit.catalogue import CatalogueEntry, load_entries
+
+
+def names_of(entry: CatalogueEntry) -> list[str]:
+    """Return the names of an entry's packages."""
+    return [name.strip() for name in entry.install.partition(":")[2].split(",")]
 
 
 def packages_by_registry() -> dict[str, list[str]]:
     """Return the packages by registry: apt, deb, pip, npm."""
     found: dict[str, set[str]] = defaultdict(set)
     for entry in load_entries(["all"]):
-        registry, colon, names = entry.install.partition(":")
+        registry, colon, _ = entry.install.partition(":")
         if colon:
-            found[registry.strip()] |= {name.strip() for name in names.split(",")}
+            found[registry.strip()] |= set(names_of(entry))
     return {registry: sorted(names) for registry, names in found.items()}
+
+
+def without_installed(packages: list[str]) -> list[str]:
+    """Return the Debian packages that are not installed yet."""
+    shown = ["dpkg-query", "-W", "-f=${db:Status-Abbrev} ${Package}\n", *packages]
+    told = subprocess.run(shown, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
+    installed = {line.split()[1] for line in told.splitlines() if line.startswith("ii ")}
+    return [package for package in packages if package not in installed]
+
+
+def needed(packages: list[str]) -> list[str]:
+    """Return the packages of which a client is not found, from wherever it came."""
+    by_package = defaultdict(list)
+    for entry in load_entries(["all"]):
+        for package in names_of(entry):
+            by_package[package].append(entry)
+    return [package for package in packages if any(entry.find() is None for entry in by_package[package])]
 
 
 def succeeds(command: list[str]) -> bool:
@@ -69,7 +91,7 @@ def main(folder: Path) -> int:
     if os.geteuid() == 0 and shutil.which("apt-get"):
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         succeeds(["apt-get", "update", "-q"])
-        missing += install(apt, packages.get("apt", []))
+        missing += install(apt, without_installed(packages.get("apt", [])))
         missing += [name for name in packages.get("deb", []) if not unpack(folder / "deb" / name, name)]
     else:
         print("run as root:", " ".join([*apt, *packages.get("apt", [])]))
@@ -83,6 +105,8 @@ def main(folder: Path) -> int:
         missing += install(npm, packages.get("npm", []))
     else:
         missing += packages.get("npm", [])
+    os.environ["TAILBITE_PEERS"] = str(folder)
+    missing = needed(missing)
     if missing:
         print("could not be installed:", ", ".join(missing))
     return bool(missing)

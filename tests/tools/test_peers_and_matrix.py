@@ -8,14 +8,18 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import psutil  # type: ignore[import-untyped]
 
 from audit.test_known_clients import OTHERS, OWN, POSTGRES
-from tailbite.audit.catalogue import load_entries
+from tailbite.audit.catalogue import CatalogueEntry, load_entries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
+
+    import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -52,6 +56,19 @@ def test_packages_are_named_once_per_registry() -> None:
     assert "redis-tools" in packages["apt"]
     assert "pg" in packages["npm"]
     assert all(len(names) == len(set(names)) for names in packages.values())
+
+
+def test_a_package_that_cannot_be_installed_is_missing_only_if_its_client_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = tool("peers")
+    here, missing = (Mock(spec=CatalogueEntry, install=f"apt: {name}, shared") for name in ("here", "missing"))
+    here.find.return_value, missing.find.return_value = "a client", None
+    monkeypatch.setattr(peers, "load_entries", lambda _: [here, missing])
+    assert peers.needed(["here", "missing", "shared"]) == ["missing", "shared"]
+
+
+def test_a_package_that_debian_has_installed_is_not_installed_again(peer: Callable[[str], str]) -> None:
+    peer("dpkg-query")
+    assert tool("peers").without_installed(["dpkg", "no-such-package"]) == ["no-such-package"]
 
 
 def test_the_page_is_made_of_the_verdicts_alone() -> None:

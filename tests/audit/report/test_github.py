@@ -51,3 +51,4 @@ def test_the_summary_has_a_row_per_client_and_links_the_cure() -> None:
     assert "aborts or better" in job_summary([verdict("x", Word.ABORTS)], Word.ABORTS)
     believing = Verdict("x", "", Word.HOLDS, "r", believed=Belief.YES, image="img")
     assert "| x (img) | **holds** | yes |" in job_summary([believing], Word.IMMUNE)
+    assert "%0AIn the image img." in workflow_commands([believing], Word.IMMUNE)

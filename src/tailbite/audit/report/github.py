@@ -29,6 +29,8 @@ def workflow_commands(verdicts: Sequence[Verdict], required: Word, left_out: Seq
 
 def _annotation(verdict: Verdict, required: Word) -> str:
     message = f"{verdict.verdict.value}: {verdict.reason}."
+    if verdict.image:
+        message += f"\nIn the image {verdict.image}."
     if language := cure_of(verdict):
         message += f"\nThe cure: {cure_url(language)}"
     if meets(verdict.verdict, required):

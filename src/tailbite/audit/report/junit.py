@@ -42,7 +42,8 @@ def junit(verdicts: Sequence[Verdict], required: Word, left_out: Sequence[str] =
             counts[kind] += 1
             ET.SubElement(case, kind, message=_printable(message), type=verdict.verdict.value)
         output = "\n".join(f"--- {seen.phase.name}\n{seen.output.text}" for seen in verdict.observations)
-        ET.SubElement(case, "system-out").text = _printable(f"{message}\n{output}")
+        image = f"in the image {verdict.image}\n" if verdict.image else ""
+        ET.SubElement(case, "system-out").text = _printable(f"{message}\n{image}{output}")
     for name in left_out:
         case = ET.SubElement(suite, "testcase", classname="tailbite.audit", name=_printable(name))
         counts["skipped"] += 1
