@@ -50,11 +50,11 @@ def render_page(known: dict[str, Any]) -> str:
     head = ["", *(f"{name} {_short(known[name]['release'])}" for name in names)]
     parts = [
         *_kernels(known, names),
-        "\nWhat the kernel itself answers when it is asked:\n",
+        "\nThe abilities of each kernel, as the kernel itself answers:\n",
         *_grid(head, abilities, [cells[name] for name in names], _ability),
-        "\nWhat was run on it:\n",
+        "\nThe runs on each kernel:\n",
         *_grid(head, runs, [cells[name] for name in names], _mark),
-        "\nWhat was seen, cell by cell:",
+        "\nThe results in detail:",
     ]
     for name in names:
         parts += _details(f"{name}: {known[name]['release']}", cells[name], runs)
@@ -78,7 +78,7 @@ def _details(title: str, cells: dict[str, Any], runs: list[str]) -> list[str]:
     for row in (row for row in runs if row in cells):
         cell = cells[row]
         lines.append(f"| {row} | {MARKS[cell['outcome']]} | {cell['detail'].replace('|', '/')} |")
-    return [*lines, "", f"Not run on it, for the time it takes: {', '.join(missing)}."] if missing else lines
+    return [*lines, "", f"Not run on this kernel, to save time: {'; '.join(missing)}."] if missing else lines
 
 
 def _grid(head: list[str], rows: list[str], columns: list[dict[str, Any]], show: Any) -> list[str]:
