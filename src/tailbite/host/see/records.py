@@ -12,8 +12,12 @@ import shlex
 from dataclasses import dataclass
 from enum import Enum
 
+from tailbite.kernel.capabilities import CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE, has_capability
+
 __all__ = ["Namespace", "NamespaceKind", "NotVisible", "Process", "not_permitted"]
 
+_USED = {"CAP_SYS_PTRACE": CAP_SYS_PTRACE, "CAP_SYS_ADMIN": CAP_SYS_ADMIN, "CAP_NET_ADMIN": CAP_NET_ADMIN}
+"""For /proc/PID/ns and /proc/PID/fd of other users (ptrace(2)), to enter a namespace, for SOCK_DESTROY."""
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})
 
 
@@ -23,12 +27,15 @@ def not_permitted(action: str = "see it") -> str:
     Args:
         action: what was not permitted, as a verb with its object: "see it", "destroy it".
     """
-    if os.geteuid() == 0:
-        # ptrace(2) asks for every capability that the other process has; a container lacks some.
-        return (
-            f"permission denied even as root: this container lacks a capability needed to {action} (CAP_SYS_PTRACE)"
-        )
-    return f"not permitted: run as root to {action}"
+    if os.geteuid() != 0:
+        return f"not permitted: run as root to {action}"
+    missing = [name for name, number in _USED.items() if not has_capability(number)]
+    if missing:
+        return f"permission denied even as root: this process lacks {' and '.join(missing)}"
+    return (
+        "permission denied even as root, with every capability that is used for it: "
+        f"a security module, or the sandbox of this system, does not allow this process to {action}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
