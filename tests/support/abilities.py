@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING
 
 from support.trap import PORT
 from tailbite.core.selection import Selection
+from tailbite.guards.program.probe import reports_end
 from tailbite.host.see.port_selection import running_selection
 from tailbite.kernel import namespace
+from tailbite.kernel.pidfd import can_copy_descriptors
+from tailbite.kernel.seccomp import ABIS
 from tailbite.kernel.sock_diag import SockDiag
 
 if TYPE_CHECKING:
@@ -122,21 +125,21 @@ def _kcmp() -> bool:
 
 @cache
 def _pidfd_getfd() -> bool:
-    pidfd = os.pidfd_open(os.getpid())
-    try:
-        copy = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, pidfd, 0)
-        if copy >= 0:
-            os.close(copy)
-        return bool(copy >= 0)
-    finally:
-        os.close(pidfd)
+    return can_copy_descriptors()
 
 
 @cache
 def _seccomp_listener() -> bool:
     """Ask for the sizes of seccomp's notifications (SECCOMP_GET_NOTIF_SIZES, Linux 5.0)."""
     sizes = ctypes.create_string_buffer(6)
-    return bool(ctypes.CDLL(None).syscall(317, 3, 0, sizes) == 0)
+    number = ABIS[os.uname().machine].seccomp
+    return bool(ctypes.CDLL(None).syscall(number, 3, 0, sizes) == 0)
+
+
+@cache
+def _seccomp_reports_end() -> bool:
+    """Let a call run through a listener, and be told that its process has ended (Linux 5.8)."""
+    return _seccomp_listener() and reports_end()
 
 
 @cache
@@ -207,6 +210,7 @@ ABILITIES: dict[str, Callable[[], bool]] = {
     "PORT_STEP_WIDTH": _port_step_width,
     "RANDOM_STRIDES": _random_strides,
     "SECCOMP_LISTENER": _seccomp_listener,
+    "SECCOMP_REPORTS_END": _seccomp_reports_end,
     "SOCK_DESTROY": _sock_destroy,
     "SOCK_DESTROY_TIME_WAIT": _sock_destroy_time_wait,
     "SO_NETNS_COOKIE": _so_netns_cookie,

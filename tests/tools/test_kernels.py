@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +16,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import boot_kernels
-from kernels import boot, page
+from kernels import boot, page, vm
 from kernels.packages import PackageUnavailableError, Suite
-from kernels.records import HOST, KERNELS, Cell
+from kernels.records import HOST, KERNELS, Cell, debian, ubuntu
 
 PAGE = Path(__file__).parents[2] / "docs/kernels.md"
 ROWS = ("ability X", "demo", "scan", "why")
@@ -97,6 +100,62 @@ def test_ci_fails_if_a_cell_faults_does_not_run_or_is_missing() -> None:
         assert boot_kernels.has_failed([result("5.10", *others)], options)
         for outcome in ("fault", "not run"):
             assert boot_kernels.has_failed([result("5.10", *others, Cell(row, outcome, ""))], options)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        (debian("6.1"), {"linux-image-6.1.0-50-cloud-amd64", "linux-image-6.1.0-9-cloud-amd64"}),
+        (debian("6.12"), {"linux-image-6.12.117+deb13-cloud-amd64"}),
+        (ubuntu("5.4"), {"linux-image-5.4.0-216-generic", "linux-image-5.4.0-9-generic"}),
+    ],
+)
+def test_a_pattern_names_one_kind_of_package(pattern: str, names: set[str]) -> None:
+    others = {
+        *(
+            "linux-image-6.1.0-50-cloud-amd64-unsigned",
+            "linux-image-6.1.0-50-amd64",
+            "linux-image-6.10.0-1-cloud-amd64",
+        ),
+        *("linux-image-5.4.0-1133-kvm", "linux-image-unsigned-5.4.0-216-generic", "linux-image-5.40.0-1-generic"),
+    }
+    assert {name for name in names | others if re.fullmatch(pattern, name)} == names
+
+
+@pytest.mark.parametrize(
+    ("listed", "built_in", "sharing"),
+    [
+        ("kernel/fs/fuse/virtiofs.ko.xz:\n", "", vm.VIRTIOFS),
+        ("", "kernel/fs/fuse/virtiofs.ko\n", vm.VIRTIOFS),
+        ("kernel/fs/9p/9p.ko:\n", "kernel/fs/fuse/fuse.ko\n", vm.NINE_P),
+    ],
+)
+def test_a_kernel_without_virtiofs_gets_its_root_over_9p(
+    tmp_path: Path, listed: str, built_in: str, sharing: vm.Sharing
+) -> None:
+    (tmp_path / "modules.dep").write_text(listed)
+    (tmp_path / "modules.builtin").write_text(built_in)
+    assert vm.sharing_of(tmp_path) is sharing
+
+
+def test_modules_are_loaded_after_those_they_need_in_whatever_way_they_are_compressed(tmp_path: Path) -> None:
+    data = b"module" * 100
+    (tmp_path / "a.ko").write_bytes(data)
+    (tmp_path / "b.ko.xz").write_bytes(lzma.compress(data))
+    (tmp_path / "c.ko.gz").write_bytes(gzip.compress(data))
+    (tmp_path / "modules.dep").write_text("a.ko: b.ko.xz c.ko.gz\nb.ko.xz: c.ko.gz\nc.ko.gz:\n")
+    order = vm.with_dependencies(tmp_path, ("c", "a", "not_there"))
+    assert [path.name for path in order] == ["c.ko.gz", "b.ko.xz", "a.ko"]
+    assert {vm.decompressed(path) for path in order} == {data}
+
+
+@pytest.mark.usefixtures("network")
+def test_a_shell_command_is_run_in_the_repository_and_its_output_is_kept(tmp_path: Path) -> None:
+    (job,) = boot_kernels.jobs(HOST, boot_kernels.parse(["host", "--shell", "ls README.md; tailbite --version"]))
+    found = boot.run_on(HOST, tmp_path, job, 110)
+    assert found.complete, found.console
+    assert re.fullmatch(r"README\.md\ntailbite.*\n", found.output)
+    assert found.cells == []
 
 
 @pytest.mark.usefixtures("network")

@@ -42,6 +42,7 @@ class Result:
         complete: the job ran to its end.
         console: the last lines of the console, and the output of the job, for people.
         rows: names of all rows that a job can have, without tests.
+        output: everything that the job's shell command printed.
     """
 
     release: str
@@ -49,6 +50,7 @@ class Result:
     complete: bool
     console: str
     rows: tuple[str, ...] = ()
+    output: str = ""
 
 
 def fetch_kernel(kernel: Kernel, store: Path) -> tuple[Path, Path | None]:
@@ -69,7 +71,7 @@ def run_on(kernel: Kernel, store: Path, job: dict[str, Any], limit: float) -> Re
         kernel: the kernel.
         store: folder for packages, kept between runs.
         job: for inside.py: "seconds"; "run", the fields of :class:`~kernels.outcome.Run`; "rows", None for all;
-            "tests", paths below the repository.
+            "tests", paths below the repository; "shell", a command to run instead.
         limit: seconds until the kernel is killed.
 
     Raises:
@@ -90,6 +92,7 @@ def run_on(kernel: Kernel, store: Path, job: dict[str, Any], limit: float) -> Re
         image, modules = fetch_kernel(kernel, store)
         if modules is not None:
             _provide_modules(share, modules, store)
+        _compile_sources()
         with (share / "boot").open("wb") as console:
             process = start(image, share, settings, console)
             try:
@@ -132,6 +135,12 @@ def _hidden_folders() -> list[str]:
     return sorted(str(path) for path in needed if str(path).startswith(covered) and ROOT not in path.parents)
 
 
+def _compile_sources() -> None:
+    """Compile the repository's modules: the booted kernel cannot write them, and would compile at every start."""
+    folders = [str(ROOT / name) for name in ("src", "tools", "tests/support", "bench")]
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *folders], check=False)
+
+
 def _provide_modules(share: Path, modules: Path, store: Path) -> None:
     """Write the program that loads a module of the booted kernel."""
     tree = share / "modules/lib/modules"
@@ -159,7 +168,9 @@ def _collect(share: Path) -> Result:
     cells = [Cell(**json.loads(line)) for line in lines if line.endswith("}")]
     console = _text(share / "boot")[-3000:] + _text(share / "console")[-60000:]
     rows = tuple(json.loads(_text(share / "rows.json") or "[]"))
-    return Result(_text(share / "release").strip(), cells, (share / "complete").exists(), console, rows)
+    return Result(
+        _text(share / "release").strip(), cells, (share / "complete").exists(), console, rows, _text(share / "output")
+    )
 
 
 def _text(path: Path) -> str:

@@ -117,7 +117,7 @@ CELLS: tuple[tuple[str, Callable[[Run], str]], ...] = (
     ("audit --quick", audit),
     ("wait", wait),
     ("lab parity", _lab("parity")),
-    ("lab loop", _lab("loop", "--port", "32774", "--hits", "40")),
+    ("lab loop", lambda run: _lab("loop", "--port", "32774", "--hits", str(run.hits))(run)),
     ("lab odds", _lab("odds", "--port", "32774")),
     ("lab handshake", _lab("handshake")),
     (

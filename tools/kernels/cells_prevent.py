@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernels.outcome import FaultError, NotRunError, Run, dial, expect, expect_status, tailbite
+from kernels.outcome import FaultError, NotRunError, Run, dial, expect, expect_status, last_line, tailbite
 from support.abilities import has_ability
 from support.trap import PORT, Trap, leftovers
 from support.users import NOBODY, python_as_nobody
@@ -31,7 +32,7 @@ def _trap(way: str) -> Callable[[Run], str]:
 
     def cell(run: Run) -> str:
         places = [(host, source, high) for host in ADDRESSES for source in ("", host) for high in (False, True)]
-        tries = sum(_one_trap(way, run.connects, *place) for place in places)
+        tries = sum(_one_trap(way, run.per_trap, *place) for place in places)
         return f"{tries:,} connects in {len(places)} traps, 0 self-connects"
 
     return cell
@@ -73,21 +74,28 @@ def capacity(run: Run) -> str:
     return f"{connected} of {run.connections:,}"
 
 
-def server_starts(run: Run) -> str:
-    """Start servers of eight kinds beside twenty clients that connect fifty times a second each."""
+def _server_starts(*ways: str) -> Callable[[Run], str]:
+    """Return the cell that starts servers of eight kinds beside twenty clients, each with fifty connects a second."""
     script = HERE.parents[1] / "bench/fallback.py"
-    command = [sys.executable, str(script), "--json", "--tries", str(run.starts), "library", "guard"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=900)
-    expect_status(done, 0)
-    for line in done.stdout.splitlines():
-        seen = json.loads(line)
-        failed = {kind: started for kind, started in seen["starts"].items() if started < run.starts}
-        expect(not failed, f"{seen['way']}: starts of {run.starts}: {failed}")
-    return f"{run.starts} of {run.starts} for each of eight kinds of server, beside the library and beside guard()"
+
+    def cell(run: Run) -> str:
+        command = [sys.executable, str(script), "--json", "--tries", str(run.starts), *ways]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=900)
+        expect_status(done, 0)
+        seen = [json.loads(line) for line in done.stdout.splitlines()]
+        expect([each["way"] for each in seen] == list(ways), f"not measured: {done.stdout}")
+        for each in seen:
+            failed = {kind: started for kind, started in each["starts"].items() if started < run.starts}
+            expect(not failed, f"{each['way']}: starts of {run.starts}: {failed}")
+        return f"{run.starts} of {run.starts} for each of eight kinds of server, beside {' and beside '.join(ways)}"
+
+    return cell
 
 
 def _under_run(way: str, *options: str) -> Callable[[Run], str]:
     def cell(run: Run) -> str:
+        if not options and not has_ability("SECCOMP_REPORTS_END"):
+            raise NotRunError(_refused_run())
         with namespace.fresh_network():
             Trap(binds_first=way != "plain").set()
             expect(dial(way, 60)["self"], "the control did not self-connect")
@@ -102,11 +110,24 @@ def _under_run(way: str, *options: str) -> Callable[[Run], str]:
     return cell
 
 
+def _refused_run() -> str:
+    """Run where no program can be guarded: the command says so, and with --require it does not start the program."""
+    words = ("--", sys.executable, "-c", "print('started')")
+    told, refused = tailbite("run", *words), tailbite("run", "--require", *words)
+    expect_status(told, 0)
+    expect_status(refused, 4)
+    expect("started" in told.stdout and "started" not in refused.stdout, f"started or not: {told}, {refused}")
+    expect(all(way in told.stderr for way in ("--port", "--in-process")), f"another way is not named: {told.stderr}")
+    return f"the kernel lacks SECCOMP_REPORTS_END; with --require exit status 4: {last_line(refused)}"
+
+
 def yama(run: Run) -> str:
     """Run a client as nobody under each scope of Yama (Documentation/admin-guide/LSM/Yama.rst)."""
     setting = Path("/proc/sys/kernel/yama/ptrace_scope")
     if not setting.exists():
         raise NotRunError("the kernel is built without Yama")
+    if not has_ability("SECCOMP_REPORTS_END"):
+        raise NotRunError("the kernel lacks SECCOMP_REPORTS_END")
     if not run.owns_machine:
         raise NotRunError("the settings of this machine are left alone")
     seen = []
@@ -165,15 +186,30 @@ def reserve(_: Run) -> str:
     return "200 plain connects, 0 self-connects"
 
 
+def reserve_elsewhere(_: Run) -> str:
+    """Plan a reserved port in network namespaces of one's own: the host's files are not of them."""
+    command = ["fix", "--reserve", str(PORT)]
+    with namespace.fresh_network():
+        shown = [tailbite(*command)]
+    unshared = ["unshare", "-Urn", sys.executable, "-m", "tailbite", *command]
+    shown.append(subprocess.run(unshared, check=False, capture_output=True, text=True, timeout=300))
+    for done in shown:
+        expect(str(PORT) in done.stdout + done.stderr, f"nothing is planned: {last_line(done)}")
+        expect("/etc/sysctl" not in done.stdout, f"a file of the host is planned: {done.stdout}")
+    return "unshare -n and unshare -Urn: no file of the host is planned"
+
+
 def _host_guard(variant: str, ability: str) -> Callable[[Run], str]:
     def cell(_: Run) -> str:
         if not has_ability(ability):
-            raise NotRunError(f"the kernel lacks {ability}")
+            return _failed_install(variant, ability)
         with namespace.fresh_network():
             Trap().set().control()
             expect_status(tailbite("host-guard", "install", "--variant", variant, "--apply"), 0)
             counts = dial("plain", 200)
-            expect_status(tailbite("host-guard", "remove", "--variant", variant, "--apply"), 0)
+            expect_status(tailbite("host-guard", "status"), 0)
+            # Whichever variant is the default here, the rule is found and removed.
+            expect_status(tailbite("host-guard", "remove", "--apply"), 0)
             expect(counts["self"] == 0 and counts["refused"] == 200, f"installed: {counts}")
             Trap().control()
         return "200 plain connects refused, 0 self-connects"
@@ -181,12 +217,34 @@ def _host_guard(variant: str, ability: str) -> Callable[[Run], str]:
     return cell
 
 
+def _failed_install(variant: str, ability: str) -> str:
+    """Install where the kernel lacks the rule's match: whatever was made until then is removed again."""
+    with namespace.fresh_network():
+        before = _firewall(variant)
+        done = tailbite("host-guard", "install", "--variant", variant, "--apply")
+        expect_status(done, 4)
+        after = _firewall(variant)
+        expect(after == before, f"left by the install that failed: {after}")
+        expect_status(tailbite("host-guard", "status", "--variant", variant), 1, 4)
+    raise NotRunError(f"the kernel lacks {ability}; exit status 4, and no rule or chain is left: {last_line(done)}")
+
+
+def _firewall(variant: str) -> list[str]:
+    """Return the chains and rules of a variant of iptables; packet counts and comments are left out."""
+    words = f"for each in iptables ip6tables; do $each-{variant}-save -t filter; done"
+    environment = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+    done = subprocess.run(["sh", "-c", words], check=False, capture_output=True, text=True, env=environment)
+    kept = (line for line in done.stdout.splitlines() if "tailbite" in line.lower() or line.startswith("-A"))
+    return [line.partition("[")[0] for line in kept]
+
+
 CELLS: tuple[tuple[str, Callable[[Run], str]], ...] = (
     ("trap: create_connection", _trap("create_connection")),
     ("trap: open_connection", _trap("open_connection")),
     ("trap: guard()", _trap("guard")),
     ("source ports used", capacity),
-    ("server starts", server_starts),
+    ("server starts", _server_starts("library", "guard")),
+    ("server starts, run", _server_starts("run without port ranges", "run without pidfd_getfd")),
     ("run", _under_run("plain")),
     ("run, client binds port 0", _under_run("bind 0")),
     ("run --port", _under_run("plain", "--port", str(PORT))),
@@ -194,6 +252,7 @@ CELLS: tuple[tuple[str, Callable[[Run], str]], ...] = (
     ("run as nobody, by Yama scope", yama),
     ("run -v under a pipe", run_ends_under_a_pipe),
     ("fix --reserve", reserve),
+    ("fix --reserve in a namespace", reserve_elsewhere),
     ("host-guard, nft", _host_guard("nft", "XT_BPF_NFT")),
     ("host-guard, legacy", _host_guard("legacy", "XT_BPF_LEGACY")),
 )

@@ -135,7 +135,8 @@ def watch(_: Run) -> str:
 def watch_bpf(_: Run) -> str:
     """Report a self-connect when it is established, with the process that dialled."""
     if not has_ability("BPF_TRACEPOINT"):
-        raise NotRunError("the kernel lacks BPF_TRACEPOINT")
+        done = tailbite("watch", "--source", "bpf", "--for", "1s")
+        raise NotRunError(f"the kernel lacks BPF_TRACEPOINT; exit status {done.returncode}: {last_line(done)}")
     event, _free = _watched("--source", "bpf", close=True)
     expect(event["moment"] == "established" and event["pid"], f"not when it was established: {event}")
     return "reported when it was established, with its process"

@@ -28,7 +28,9 @@ class Run:
     """One run on a kernel.
 
     Attributes:
-        connects: number of connects in each trap.
+        connects: number of connects in each trap of a row.
+        per_trap: the same for the rows that have twelve traps.
+        hits: number of self-connects that the model is compared with.
         connections: number of connections at once, of which a range of 5 000 source ports must allow as many as plain
             sockets get.
         starts: number of starts of each kind of server beside twenty clients.
@@ -36,6 +38,8 @@ class Run:
     """
 
     connects: int = 500
+    per_trap: int = 500
+    hits: int = 40
     connections: int = 11_000
     starts: int = 100
     owns_machine: bool = False

@@ -1,4 +1,4 @@
-"""Debian packages of any suite, downloaded and unpacked into a folder: nothing is installed, no root is needed."""
+"""Packages of any suite of Debian or Ubuntu, downloaded and unpacked into a folder; it installs nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 __all__ = ["PackageUnavailableError", "Suite", "find_kmod"]
 
 MIRROR = os.environ.get("TAILBITE_DEBIAN_MIRROR", "http://deb.debian.org")
+UBUNTU_MIRROR = os.environ.get("TAILBITE_UBUNTU_MIRROR", "http://archive.ubuntu.com")
+UBUNTU_SUITES = ("bionic", "focal", "jammy", "noble")
 
 
 class PackageUnavailableError(OSError):
@@ -19,10 +21,10 @@ class PackageUnavailableError(OSError):
 
 
 class Suite:
-    """One suite of Debian, with lists and a cache of its own.
+    """One suite of Debian or Ubuntu, with lists and a cache of its own.
 
     Args:
-        name: such as "bullseye" or "bullseye-security".
+        name: such as "bullseye", "bullseye-security" or "focal-updates".
         folder: the lists, the packages and the unpacked trees are kept here.
 
     Raises:
@@ -34,8 +36,7 @@ class Suite:
         for part in ("lists/partial", "cache/archives/partial", "trees"):
             (self._folder / part).mkdir(parents=True, exist_ok=True)
         sources = self._folder / "sources.list"
-        archive = "debian-security" if name.endswith("-security") else "debian"
-        sources.write_text(f"deb {MIRROR}/{archive} {name} main\n", encoding="ascii")
+        sources.write_text(f"deb {_source(name, folder)} {name} main\n", encoding="ascii")
         settings = {
             "Dir::Etc::sourcelist": sources,
             "Dir::Etc::sourceparts": "/dev/null",
@@ -91,6 +92,19 @@ class Suite:
         if done.returncode != 0 or "Failed to fetch" in done.stderr:
             raise PackageUnavailableError(f"{program} {' '.join(words)}: {done.stderr.strip()[-300:]}")
         return done.stdout
+
+
+def _source(name: str, folder: Path) -> str:
+    """Return the archive of a suite; Ubuntu's with the keys that sign it, which are in a package of Debian.
+
+    Raises:
+        PackageUnavailableError: the keys cannot be fetched.
+    """
+    if name.startswith(UBUNTU_SUITES):
+        keyring = Suite("trixie", folder).unpacked("ubuntu-keyring")
+        keys = next(keyring.glob("**/ubuntu-archive-keyring.gpg"))
+        return f"[signed-by={keys.resolve()}] {UBUNTU_MIRROR}/ubuntu"
+    return f"{MIRROR}/debian-security" if name.endswith("-security") else f"{MIRROR}/debian"
 
 
 def find_kmod(store: Path) -> tuple[Path, str]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["HOST", "KERNELS", "Cell", "Kernel"]
+__all__ = ["HOST", "KERNELS", "Cell", "Kernel", "debian", "ubuntu"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A kernel that Debian packages and a machine without privileges can boot.
+    """A kernel that Debian or Ubuntu packages and a machine without privileges can boot.
 
     Attributes:
         name: its name on the command line of the tool, and the key of its results.
         way: "uml" (User Mode Linux, a process of the host), "vm" (qemu without KVM), or "host".
-        suite: the Debian suite that has its package.
-        package: the package; for "vm" the beginning of its name, the newest one is taken.
+        suite: the suite of Debian or Ubuntu that has its package.
+        package: the package; for "vm" a regular expression for its whole name, the newest one is taken.
         why: what it stands for.
     """
 
@@ -27,6 +28,16 @@ class Kernel:
     why: str
 
 
+def debian(release: str) -> str:
+    """Return the pattern of the packages of Debian's kernels for clouds."""
+    return rf"linux-image-{re.escape(release)}\.\S*-cloud-amd64"
+
+
+def ubuntu(release: str) -> str:
+    """Return the pattern of the packages of Ubuntu's usual kernels."""
+    return rf"linux-image-{re.escape(release)}\.0-\d+-generic"
+
+
 HOST = Kernel("host", "host", "", "", "this machine's own kernel, for comparison")
 
 KERNELS = (
@@ -34,9 +45,13 @@ KERNELS = (
     Kernel("uml-6.1", "uml", "bookworm", "user-mode-linux", "Debian 12; the option is backported"),
     Kernel("uml-6.12", "uml", "trixie", "user-mode-linux", "Debian 13"),
     Kernel("uml-7", "uml", "sid", "user-mode-linux", "Debian's development"),
-    Kernel("vm-5.10", "vm", "bullseye-security", "linux-image-5.10", "Debian 11 with its security updates"),
-    Kernel("vm-6.1", "vm", "bookworm", "linux-image-6.1", "Debian 12 as clouds run it"),
-    Kernel("vm-6.12", "vm", "trixie", "linux-image-6.12", "Debian 13 as clouds run it"),
+    Kernel("vm-4.18", "vm", "bionic-updates", ubuntu("4.18"), "Ubuntu 18.04 of 2019; near RHEL 8's 4.18"),
+    Kernel("vm-5.4", "vm", "focal-updates", ubuntu("5.4"), "Ubuntu 20.04"),
+    Kernel("vm-5.10", "vm", "bullseye-security", debian("5.10"), "Debian 11 with its security updates"),
+    Kernel("vm-5.15", "vm", "jammy-updates", ubuntu("5.15"), "Ubuntu 22.04; near RHEL 9's 5.14"),
+    Kernel("vm-6.1", "vm", "bookworm", debian("6.1"), "Debian 12 as clouds run it"),
+    Kernel("vm-6.8", "vm", "noble-updates", ubuntu("6.8"), "Ubuntu 24.04"),
+    Kernel("vm-6.12", "vm", "trixie", debian("6.12"), "Debian 13 as clouds run it"),
 )
 
 
