@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import struct
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from support.limits import without
 from support.users import python_as_nobody
+from tailbite.kernel import bpf
 from tailbite.kernel.bpf import (
     BpfError,
     EbpfInstruction,
@@ -32,6 +35,9 @@ from tailbite.kernel.bpf import (
     store_value,
     write_map,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def test_each_instruction_is_8_bytes_as_the_kernel_defines_them() -> None:
@@ -85,6 +91,40 @@ def test_the_verifier_takes_a_sound_program_and_says_what_is_wrong_with_another(
     assert caught.value.errno == errno.EACCES
     assert "stack" in caught.value.log
     assert "stack" in str(caught.value)
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_the_limit_on_locked_memory_is_lifted_while_something_is_created(
+    monkeypatch: pytest.MonkeyPatch, is_allowed: bool
+) -> None:
+    """Before Linux 5.11 either call is EPERM when the user's locked memory, perf buffers included, is used up."""
+    limits = [(65536, 65536)]
+
+    def call(_command: int, _attributes: bytes, purpose: str) -> int:
+        if limits[-1][0] != resource.RLIM_INFINITY:
+            raise bpf.BpfError(errno.EPERM, purpose)
+        return 99
+
+    def set_limit(_which: int, pair: tuple[int, int]) -> None:
+        if not is_allowed:
+            raise ValueError("not allowed to raise maximum limit")
+        limits.append(pair)
+
+    monkeypatch.setattr(bpf, "_call", call)
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    creations: tuple[Callable[[], int], ...] = (
+        lambda: create_map(MapType.ARRAY, 4, 8, 2),
+        lambda: load_program(bytes(16)),
+    )
+    for create in creations:
+        if is_allowed:
+            assert create() == 99
+        else:
+            with pytest.raises(BpfError) as caught:
+                create()
+            assert caught.value.errno == errno.EPERM
+        assert limits[-1] == (65536, 65536)
 
 
 ASK = """

@@ -12,6 +12,7 @@ could read what was not written, leave its stack, or run forever; :class:`BpfErr
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from tailbite.kernel.libc import last_error, libc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "BpfError",
@@ -246,26 +247,43 @@ def create_map(kind: int, key_size: int, value_size: int, entries: int) -> int:
         BpfError: EPERM without CAP_BPF (before Linux 5.8: CAP_SYS_ADMIN); ENOSYS on an unknown machine.
     """
     attributes = struct.pack("=5I", kind, key_size, value_size, entries, 0)
+    return _create(_MAP_CREATE, attributes, "create a BPF map")
+
+
+def _create(command: int, attributes: bytes, purpose: str) -> int:
+    """Make a call of bpf(2) whose result counts against RLIMIT_MEMLOCK before Linux 5.11, and lift that meanwhile.
+
+    The limit is one of the user's: the pages of perf buffers count as well, so either kind of call can meet it.
+    """
     try:
-        return _call(_MAP_CREATE, attributes, "create a BPF map")
+        return _call(command, attributes, purpose)
     except BpfError as error:
-        if error.errno != errno.EPERM or not _lift_memory_limit():
+        if error.errno != errno.EPERM:
             raise
-    return _call(_MAP_CREATE, attributes, "create a BPF map")
+        with _memory_limit_lifted() as is_lifted:
+            if is_lifted:
+                return _call(command, attributes, purpose)
+        raise
 
 
-def _lift_memory_limit() -> bool:
-    """Lift RLIMIT_MEMLOCK, which BPF objects count against before Linux 5.11; tell whether it was in the way."""
+@contextlib.contextmanager
+def _memory_limit_lifted() -> Iterator[bool]:
+    """Lift RLIMIT_MEMLOCK until the context ends; the value tells whether it was in the way and could be lifted."""
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if limits[0] == resource.RLIM_INFINITY:
-        return False
+        yield False
+        return
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except (OSError, ValueError):
-        return False
-    return True
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
 
 
 def read_map(descriptor: int, key: bytes, value_size: int) -> bytes:
@@ -315,7 +333,7 @@ def load_program(code: bytes) -> int:
         "=IIQQIIQI", _PROG_TYPE_TRACEPOINT, len(code) // 8, code_at, license_at, 1, _LOG_SIZE, log_at, 0
     )
     try:
-        return _call(_PROG_LOAD, attributes, "load a BPF program")
+        return _create(_PROG_LOAD, attributes, "load a BPF program")
     except BpfError as error:
         raise BpfError(
             error.errno or errno.EINVAL, error.strerror or "", log.value.decode("ascii", "replace")
