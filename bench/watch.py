@@ -3,7 +3,8 @@
 Runs as root in private network, PID and mount namespaces, so that it sees its own namespaces alone. Promised: a scan
 with 100 namespaces without sockets takes at most 1.3 times the CPU of a scan of one namespace; 50 000 connects in a
 second cost at most 2 % of a CPU in the eBPF program; the exporter's inspections take at most 0.5 % of a CPU with 100
-namespaces and 100 000 sockets, its scrapes 5 ms, its memory 40 MiB; a million events do not grow it.
+namespaces and 100 000 sockets, and 2 % with a million; its scrapes take 5 ms, its memory 40 MiB; a million events do
+not grow it.
 
 Run: ``python bench/watch.py [--sockets N] [--kills N] [--events N]``
 """
@@ -47,6 +48,7 @@ DEAD_PORT, SERVER_PORT, TRAP_PORT = 4711, 8000, 32246
 CONNECTS = 10_000
 PAUSE_S = 0.001
 BPF_ENABLE_STATS = 32
+MANY_SOCKETS = 1_000_000
 
 
 def isolate() -> None:
@@ -287,7 +289,7 @@ def growth(number: int) -> Ratio:
 
 
 def exporter_budget(sockets: int) -> tuple[list[Ratio], dict[str, str]]:
-    """Measure a minute of inspections, a scrape, and the memory, with many namespaces and sockets."""
+    """Measure three minutes of inspections, a scrape, and the memory, with many namespaces and sockets."""
     from prometheus_client import generate_latest
     from scan import connections
 
@@ -297,7 +299,7 @@ def exporter_budget(sockets: int) -> tuple[list[Ratio], dict[str, str]]:
     pids = namespaces(NAMESPACES, connected=True)
     inspector = Inspector(cpu_clock=time.thread_time)
     exporter = Exporter(Watcher(Storm(), inspector))
-    rounds = [inspector.inspect_round(15.0 * turn) for turn in range(5)][1:]  # the first has every namespace to visit
+    rounds = [inspector.inspect_round(15.0 * turn) for turn in range(13)][1:]  # the first visits them all
     spent = sum(one.cpu for one in rounds)
     exporter.state.take_round(rounds[-1])
     scrapes = []
@@ -305,24 +307,25 @@ def exporter_budget(sockets: int) -> tuple[list[Ratio], dict[str, str]]:
         start = time.perf_counter()
         generate_latest(exporter.registry)
         scrapes.append(time.perf_counter() - start)
-    share, scrape = spent / 60, statistics.median(scrapes)
+    length = 15.0 * len(rounds)
+    share, scrape = spent / length, statistics.median(scrapes)
     what = f"{NAMESPACES} namespaces, {sockets:,} sockets"
     figures = [
         Ratio(
             f"inspections: part of a CPU, {what}",
-            60e6,
+            length * 1e6,
             round(spent * 1e6, 2),
             round(share, 5),
             round(share, 5),
             round(share, 5),
-            limit=0.005,
+            limit=0.005 if sockets < MANY_SOCKETS else 0.02,
         ),
         Ratio("a scrape", 0, round(scrape * 1e6, 2), 1.0, 1.0, 1.0, most_us=5000),
         _memory_of_exporter(),
     ]
     deferred = ", ".join(str(one.deferred) for one in rounds)
     end(pids + holders)
-    return figures, {"namespaces that were deferred in each of four rounds": deferred}
+    return figures, {"namespaces that were deferred in each round": deferred}
 
 
 def _memory_of_exporter() -> Ratio:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -18,7 +19,17 @@ from tailbite.host.see.namespaces import current_namespace
 from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
 from tailbite.watch import inspector
-from tailbite.watch.inspector import WALK_EVERY_S, Inspector, inspect_namespace
+from tailbite.watch.inspector import (
+    BUDGET,
+    WALK_EVERY_S,
+    InspectionRound,
+    Inspector,
+    NamespaceReport,
+    inspect_namespace,
+)
+from tailbite.watch.metrics import ExporterState
+from tailbite.watch.records import SourceKind, SourceState
+from tailbite.watch.rounds import ROUND_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,26 +83,85 @@ def test_exposed_listeners_are_those_of_the_range_that_are_not_reserved() -> Non
     assert report.traffic[0] is not None
 
 
-def test_a_budget_puts_off_and_says_how_many(children: list[subprocess.Popen[str]]) -> None:
-    clock = iter(range(100))
-    inspect = Inspector(every=15.0, budget=0.01, cpu_clock=lambda: float(next(clock)))  # each question is a second
-    seen: set[int] = set()
-    for turn in range(3):
-        found = inspect.inspect_round(turn * 1.0)
-        others = {report.namespace.inode for report in found.inspected} - {current_namespace().inode}
-        assert len(others) == 1
-        assert found.deferred == 2 - turn
-        seen |= others
-    assert len(seen) == 3  # each had its turn
-    assert len(found.reports) == 4
+class Cost:
+    """A clock of CPU time that only inspections move."""
+
+    def __init__(self, own: float, other: float) -> None:
+        self.spent = 0.0
+        self._own, self._other = own, other
+
+    def inspect(self, namespace: Namespace, *, is_walked: bool = True) -> NamespaceReport:
+        """Find nothing, at a price."""
+        self.spent += self._own if namespace.is_own else self._other
+        return NamespaceReport(namespace, ephemeral=PortRange(32768, 60999))
+
+    def clock(self) -> float:
+        """Return the seconds spent."""
+        return self.spent
 
 
-def test_what_a_round_takes_too_much_is_taken_off_the_next(children: list[subprocess.Popen[str]]) -> None:
-    seconds = iter([0, 0, 1, 2, 9, 9, 9, 20, 20, 21, 22, 22, 22])  # the third visit takes seven seconds
-    inspect = Inspector(every=10.0, budget=0.4, cpu_clock=lambda: float(next(seconds)))
-    assert len(inspect.inspect_round(0.0).inspected) == 3
-    inspect.name(None)
-    assert len(inspect.inspect_round(1.0).inspected) == 2  # its own, and one more, whatever they cost
+def inspect_ten_minutes(
+    monkeypatch: pytest.MonkeyPatch, cost: Cost, *, others: int = 3, budget: float = BUDGET
+) -> list[InspectionRound]:
+    """Inspect the own namespace and others that have a socket each, every 15 seconds."""
+    numbers = range(1, 1 + others)
+    places = [Namespace(number, NamespaceKind.NAMED, str(number), f"/run/netns/{number}") for number in numbers]
+    monkeypatch.setattr(inspector, "visible_namespaces", lambda: ((current_namespace(), *places), ()))
+    monkeypatch.setattr(inspector, "inspect_namespace", cost.inspect)
+    inspect = Inspector(every=15.0, budget=budget, cpu_clock=cost.clock)
+    return [inspect.inspect_round(turn * 15.0) for turn in range(40)]
+
+
+def inspected(found: InspectionRound) -> set[int]:
+    """Return the inodes of the namespaces that a round inspected; 0 stands for the own one."""
+    return {0 if one.namespace.is_own else one.namespace.inode for one in found.inspected}
+
+
+def test_a_budget_puts_off_and_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = inspect_ten_minutes(monkeypatch, Cost(own=0.01, other=0.07))
+    assert [inspected(found) for found in rounds[:4]] == [{0, 1}, {0, 2}, {0, 3}, {0, 1}]
+    assert [found.deferred for found in rounds[:4]] == [2, 1, 0, 0]
+    assert len(rounds[2].reports) == 4
+    assert not any(found.is_own_unseen for found in rounds)
+
+
+@pytest.mark.parametrize("slowness", [1, 2])
+def test_a_million_sockets_in_the_own_namespace_take_two_percent_of_a_cpu_at_most(
+    monkeypatch: pytest.MonkeyPatch, slowness: int
+) -> None:
+    cost = Cost(own=0.25 * slowness, other=0.08 * slowness)  # measured with a million sockets, and twice as much
+    rounds = inspect_ten_minutes(monkeypatch, cost, others=100)
+    assert cost.spent / 600 <= 0.02
+    visits = [turn for turn, found in enumerate(rounds) if 0 in inspected(found)]
+    assert max(later - turn for turn, later in itertools.pairwise(visits)) * 15 <= ROUND_S
+    assert min(found.deferred for found in rounds[4:]) > 0  # said in each round, of itself and of the others
+    assert {looks(rounds)["failed"], looks(rounds)["complete"]} == {0, 40}
+
+
+def looks(rounds: list[InspectionRound]) -> dict[str, int]:
+    """Return the exporter's count of rounds by result."""
+    state = ExporterState(SourceState(SourceKind.POLL))
+    for found in rounds:
+        state.take_round(found)
+    return state.looks
+
+
+def test_whatever_they_cost_the_own_namespace_and_one_other_are_inspected_within_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds = inspect_ten_minutes(monkeypatch, Cost(own=30.0, other=30.0))
+    for start in range(1, 37):  # each four rounds are a minute
+        minute = set().union(*(inspected(found) for found in rounds[start : start + 4]))
+        assert 0 in minute
+        assert minute - {0}
+    assert set().union(*map(inspected, rounds)) == {0, 1, 2, 3}
+
+
+def test_a_round_that_took_too_much_makes_the_next_ones_inspect_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = inspect_ten_minutes(monkeypatch, Cost(own=0.0, other=20 / 64), others=9, budget=1 / 64)
+    numbers = [len(inspected(found) - {0}) for found in rounds]
+    assert numbers[:4] == [1, 1, 1, 0]  # a round's 15/64 s of budget pay for three inspections in four rounds
+    assert sum(numbers[:20]) == 15
 
 
 def test_without_events_each_inspection_walks_the_namespaces_with_connections(

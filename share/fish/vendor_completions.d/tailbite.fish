@@ -152,7 +152,7 @@ complete -c tailbite -n '__tailbite_at inside exporter' -l once -d 'With --textf
 complete -c tailbite -n '__tailbite_at inside exporter' -s n -l netns -r -f -a "'all' 'self'" -d 'Which network namespaces: all that are permitted, or this one'
 complete -c tailbite -n '__tailbite_at inside exporter' -l source -r -f -a "'auto' 'bpf' 'destroy' 'poll'" -d 'Where events come from'
 complete -c tailbite -n '__tailbite_at inside exporter' -l every -r -f -d 'Time between inspections'
-complete -c tailbite -n '__tailbite_at inside exporter' -l budget -r -f -d 'Percent of one CPU for inspections of other namespaces'
+complete -c tailbite -n '__tailbite_at inside exporter' -l budget -r -f -d 'Percent of one CPU for inspections'
 complete -c tailbite -n '__tailbite_at inside exporter' -l log -l no-log -d 'Print a line of JSON for each self-connect, or do not'
 complete -c tailbite -n '__tailbite_at inside exporter' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside check' -l as -r -f -a "'text' 'nagios' 'npd' 'zabbix' 'telegraf' 'prometheus'" -d 'Whose format and exit statuses: nagios (also Icinga, NRPE), npd (node-problem-detector), zabbix (UserParameter), telegraf (inputs.exec, influx), prometheus (metrics)'

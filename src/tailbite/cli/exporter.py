@@ -105,7 +105,8 @@ class _Address(click.ParamType[tuple[str, int]]):
     default=BUDGET * 100,
     show_default=True,
     metavar="PERCENT",
-    help="Percent of one CPU for inspections of other namespaces; those beyond it wait for their turn.",
+    help="Percent of one CPU for inspections. Namespaces beyond it wait for their turn, and one with very many "
+    "sockets is inspected less often, but within a minute.",
 )
 @click.option("--log/--no-log", "logs", default=True, help="Print a line of JSON for each self-connect, or do not.")
 def command(**options: Any) -> int:

@@ -35,6 +35,8 @@ __all__ = ["command"]
 _REFRESH_S: Final = 0.5
 _KILL_EVERY_S: Final = 0.2
 """Seconds between inspections with --kill where no event tells of a new self-connect."""
+_KILL_BUDGET: Final = 0.1
+"""The part of one CPU that such inspections may take in other namespaces."""
 _KILL_PRIORITY: Final = -15
 _FINISH_S: Final = 5.0
 
@@ -111,8 +113,7 @@ def command(
     source asked for with --source is not allowed here, 130 interrupted.
     """
     source = _open(wanted, only_own=place == "self")
-    every = every or _KILL_EVERY_S if kill and source.kind is not SourceKind.BPF else every or EVERY_S
-    watcher = Watcher(source, Inspector(only_own=place == "self", every=every), kill=kill)
+    watcher = Watcher(source, _inspector(source, every, only_own=place == "self", kill=kill), kill=kill)
     run = _Run(watcher, shell, count, duration)
     if kill:
         _raise_priority()
@@ -141,6 +142,13 @@ def _open(wanted: str, *, only_own: bool) -> EventSource:
     for refused in source.state().refused:
         note(f"not available: {refused.what.partition(':')[0]}: {refused.why}")
     return source
+
+
+def _inspector(source: EventSource, every: float | None, *, only_own: bool, kill: bool) -> Inspector:
+    if not kill or source.kind is SourceKind.BPF:
+        return Inspector(only_own=only_own, every=every or EVERY_S)
+    every = every or _KILL_EVERY_S  # in every namespace: without eBPF, inspections alone find self-connects
+    return Inspector(only_own=only_own, every=every, within=every, budget=_KILL_BUDGET)
 
 
 def _raise_priority() -> None:

@@ -4,6 +4,9 @@ What an inspection costs is the walk of the one table of connections that all na
 are inspected without it: one whose TCP sockets all listen, and, while the source of events reports every self-connect
 (eBPF, and nothing lost), one that had no self-connect when it was last walked and of which no event came since. The
 second is walked again after :data:`WALK_EVERY_S` all the same.
+
+A walk takes longer the more sockets there are: 0.2 to 0.4 s for a million. A namespace whose inspection took more CPU
+time than the budget allows in :data:`EVERY_S` rests until the budget has paid for it, at most for a TIME-WAIT's life.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from tailbite.host.see.usage import are_listeners_all, read_usage, usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports
-from tailbite.watch.rounds import Candidate, Rounds
+from tailbite.watch.rounds import ROUND_S, Candidate, Rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,9 +76,10 @@ class InspectionRound:
         inspected: the namespaces inspected in this round.
         reports: the latest report of every namespace that exists, by inode.
         skipped: how many namespaces have no TCP socket.
-        deferred: how many were due, and did not fit into the budget.
+        deferred: how many were due, and did not fit into the budget; those that rest included.
         unseen: how many could not be inspected.
         not_visible: what could not be seen, in words.
+        is_own_unseen: True if the own namespace could not be inspected.
     """
 
     taken: float
@@ -87,6 +91,7 @@ class InspectionRound:
     deferred: int
     unseen: int
     not_visible: tuple[NotVisible, ...]
+    is_own_unseen: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -100,9 +105,10 @@ class Inspector:
     Args:
         only_own: inspect the own namespace alone.
         every: seconds between two rounds.
-        budget: the part of one CPU that inspections of other namespaces may take; at least one is inspected in each
-            round, whatever it costs.
+        budget: the part of one CPU that inspections may take. The own namespace, and one other, are inspected
+            within a TIME-WAIT's life whatever they cost.
         cpu_clock: returns seconds of CPU time.
+        within: the time in which each namespace should be inspected, seconds.
     """
 
     def __init__(
@@ -112,15 +118,19 @@ class Inspector:
         every: float = EVERY_S,
         budget: float = BUDGET,
         cpu_clock: Callable[[], float] = time.thread_time,
+        within: float = ROUND_S,
     ) -> None:
         self.every = every
         self._only_own = only_own
+        self._budget = budget
         self._allowance = budget * every
+        self._most_debt = budget * max(within, every)
         self._cpu_clock = cpu_clock
-        self._rounds = Rounds(every=every)
+        self._rounds = Rounds(within=within, every=every)
         self._reports: dict[int, NamespaceReport] = {}
         self._walked: dict[int, float] = {}
         self._debt = 0.0
+        self._other_inspected_at = float("-inf")
 
     def name(self, namespace: Namespace | None) -> None:
         """Have a namespace inspected in the next round; None, an unknown one, names all that are known."""
@@ -143,6 +153,7 @@ class Inspector:
         visits = self._visit([by_inode[inode] for inode in due], cpu_start, now)
         seen = [report for report in visits.values() if report is not None]
         inspected = tuple(report for report in seen if report.ephemeral is not None)
+        unseen = [report for report in seen if report.ephemeral is None]
         gone = {inode for inode, report in visits.items() if report is None}
         self._reports = {
             **{inode: one for inode, one in self._reports.items() if inode in by_inode.keys() - gone},
@@ -156,9 +167,10 @@ class Inspector:
             inspected=inspected,
             reports=dict(self._reports),
             skipped=len(empty),
-            deferred=len(due) - len(visits),
-            unseen=len(seen) - len(inspected) + len(not_visible),
+            deferred=len(due) - len(visits) + self._rounds.resting,
+            unseen=len(unseen) + len(not_visible),
             not_visible=tuple(dict.fromkeys([*not_visible, *(what for one in seen for what in one.not_visible)])),
+            is_own_unseen=any(report.namespace.is_own for report in unseen),
         )
 
     def _visit(
@@ -166,17 +178,34 @@ class Inspector:
     ) -> dict[int, NamespaceReport | None]:
         """Inspect namespaces until the budget is spent; return what was found by inode, None for one that is gone.
 
-        What a round takes too much is taken off the next one.
+        What a round takes too much is taken off the next ones. The own namespace is inspected whenever it is due;
+        what it takes beyond the allowance of a round is not taken off the others'.
         """
         visits: dict[int, NamespaceReport | None] = {}
-        allowance = self._allowance - self._debt
+        allowance, others = self._allowance - self._debt, 0
+        spent, free = self._cpu_clock() - cpu_start, 0.0
         for namespace in namespaces:
-            spent = self._cpu_clock() - cpu_start
-            if len(visits) >= 2 and spent + spent / len(visits) > allowance:  # its own, and one more; then what fits
+            charged = spent - free
+            if not namespace.is_own and not (
+                charged + charged / len(visits) <= allowance if others else self._is_other_affordable(allowance, now)
+            ):
                 break
             visits[namespace.inode] = self._inspect(namespace, now)
-        self._debt = min(max(self._cpu_clock() - cpu_start - allowance, 0.0), self._allowance)
+            before, spent = spent, self._cpu_clock() - cpu_start
+            self._let_rest(namespace, spent - before, now)
+            if namespace.is_own:
+                free = max(spent - before - self._allowance, 0.0)
+            else:
+                others, self._other_inspected_at = others + 1, now
+        self._debt = min(max(spent - free - allowance, 0.0), self._most_debt)
         return visits
+
+    def _is_other_affordable(self, allowance: float, now: float) -> bool:
+        return allowance > 0 or now - self._other_inspected_at >= self._rounds.longest_wait
+
+    def _let_rest(self, namespace: Namespace, cost: float, now: float) -> None:
+        if cost > self._budget * EVERY_S:
+            self._rounds.rest(namespace.inode, now + cost / self._budget, now)
 
     def _inspect(self, namespace: Namespace, now: float) -> NamespaceReport | None:
         is_walked = not self._is_known_clean(namespace.inode, now)

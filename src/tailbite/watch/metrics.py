@@ -61,11 +61,10 @@ class ExporterState:
 
     def take_round(self, found: InspectionRound) -> None:
         """Take over the outcome of a round."""
-        own_seen = any(report.namespace.is_own for report in found.inspected)
         with self.lock:
             self.last_round = found
             self.cpu += found.cpu
-            self.looks["failed" if not own_seen else "complete" if found.is_complete else "blind"] += 1
+            self.looks["failed" if found.is_own_unseen else "complete" if found.is_complete else "blind"] += 1
 
     def take_counts(self, watcher: Watcher) -> None:
         """Take over the totals and the state of the source."""
@@ -135,8 +134,8 @@ def _about_round(found: InspectionRound) -> Iterator[Metric]:
     yield _gauge("tailbite_look_duration_seconds", "Duration of the last round of inspections.", found.duration)
     namespaces = GaugeMetricFamily(
         "tailbite_namespaces",
-        "Network namespaces in the last round: looked_at, skipped_empty (no TCP socket), deferred (did not fit into "
-        "the budget, or wait for their turn), unseen (not permitted, at least so many).",
+        "Network namespaces in the last round: looked_at, skipped_empty (no TCP socket), deferred (due, but "
+        "beyond the budget), unseen (not permitted, at least so many).",
         labels=("result",),
     )
     looked_at = len(found.inspected)

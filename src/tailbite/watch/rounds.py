@@ -2,7 +2,8 @@
 
 The watcher's own namespace is inspected each time. The others take turns, so that each is inspected within
 :data:`ROUND_S`; those that an event named come first, then the ones that waited longest. Namespaces without TCP
-sockets are skipped, which costs next to nothing and counts as inspected.
+sockets are skipped, which costs next to nothing and counts as inspected. One whose inspection was dear rests for a
+while, whether it is named or not, but not beyond its turn.
 """
 
 from __future__ import annotations
@@ -41,10 +42,16 @@ class Rounds:
     Args:
         within: inspect each namespace at least this often, seconds.
         every: seconds between two plans.
+
+    Attributes:
+        longest_wait: seconds after which a namespace is due again.
+        resting: how many namespaces the last plan left out because they rest, though their turn or an event came.
     """
 
     def __init__(self, *, within: float = ROUND_S, every: float = 15.0) -> None:
-        self._wait = max(within - every, 0.0)  # due early enough not to be late at the next plan
+        self.longest_wait = max(within - every, 0.0)  # due early enough not to be late at the next plan
+        self.resting = 0
+        self._rest_until: dict[int, float] = {}
         self._inspected: dict[int, tuple[int, float]] = {}  # the number of the inspection, and when it was
         self._number = 0
         self._named: set[int] = set()
@@ -67,13 +74,16 @@ class Rounds:
         present = {one.inode: one for one in candidates}
         self._inspected = {inode: when for inode, when in self._inspected.items() if inode in present}
         self._named &= present.keys()
-        due = [one for one in present.values() if not one.is_empty and self._is_due(one, now)]
+        self._rest_until = {inode: until for inode, until in self._rest_until.items() if inode in present}
+        wanted = [one for one in present.values() if not one.is_empty and self._is_due(one, now)]
+        due = [one for one in wanted if now >= self._rest_until.get(one.inode, now)]
+        self.resting = len(wanted) - len(due)
         return [one.inode for one in sorted(due, key=self._order)]
 
     def _is_due(self, one: Candidate, now: float) -> bool:
         if one.is_own or one.inode in self._named:
             return True
-        return now - self._inspected.get(one.inode, _NEVER)[1] >= self._wait
+        return now - self._inspected.get(one.inode, _NEVER)[1] >= self.longest_wait
 
     def _order(self, one: Candidate) -> tuple[bool, bool, int]:
         return not one.is_own, one.inode not in self._named, self._inspected.get(one.inode, _NEVER)[0]
@@ -83,3 +93,7 @@ class Rounds:
         self._number += 1
         self._inspected[inode] = (self._number, now)
         self._named.discard(inode)
+
+    def rest(self, inode: int, until: float, now: float) -> None:
+        """Leave a namespace alone until a time, but not longer than it may wait for its turn."""
+        self._rest_until[inode] = min(until, now + self.longest_wait)

@@ -23,6 +23,8 @@ __all__ = ["Noticed", "Watcher"]
 
 _SOON_S: Final = 1.0
 """Least time between two inspections that events cause."""
+_SOON_SHARE: Final = 0.02
+"""The part of one CPU that such inspections may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,12 @@ class Watcher:
         if self._clock() >= self._due:
             noticed += self._inspect()
         elif any(one.is_new for one in noticed):
-            self._due = min(self._due, max(self._clock(), self._inspected_at + _SOON_S))
+            self._due = min(self._due, max(self._clock(), self._inspected_at + self._pause()))
         return noticed
+
+    def _pause(self) -> float:
+        """Return the seconds to wait before an event causes another inspection: the last one may have been dear."""
+        return max(_SOON_S, self.last_round.cpu / _SOON_SHARE if self.last_round is not None else 0.0)
 
     def _notice(self, event: SelfConnectEvent) -> Noticed:
         if event.end is not None:
