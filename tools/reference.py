@@ -296,7 +296,8 @@ def _hook_families() -> Iterator[Metric]:
 def _metric_rows(families: Iterable[Metric]) -> Iterator[tuple[str, ...]]:
     for family in families:
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-        labels = getattr(family, "_labelnames", ()) or [label for each in family.samples for label in each.labels]
+        samples = [each for each in family.samples if not each.name.endswith("_created")]
+        labels = getattr(family, "_labelnames", ()) or [label for each in samples for label in each.labels]
         named = ", ".join(f"`{label}`" for label in labels)
         yield f"`{family.name}{suffix}`", family.type, named, re.sub(r"\bblind\b", "`blind`", family.documentation)
 

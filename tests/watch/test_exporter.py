@@ -60,6 +60,8 @@ def test_the_metrics_of_a_host_with_a_self_connect() -> None:
     held = (("port", str(PORT)), ("state", "held"), ("where", "host"))
     assert found["tailbite_self_connects", held] == 1
     assert found["tailbite_self_connects_total", (("port", str(PORT)), ("where", "host"))] == 1
+    begun = found["tailbite_self_connects_created", (("port", str(PORT)), ("where", "host"))]
+    assert found["tailbite_events_lost_created", ()] <= begun <= time.time()
     assert found["tailbite_exposed_listeners", (("port", "40001"), ("where", "host"))] == 1
     assert found["tailbite_ephemeral_port_min", ()] == 40000
     assert found["tailbite_ephemeral_port_max", ()] == 50000

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +44,8 @@ class ExporterState:
         source: the source of events.
         last_round: the last inspections; None before the first.
         totals: self-connects since the start, by the port's label and the place.
+        begun: when each of these totals began, seconds since the epoch.
+        started: when the exporter did.
         looks: rounds of inspections, by result.
         cpu: seconds of CPU time that all inspections took.
         guard: whether the host guard is in place, by family; a family that cannot be read is missing.
@@ -53,6 +56,8 @@ class ExporterState:
     source: SourceState
     last_round: InspectionRound | None = None
     totals: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    begun: dict[tuple[str, str], float] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
     looks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_LookResult, 0))
     cpu: float = 0.0
     guard: Mapping[str, bool] = field(default_factory=dict)
@@ -70,6 +75,8 @@ class ExporterState:
         """Take over the totals and the state of the source."""
         with self.lock:
             self.totals = dict(watcher.tally.by_label)
+            for label in self.totals:
+                self.begun.setdefault(label, time.time())
             self.source = watcher.source.state()
 
 
@@ -102,14 +109,15 @@ def _about(state: ExporterState) -> Iterator[Metric]:
     source = "none" if state.source.is_paused or state.source.kind is SourceKind.POLL else state.source.kind.value
     yield InfoMetricFamily("tailbite_event_source", "Source of events: bpf, destroy or none.", {"source": source})
     lost = "Events lost; with the source destroy, how many times some were."
-    yield _counter("tailbite_events_lost", lost, state.source.lost)
+    yield CounterMetricFamily("tailbite_events_lost", lost, value=state.source.lost, created=state.started)
 
 
 def _totals(state: ExporterState) -> Metric:
     text = "Self-connects since the start; exact with the source bpf, at least so many with others."
     family = CounterMetricFamily("tailbite_self_connects", text, labels=("port", "where"))
     for (port, where), number in sorted(state.totals.items()):
-        family.add_metric((port, where), number)
+        # increase() does not see the first event of a series: the rules ask when the series began.
+        family.add_metric((port, where), number, created=state.begun.get((port, where), state.started))
     return family
 
 
