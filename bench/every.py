@@ -81,7 +81,7 @@ ABOUT = {
 
 
 def scripts() -> list[Path]:
-    """Return the benchmarks of this folder that give ratios; endurance.py and fallback.py count connects instead."""
+    """Return the benchmarks of this folder that give ratios; endurance, fallback and held count connects."""
     return [
         path
         for path in sorted(Path(__file__).parent.glob("*.py"))

@@ -7,12 +7,15 @@ import itertools
 import os
 import socket
 import subprocess
+import sys
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
 
 from conftest import find_peer
+from support.guarded import wait_until
 from support.trap import PORT, Trap, leftovers, server_can_bind
 from tailbite.core.ports import PortRange
 from tailbite.errors import FirewallError
@@ -121,6 +124,44 @@ def test_a_genuine_connection_from_the_same_port_passes(firewalls: list[Firewall
 
 
 @pytest.mark.peers
+def test_a_connection_from_another_host_between_equal_ports_passes(firewalls: list[Firewall]) -> None:
+    """The rule does not compare the interface, so what comes from outside meets its program as well."""
+    for firewall in firewalls:
+        install(firewall)
+    add_own_addresses()
+    ip = find_peer("ip")
+    code = (
+        "import socket, sys; sock = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET);"
+        "sock.bind((sys.argv[2], int(sys.argv[3]))); sock.settimeout(20);"
+        "sock.connect((sys.argv[1], int(sys.argv[3]))); sock.recv(1)"
+    )
+    servers = [
+        socket.create_server((host, PORT), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        for host in ("10.91.0.1", "fd91::1")
+    ]
+    with subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE) as other, contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(server)
+        here, there = Path("/proc/thread-self/ns/net").readlink(), Path(f"/proc/{other.pid}/ns/net")
+        wait_until(lambda: there.readlink() != here, "the other namespace is there")
+        subprocess.run([ip, "link", "set", "v1", "netns", str(other.pid)], check=True)
+        enter = ["nsenter", "-t", str(other.pid), "-n"]
+        for line in ("addr add 10.91.0.2/24 dev v1", "addr add fd91::2/64 dev v1 nodad", "link set v1 up"):
+            subprocess.run([*enter, ip, *line.split()], check=True)
+        for server, host in zip(servers, ("10.91.0.2", "fd91::2"), strict=True):
+            to = server.getsockname()[0]
+            with subprocess.Popen([*enter, sys.executable, "-c", code, to, host, str(PORT)]) as client:
+                server.settimeout(20)
+                accepted, peer = server.accept()
+                accepted.close()
+                assert peer[:2] == (host, PORT)
+                assert client.wait(20) == 0
+        assert other.stdin is not None
+        other.stdin.close()
+    assert [host_firewall.read_state(firewall).packets for firewall in firewalls] == [0, 0]
+
+
+@pytest.mark.peers
 def test_every_port_up_to_65535(firewalls: list[Firewall]) -> None:
     """The sweep: each port in turn is the dead one of a range of two; none reaches itself."""
     for firewall in firewalls:
@@ -187,7 +228,7 @@ def saved(*rules: str, chain: bool = True) -> str:
 
 
 MATCH = f'-m bpf --bytecode "{bytecode(self_connect_filter(4))}"'
-RULE = f"-A TAILBITE -i lo -p tcp {MATCH} -j REJECT --reject-with tcp-reset"
+RULE = f"-A TAILBITE -p tcp {MATCH} -j REJECT --reject-with tcp-reset"
 JUMP = "-A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j TAILBITE"
 
 
@@ -195,7 +236,7 @@ def test_a_table_with_ours_is_read() -> None:
     state = host_firewall.parse_rules(
         saved("[5:300] -A INPUT -p udp -j DROP", f"[9:540] {JUMP}", f"[3:180] {RULE}"), FAKE
     )
-    assert state == host_firewall.FirewallState(4, "nf_tables", True, True, (2,), 0, None, 3, 180)
+    assert state == host_firewall.FirewallState(4, "nf_tables", True, 1, True, (2,), 0, None, 3, 180)
     assert state.is_installed
 
 
@@ -224,15 +265,18 @@ def test_a_rule_before_ours_counts_only_if_it_may_see_a_syn_on_lo(rule: str, dec
 
 @pytest.mark.peers
 @pytest.mark.parametrize("index", [0, 1], ids=["IPv4", "IPv6"])
-def test_the_rules_of_an_earlier_version_are_replaced_and_removed(firewalls: list[Firewall], index: int) -> None:
-    """Earlier versions compared the interface in INPUT, where every packet pays for it."""
+@pytest.mark.parametrize(("jump", "rule"), [(("-i", "lo"), ()), ((), ("-i", "lo"))], ids=["0.1", "0.2"])
+def test_the_rules_of_an_earlier_version_are_replaced_and_removed(
+    firewalls: list[Firewall], index: int, jump: tuple[str, ...], rule: tuple[str, ...]
+) -> None:
+    """Earlier versions compared the interface: first in INPUT, where every packet pays for it, then in our chain."""
     firewall = firewalls[index]
 
     def install_earlier() -> None:
         for line in (
             ("-N", host_firewall.CHAIN),
-            ("-A", host_firewall.CHAIN, *firewall.rule[2:]),
-            ("-I", "INPUT", "1", "-i", "lo", "-p", "tcp", "--syn", "-j", host_firewall.CHAIN),
+            ("-A", host_firewall.CHAIN, *rule, *firewall.rule),
+            ("-I", "INPUT", "1", *jump, "-p", "tcp", "--syn", "-j", host_firewall.CHAIN),
         ):
             host_firewall.run_firewall(firewall.command(*line))
 
@@ -251,7 +295,12 @@ def test_an_empty_table_and_ours_half_made() -> None:
     assert host_firewall.parse_rules("", FAKE) == host_firewall.FirewallState(4, "nf_tables")
     flushed = host_firewall.parse_rules(saved(f"[0:0] {JUMP}"), FAKE)
     assert (flushed.has_chain, flushed.is_current, flushed.is_installed) == (True, False, False)
-    assert [line[3] for line in host_firewall.install_commands(flushed, FAKE)] == ["-F", "-A"]
+    assert [line[3] for line in host_firewall.install_commands(flushed, FAKE)] == ["-A"]
+    earlier = f"-A TAILBITE -i lo -p tcp {MATCH} -j REJECT --reject-with tcp-reset"
+    two = host_firewall.parse_rules(saved(f"[0:0] {JUMP}", f"[1:60] {earlier}", f"[0:0] {RULE}"), FAKE)
+    assert (two.is_current, two.rules) == (False, 2)
+    commands = [" ".join(line[3:6]) for line in host_firewall.install_commands(two, FAKE)]
+    assert commands == ["-A TAILBITE -p", "-D TAILBITE 1", "-D TAILBITE 1"], "the new rule is there first"
     assert [line[3] for line in host_firewall.install_commands(host_firewall.FirewallState(4, "x"), FAKE)] == [
         "-N",
         "-A",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.guards.program import lookahead
 from tailbite.guards.program.lookahead import LocalDestination, Lookahead, ports_before, reach_of
+from tailbite.kernel.snmp import TcpOpens
 from tailbite.kernel.sockaddr import pack_sockaddr
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
 
@@ -143,3 +144,42 @@ def test_a_sequence_that_others_move_fast_is_not_trusted(monkeypatch: pytest.Mon
     monkeypatch.setattr(lookahead, "draw_source_port", lambda *_: next(drawn))
     assert ahead.is_out_of_reach(HERE, 1)
     assert [ahead.is_still_out_of_reach(HERE, 1) for _ in range(3)] == [True, False, True]
+
+
+@network
+def test_where_others_connect_and_this_process_hardly_runs_nothing_is_out_of_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others move the sequence on while the supervisor has no CPU: 1 000 connects a second, half a second."""
+    write_ephemeral_range(PortRange(32768, 60999))
+    clock, opens = [1000.0], [500]
+    monkeypatch.setattr(lookahead, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(lookahead, "read_tcp_opens", lambda: TcpOpens(opens[0], 0))
+
+    def after(seconds: float, others: int) -> bool:
+        clock[0] += seconds
+        opens[0] += others
+        ahead.count_call()
+        is_out_of_reach = ahead.is_out_of_reach(HERE, 1)
+        opens[0] += 1  # the call itself, which runs later
+        return is_out_of_reach
+
+    ahead = Lookahead()
+    assert all(after(0.0001, 0) for _ in range(500)), "these are our own calls"
+    ahead.add_delay(0.5)
+    assert after(0.1, 0)
+    assert not after(0.1, 100)
+    assert not after(1, 0), "a storm may come again"
+    assert after(60, 0)
+
+
+@network
+def test_where_connects_cannot_be_counted_nothing_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ephemeral_range(PortRange(32768, 60999))
+    assert Lookahead().is_out_of_reach(HERE, 1)
+
+    def fail() -> TcpOpens:
+        raise ValueError
+
+    monkeypatch.setattr(lookahead, "read_tcp_opens", fail)
+    assert not Lookahead().is_out_of_reach(HERE, 1)

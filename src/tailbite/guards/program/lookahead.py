@@ -7,20 +7,29 @@ calls under way can pass::
 
     16 for each call, and for one more
     + every port in between that may be in use or reserved, because the kernel passes these in one step
+    + 16 for each connect that other programs may make before this process can look again
+
+The last term needs two figures: the connects of others per second (ActiveOpens in /proc/net/snmp, less our own), and
+the longest time for which this process may not run. Under a CPU quota, or at a low priority on a busy machine, that
+is much longer than the kernel's usual slices, and the supervisor sees it by its own delays.
 
 Where P is near, some draws move the sequence past it. What remains is held: a range of few ports, a host with
-thousands of sockets, and a kernel that chooses at random (``ip_local_port_step_width``).
+thousands of sockets, a busy host that gives this process little time, and a kernel that chooses at random
+(``ip_local_port_step_width``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+from math import ceil
 from time import monotonic
 from typing import Final, NamedTuple
 
 from tailbite.connect.facts import FRESH_FOR
 from tailbite.kernel.silent_draw import draw_source_port
+from tailbite.kernel.snmp import counted_since, read_tcp_opens
 from tailbite.kernel.sockstat import read_tcp_usage
 from tailbite.kernel.sysctl import read_ephemeral_range, read_reserved_ports, read_sysctl
 
@@ -30,6 +39,10 @@ _LONGEST_STEP: Final = 16
 """get_random_u32_below(8) * 2 + 2, ``__inet_hash_connect`` in net/ipv4/inet_hashtables.c; 2 before Linux 5.18."""
 
 _MOST_DRAWS: Final = 128
+_SHORTEST_DELAY: Final = 0.05
+_FIRST_DELAY: Final = 1.0
+_HALF_LIFE: Final = 5.0
+_WINDOW: Final = 0.05
 _FASTEST: Final = 8
 """P is held while others move the sequence by more than an eighth of the range between two inspections."""
 
@@ -72,14 +85,27 @@ def ports_before(port: int, drawn: int, low: int, high: int) -> int:
     return (port - drawn) % span or span
 
 
-def reach_of(calls: int, in_use: int) -> int:
+def reach_of(calls: float, in_use: int) -> int:
     """Return how many ports the sequence can move on while so many calls choose their source port.
 
     Args:
-        calls: connects under way.
+        calls: connects under way, and those that others may make meanwhile.
         in_use: the ports that may be in use or reserved; every second port is passed over anyway.
     """
-    return _LONGEST_STEP * (calls + 1) + 2 * in_use
+    return _LONGEST_STEP * (ceil(calls) + 1) + 2 * in_use
+
+
+class _Peak:
+    """The largest of the latest values: it halves within a few seconds without another one."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self._value, self._since = value, monotonic()
+
+    def at(self, now: float) -> float:
+        return float(self._value * 0.5 ** ((now - self._since) / _HALF_LIFE))
+
+    def add(self, value: float, now: float) -> None:
+        self._value, self._since = max(value, self.at(now)), now
 
 
 class Lookahead:
@@ -91,6 +117,20 @@ class Lookahead:
         self._in_use = 0
         self._is_in_turn = False
         self._last: dict[LocalDestination, int] = {}
+        self._delay = _Peak(_FIRST_DELAY)
+        self._others = _Peak()
+        self._calls = self._not_begun = 0
+        self._opens, self._counted = 0, 0.0
+        with contextlib.suppress(OSError, ValueError):  # else it is tried again, and nothing is out of reach
+            self._count_others(monotonic())
+
+    def count_call(self) -> None:
+        """Tell of a connect that this process lets go on, so that it is not taken for another program's."""
+        self._calls += 1
+
+    def add_delay(self, seconds: float) -> None:
+        """Tell for how long this process was kept from running, or was busy."""
+        self._delay.add(seconds, monotonic())
 
     def is_out_of_reach(self, destination: LocalDestination, calls: int) -> bool:
         """Tell whether no connect can get the destination's port as source port now; if it is near, move past it.
@@ -113,11 +153,13 @@ class Lookahead:
         return moved * _FASTEST < self._high - self._low
 
     def _is_out_of_reach(self, destination: LocalDestination, calls: int) -> bool:
-        self._refresh()
-        reach = reach_of(calls, self._in_use)
+        now = monotonic()
+        self._refresh(now)
+        others = self._others.at(now) * max(_SHORTEST_DELAY, 4 * self._delay.at(now))
+        reach = reach_of(calls + others, self._in_use)
         if not self._is_in_turn or 2 * reach > self._high - self._low:
             return False
-        for _ in range(_MOST_DRAWS):
+        for _ in range(_MOST_DRAWS if others < _MOST_DRAWS / 2 else 1):
             drawn = draw_source_port(*destination)
             if not self._low <= drawn <= self._high:
                 return False  # the range has changed
@@ -129,15 +171,16 @@ class Lookahead:
                 return True
         return False
 
-    def _refresh(self) -> None:
+    def _refresh(self, now: float) -> None:
         """Read again what a step of the sequence depends on.
 
         Raises:
             OSError: it cannot be read.
             ValueError: it is not what every kernel writes.
         """
-        if monotonic() < self._until:
+        if now < self._until:
             return
+        self._count_others(now)
         ports, usage = read_ephemeral_range(), read_tcp_usage()
         reserved = sum(
             max(0, min(one.high, ports.high) - max(one.low, ports.low) + 1) for one in read_reserved_ports().ranges
@@ -145,4 +188,14 @@ class Lookahead:
         self._low, self._high = ports.low, ports.high
         self._in_use = usage.sockets + usage.time_wait + reserved
         self._is_in_turn = (read_sysctl("ip_local_port_step_width") or "0") == "0"
-        self._until = monotonic() + FRESH_FOR
+        self._until = now + FRESH_FOR
+
+    def _count_others(self, now: float) -> None:
+        if now < self._counted + _WINDOW:
+            return
+        opens = read_tcp_opens().active
+        if self._counted:
+            others = counted_since(self._opens, opens) - self._calls
+            self._others.add(max(0, others - self._not_begun) / (now - self._counted), now)
+            self._not_begun = max(0, -others)  # the kernel counts these connects in the next window
+        self._opens, self._counted, self._calls = opens, now, 0

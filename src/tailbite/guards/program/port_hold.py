@@ -12,35 +12,22 @@ then too.
 Around one connect call, the port is held only if the kernel can choose it within the next connects
 (:mod:`tailbite.guards.program.lookahead`), for the sake of servers on [::].
 
-A port that is held is held until the call is over, and one that is out of reach is inspected again until
-then, and held if it comes near. The caller runs again within microseconds, unless
-the CPUs are busy: a process of low priority, or one whose CPU quota is used up, may not run for seconds. So the port
-is released when one of these shows that the kernel has chosen a source port for the call:
-
-=====================================================  ==============================================================
-event                                                  evidence
-=====================================================  ==============================================================
-the same thread makes another call                     the first one is over
-the thread has ended                                   likewise
-the thread sleeps (``S`` in /proc/TID/stat)            it waits for the answer to its SYN, or is in another call
-the thread is stopped (``T``, ``t``)                   a thread stops when it returns from a call (signal(7))
-the thread waits (``D``) in another call               /proc/TID/syscall names the call
-the thread has run for 0.5 s (/proc/TID/schedstat)     the search through a full range takes less than 5 ms; a
-                                                       virtual CPU may count time in which its host ran others
-=====================================================  ==============================================================
+A port that is held is held until the call is known to be over (:mod:`tailbite.guards.program.pending_call`), or the
+same thread makes its next call. One that is out of reach is inspected again until then, and held if it comes near.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
+import itertools
 import socket
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from tailbite.guards.program.lookahead import Lookahead
+from tailbite.guards.program.pending_call import PendingCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,12 +42,8 @@ _UNUSED_ADDRESSES = ("100::1", socket.AF_INET6), ("192.0.2.1", socket.AF_INET)  
 _FIRST_PAUSE: Final = 0.0001
 _LONGEST_PAUSE: Final = 0.02
 _LONGEST_PAUSE_UNHELD: Final = 0.002
-_SEARCH_TIME: Final = 0.5
-_PATIENCE: Final = 1.0
-"""Seconds for which a port is held around the call of a thread whose state cannot be read."""
-
-_MOST: Final = 256
-_TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
+_INSPECTED_AT_ONCE: Final = 64
+"""A program with a thousand threads under way must not wait until each of them has been inspected."""
 
 
 def hold(port: int) -> socket.socket:
@@ -95,14 +78,12 @@ class _Call:
     Attributes:
         key: the network namespace and the port that is held for the call.
         unheld: the destination while its port is out of reach; None while the port is held.
-        run_time: seconds that the thread had run when the call was let go on; None if that cannot be read.
-        until: when to release the port if nothing can be read of the thread, on the monotonic clock.
+        pending: the evidence that the call is over.
     """
 
     key: tuple[object, int]
     unheld: LocalDestination | None
-    run_time: float | None
-    until: float
+    pending: PendingCall
 
 
 class Holds:
@@ -118,6 +99,7 @@ class Holds:
         self._sockets: dict[tuple[object, int], socket.socket] = {}
         self._pause = _FIRST_PAUSE
         self._lookahead: Lookahead | None = Lookahead()
+        self._due = 0.0
 
     def hold_always(self) -> None:
         """Hold ports even if they are out of reach: sockets may have a sequence of source ports of their own."""
@@ -151,17 +133,18 @@ class Holds:
         """
         key = place, port
         unheld = None
+        self._due = monotonic()
+        if self._lookahead is not None and place is None:
+            self._lookahead.count_call()
         if destination is not None and place is None and key not in self._sockets:
             unheld = destination if self._is_out_of_reach(destination) else None
         if unheld is None and not self._hold(key, hold_there):
             return True
         before = self._calls.pop(tid, None)
-        self._calls[tid] = _Call(key, unheld, run_time(tid), monotonic() + _PATIENCE)
+        self._calls[tid] = _Call(key, unheld, PendingCall(tid, self._connect))
         if before is not None and before.key != key:
             self._close_unused(before.key)
         self._pause = _FIRST_PAUSE
-        if len(self._calls) > _MOST:
-            self._release(next(iter(self._calls)))
         return unheld is None
 
     def _is_out_of_reach(self, destination: LocalDestination) -> bool:
@@ -192,15 +175,25 @@ class Holds:
         if not self._calls:
             return None
         now = monotonic()
-        for tid in [tid for tid, call in self._calls.items() if self._is_over(tid, call, now)]:
-            self._release(tid)
+        if self._lookahead is not None and now > self._due:
+            self._lookahead.add_delay(now - self._due)
+        for tid in list(itertools.islice(self._calls, _INSPECTED_AT_ONCE)):
+            self._inspect(tid, now)
         self._look_again()
         longest = _LONGEST_PAUSE
         if any(call.unheld is not None for call in self._calls.values()):
             longest = _LONGEST_PAUSE_UNHELD
         pause = min(self._pause, longest)
         self._pause = min(pause * 2, _LONGEST_PAUSE)
+        self._due = monotonic() + pause
         return pause if self._calls else None
+
+    def _inspect(self, tid: int, now: float) -> None:
+        """Release the port of a call if that is over; else inspect the others before it again."""
+        if self._calls[tid].pending.is_over(now):
+            self._release(tid)
+        else:
+            self._calls[tid] = self._calls.pop(tid)
 
     def _look_again(self) -> None:
         """Hold the ports that were out of reach and no longer are, of calls that are not over."""
@@ -220,48 +213,9 @@ class Holds:
         while self._sockets:
             self._sockets.popitem()[1].close()
 
-    def _is_over(self, tid: int, call: _Call, now: float) -> bool:
-        try:
-            state = _read(f"/proc/{tid}/stat").rpartition(b") ")[2][:1]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        except OSError:
-            return now > call.until
-        if state == b"R":
-            ran = run_time(tid)
-            return now > call.until if ran is None or call.run_time is None else ran - call.run_time > _SEARCH_TIME
-        if state == b"D":
-            return self._is_in_another_call(tid)
-        return True
-
-    def _is_in_another_call(self, tid: int) -> bool:
-        try:
-            number = _read(f"/proc/{tid}/syscall").split()[0]
-        except (OSError, IndexError):
-            return False
-        return number not in (b"running", str(self._connect).encode())
-
     def _release(self, tid: int) -> None:
         self._close_unused(self._calls.pop(tid).key)
 
     def _close_unused(self, key: tuple[object, int]) -> None:
         if key in self._sockets and all(call.key != key for call in self._calls.values()):
             self._sockets.pop(key).close()
-
-
-def run_time(tid: int) -> float | None:
-    """Return the seconds of CPU time that a thread has had; None if that cannot be read."""
-    try:
-        return int(_read(f"/proc/{tid}/schedstat").split()[0]) / 1e9
-    except (OSError, ValueError, IndexError):
-        pass  # a kernel without CONFIG_SCHED_INFO
-    try:
-        fields = _read(f"/proc/{tid}/stat").rpartition(b") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) * _TICK
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - pathlib takes 4 ms to load
-        return file.read()
