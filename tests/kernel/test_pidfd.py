@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from support.guarded import run
+from support.limits import without
 from tailbite.kernel.pidfd import can_copy_descriptors, copy_descriptor, open_thread
 
 pytestmark = pytest.mark.skipif(not can_copy_descriptors(), reason="this system forbids pidfd_getfd(2)")
@@ -35,3 +37,24 @@ def test_a_thread_that_is_gone_is_not_found() -> None:
         child.wait()
         with pytest.raises(ProcessLookupError):
             open_thread(child.pid)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the emulated limits know x86_64's system calls")
+def test_before_linux_6_9_a_thread_with_descriptors_of_its_own_cannot_be_copied_from() -> None:
+    """Its process's table has other descriptors under the same numbers."""
+    code = (
+        "import errno, os, sys, threading\n"
+        "from tailbite.kernel.namespace import CLONE_FILES, unshare\n"
+        "from tailbite.kernel.pidfd import open_thread\n"
+        "def open_from_another(go, tids):\n"
+        "    if go: unshare(CLONE_FILES)\n"
+        "    tids.append(threading.get_native_id()); ready.set(); leave.wait()\n"
+        "for own in (False, True):\n"
+        "    ready, leave, tids = threading.Event(), threading.Event(), []\n"
+        "    thread = threading.Thread(target=open_from_another, args=(own, tids)); thread.start(); ready.wait()\n"
+        "    try: os.close(open_thread(tids[0])); print('copied')\n"
+        "    except OSError as error: print(errno.errorcode[error.errno])\n"
+        "    leave.set(); thread.join()\n"
+    )
+    done = run([*without("PIDFD_THREAD"), sys.executable, "-c", code])
+    assert done.stdout.split() == ["copied", "ENOTSUP"], done.stderr

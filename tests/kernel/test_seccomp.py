@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailbite.kernel import seccomp
-from tailbite.kernel.namespace import CLONE_NEWNET
+from tailbite.kernel.namespace import CLONE_FILES, CLONE_NEWNET
 
 ALLOW, NOTIFY = 0x7FFF0000, 0x7FC00000
 register = st.integers(0, 2**64 - 1)
@@ -62,19 +62,23 @@ def test_a_sendto_is_reported_only_if_it_opens_a_connection(
 
 
 @given(abi_names, register, st.lists(register, min_size=5, max_size=5))
-def test_a_move_to_another_network_namespace_is_reported(name: str, first: int, others: list[int]) -> None:
+def test_a_move_to_another_network_namespace_or_descriptor_table_is_reported(
+    name: str, first: int, others: list[int]
+) -> None:
     abi = seccomp.ABIS[name]
     program = seccomp.call_filter(abi)
     assert evaluate(program, abi.setns, abi.arch, [first, *others]) == NOTIFY
-    expected = NOTIFY if first & CLONE_NEWNET else ALLOW
+    expected = NOTIFY if first & (CLONE_NEWNET | CLONE_FILES) else ALLOW
     assert evaluate(program, abi.unshare, abi.arch, [first, *others]) == expected
+    expected = NOTIFY if others[1] & seccomp.CLOSE_RANGE_UNSHARE else ALLOW
+    assert evaluate(program, abi.close_range, abi.arch, [first, *others]) == expected
 
 
 @given(abi_names, st.integers(0, 2**31 - 1), st.integers(0, 2**32 - 1), st.lists(register, min_size=6, max_size=6))
 def test_no_other_call_and_no_other_abi_is_reported(name: str, number: int, arch: int, arguments: list[int]) -> None:
     abi = seccomp.ABIS[name]
     program = seccomp.call_filter(abi)
-    if number not in (abi.connect, abi.sendto, abi.setns, abi.unshare):
+    if number not in (abi.connect, abi.sendto, abi.setns, abi.unshare, abi.close_range):
         assert evaluate(program, number, abi.arch, arguments) == ALLOW
     if arch != abi.arch:
         assert evaluate(program, abi.connect, arch, arguments) == ALLOW

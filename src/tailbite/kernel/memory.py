@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Final
 
 from tailbite.kernel.libc import quick_error, quick_libc
 
-__all__ = ["MemoryReader", "can_read_memory", "shares_memory", "yama_scope"]
-
-# The number of kcmp(2): arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h.
-_KCMP: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "loongarch64": 272}
-_KCMP_VM: Final = 1
+__all__ = ["MemoryReader", "can_read_memory", "yama_scope"]
 
 
 class _Vector(ctypes.Structure):
@@ -54,18 +49,6 @@ class MemoryReader:
         if count < 0:
             raise quick_error("process_vm_readv")
         return count
-
-
-def shares_memory(one: int, other: int) -> bool:
-    """Tell whether two processes have their memory in common, as after vfork(2); True if the kernel does not say.
-
-    Args:
-        one: a pid or a thread's id.
-        other: another one.
-    """
-    number = _KCMP.get(os.uname().machine, -1)
-    # 1 and 2 say which of two different objects comes first (kcmp(2)); -1 is a failure.
-    return int(quick_libc().syscall(number, one, other, _KCMP_VM, 0, 0)) not in (1, 2)
 
 
 def can_read_memory() -> bool:

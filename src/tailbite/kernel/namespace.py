@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "CLONE_FILES",
     "CLONE_NEWNET",
     "CLONE_NEWUSER",
     "bring_up",
@@ -33,6 +34,8 @@ __all__ = [
     "unshare",
 ]
 
+CLONE_FILES = 0x400
+"""unshare(2) with this flag gives the calling thread a descriptor table of its own."""
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 """unshare(2) with this flag makes a network namespace (include/uapi/linux/sched.h)."""

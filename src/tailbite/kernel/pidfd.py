@@ -8,6 +8,7 @@ import errno
 import os
 from typing import Final
 
+from tailbite.kernel.kcmp import shares_descriptors
 from tailbite.kernel.libc import last_error, libc, quick_error, quick_libc
 
 __all__ = ["PIDFD_GETFD", "can_copy_descriptors", "copy_descriptor", "open_thread"]
@@ -23,12 +24,15 @@ def open_thread(tid: int) -> int:
     """Return a pidfd of a thread: since Linux 6.9 of exactly that thread, before that of its process.
 
     Raises:
-        OSError: ESRCH, the thread is gone.
+        OSError: ESRCH, the thread is gone; ENOTSUP before Linux 6.9, the thread has descriptors of its own
+            (unshare(2) with CLONE_FILES), which only a pidfd of exactly that thread leads to.
     """
     descriptor = libc().syscall(_PIDFD_OPEN, tid, _PIDFD_THREAD)
     if descriptor < 0 and ctypes.get_errno() == errno.EINVAL:
-        # All threads but those of clone(2) without CLONE_FILES share the descriptors of their leader.
-        descriptor = libc().syscall(_PIDFD_OPEN, _leader(tid), 0)
+        leader = _leader(tid)
+        if not shares_descriptors(tid, leader):
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        descriptor = libc().syscall(_PIDFD_OPEN, leader, 0)
     if descriptor < 0:
         raise last_error("pidfd_open")
     return int(descriptor)

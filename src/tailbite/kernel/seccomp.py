@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tailbite.kernel.libc import last_error, libc, quick_errno, quick_error, quick_libc
-from tailbite.kernel.namespace import CLONE_NEWNET
+from tailbite.kernel.namespace import CLONE_FILES, CLONE_NEWNET
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE
 
 __all__ = [
@@ -36,6 +36,9 @@ __all__ = [
 MSG_FASTOPEN: Final = 0x20000000
 """sendto(2) with this flag connects as well (Linux 3.7, include/linux/socket.h)."""
 
+CLOSE_RANGE_UNSHARE: Final = 2
+"""close_range(2) with this flag gives the calling thread a descriptor table of its own (Linux 5.9)."""
+
 SHORTEST_ADDRESS: Final = 16
 """sizeof(struct sockaddr_in): anything shorter is not an Internet address."""
 
@@ -52,6 +55,7 @@ class Abi:
         setns: the number of setns(2).
         unshare: the number of unshare(2).
         setsockopt: the number of setsockopt(2).
+        close_range: the number of close_range(2).
     """
 
     arch: int
@@ -61,6 +65,7 @@ class Abi:
     setns: int
     unshare: int
     setsockopt: int
+    close_range: int = 436
 
 
 ABIS: Final = {
@@ -85,9 +90,9 @@ def call_filter(abi: Abi, *, reports_port_ranges: bool = False) -> bytes:
     These are connect(2) with an address at least as long as an IPv4 one, and sendto(2) with MSG_FASTOPEN and such an
     address. A longer address is reported whatever its length, as the kernel takes up to 128 bytes (struct
     sockaddr_storage) for an IPv4 address as well. Also reported are the calls by which a thread moves to another
-    network namespace: setns(2), and unshare(2) with CLONE_NEWNET. Every other call is allowed, calls of another ABI
-    included (32-bit programs on a 64-bit kernel). A filter sees register values, not memory, so it cannot test the
-    port.
+    network namespace or to a descriptor table of its own: setns(2), unshare(2) with CLONE_NEWNET or CLONE_FILES, and
+    close_range(2) with CLOSE_RANGE_UNSHARE. Every other call is allowed, calls of another ABI included (32-bit
+    programs on a 64-bit kernel). A filter sees register values, not memory, so it cannot test the port.
 
     Args:
         abi: the numbers of this machine.
@@ -106,9 +111,13 @@ def call_filter(abi: Abi, *, reports_port_ranges: bool = False) -> bytes:
         (_IF_EQUAL, abi.sendto, "sendto", None),
         (_IF_EQUAL, abi.setns, "notify", None),
         *([(_IF_EQUAL, abi.setsockopt, "setsockopt", None)] if reports_port_ranges else []),
+        (_IF_EQUAL, abi.close_range, "close_range", None),
         (_IF_EQUAL, abi.unshare, None, "allow"),
         (_LOAD, argument(0), None, None),
-        (_IF_ANY_BIT, CLONE_NEWNET, "notify", "allow"),
+        (_IF_ANY_BIT, CLONE_NEWNET | CLONE_FILES, "notify", "allow"),
+        "close_range",
+        (_LOAD, argument(2), None, None),
+        (_IF_ANY_BIT, CLOSE_RANGE_UNSHARE, "notify", "allow"),
         "setsockopt",
         (_LOAD, argument(1), None, None),
         (_IF_EQUAL, socket.IPPROTO_IP, None, "allow"),

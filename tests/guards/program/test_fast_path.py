@@ -14,7 +14,7 @@ from support.guarded import PYTHON, guarded, run
 from support.programs import client, counts
 from support.trap import PORT, Trap
 from tailbite.guards.program.fast_path import open_memory
-from tailbite.kernel.memory import shares_memory
+from tailbite.kernel.kcmp import shares_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,3 @@ def test_memory_that_is_shared_is_not_opened_and_other_memory_is_gone_after_exec
             assert os.pread(memory, 4, start) == b""
         finally:
             os.close(memory)
-
-
-def test_a_kernel_that_does_not_compare_memory_is_taken_to_share_it() -> None:
-    assert shares_memory(os.getpid(), 1 << 30), "no such process"

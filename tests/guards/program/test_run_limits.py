@@ -51,6 +51,67 @@ def test_with_less_the_program_still_never_reaches_itself(limits: list[str], mec
     assert itself > 0, "the control did not self-connect"
 
 
+STATES = """
+import ctypes, os, resource, socket, sys, threading
+port, itself, refused = int(sys.argv[1]), 0, 0
+libc = ctypes.CDLL(None, use_errno=True)
+
+def connect():
+    found = 0
+    for _ in range(12):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1]).ljust(8, bytes(1)))
+            found += sock.connect_ex(("127.0.0.1", port)) == 0 and sock.getsockname() == sock.getpeername()
+    return found
+
+def in_a_thread(prepare):
+    found = []
+    def work():
+        connect_first = connect()
+        assert prepare() == 0, os.strerror(ctypes.get_errno())
+        found.append(connect_first + connect())
+    thread = threading.Thread(target=work); thread.start(); thread.join()
+    return found[0]
+
+states = {
+    "a thread with descriptors of its own": lambda: in_a_thread(lambda: libc.unshare(0x400)),
+    "the same by close_range": lambda: in_a_thread(lambda: libc.syscall(436, 900, 901, 2)),
+    "no descriptor but its sockets": lambda: (os.closerange(3, 4096), connect())[1],
+    "few descriptors": lambda: (resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8)), connect())[1],
+    "one process": lambda: (resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)), connect())[1],
+    "no new privileges": lambda: (libc.prctl(38, 1, 0, 0, 0), connect())[1],
+    "an empty root": lambda: (os.chroot("/proc/self/fdinfo"), connect())[1],
+    "a user namespace": lambda: (libc.unshare(0x10000000), connect())[1],
+    "another user": lambda: (os.setuid(65534), connect())[1],
+}
+for name, state in states.items():
+    child = os.fork()
+    if child == 0:
+        os._exit(state())
+    found = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(name + ":", found)
+"""
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [[], ["PIDFD_THREAD"], ["IP_LOCAL_PORT_RANGE", "PIDFD_THREAD"], ["pidfd_getfd"]],
+    ids=lambda limits: " ".join(limits) or "none",
+)
+def test_whatever_state_a_program_brings_itself_into_it_never_reaches_itself(limits: list[str]) -> None:
+    """Before Linux 6.9 a thread with descriptors of its own cannot be steered: its port is held."""
+    needs_another_user()
+    Trap().set()
+    command = [PYTHON, "-c", STATES, str(PORT)]
+    guarded_run = guarded(command, "--require")
+    done = run([*without(*limits), *guarded_run] if limits else guarded_run)
+    found = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert set(found.values()) == {"0"}, done.stdout + done.stderr
+    control = dict(line.split(": ") for line in run(command).stdout.splitlines())
+    assert control.keys() == found.keys()
+    assert all(0 < int(count) <= 24 for count in control.values()), f"the control did not self-connect: {control}"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
 def test_a_server_starts_at_once_while_its_port_is_held_around_every_connect(host: str) -> None:
     """Held, not steered, by a client that connects as fast as it can: 50 starts without SO_REUSEADDR, none fails."""

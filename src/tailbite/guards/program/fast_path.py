@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tailbite.guards.program.shared_page import Outcome
 from tailbite.kernel import seccomp
+from tailbite.kernel.kcmp import shares_memory
 from tailbite.kernel.libc import quick_libc
-from tailbite.kernel.memory import shares_memory
 from tailbite.kernel.pidfd import PIDFD_GETFD
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, SO_NETNS_COOKIE
 
@@ -93,6 +93,7 @@ class FastPath:
 
     Attributes:
         until: monotonic time at which the port range has to be read again.
+        moves: the count of moves (:class:`~tailbite.guards.program.shared_page.WorkerSlot`) that the cache knows of.
         serve: handles calls; returns True when a call needs the slow path, False when a wait ended without a call.
     """
 
@@ -100,6 +101,7 @@ class FastPath:
         self, listener: Listener, slot: WorkerSlot, connect: int, home_cookie: bytes, ask: Callable[[], None]
     ) -> None:
         self.until = 0.0
+        self.moves = slot.moves[0]
         self._threads_until = 0.0
         self._ranges: object = None
         self._threads: dict[int, tuple[int, int]] = {}
@@ -153,6 +155,7 @@ class FastPath:
     ) -> Callable[[], bool]:
         threads, heads, views, sample = self._threads, self._heads, _views, self._sample
         counts, call, buffer, receive_instead = slot.counts, slot.call, slot.buffer, _receiver(listener)
+        moves = slot.moves
         unpack, zeros = _CALL.unpack_from, bytes(seccomp.NOTIFICATION_SIZE)
         response = bytearray(seccomp.LET_RUN)
         response_id = memoryview(response)[:8].cast("Q")
@@ -189,7 +192,7 @@ class FastPath:
                         receive_instead()
                     call_id, tid, number, target, address = unpack(buffer)
                     thread = threads.get(tid)
-                    if thread is None or number != connect or monotonic() > self.until:
+                    if thread is None or number != connect or monotonic() > self.until or moves[0] != self.moves:
                         return True
                     pidfd, memory = thread
                     head = pread(memory, HEAD_LENGTH, address)

@@ -23,6 +23,7 @@ call received into that is lost when the process is killed before it is copied b
 _COUNTS_AT: Final = 128
 _GUARDED_AT: Final = MOST_WORKERS * _SLOT_SIZE
 _TAKEOVERS_AT: Final = _GUARDED_AT + 8
+_MOVES_AT: Final = _TAKEOVERS_AT + 8
 _MOST_TRIES: Final = 2
 _LEAD: Final = MOST_WORKERS
 _LEAD_TRIES: Final = 20
@@ -59,6 +60,7 @@ class WorkerSlot:
         call: the memory of a ``struct seccomp_notif``.
         buffer: the same and what follows it, more than fcntl.ioctl copies.
         counts: number of calls per Outcome, indexed by its value.
+        moves: one number for all workers: how often a thread moved to another network namespace or descriptor table.
     """
 
     def __init__(self, page: memoryview, number: int) -> None:
@@ -68,6 +70,7 @@ class WorkerSlot:
         self.buffer = page[at : at + _BUFFER_SIZE]
         words = page[at + _COUNTS_AT : at + _SLOT_SIZE].cast("Q")
         self.counts = words[: len(Outcome)]
+        self.moves = page[_MOVES_AT : _MOVES_AT + 8].cast("Q")
         self._tries = words[len(Outcome) :]  # the id of the call tried last, and how often it was tried
 
     @property

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tailbite.core.plan import Means
 from tailbite.core.ports import PortRange
+from tailbite.guards.program.bind_again import bind_again, bind_to_another_port
 from tailbite.guards.program.fast_path import HEAD_LENGTH, FastPath, open_memory
 from tailbite.guards.program.lookahead import LocalDestination
 from tailbite.guards.program.namespaces import Namespaces, hold_inside
@@ -56,7 +57,7 @@ _AF_INET, _AF_INET6, _IPPROTO_IP = int(socket.AF_INET), int(socket.AF_INET6), in
 _HEAD = struct.Struct("=HBB")  # family, and the port in network byte order
 _ADDRESS_LENGTH = 28  # sizeof(struct sockaddr_in6)
 _MOST = 256
-_TRIES = 8
+_NO_COPY = -1
 
 IS_GUARDED: Final = struct.pack("=HH4s8s", socket.AF_INET, 0, b"tail", b"bite run")
 """The address that ``tailbite run`` connects to, with descriptor -1, to ask whether another one guards it."""
@@ -101,6 +102,7 @@ class Steerer:
         self.report = report
         self._abi = abi
         self._listener = listener
+        self._slot = slot
         self._copies = copies
         self._steers = steers
         self._memory = MemoryReader(_ADDRESS_LENGTH)
@@ -129,10 +131,11 @@ class Steerer:
             self._holds.hold_always()
             return None
         if number not in (self._abi.connect, self._abi.sendto):
-            # The thread moves to another network namespace, so nothing that is known of it is true any more.
-            self._has_one_namespace = False
-            self._fast_path.forget()
+            # The thread moves to another network namespace or descriptor table. All workers must know before it does.
+            self._slot.moves[0] += 1
             return None
+        if self._fast_path.moves != self._slot.moves[0]:
+            self._forget_all()
         tid, descriptor, address, length = seccomp.parse_call(self._listener.call, self._abi)
         if not tid:
             return Outcome.UNSEEN  # in a pid namespace that cannot be seen from here
@@ -153,11 +156,16 @@ class Steerer:
             return self._unseen(tid, self._destination())
 
     def _prevent(self, tid: int, descriptor: int, family: int, port: int) -> Outcome:
-        if not self._copies:
+        try:
+            copy = self._copy(tid, descriptor) if self._copies else _NO_COPY
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            copy = _NO_COPY
+        if copy == _NO_COPY:
             foreign = self._namespaces.foreign_name(tid)
             ranges = self._ranges_of(foreign, tid)
             return self._hold(tid, port, foreign) if _is_in(ranges, port) else Outcome.PASSED
-        copy = self._copy(tid, descriptor)
         if copy is None:
             return Outcome.PASSED  # no such descriptor: the call will say so
         sock = None
@@ -219,13 +227,13 @@ class Steerer:
             unbind_chosen_port(sock)
         sock.setsockopt(_IPPROTO_IP, IP_LOCAL_PORT_RANGE, side)
         if name[1] == port:
-            outcome = _bind_again(sock, name)
+            outcome = bind_again(sock, name)
         self._report_action(tid, _describe(outcome, side))
         return outcome
 
     def _hold_or_bind_again(self, tid: int, sock: Any, name: tuple[Any, ...], port: int, foreign: object) -> Outcome:
         if name[1] == port:
-            outcome = _bind_to_another_port(sock, name, port)
+            outcome = bind_to_another_port(sock, name, port)
             if outcome is not None:
                 self._report_action(tid, _describe(outcome, 0))
                 return outcome
@@ -291,6 +299,14 @@ class Steerer:
         memory = self._memories[tid] = open_memory(tid)
         return memory
 
+    def _forget_all(self) -> None:
+        """Forget what a thread that moved made untrue: its descriptors, and that there is one namespace."""
+        self._fast_path.moves = self._slot.moves[0]
+        self._has_one_namespace = False
+        self._fast_path.forget()
+        for tid in list(self._threads):
+            self._forget(tid)
+
     def _forget(self, tid: int) -> None:
         self._fast_path.forget_thread(tid)
         os.close(self._threads.pop(tid))
@@ -335,47 +351,6 @@ class Steerer:
 
 def _is_in(ranges: Ranges, port: int) -> bool:
     return ranges.ephemeral is None or port in ranges.ephemeral
-
-
-def _bind_again(sock: Any, name: tuple[Any, ...]) -> Outcome:
-    """Bind the socket of a client that binds first once more, within the range it has now."""
-    try:
-        sock.bind((name[0], 0, *name[2:]))
-    except OSError as error:
-        if error.errno == errno.EINVAL:  # bound still: the program itself named the port
-            return Outcome.LEFT
-    return Outcome.RELEASED
-
-
-def _bind_to_another_port(sock: Any, name: tuple[Any, ...], port: int) -> Outcome | None:
-    """Unbind the socket of a client that binds first and bind it to any port but ``port``.
-
-    Returns:
-        The outcome; None if the socket is not bound now, so that connect(2) chooses its source port.
-    """
-    with contextlib.ExitStack() as stack:
-        for _ in range(_TRIES):
-            try:
-                unbind_chosen_port(sock)
-            except OSError:
-                return None  # not TCP
-            # bind(2) looks at addresses, so only a socket on the same address keeps the port from being chosen again.
-            stack.enter_context(_blocked(sock, name))
-            try:
-                sock.bind((name[0], 0, *name[2:]))
-            except OSError as error:
-                return Outcome.LEFT if error.errno == errno.EINVAL else None
-            if (chosen := sock.getsockname()[1]) != port:
-                return Outcome.RELEASED if chosen else None
-    return None
-
-
-@contextlib.contextmanager
-def _blocked(sock: Any, name: tuple[Any, ...]) -> Any:
-    with socket.socket(sock.family, socket.SOCK_STREAM) as blocker:
-        with contextlib.suppress(OSError):
-            blocker.bind(name)
-        yield
 
 
 def _describe(outcome: Outcome, side: int) -> str:
