@@ -95,6 +95,7 @@ def test_over_more_than_a_lap_no_connect_gets_the_port(host: str) -> None:
         hit = 0
         for _ in range(count):
             if inspects:
+                ahead.count_call()
                 assert ahead.is_out_of_reach(destination, 1)
             with socket.socket(family) as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1" + bytes(7))
