@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.limits import without
 from support.users import python_as_nobody
 
 if TYPE_CHECKING:
@@ -93,6 +94,17 @@ def test_an_ordinary_user_needs_nothing() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["shown"] is True
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the emulated limits know x86_64's system calls")
+@pytest.mark.parametrize("words", [("demo",), ("demo", "--natural"), ("lab", "handshake")])
+def test_a_system_that_lists_no_sockets_is_named_in_one_sentence(words: tuple[str, ...]) -> None:
+    command = [*without("SOCK_DIAG"), sys.executable, "-m", "tailbite", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4
+    assert "sock_diag, the kernel's list of sockets, does not answer here (Protocol not supported)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.usefixtures("network")

@@ -53,7 +53,7 @@ def test_a_refusal_is_an_os_error_with_the_request_in_words() -> None:
 
 
 def test_no_such_family_is_an_os_error() -> None:
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="netlink family 31 does not answer here"):
         Netlink(31)
 
 

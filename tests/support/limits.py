@@ -25,6 +25,7 @@ _LIMITS: dict[str, tuple[int, int, int, bool, int]] = {
     "SYNC_WAKE_UP": (16, 1, 0x40082104, False, errno.EINVAL),  # an ioctl, before Linux 6.6
     "NEW_LISTENER": (317, 1, 1 << 3, True, errno.EPERM),  # a profile that lets no filter listen
     "BPF": (321, 0, 5, False, errno.EPERM),  # bpf(BPF_PROG_LOAD): kernel lockdown, or a container's profile
+    "SOCK_DIAG": (41, 2, 4, False, errno.EPROTONOSUPPORT),  # gVisor, or a kernel without INET_DIAG
     "AF_INET6": (41, 0, 10, False, errno.EAFNOSUPPORT),  # ipv6.disable=1
 }
 

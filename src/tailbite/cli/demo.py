@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -16,13 +15,12 @@ from tailbite.cli.params import RANGE, PortNumber
 from tailbite.core.ports import PortRange
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel.namespace import enter_private_network
+from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import read_ephemeral_range
 from tailbite.lab.demo.acts import play_demo, play_natural_demo
 from tailbite.lab.demo.records import DemoAct, DemoSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console
 
 __all__ = ["command"]
@@ -72,17 +70,20 @@ class _ConsoleNarrator:
             self._counting = False
 
 
-@contextmanager
-def _private_network(natural: bool) -> Iterator[None]:
+def _enter_network(natural: bool) -> None:
     try:
         if not natural:
             enter_private_network()
-        yield
     except NamespaceUnavailable as error:
         raise Unsupported(
             f"{error}; the demo needs a private network to be certain. "
             "Without one, run 'tailbite demo --natural', which uses this network and waits for chance"
         ) from error
+    try:
+        with SockDiag():
+            pass
+    except OSError as error:
+        raise Unsupported(f"{error.strerror}; the demo shows what is in it") from error
 
 
 @click.command("demo")
@@ -121,7 +122,7 @@ def command(
       tailbite demo --json
 
     Exit status: 0 if every act showed what it claims, 1 if an act did not, 4 if this system does not permit a
-    private network.
+    private network, or does not list its sockets.
     """
     if natural and (full or ephemeral is not None):
         raise click.UsageError(
@@ -131,12 +132,12 @@ def command(
     screen = console()
     narrator = _SilentNarrator() if as_json else _ConsoleNarrator(screen)
     began = time.monotonic()
-    with _private_network(natural):
-        acts = []
-        for act in (play_natural_demo if natural else play_demo)(narrator, settings):
-            acts.append(act)
-            if not act.shown and not as_json:
-                screen.print(f"   [red]This act did not show what it claims: {act.claim}.[/red]")
+    _enter_network(natural)
+    acts = []
+    for act in (play_natural_demo if natural else play_demo)(narrator, settings):
+        acts.append(act)
+        if not act.shown and not as_json:
+            screen.print(f"   [red]This act did not show what it claims: {act.claim}.[/red]")
     shown = all(act.shown for act in acts)
     seconds = time.monotonic() - began
     if as_json:

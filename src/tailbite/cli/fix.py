@@ -23,9 +23,9 @@ from tailbite.host.sysctl.tree import HOST
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tailbite.cli.fix_plan import FixPlan
     from tailbite.core.ports import PortRange, PortSet
     from tailbite.host.change.apply import Done
-    from tailbite.host.change.records import Change
     from tailbite.host.explain.subject import Service
 
 __all__ = ["command"]
@@ -122,7 +122,7 @@ def command(
       sudo tailbite fix --undo --apply
 
     Exit status: 0 done or nothing to do, 1 there is something to do and --apply was not given, 2 wrong usage,
-    4 not permitted.
+    3 nothing to do, but not every socket could be seen, 4 not permitted.
     """
     if form is not None:
         others = {"--kill": kill, "--apply": do_it, "--undo": undo, "--root": root, "--json": as_document}
@@ -142,11 +142,14 @@ def command(
 
 def _fix(options: FixOptions, do_it: bool, dry_run: bool, as_document: bool) -> int:
     _refuse_both(do_it, dry_run)
-    changes = plan_fix(options)
+    plan = plan_fix(options)
     if do_it:
-        return _apply(changes, Journal(options.root), options.root or HOST, as_document=as_document)
-    _show_plan(changes, as_document=as_document)
-    return status.FOUND if changes else status.FINE
+        _apply(plan, Journal(options.root), options.root or HOST, as_document=as_document)
+    else:
+        _show_plan(plan, as_document=as_document)
+    if plan.changes and not do_it:
+        return status.FOUND
+    return status.FINE if plan.changes or plan.is_complete else status.PARTLY_BLIND
 
 
 def _refuse_both(do_it: bool, dry_run: bool) -> None:
@@ -170,7 +173,9 @@ def _form(
 ) -> str:
     """Write what was asked for, or else what the doctor advises here, for an engine."""
     if not reserved and ephemeral is None:
-        for change in plan_fix(FixOptions(FixRequest(), wanted, services, files=False, says_what_is_left=False)):
+        for change in plan_fix(
+            FixOptions(FixRequest(), wanted, services, files=False, says_what_is_left=False)
+        ).changes:
             if isinstance(change, SettingChange):
                 reserved |= change.added
     try:
@@ -179,19 +184,27 @@ def _form(
         raise click.UsageError(f"{error}; the doctor advises none here.") from None
 
 
-def _show_plan(changes: list[Change], *, as_document: bool) -> None:
-    if as_document:
-        emit_json("fix", applied=False, changes=[as_fields(change) for change in changes])
-        return
-    if not changes:
+def _note_nothing(plan: FixPlan) -> None:
+    if plan.is_complete:
         note("nothing to do: it is as it should be")
+    else:
+        note("nothing to do for what is visible; a self-connect may be among what is not")
+
+
+def _show_plan(plan: FixPlan, *, as_document: bool) -> None:
+    if as_document:
+        emit_json("fix", applied=False, changes=[as_fields(change) for change in plan.changes])
         return
-    for change in changes:
+    if not plan.changes:
+        _note_nothing(plan)
+        return
+    for change in plan.changes:
         click.echo(as_bytes(change))
     note("nothing has been changed; add --apply to do it")
 
 
-def _apply(changes: list[Change], journal: Journal, root: Path, *, as_document: bool) -> int:
+def _apply(plan: FixPlan, journal: Journal, root: Path, *, as_document: bool) -> None:
+    changes = plan.changes
     done: list[Done] = []
     with refusals(done, journal.path, changes):
         for one in apply_changes(changes, journal, root):
@@ -203,7 +216,7 @@ def _apply(changes: list[Change], journal: Journal, root: Path, *, as_document: 
     if as_document:
         emit_json("fix", applied=True, changes=[as_fields(one.change, one.note) for one in done])
     elif not changes:
-        note("nothing to do: it is as it should be")
+        _note_nothing(plan)
     else:
         if any(isinstance(one, SettingChange) and not one.namespace.is_own for one in changes):
             note(
@@ -212,7 +225,6 @@ def _apply(changes: list[Change], journal: Journal, root: Path, *, as_document: 
             )
         back = all(isinstance(change, Destroy) for change in changes)
         note(f"done{'' if back else '; tailbite fix --undo --apply reverts it'}")
-    return status.FINE
 
 
 def _undo(root: Path | None, *, do_it: bool, dry_run: bool, as_document: bool) -> int:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tailbite.host.see.snapshot import Snapshot
     from tailbite.host.sysctl.tree import Tree
 
-__all__ = ["FixOptions", "plan_fix"]
+__all__ = ["FixOptions", "FixPlan", "plan_fix"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,19 @@ class FixOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class FixPlan:
+    """The changes to make.
+
+    Attributes:
+        changes: in the order in which they are made.
+        is_complete: False if self-connects were to be destroyed and some may not have been visible.
+    """
+
+    changes: list[Change]
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class _Seen:
     """The namespaces as they are, and the request for each."""
 
@@ -73,17 +86,16 @@ class _Seen:
     not_visible: tuple[NotVisible, ...]
 
 
-def plan_fix(options: FixOptions) -> list[Change]:
+def plan_fix(options: FixOptions) -> FixPlan:
     """Return the changes that were asked for, or that the doctor advises.
 
     Raises:
         click.UsageError: they would do harm, or are not possible; the message says why.
     """
     try:
-        changes = _plan_host(options) if options.root is None else _plan_image(options, options.root)
+        return _plan_host(options) if options.root is None else FixPlan(_plan_image(options, options.root))
     except FixRefused as error:
         raise click.UsageError(str(error)) from None
-    return changes
 
 
 def _plan_image(options: FixOptions, root: Path) -> list[Change]:
@@ -99,7 +111,7 @@ def _plan_image(options: FixOptions, root: Path) -> list[Change]:
     return list(changes)
 
 
-def _plan_host(options: FixOptions) -> list[Change]:
+def _plan_host(options: FixOptions) -> FixPlan:
     places, not_visible = chosen_namespaces(options.wanted)
     asked = options.request != FixRequest()
     seen = _as_asked(options, places, not_visible) if asked else _as_advised(options, places, not_visible)
@@ -115,7 +127,8 @@ def _plan_host(options: FixOptions) -> list[Change]:
         _note_refused_lines(tree, changes)
     if options.says_what_is_left:
         _note_what_is_left(changes, shots)
-    return changes
+    looks_for_self_connects = bool(options.request.kill) or not asked
+    return FixPlan(changes, not (looks_for_self_connects and any(shot.not_visible for shot in shots)))
 
 
 def _as_asked(options: FixOptions, places: tuple[Namespace, ...], not_visible: tuple[NotVisible, ...]) -> _Seen:

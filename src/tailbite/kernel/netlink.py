@@ -29,6 +29,8 @@ __all__ = [
     "messages",
 ]
 
+_NAMES = {4: "sock_diag, the kernel's list of sockets,"}
+
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
 NLM_F_DUMP_INTR = 0x10
@@ -104,11 +106,15 @@ class Netlink:
             lack an entry. The caller resets it before a dump.
 
     Raises:
-        OSError: the kernel has no such netlink family.
+        OSError: the kernel has no such netlink family, or a filter of system calls forbids it; the text names it.
     """
 
     def __init__(self, family: int) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        except OSError as error:
+            name = _NAMES.get(family, f"netlink family {family}")
+            raise OSError(error.errno, f"{name} does not answer here ({error.strerror})") from None
         self.interrupted = False
 
     def close(self) -> None:
