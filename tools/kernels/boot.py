@@ -70,8 +70,8 @@ def run_on(kernel: Kernel, store: Path, job: dict[str, Any], limit: float) -> Re
     Args:
         kernel: the kernel.
         store: folder for packages, kept between runs.
-        job: for inside.py: "seconds"; "run", the fields of :class:`~kernels.outcome.Run`; "rows", None for all;
-            "tests", paths below the repository; "shell", a command to run instead.
+        job: for inside.py: "seconds"; "run", the fields of :class:`~kernels.outcome.Run`; "rows", None for all
+            but those of "leave_out"; "tests", paths below the repository; "shell", a command to run instead.
         limit: seconds until the kernel is killed.
 
     Raises:

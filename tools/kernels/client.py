@@ -10,57 +10,71 @@ import json
 import socket
 import struct
 import sys
+from dataclasses import dataclass
 
 import tailbite
 
-way, host, source, port, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-source_address = (source, 0) if source else None
-family = socket.AF_INET6 if ":" in host else socket.AF_INET
-counts = {"tries": 0, "self": 0, "refused": 0}
+__all__ = ["Client", "connect_often"]
 
 
-def connect_plainly(bound: tuple[str, int] | None) -> socket.socket:
-    """Connect a plain socket, which guard() guards where it is on."""
-    sock = socket.socket(family)
-    try:
-        if bound is not None:
-            sock.bind(bound)
-        sock.connect((host, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client of one kind.
+
+    Attributes:
+        way: "plain", "guard", "create_connection", "open_connection", "bind 0" or "bind P".
+        host: the address to connect to.
+        source: the source address; empty for none.
+        port: the port to connect to.
+    """
+
+    way: str
+    host: str
+    source: str
+    port: int
+
+    @property
+    def source_address(self) -> tuple[str, int] | None:
+        """The source address, for calls that take one."""
+        return (self.source, 0) if self.source else None
+
+    async def connect(self) -> socket.socket:
+        """Connect once."""
+        if self.way == "open_connection":
+            return await self._connect_stream()
+        if self.way == "create_connection":
+            return tailbite.create_connection((self.host, self.port), source_address=self.source_address)
+        anywhere = self.source or ("::" if ":" in self.host else "0.0.0.0")
+        bound = {"bind 0": (anywhere, 0), "bind P": (anywhere, self.port)}.get(self.way, self.source_address)
+        return self._connect_plainly(bound)
+
+    def _connect_plainly(self, bound: tuple[str, int] | None) -> socket.socket:
+        """Connect a plain socket, which guard() guards where it is on."""
+        sock = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        try:
+            if bound is not None:
+                sock.bind(bound)
+            sock.connect((self.host, self.port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    async def _connect_stream(self) -> socket.socket:
+        if self.source_address is None:
+            _, writer = await tailbite.open_connection(self.host, self.port)
+        else:
+            _, writer = await tailbite.open_connection(self.host, self.port, local_addr=self.source_address)
+        made: socket.socket = writer.get_extra_info("socket")
+        return made
 
 
-async def connect_stream() -> socket.socket:
-    """Connect with open_connection()."""
-    if source_address is None:
-        _, writer = await tailbite.open_connection(host, port)
-    else:
-        _, writer = await tailbite.open_connection(host, port, local_addr=source_address)
-    made: socket.socket = writer.get_extra_info("socket")
-    return made
-
-
-async def connect() -> socket.socket:
-    """Connect once, in the way of the command line."""
-    anywhere = source or ("::" if family == socket.AF_INET6 else "0.0.0.0")
-    if way == "open_connection":
-        return await connect_stream()
-    if way == "create_connection":
-        return tailbite.create_connection((host, port), source_address=source_address)
-    bound = {"bind 0": (anywhere, 0), "bind P": (anywhere, port)}.get(way, source_address)
-    return connect_plainly(bound)
-
-
-async def main() -> None:
-    """Connect as often as the command line says."""
-    if way == "guard":
-        tailbite.guard()
+async def _connect_often(client: Client, count: int) -> dict[str, int]:
+    counts = {"tries": 0, "self": 0, "refused": 0}
     for _ in range(count):
         counts["tries"] += 1
         try:
-            sock = await connect()
+            sock = await client.connect()
         except ConnectionRefusedError:
             counts["refused"] += 1
             continue
@@ -71,7 +85,16 @@ async def main() -> None:
         counts["self"] += sock.getsockname() == sock.getpeername()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
-    print(json.dumps(counts))
+    return counts
 
 
-asyncio.run(main())
+def connect_often(client: Client, count: int) -> dict[str, int]:
+    """Connect as often as ``count`` says; return the numbers of tries, of self-connects, and of each error."""
+    if client.way == "guard":
+        tailbite.guard()
+    return asyncio.run(_connect_often(client, count))
+
+
+if __name__ == "__main__":
+    way, host, source, port, count = sys.argv[1:]
+    print(json.dumps(connect_often(Client(way, host, source, int(port)), int(count))))

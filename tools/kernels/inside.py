@@ -32,7 +32,7 @@ def cells(job: dict[str, Any]) -> Iterator[Cell]:
     for name, ability in ABILITIES.items():
         yield _ability_cell(name, ability)
     for row, cell in CELLS:
-        if job["rows"] is None or row in job["rows"]:
+        if row in job["rows"] if job["rows"] is not None else row not in job.get("leave_out", ()):
             yield _cell(row, cell, run) if monotonic() < end else Cell(row, "not run", USED_UP)
     for path in job["tests"]:
         yield tests(path, end - monotonic())
