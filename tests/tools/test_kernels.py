@@ -61,7 +61,7 @@ def test_the_page_names_each_cell_with_its_reason(tmp_path: Path) -> None:
     assert "{tables}" not in written
     for line in ("| X | no | ? |", "| scan | **fault** | a / b |", "| why | – | x |", "| demo | – | ok |"):
         assert line in written
-    assert "Not run on it, for the time it takes: demo." in written
+    assert "Not run on this kernel, to save time: demo." in written
 
 
 def test_the_page_in_the_repository_is_the_one_of_its_data() -> None:

@@ -69,7 +69,7 @@ class FixPlan:
 
     Attributes:
         changes: in the order in which they are made.
-        is_complete: False if self-connects were to be destroyed and some may not have been visible.
+        is_complete: False if self-connects must be destroyed and some may not have been visible.
     """
 
     changes: list[Change]
