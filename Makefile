@@ -8,7 +8,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: demo test setup dev lint coverage kernels bench figures measure man clean peers matrix dist try-packages try-deploy
 .PHONY: cpython fuzz explore
-.PHONY: image try-image
+.PHONY: image try-image try-units
 .PHONY: docs docs-browser api reference story diagram
 
 demo: setup
@@ -186,6 +186,10 @@ $(ENGINES)/.done: pyproject.toml | setup
 
 try-deploy: $(ENGINES)/.done .peers/helm/layer .peers/cloud-init dist
 	TAILBITE_OWN_NETWORK=1 unshare --net --mount $(ENGINES)/bin/python -m pytest -c deploy/tests/pytest.ini deploy/tests
+
+# The units under systemd as PID 1 of a Debian of its own, and the Ansible role by ssh on that system (root).
+try-units: dev $(ENGINES)/.done
+	PYTHONPATH=tools $(BIN)/python -m release.try_units
 
 clean:
 	rm -rf $(VENV) $(ENGINES) .peers .matrix.jsonl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

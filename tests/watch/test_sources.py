@@ -166,6 +166,14 @@ def test_lockdown_is_told_from_a_missing_capability() -> None:
     assert (done.stdout, done.stderr) == (f"destroy|{why}\n", "")
 
 
+@pytest.mark.peers
+def test_root_of_a_user_namespace_is_told_so(peer: Callable[[str], str]) -> None:
+    command = [peer("unshare"), "--user", "--map-root-user", "--net", sys.executable, "-c", CHOOSE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    why = "eBPF needs root of the host, not of a user namespace (a rootless container)"
+    assert (done.stdout, done.stderr) == (f"destroy|{why}\n", "")
+
+
 def test_a_source_asked_for_by_name_is_that_one_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "no")

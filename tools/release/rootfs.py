@@ -17,7 +17,7 @@ PACKAGES = "python3,man-db,rpm,iproute2,procps"
 """Debian's Python and the programs with which the commands of a package are tried."""
 
 
-def make_rootfs(archive: Path) -> None:
+def make_rootfs(archive: Path, packages: str = PACKAGES) -> None:
     """Make the archive of a small Debian, unless it is there already."""
     if archive.exists():
         return
@@ -25,7 +25,7 @@ def make_rootfs(archive: Path) -> None:
         sys.exit("this needs root and mmdebstrap (Debian's package mmdebstrap)")
     archive.parent.mkdir(parents=True, exist_ok=True)
     unfinished = archive.with_name(f"unfinished-{archive.name}")
-    run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", debian_suite(), unfinished)
+    run("mmdebstrap", "--variant=minbase", f"--include={packages}", debian_suite(), unfinished)
     unfinished.rename(archive)
 
 

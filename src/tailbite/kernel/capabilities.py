@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "CAP_SYS_ADMIN",
     "CAP_SYS_PTRACE",
     "has_capability",
+    "is_in_user_namespace",
 ]
 
 # include/uapi/linux/capability.h
@@ -24,6 +26,19 @@ CAP_PERFMON: Final = 38
 """Linux 5.8; before that its rights are part of CAP_SYS_ADMIN."""
 CAP_BPF: Final = 39
 """Linux 5.8; before that its rights are part of CAP_SYS_ADMIN."""
+_INITIAL_USER_NAMESPACE: Final = 0xEFFFFFFD  # PROC_USER_INIT_INO, include/linux/proc_ns.h
+
+
+def is_in_user_namespace() -> bool:
+    """Tell whether capabilities are those of a user namespace (rootless containers), and not of the machine.
+
+    Returns:
+        False as well where /proc cannot be read.
+    """
+    try:
+        return os.stat("/proc/self/ns/user").st_ino != _INITIAL_USER_NAMESPACE  # noqa: PTH116
+    except OSError:
+        return False
 
 
 def has_capability(number: int) -> bool:

@@ -311,10 +311,18 @@ def _open(kind: SourceKind, only_own: bool, refused: list[NotVisible]) -> EventS
 def _why_refused(kind: SourceKind, error: OSError) -> str:
     import errno
 
-    from tailbite.kernel.capabilities import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, has_capability
+    from tailbite.kernel.capabilities import (
+        CAP_BPF,
+        CAP_PERFMON,
+        CAP_SYS_ADMIN,
+        has_capability,
+        is_in_user_namespace,
+    )
 
     if kind is SourceKind.BPF and error.errno in (errno.EPERM, errno.EACCES):
         may_load = has_capability(CAP_SYS_ADMIN) or (has_capability(CAP_BPF) and has_capability(CAP_PERFMON))
+        if may_load and is_in_user_namespace():
+            return "eBPF needs root of the host, not of a user namespace (a rootless container)"
         if may_load:
             return "refused although the capabilities are there: by kernel lockdown, or a seccomp profile"
         return "eBPF needs root, or CAP_BPF and CAP_PERFMON"

@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("variant", [None, "legacy"])
+@pytest.mark.parametrize("variant", [None, "legacy", "nft"])
 def test_systemd_takes_them(tmp_path: Path, peer: Callable[[str], str], variant: str | None) -> None:
     systemd_analyze = peer("systemd-analyze")
     written = systemd_units.write_units(systemd_units.units(variant), tmp_path)
     result = subprocess.run([systemd_analyze, "verify", *written], capture_output=True, text=True)
     complaints = [line for line in (result.stdout + result.stderr).splitlines() if "tailbite" in line]
     assert (result.returncode, complaints) == (0, [])
+
+
+@pytest.mark.peers
+def test_the_exposure_is_low(tmp_path: Path, peer: Callable[[str], str]) -> None:
+    options = ("security", "--offline=true", "--threshold=20", "--no-pager")
+    service, _ = systemd_units.write_units(systemd_units.units(), tmp_path)
+    done = subprocess.run([peer("systemd-analyze"), *options, service], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-300:]
 
 
 def test_the_command_is_this_python_with_the_variant_asked_for() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from conftest import find_peer
 from support.users import python_as_nobody
+from tailbite.kernel.capabilities import is_in_user_namespace
 
 SAY = "from tailbite.host.see.records import not_permitted; print(not_permitted('destroy it'))"
 
@@ -31,6 +32,14 @@ def test_root_in_a_container_is_told_which_capabilities_are_missing() -> None:
     )
 
 
+def test_root_of_a_user_namespace_is_told_so() -> None:
+    apart = (find_peer("unshare"), "--user", "--map-root-user")
+    assert output_of(*apart, sys.executable, "-c", SAY) == (
+        "permission denied: root of a user namespace (a rootless container) may not destroy it, root of the host may"
+    )
+
+
+@pytest.mark.skipif(is_in_user_namespace(), reason="root of the machine has every capability, another does not")
 def test_root_with_every_capability_is_told_of_none() -> None:
     answer = output_of(sys.executable, "-c", SAY)
     assert "CAP_" not in answer

@@ -12,7 +12,13 @@ import shlex
 from dataclasses import dataclass
 from enum import Enum
 
-from tailbite.kernel.capabilities import CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE, has_capability
+from tailbite.kernel.capabilities import (
+    CAP_NET_ADMIN,
+    CAP_SYS_ADMIN,
+    CAP_SYS_PTRACE,
+    has_capability,
+    is_in_user_namespace,
+)
 
 __all__ = ["Namespace", "NamespaceKind", "NotVisible", "Process", "not_permitted"]
 
@@ -32,6 +38,11 @@ def not_permitted(action: str = "see it") -> str:
     missing = [name for name, number in _USED.items() if not has_capability(number)]
     if missing:
         return f"permission denied even as root: this process lacks {' and '.join(missing)}"
+    if is_in_user_namespace():
+        return (
+            "permission denied: root of a user namespace (a rootless container) "
+            f"may not {action}, root of the host may"
+        )
     return (
         "permission denied even as root, with every capability that is used for it: "
         f"a security module, or the sandbox of this system, does not allow this process to {action}"
