@@ -143,7 +143,7 @@ peers: dev
 	$(BIN)/python tools/peers.py .peers
 
 # docs/matrix.md and docs/matrix.json: every client of the catalogue that is installed, audited on this kernel.
-# It goes on where it was interrupted.
+# It continues where it was interrupted.
 matrix: dev
 	TAILBITE_PEERS=$(CURDIR)/.peers $(BIN)/python tools/matrix.py
 

@@ -1,6 +1,6 @@
 """Audit of every installed client of the catalogue, written to docs/matrix.md and docs/matrix.json: ``make matrix``.
 
-Verdicts are kept in .matrix.jsonl as they come, so a run that was interrupted goes on; ``--fresh`` forgets them,
+Verdicts are kept in .matrix.jsonl as they come, so a run that was interrupted continues; ``--fresh`` forgets them,
 names of clients or groups audit only those.
 """
 

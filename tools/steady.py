@@ -2,7 +2,7 @@
 
     python tools/steady.py --quiet 5 --busy 5 [NAME...]
 
-Goes on from what docs/data/steady.jsonl has, one pass over all clients at a time; ``--fresh`` forgets it. Prints the
+Continues from docs/data/steady.jsonl, one pass over all clients at a time; ``--fresh`` forgets it. Prints the
 clients whose verdict was not the same each time, and exits with 1 if there are any.
 """
 

@@ -1,4 +1,4 @@
-"""The GitHub Action and the GitLab template keep to their schemas, and the action's script audits what it is told."""
+"""The GitHub Action and the GitLab template keep to their schemas, and the action's script audits a client."""
 
 from __future__ import annotations
 

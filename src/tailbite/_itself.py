@@ -1,4 +1,4 @@
-"""Commands that start this very tailbite in another process, wherever it was imported from.
+"""Commands that start this same tailbite in another process, wherever it was imported from.
 
 It may lie in site-packages, in a checkout, in a single file (a zip archive) or in a folder of a system's package. In
 the last two no other Python finds it by ``-m tailbite``.

@@ -57,7 +57,7 @@ def aborting(host: str, port: int) -> None:
 
 
 def flapping(host: str, port: int) -> None:
-    """Aborts at once and dials again, for ever."""
+    """Aborts at once and dials again, forever."""
     while True:
         abort(dial(host, port))
 
@@ -143,14 +143,14 @@ def daemonising(host: str, port: int) -> None:
 
 
 def v6_only(host: str, port: int) -> None:
-    """Dials ::1 whatever it is told."""
+    """Dials ::1 whatever its arguments are."""
     sock = dial("::1", port)
     time.sleep(600)
     sock.close()
 
 
 def flooding(host: str, port: int) -> None:
-    """Writes as fast as it can, to both outputs, for ever."""
+    """Writes as fast as it can, to both outputs, forever."""
     sock = dial(host, port)
     while sock.fileno():
         os.write(1, b"x" * 65536)

@@ -1,4 +1,4 @@
-"""Belief: the refused phase is the control, an error that quotes junk is not belief, and unknown is said."""
+"""Belief: the refused phase is the control, an error that quotes junk is not belief, the answer may be unknown."""
 
 from __future__ import annotations
 

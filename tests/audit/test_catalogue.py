@@ -1,4 +1,4 @@
-"""Catalogue files: all of ours are right, and what is wrong with another is told by file, key and reason."""
+"""Catalogue files: all of ours are right, and errors in another are reported by file, key and reason."""
 
 from __future__ import annotations
 

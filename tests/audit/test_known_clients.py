@@ -123,7 +123,7 @@ def told_by_the_command(*arguments: str) -> Told:
 
 
 def must_have(told: Told, name: str) -> dict[str, Any]:
-    """Return what was told of a client; one that is not installed is a failure in CI, a skip at home."""
+    """Return the verdict on a client; one that is not installed is a failure in CI, a skip at home."""
     if name not in told:
         (pytest.fail if CI and name not in MAY_BE_MISSING else pytest.skip)(f"{name} is not installed")
     return told[name]

@@ -1,4 +1,4 @@
-"""Preparation: it runs once before the first trap, and one that fails is told."""
+"""Preparation: it runs once before the first trap, and a failure is reported."""
 
 from __future__ import annotations
 

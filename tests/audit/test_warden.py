@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGKILL, at any time: no process, namespace or file is left, and what is known is told."""
+"""Ctrl-C, SIGTERM and SIGKILL, at any time: no process, namespace or file is left, and what is known is reported."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.usefixtures("network")
 def test_ctrl_c_is_honoured_although_it_does_not_interrupt_the_wait_for_the_audits(tmp_path: Path) -> None:
-    # Another thread takes the signal, as the main one does just before it waits: the system call goes on.
+    # Another thread takes the signal, as the main one does just before it waits: the system call continues.
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with nothing_left(scratch):

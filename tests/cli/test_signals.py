@@ -1,4 +1,4 @@
-"""A command that is told to end hears of it, unless its starter had the signal ignored."""
+"""A signal to end reaches a command, unless its starter had the signal ignored."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_a_port_that_is_only_bound_names_its_holder() -> None:
 
 
 def test_a_self_connect_that_was_destroyed_leaves_its_owner_with_a_bound_port() -> None:
-    """The kernel lists such a socket with its old destination, which is itself; it is not connected any more."""
+    """The kernel lists such a socket with its old destination, which is itself; it is no longer connected."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 7000))
         sock.connect(("127.0.0.1", 7000))

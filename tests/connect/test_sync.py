@@ -134,7 +134,7 @@ def test_a_range_that_changes_all_the_time_never_gives_a_self_connect(before: Po
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("source", [None, ("127.0.0.1", 0)], ids=["without", "with a source address"])
 def test_a_source_address_costs_no_source_ports(source: tuple[str, int] | None, means: str) -> None:
-    """Three servers, twenty source ports: sixty connections, with a source address of one's own as without."""
+    """Three servers, twenty source ports: sixty connections, with and without a source address."""
     ports = (PORT - 2, PORT, PORT + 2)
     write_ephemeral_range(PortRange(PORT + 10, PORT + 29))
     connected: list[socket.socket] = []

@@ -1,4 +1,4 @@
-"""The programs of the how-to run as they stand, lose their server, and go on when it is back."""
+"""The programs of the how-to run as they stand, lose their server, and continue when it is back."""
 
 from __future__ import annotations
 

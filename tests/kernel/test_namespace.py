@@ -1,4 +1,4 @@
-"""Namespaces are entered and left, leave nothing behind, and say why when they cannot be had."""
+"""Namespaces are entered and left, leave nothing behind, and say why when they cannot be made."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_a_close_from_another_thread_is_never_lost(shell: Shell) -> None:
             pass
         made.close()
         thread.join(SOON)
-        assert not thread.is_alive(), f"a user waits for ever after a close() {after * 1000:.3f} ms after the start"
+        assert not thread.is_alive(), f"a user waits forever after a close() {after * 1000:.3f} ms after the start"
 
     with serving(silent):
         for step in range(40 if shell is ALL[0] else 15):

@@ -105,7 +105,7 @@ def test_a_name_without_addresses_is_told(shell: Shell, monkeypatch: pytest.Monk
 
 
 def test_a_loop_lives_through_a_lack_of_descriptors() -> None:
-    """In a process that has none left, the blocking loop goes on when there are some again."""
+    """In a process that has none left, the blocking loop continues when there are some again."""
     program = f"""
 import os, resource, threading, time, tailbite
 connections, some = tailbite.connections, tailbite.Backoff(0.05, 0.05)

@@ -1,4 +1,4 @@
-"""A forked process closes its copy of a loop, and the connection of its parent goes on."""
+"""A forked process closes its copy of a loop, and the connection of its parent stays open."""
 
 from __future__ import annotations
 

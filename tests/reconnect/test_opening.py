@@ -232,7 +232,7 @@ def test_a_full_backlog_of_a_unix_socket_is_no_connection(shell: Shell, tmp_path
 def test_names_with_several_addresses_find_the_one_that_answers(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """::1 refuses, 127.0.0.1 answers; with nobody there, both errors are told."""
+    """::1 refuses, 127.0.0.1 answers; with nobody there, both errors are reported."""
 
     def two(*_: object, **__: object) -> list[object]:
         return [
@@ -287,7 +287,7 @@ def test_an_address_that_does_not_answer_is_passed_by(shell: Shell, monkeypatch:
 
 
 def test_a_self_connect_that_was_asked_for_is_found_reset_and_told(shell: Shell) -> None:
-    """With the destination's port as source port it is certain; the loop sees it as nobody there, and goes on."""
+    """With the destination's port as source port it is certain; the loop sees it as nobody there, and continues."""
     seen: list[events.Event] = []
 
     async def scenario() -> None:

@@ -1,7 +1,7 @@
 """Boots a sysctl.d tree: the real programs read it, in a mount namespace, and the real kernel takes it.
 
 Only in a network namespace of the test's own, and only with trees that say nothing but ``net.ipv4.ip_local_*``
-to programs that cannot be told what to leave out.
+to programs without an option to leave it out.
 """
 
 from __future__ import annotations

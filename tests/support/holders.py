@@ -153,7 +153,7 @@ def accepted_time_wait(host: str, port: int, reuse: bool) -> list[socket.socket]
 
 
 def accepted_fin_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
-    """A server closed its side, and no process has that socket any more; the client does not close."""
+    """A server closed its side, and no process has that socket any longer; the client does not close."""
     client, connection = _conversation(host, port, reuse)
     connection.close()
     return [client]

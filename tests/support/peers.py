@@ -49,7 +49,7 @@ class Echo:
 
 
 class TLSPeer:
-    """TLS by the standard library, with another peer inside; ``first`` is said in the clear before it."""
+    """TLS by the standard library, with another peer inside; ``first`` is sent in the clear before it."""
 
     def __init__(self, pem: Path, inside: Peer, first: bytes = b"", *, wants_certificate: bool = False) -> None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

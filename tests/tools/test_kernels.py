@@ -1,4 +1,4 @@
-"""make kernels: the page is written from its data, and what cannot be fetched is said, in CI as a failure."""
+"""make kernels: the page is written from its data, and what cannot be fetched is reported, in CI as a failure."""
 
 from __future__ import annotations
 

@@ -66,6 +66,15 @@ TURNS = {
     "say 'independent of'": r"no matter of",
     "say 'surprised'": r"astonished",
     "say 'another user', 'another program' or 'of others'": r"somebody else(?:'s)?|of somebody's",
+    "say 'forever'": r"for ever",
+    "say 'on average'": r"in the mean",
+    "say 'no longer'": r"any ?more(?! than| of)",
+    "say 'exactly this', or leave 'very' out": r"(this|that|these|those) very",
+    "say 'continue', or name the state": r"(go|goes|went|gone|going) on(?! (lo|stdout|stderr)\b)",
+    "say 'is reported', 'is printed' or 'is known'": r"(is|are|was|were) (told|said)|(be|to be) told",
+    "say 'inspect' or 'examine'": r"look(s|ed|ing)? into",
+    "say 'its own' or 'your own'": r"one's own|oneself",
+    "say 'cannot be pulled', 'cannot be made' or 'is not available'": r"(can|could)(not)? be had",
 }
 NEGATED_NOUN = re.compile(
     r"(?<![Tt]here )\b(is|are|was|were) no (?!longer\b|more\b|less\b|better\b|worse\b|different\b|further\b|faster\b"

@@ -83,7 +83,7 @@ def _lab(*words: str) -> Callable[[Run], str]:
 
 
 def step_width(_: Run) -> str:
-    """Count self-connects where searches go on at random distances, beside the model that assumes so."""
+    """Count self-connects where searches continue at random distances, beside the model that assumes so."""
     if not has_ability("PORT_STEP_WIDTH"):
         raise NotRunError("the kernel lacks ip_local_port_step_width")
     ephemeral, taken = PortRange(40000, 40799), PortSet.parse("40100-40249,40300-40399")

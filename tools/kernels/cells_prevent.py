@@ -180,7 +180,7 @@ def run_ends_under_a_pipe(_: Run) -> str:
 
 
 def reserve(_: Run) -> str:
-    """Reserve the port: the kernel does not choose it any more."""
+    """Reserve the port: the kernel no longer chooses it."""
     with namespace.fresh_network():
         Trap().set()
         before = dial("plain", 40)["self"]

@@ -20,8 +20,8 @@ MARKS = {"ok": "ok", "fault": "**fault**", "not run": "–"}
 def keep_result(data: Path, name: str, result: Result, date: str) -> None:
     """Replace one kernel's results in the data file.
 
-    Cells that were not part of this run are kept with their own date, unless they are of another release or there is
-    no such row any more.
+    Cells that were not part of this run are kept with their own date, unless they are of another release or the row
+    no longer exists.
     """
     known: dict[str, Any] = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {}
     rows = {cell["row"]: cell for cell in known.get(name, {}).get("cells", [])}

@@ -65,7 +65,7 @@ def prepare_vm(kernel: Kernel, store: Path) -> tuple[Path, Path]:
     """Fetch a kernel for clouds; return its image and the folder with its modules.
 
     Raises:
-        PackageUnavailableError: it, or qemu, virtiofsd, busybox or kmod, cannot be had here.
+        PackageUnavailableError: it, or qemu, virtiofsd, busybox or kmod, is not available here.
     """
     for program in ("qemu-system-x86_64", "busybox", "depmod", "modprobe"):
         if shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is None:

@@ -112,7 +112,7 @@ def try_image(podman: tuple[str, ...]) -> None:
         finally:
             exporter.terminate()
     report("the exporter of the image counts it, as user 65534", counted)
-    report("the exporter ends when it is told to", exporter.returncode in (0, 143))
+    report("the exporter ends at SIGTERM", exporter.returncode in (0, 143))
 
 
 def wait_until_counted() -> bool:

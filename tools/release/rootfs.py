@@ -1,4 +1,4 @@
-"""A Debian of one's own, made by mmdebstrap, in which a package is installed and removed. Root only."""
+"""A Debian root file system, made by mmdebstrap, in which a package is installed and removed. Root only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The belief of a client: did it take the connection to itself for one to the server? Pure.
+"""The belief of a client: did it mistake the connection to itself for one to the server? Pure.
 
 The phase in which the client dialled and was refused is the control. An exit status of 0 says something only if the
 client that was refused ended otherwise, and a success pattern only if it did not match there as well. A client that
@@ -47,7 +47,7 @@ _REFUSED = re.compile(r"refused", re.IGNORECASE)
 
 
 def believed_by(watched: Sequence[Observation]) -> Belief:
-    """Return whether the client believed it, in any phase in which it connected to itself.
+    """Return whether the client believed the self-connect, in any phase in which it connected to itself.
 
     A phase of 16 free ports counts only if there is no other: the client is refused there before it connects to
     itself, and what it prints or how it ends may be about that.
@@ -81,7 +81,7 @@ def _had_another(hit: Observation) -> bool:
 
 
 def _by_claims(hit: Observation, refused: Sequence[Observation]) -> Belief | None:
-    """Return the belief by the lines that match the patterns; None if they say nothing."""
+    """Return the belief according to the lines that match the patterns; None if no line decides it."""
     claims = [claim for claim in hit.claims if claim.connected or _is_about_itself(claim, hit)]
     if any(claim.connected for o in refused for claim in o.claims):
         claims = [claim for claim in claims if not claim.connected]
@@ -111,10 +111,10 @@ def _complains(hit: Observation, refused: Sequence[Observation]) -> bool:
 
 
 def _ends_otherwise(hit: Observation, refused: Sequence[Observation]) -> bool:
-    """Tell whether the client that is refused does not end with status 0: it fails, or goes on dialling.
+    """Tell whether the client that is refused does not end with status 0: it fails, or continues to dial.
 
-    A client that still ran when the watch ended goes on only if it was watched for longer than the other one took to
-    exit; a supervisor that ends its client after a second exits with 0 in either case.
+    A client that still ran when the watch ended counts as continuing only if it was watched for longer than the other
+    one took to exit; a supervisor that ends its client after a second exits with 0 in either case.
     """
     return bool(refused) and all(
         _lived(o) > _lived(hit) and o.rounds > 1 if o.exit_status is None else o.exit_status != 0 for o in refused

@@ -1,8 +1,8 @@
 """Container images: the client runs in the image's file system, and in the trap's network.
 
-podman or docker get the image and its configuration; the audit unpacks the file system once, and the jail changes its
-root to it. So the container has the trap as its network whichever engine there is, without a daemon that would put it
-into another network namespace, and it ends with the jail like any other client.
+podman or docker pulls the image and reads its configuration. The audit unpacks the file system once, and the jail
+changes its root to it. So with either engine, no daemon puts the client into another network namespace: its network
+is the trap, and it ends with the jail like any other client.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HOSTS: Final = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
 
 
 class ImageError(OSError):
-    """A container image that cannot be had or unpacked; the message says why."""
+    """A container image that cannot be pulled or unpacked; the message says why."""
 
 
 def find_engine() -> str:

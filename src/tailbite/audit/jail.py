@@ -186,7 +186,7 @@ class Jail:
             data = os.read(end, size)
         except BlockingIOError:
             return b""
-        if not data:  # nobody has the other end any more
+        if not data:  # no process has the other end any longer
             self._open.remove(end)
             os.close(end)
         return data

@@ -107,7 +107,7 @@ def _scripts(entry: CatalogueEntry) -> Iterator[tuple[str, str, str]]:
             if not re.search(loop, text):
                 yield where, "loop", "it does not come back after an error; dial again in a loop"
             if not re.search(errors, text):
-                yield where, "errors", "an error ends it; catch errors, print them and go on"
+                yield where, "errors", "an error ends it; catch errors, print them and continue"
         if suffix in (".py", *_SCRIPTS) and (found := _EXITS.search(text)):
             yield where, "exit", f"{found.group().strip()!r} ends it; programs that use such a client live on"
 
@@ -122,7 +122,7 @@ def _python(text: str) -> Iterator[tuple[str, str]]:
     if not loops:
         yield "loop", "it does not come back after an error; dial again in a loop"
     if not any(isinstance(node, ast.Try) for node in ast.walk(tree)) and not _catches_itself(tree):
-        yield "errors", "an error ends it; catch errors, print them and go on"
+        yield "errors", "an error ends it; catch errors, print them and continue"
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     modules = {(alias.asname or alias.name).partition(".")[0] for node in imports for alias in node.names}
     for statement in ast.walk(tree):

@@ -69,9 +69,9 @@ def audit_many(
     keep: Callable[[Client, Observation, Evidence], None] | None = None,
     progress: Callable[[Client, Observation], None] | None = None,
 ) -> Generator[Verdict, None, None]:
-    """Yield the verdicts as they come. Left early, it ends the running audits and starts no more.
+    """Yield the verdicts as they come. If the caller leaves early, the running audits end and no more start.
 
-    A client that could not be watched gets the verdict *inconclusive*, with the reason; the others go on.
+    A client that could not be watched gets the verdict *inconclusive*, with the reason; the other audits continue.
 
     Args:
         clients: the clients to audit.

@@ -1,7 +1,7 @@
 """Recording of a namespace from the kernel's side: packets, socket states, counters. A client cannot notice it.
 
 The packets are the complete record: a self-connect that lasts a millisecond is three segments like any other, and
-polling would miss it. Socket states make the timeline, and tell what stands at the end. The counters of
+polling would miss it. Socket states make the timeline, and show what is left at the end. The counters of
 ``/proc/net/snmp`` are the cross-check.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["Recorder", "SelfConnects", "Timeline", "cut", "read_counters"]
 
 _MOST_PACKETS = 50_000
 _MOST_AT_ONCE = 500
-"""Packets to take before the sockets are looked at: a client that flaps sends them as fast as they are read."""
+"""Packets to take before the sockets are inspected: a client that flaps sends them as fast as they are read."""
 
 _ROUND = 0.25
 """Seconds: dials that lie closer together are one round of dials, such as the addresses of one name."""
@@ -128,7 +128,7 @@ class SelfConnects:
 
     @property
     def open_since(self) -> float | None:
-        """The time at which the oldest self-connect that still stands began; None if none stands."""
+        """The time at which the oldest open self-connect began; None if none is open."""
         return min((found.start for found in self._found if found.ending is Ending.OPEN), default=None)
 
     @property

@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 SHORT = 1.5
-"""Seconds: a server that is kept down for less than this is not harmed, for the verdict *aborts*.
+"""Seconds: a server that is kept down for less than this counts as not harmed, for the verdict *aborts*.
 
-Many clients drop a connection after exactly one second; the line is not there, so that no verdict depends on a
+Many clients drop a connection after exactly one second. The limit is not one second, so that no verdict depends on a
 millisecond.
 """
 

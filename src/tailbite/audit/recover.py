@@ -28,7 +28,8 @@ _BETWEEN_SERVERS = 0.25
 """Seconds between two starts of a real server that could not start: no more than a supervisor waits."""
 
 _PLAIN_LAG = 2.0
-"""Seconds a bind without SO_REUSEADDR may lag behind one with it before the server starts without waiting for it."""
+"""Seconds that a bind without SO_REUSEADDR may succeed later than one with it; after that the server does not wait
+for it."""
 
 _MOST_ACCEPTED = 256
 
@@ -36,7 +37,7 @@ _WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
 def measure_recovery(running: RunningClient, where: Phase, limits: Limits, workspace: Workspace) -> Recovery:
-    """Let the client settle, start a server on P, and watch both, until both are well or patience is over.
+    """Let the client settle, start a server on P, and watch both, until both work or patience is over.
 
     Args:
         running: the client.

@@ -77,7 +77,7 @@ def run_audit(
 ) -> list[Observation]:
     """Run the client in all traps it needs, and return the observations.
 
-    A trouble in one phase ends no other: what is said of a phase is said of that phase alone.
+    A trouble in one phase does not end the others; it is reported for that phase only.
 
     Args:
         client: the client.

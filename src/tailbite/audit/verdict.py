@@ -32,7 +32,7 @@ class Word(Enum):
 
 
 class Belief(Enum):
-    """Belief of the client about the connection to itself: did it take it for one to the server?"""
+    """Belief of the client about the connection to itself: did it mistake it for one to the server?"""
 
     YES = "yes"
     NO = "no"

@@ -4,8 +4,8 @@ Each audit has a process of its own: entering a user namespace takes a process o
 it again, and several audits may run at once. The job goes in and the observations come out as pickles, between two
 ends of the same program; no client has these pipes.
 
-The warden makes the scratch folder, waits, and removes everything at the end: when the audit is done, when it is told
-to stop, and when the caller died, by SIGKILL even. Its child, the observer, runs the client; it may be killed at any
+The warden makes the scratch folder, waits, and removes everything at the end: when the audit is done, when it has
+to stop, and when the caller died, even by SIGKILL. Its child, the observer, runs the client; it may be killed at any
 point, since nothing depends on its tidying up. All processes of an audit: :mod:`tailbite.audit.run`.
 """
 

@@ -25,7 +25,7 @@ def main() -> None:
         _open_output()
     try:
         ended = _main()
-        # "Found something" must not be said by a command whose output nobody can read.
+        # The status for "found something" must not come from a command whose output nobody can read.
         sys.exit(_OUTPUT_CLOSED if closed and ended == 1 and sys.argv[1:2] not in (["run"], ["wait"]) else ended)
     except KeyboardInterrupt:  # click knows what to do with it, but may not be loaded yet
         sys.exit(_INTERRUPTED)
@@ -48,7 +48,7 @@ def _main() -> int:
             front.print_front_page()
             return 0
         except OSError:
-            pass  # a full disk, a reader that went away: what follows meets it as well, and says so
+            pass  # a full disk, a reader that went away: the next write fails as well, and reports it
     if sys.argv[1:3] == ["run", "--"] and len(sys.argv) > 3:
         from tailbite.cli.run_program import run_program
 

@@ -171,7 +171,7 @@ def unpacked_image(name: str | None) -> Iterator[Image | None]:
     """Unpack the container image, if there is one.
 
     Raises:
-        click.UsageError: it cannot be had.
+        click.UsageError: the image cannot be pulled or unpacked.
         Unsupported: there is no engine.
     """
     if name is None:

@@ -22,7 +22,7 @@ __all__ = ["command"]
 
 
 class _Check(click.Command):
-    """A command whose failures, too, are said in the format asked for: a typo must not page anybody at night."""
+    """A command that reports its failures in the requested format too: a typo must not alert anybody at night."""
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
         form = _wanted_format(args)

@@ -74,7 +74,7 @@ class _Ignored(click.ParamType[tuple[KnownFinding, ...]]):
     type=click.Choice([one.label for one in Severity]),
     default=Severity.FINE.label,
     metavar="LEVEL",
-    help="Tell only findings of at least this severity: critical, warning, notice or fine (all of them).",
+    help="Report only findings of at least this severity: critical, warning, notice or fine (all of them).",
 )
 @click.option(
     "--ignore",
@@ -94,7 +94,7 @@ class _Ignored(click.ParamType[tuple[KnownFinding, ...]]):
     "--write-baseline",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write what is found to FILE, so that from then on --baseline FILE tells only what is new.",
+    help="Write what is found to FILE, so that from then on --baseline FILE reports only what is new.",
 )
 @click.option("-j", "--json", "as_document", is_flag=True, help="Print one JSON document.")
 def command(

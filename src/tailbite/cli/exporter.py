@@ -112,8 +112,9 @@ class _Address(click.ParamType[tuple[str, int]]):
 def command(**options: Any) -> int:
     """Serve self-connects and risks of this host as Prometheus metrics.
 
-    The exporter watches as tailbite watch does, by a clock of its own: scrapes read what is in memory and cost
-    nothing. It runs as any user; what that user may not see is exported too (tailbite_namespaces, tailbite_looks).
+    The exporter watches as tailbite watch does, at intervals of its own. Scrapes read results from memory and cost
+    next to nothing. It runs as any user; metrics tell what that user may not see (tailbite_namespaces,
+    tailbite_looks).
     Labels are bounded: at most 50 ports, and no process, container or address. Those are in the log, a line of JSON
     for each self-connect on stdout.
 
@@ -308,4 +309,4 @@ def _notify_systemd() -> None:
         try:
             sock.sendto(b"READY=1", f"\0{path[1:]}" if path.startswith("@") else path)
         except OSError as error:
-            note(f"systemd could not be told that the exporter is ready: {error.strerror}")
+            note(f"systemd could not be notified that the exporter is ready: {error.strerror}")

@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
         """Run, and turn an interruption into status 130, and a reader that went away into status 141."""
         try:
             result = super().main(*args, **{**kwargs, "standalone_mode": False}) or status.FINE
-            sys.stdout.flush()  # here, where a full disk can still be told
+            sys.stdout.flush()  # here, where a full disk can still be reported
             return result
         except SystemExit:
             if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):  # click met EPIPE, and would exit with 1

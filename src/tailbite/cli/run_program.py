@@ -42,10 +42,10 @@ def run_program(
 
     Args:
         argv: the program and its arguments.
-        ports: the ports to hold; none means that every connect is looked at.
+        ports: the ports to hold; none means that every connect is inspected.
         is_required: do not start the program if it cannot be guarded.
-        is_verbose: tell on stderr what is done.
-        stats_json: the file to write what was done to; - is stdout.
+        is_verbose: report on stderr what is done.
+        stats_json: the file to write the report to; - is stdout.
 
     Raises:
         SystemExit: it cannot be started.

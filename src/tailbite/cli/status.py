@@ -8,7 +8,7 @@ __all__ = ["FINE", "FOUND", "INTERRUPTED", "OUTPUT_CLOSED", "PARTLY_BLIND", "UNS
 
 FINE: Final = 0
 FOUND: Final = 1
-"""Something was found, or a verdict was not met, or the server did not come."""
+"""Something was found, a required verdict was not reached, or the server did not become ready."""
 USAGE: Final = 2
 PARTLY_BLIND: Final = 3
 """Nothing was found, but not everything could be seen."""
@@ -16,4 +16,4 @@ UNSUPPORTED: Final = 4
 """The system lacks what the command needs."""
 INTERRUPTED: Final = 130
 OUTPUT_CLOSED: Final = 141
-"""Nobody reads the output any more: what a program gets that SIGPIPE ends."""
+"""The output is no longer read: the status of a program that SIGPIPE ends."""

@@ -95,7 +95,7 @@ def command(
     With eBPF (root, or CAP_BPF and CAP_PERFMON) nothing is missed: each self-connect of every network namespace is
     reported when it is established, with the process that dialled. Without privilege, self-connects of this
     namespace are reported when their sockets are destroyed. Inspections in between find what was open before. The
-    source in use, and why it is not a better one, is said on stderr.
+    source in use, and why a better one is not available, is printed on stderr.
 
     With --kill each self-connect is destroyed within milliseconds, so that the server that should have the port can
     start: for hosts where nothing else can be installed. The client gets ECONNABORTED, as from a server that died.
@@ -158,7 +158,8 @@ def _raise_priority() -> None:
 
 
 class _Run:
-    """A watch until it has to stop: after N events or a time, at SIGTERM or SIGHUP, or when nobody reads any more."""
+    """A watch until it has to stop: after N events or a time, at SIGTERM or SIGHUP, or when the output is no longer
+    read."""
 
     def __init__(self, watcher: Watcher, shell: str | None, count: int | None, duration: float | None) -> None:
         self.watcher = watcher

@@ -1,4 +1,4 @@
-"""The asyncio shell: ``create_connection`` and ``open_connection`` as asyncio has them, and never to itself.
+"""The asyncio shell: ``create_connection`` and ``open_connection`` as in asyncio, but without self-connects.
 
 asyncio gives no access to a socket before it is connected. So names are resolved and sockets are connected here, with
 the loop's own ``sock_connect``, and the loop gets a connected socket. Transports, protocols and TLS are asyncio's (or
@@ -225,7 +225,7 @@ async def _try_connect(
         return attempt.finish()
     except OSError as error:
         failures.append(error)
-        # A refusal may have come without waiting. A loop that reconnects must not keep the others from running.
+        # A refusal may have come without waiting. A loop that reconnects must not keep other tasks from running.
         await asyncio.sleep(0)
         return None
 
@@ -299,7 +299,7 @@ async def _stop(tasks: set[asyncio.Task[socket.socket | None]]) -> None:
 
 
 def _close_result(task: asyncio.Task[socket.socket | None]) -> None:
-    # A loser may have been connected in the very moment in which it was cancelled.
+    # A loser may have been connected at the same moment in which it was cancelled.
     if not task.cancelled() and task.exception() is None and (sock := task.result()) is not None:
         sock.close()
 

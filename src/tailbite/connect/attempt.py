@@ -12,7 +12,7 @@ The shells differ only in how they wait for connect(2), so everything around it 
     sock = attempt.finish()             # raises SelfConnectError if the socket is connected to itself
 
 Why abort and not close: a closed self-connect leaves TIME-WAIT on P <-> P, and for a minute no server can bind P,
-SO_REUSEADDR or not. A reset leaves nothing (RFC 9293 section 3.10.5; measured, ``docs/architecture.md``).
+with or without SO_REUSEADDR. A reset leaves nothing (RFC 9293 section 3.10.5; measured, ``docs/architecture.md``).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Attempt:
             raise
 
     def _steer(self, chosen: Plan) -> None:
-        # As Plan.order() has it, with values that are ready: this is a part of every connect.
+        # The same as Plan.order(), with prepared values: every connect runs this.
         side, *others = chosen.options if random() < chosen.lower_share else chosen.options[::-1]
         self.sock.setsockopt(_IP, IP_LOCAL_PORT_RANGE, side)
         if others:
@@ -261,7 +261,7 @@ def connect_unix(path: str) -> socket.socket:
 
     Raises:
         OSError: nobody listens there; BlockingIOError if the listener's backlog is full. A non-blocking connect to a
-            full backlog fails with EAGAIN and does not go on by itself (unix(7)), although poll(2) then says that
+            full backlog fails with EAGAIN and does not continue by itself (unix(7)), although poll(2) then says that
             the socket is writable and SO_ERROR that nothing is wrong.
     """
     sock = socket.socket(socket.AF_UNIX)

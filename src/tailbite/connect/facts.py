@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["FRESH_FOR", "ask_kernel", "host_facts", "plan_for"]
 
 FRESH_FOR = 0.01
-"""Seconds for which a port range that was read is believed. :mod:`tailbite.guards` uses the same figure."""
+"""Seconds for which a port range that was read is used without reading it again. :mod:`tailbite.guards` uses the same
+figure."""
 
 _MOST_NAMESPACES = 64
 _MOST_PLANS = 4096
@@ -50,7 +51,7 @@ _known: dict[bytes | None, _Known] = {}
 
 def plan_for(sock: socket.socket, port: int) -> Plan:
     """Return the plan for an unbound socket that will be connected to ``port``."""
-    # As in _look_up(), without the calls: this is a part of every connect.
+    # The same as _look_up(), without the calls: every connect runs this.
     try:
         known = _known.get(sock.getsockopt(_SOL_SOCKET, SO_NETNS_COOKIE, 8))
     except OSError:

@@ -1,4 +1,4 @@
-"""The blocking shell: ``create_connection`` as the socket module has it, and never to itself."""
+"""The blocking shell: ``create_connection`` as in the socket module, but without self-connects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create_connection"]
 
-# The very object of the socket module: http.client and urllib3 pass it on as "not given".
+# The same object as in the socket module: http.client and urllib3 pass it on as "not given".
 _DEFAULT_TIMEOUT: Final = cast(float, socket._GLOBAL_DEFAULT_TIMEOUT)  # type: ignore[attr-defined]
 
 
@@ -31,7 +31,7 @@ def create_connection(
 
     Args:
         address: host and port; the host may be a name, the port a service name.
-        timeout: seconds for each address; None waits for ever; left out, the default timeout counts
+        timeout: seconds for each address; None waits forever. If left out, the default timeout applies
             (:func:`socket.setdefaulttimeout`).
         source_address: host and port to bind to first; "" or 0 leave that half to the kernel.
         all_errors: raise an ExceptionGroup of all errors instead of the last one.
@@ -40,7 +40,7 @@ def create_connection(
 
     Raises:
         OSError: no address could be reached; :class:`~tailbite.SelfConnectError`, a ConnectionRefusedError, if
-            one was reached that turned out to be the socket itself.
+            the one that was reached turned out to be the socket itself.
         ExceptionGroup: the same with ``all_errors``.
         SourcePortError: ``source_address`` would make it a self-connect; nothing was connected.
     """

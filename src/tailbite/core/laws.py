@@ -5,14 +5,15 @@ Three laws, by the way in which the start of a search is chosen:
 - :class:`Independent`: each choice is independent of the others (``bind`` first, random selection): geometric.
 - :class:`Laps`: the walk goes round and round. A lap takes L attempts, hardly scattered (strides of mean 4.5 slots,
   so the renewal theorem gives L = slots / 4.5), and passes over the port or lands on it: probability h a lap,
-  1 / 4.5 = 2/9 when nothing is taken. From hit to hit that is L times a geometric number of laps, in the mean L / h,
+  1 / 4.5 = 2/9 when nothing is taken. From hit to hit that is L times a geometric number of laps, on average L / h,
   which is just the number of slots (Kac: the mean return time is the inverse of the stationary probability).
 - :class:`Exact`: the same walk on few slots, where a lap is a handful of strides and nothing has settled: the chain
   is computed attempt by attempt.
 
 The place of a walk on the circle is not known when a client begins to dial, so the start is uniform, and the wait for
 the first hit is the residual of the time from hit to hit (renewal theory: P(T > t) = E[max(R - t, 0)] / E[R]). A
-start inside a block of taken ports slides to its end; settled walks are rarely in there, so that comes on top.
+search that starts inside a block of taken ports ends behind the block. Settled walks rarely start there, so this is
+added (``head_start``).
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ class Law(Protocol):
 
     @property
     def mean(self) -> float:
-        """Attempts until the first hit, in the mean, from an unknown start."""
+        """Average number of attempts until the first hit, from an unknown start."""
 
     @property
     def between(self) -> float:
-        """Attempts from one hit to the next, in the mean."""
+        """Average number of attempts from one hit to the next."""
 
     def survival(self, attempts: float) -> float:
         """Return the probability that this many attempts do not hit."""
@@ -89,10 +90,10 @@ class Laps:
     """A walk that goes round in laps, each of which hits or misses.
 
     Attributes:
-        lap: attempts in one lap, in the mean.
+        lap: average number of attempts in one lap.
         spread: their standard deviation.
         chance: the probability that a lap hits.
-        head_start: what the very first attempt of an unknown start is likelier to hit than any other.
+        head_start: by how much the first attempt from an unknown start is more likely to hit than any other attempt.
     """
 
     lap: float
@@ -202,7 +203,7 @@ def law_of(circle: Circle, port: int) -> Law | None:
 
 
 def _next(circle: Circle, slot: int) -> Iterator[tuple[int, float]]:
-    """Yield where the walk starts the attempt after the one from ``slot``, with probabilities."""
+    """Yield the slots from which the attempt after the one from ``slot`` can start, each with its probability."""
     skipped, strides = circle.skipped[slot], circle.strides
     # The entry moves on by what was skipped, or by the random number if that is more.
     stay = min(skipped + 1, strides)
@@ -268,8 +269,8 @@ def _measure_a_lap(circle: Circle, landings: tuple[int, ...]) -> Laps:
     gaps = [(landing - landings[number - 1]) % slots for number, landing in enumerate(landings)]
     cut = landings[gaps.index(max(gaps)) - 1] + 1
     hitting = frozenset((landing - cut) % slots for landing in landings)
-    # The probability that an attempt starts at a place is what jumps there directly, and what pours in evenly from
-    # the eight before it, kept as a running sum of differences.
+    # An attempt starts at a place with the probability of the direct jumps to it, and an even share from each of the
+    # eight places before it; a running sum of differences holds the latter.
     direct = [0.0] * (slots + strides + max(circle.skipped))
     pour = [0.0] * (slots + strides + 1)
     mean_stride = (strides + 1) / 2

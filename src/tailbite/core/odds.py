@@ -11,8 +11,8 @@
     >>> print(odds(32775, PortRange(32768, 60999)).sentence())
     cannot happen: connect() takes even ports from 32768-60999 while one is free, and 32775 is odd
 
-The model is measured against the kernel (``tailbite lab loop``, ``docs/lab.md``). It is of a host whose other
-connections do not hold so many ports that searches are long; ports that are held belong in ``taken``.
+The model is measured against the kernel (``tailbite lab loop``, ``docs/lab.md``). It assumes that other connections
+of the host hold few ports, so that searches are short. Ports that are held for long belong in ``taken``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Obstacle", "Odds", "Selection", "odds"]
 
 _FOR_EVER = 2**53
-"""Number of attempts after which the distribution does not change any more."""
+"""Number of attempts after which the distribution no longer changes."""
 
 
 class Obstacle(Enum):
@@ -80,7 +80,7 @@ class Odds:
 
     @property
     def is_certain_at_once(self) -> bool:
-        """True if the very first attempt connects to itself."""
+        """True if the first attempt already connects to itself."""
         return self.probability(1) > 1 - 1e-9
 
     @property

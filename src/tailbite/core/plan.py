@@ -11,11 +11,11 @@ the socket is bound to P              ``CHECK``       the caller asked for it; t
 P is outside the ephemeral range      ``NOTHING``     the kernel chooses source ports from that range only
 the socket can have a range           ``STEER``       IP_LOCAL_PORT_RANGE, set to a sub-range without P
 anything else                         ``RESET``       the endpoints are compared as soon as connect(2) returns,
-                                                      and a self-connect is reset: it was refused, as nobody
-                                                      listens on a port that the kernel could choose
+                                                      and a self-connect is reset and reported as refused:
+                                                      nobody listens on a port that the kernel can choose
 ====================================  ==============  =========================================================
 
-``STEER`` and ``NOTHING`` rest on the range that was read a moment ago, so the connected socket's own port is compared
+``STEER`` and ``NOTHING`` rely on the range that was read a moment ago, so the connected socket's own port is compared
 with P after them as well.
 """
 

@@ -99,9 +99,9 @@ def circle_of(
         own_range: the socket has IP_LOCAL_PORT_RANGE, so ``connect()`` uses both parities (Linux 6.8).
         selection: the port selection of the system.
         scatters: the namespace has ``ip_local_port_step_width``: a search of ``connect()`` that meets a taken port
-            goes on at a random distance, so the ports behind taken ones are not chosen more often. It changes nothing
-            without taken ports, nor for ``bind()`` to port 0 (both measured on Linux 7.2). The model assumes that
-            such a search ends at every free port alike: the walk is that of a range without the taken ports.
+            continues at a random distance, so the ports behind taken ones are not chosen more often. It changes
+            nothing without taken ports, nor for ``bind()`` to port 0 (both measured on Linux 7.2). The model assumes
+            that such a search ends at every free port alike: the walk is that of a range without the taken ports.
     """
     strides = 0 if binds_first else selection.strides
     for scans in _passes(ephemeral, binds_first, reuse_address, own_range, selection):

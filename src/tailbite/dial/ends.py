@@ -14,7 +14,7 @@ def ends_of(sock: socket.socket) -> tuple[str, str]:
     """Return the local and the remote end of a connected socket as text.
 
     Raises:
-        OSError: the socket is not connected any more.
+        OSError: the socket is no longer connected.
     """
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         return str(Endpoint.from_sockaddr(sock.getsockname())), str(Endpoint.from_sockaddr(sock.getpeername()))

@@ -118,7 +118,7 @@ class Options:
         Keepalive probes only an idle connection. While data waits for an acknowledgement it is silent, and the kernel
         retransmits for 15 minutes or so: therefore the user timeout. That also decides when an unanswered probe ends
         the connection, in place of the number of probes (tcp(7), TCP_USER_TIMEOUT), at the time of a probe. So it
-        must         be the very time of the last one, or the end comes one interval later.
+        must be exactly the time of the last one, or the end comes one interval later.
 
         Returns:
             the seconds after which a peer that vanished is noticed, at most ``seconds``.

@@ -48,7 +48,7 @@ def verify(sock: socket.socket, verifier: Verifier, target: Target, timeout: flo
 
 
 class _Line:
-    """A socket that is read by peeking, or, because there is no peeking into TLS, by reading and putting back."""
+    """A socket that is read by peeking; TLS cannot be peeked at, so there bytes are read and put back."""
 
     def __init__(self, sock: socket.socket, until: float, waiter: Waiter) -> None:
         self._sock: Any = sock

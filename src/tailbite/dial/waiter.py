@@ -18,7 +18,7 @@ __all__ = ["READ", "WRITE", "Interrupted", "Waiter", "is_ready"]
 _Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _LOOK_UP = 0.1
-"""Seconds between two looks at the flag where no bell can ring."""
+"""Seconds between two checks of the flag where no bell can ring."""
 
 
 def is_ready(sock: socket.socket) -> bool:
@@ -37,10 +37,10 @@ class Interrupted(Exception):  # noqa: N818 - named like KeyboardInterrupt: the 
 
 
 class Waiter:
-    """Waits for sockets, with an end in time, until somebody interrupts; then never again.
+    """Waits for sockets until a given time, or until it is interrupted; after that it never waits again.
 
     The pair of sockets that wakes it exists only inside :meth:`armed`, so a loop at rest holds no descriptors. A
-    forked process shares the pair with its parent, so it rings no bell, and looks at the flag every 0.1 s instead.
+    forked process shares the pair with its parent, so it rings no bell, and checks the flag every 0.1 s instead.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Waiter:
         try:
             ear, bell = socket.socketpair()
         except OSError:
-            # No descriptors left: a loop that reconnects for ever survives that too, and looks at the flag instead.
+            # No descriptors left: a loop that reconnects forever survives that too, and checks the flag instead.
             yield
             return
         with ear, bell:
@@ -76,14 +76,14 @@ class Waiter:
         """Have the wait that is under way return early, with no socket."""
         bell = self._bell
         if bell is not None and self._pid == os.getpid():
-            with contextlib.suppress(OSError):  # closed meanwhile, or full: somebody has rung already
+            with contextlib.suppress(OSError):  # closed meanwhile, or full: the bell has been rung already
                 bell.send(b"!")
 
     def wait(self, until: float, sockets: Mapping[socket.socket, int] | None = None) -> list[socket.socket]:
         """Return the sockets that are ready; none if ``until`` (:func:`time.monotonic`) has come, or earlier.
 
         Raises:
-            Interrupted: somebody called :meth:`interrupt`.
+            Interrupted: :meth:`interrupt` was called.
         """
         ear = self._ear if self._pid == os.getpid() else None
         with _Selector() as selector:

@@ -1,1 +1,1 @@
-"""Guards for code that is not ours: a Python process, any program, a whole host."""
+"""Guards for code without a change to it: a Python process, any program, a whole host."""

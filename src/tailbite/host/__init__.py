@@ -1,1 +1,2 @@
-"""The host: snapshot -> finding -> explanation -> remedy. Looks, never changes; what it could not see is a record."""
+"""The host: snapshot -> finding -> explanation -> remedy. Inspects and never changes; what is not visible is a
+record."""

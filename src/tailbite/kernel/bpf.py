@@ -59,7 +59,7 @@ _PROG_TYPE_TRACEPOINT = 5
 _LOG_SIZE = 1 << 16
 _LICENSE = b"Dual MIT/GPL"  # the kernel lends its tracing helpers to GPL-compatible programs (linux/license.h)
 
-# EbpfInstruction classes, sizes and modes: include/uapi/linux/bpf_common.h, bpf.h
+# Instruction classes, sizes and modes: include/uapi/linux/bpf_common.h, bpf.h
 _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 _LDX_MEM, _ST_MEM, _STX_MEM, _STX_ATOMIC_ADD = 0x61, 0x62, 0x63, 0xDB
 _MOV64_X, _MOV64_K, _MOV32_K, _ADD64_K, _LD_IMM64 = 0xBF, 0xB7, 0xB4, 0x07, 0x18
@@ -112,7 +112,7 @@ class EbpfInstruction:
         source: number of a register.
         offset: of memory from a register, or of a jump from the next instruction.
         immediate: a constant.
-        target: the label that a jump leads to; :func:`assemble` makes it an offset.
+        target: the label that a jump leads to; :func:`assemble` turns it into an offset.
         label: the name of this place; such an entry is not an instruction itself.
     """
 

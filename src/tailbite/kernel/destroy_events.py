@@ -8,7 +8,7 @@ Every listener makes the kernel hand each closing socket of the namespace to a w
 does with it there. So :mod:`tailbite.watch.sources` leaves the groups where too many sockets close.
 
 Not reported: a socket that was disconnected before it was closed (connect(2) with AF_UNSPEC, and the abort that
-SO_LINGER with 0 seconds makes), because its endpoints are gone by then; and of course one that is still open.
+SO_LINGER with 0 seconds makes), because its endpoints are gone by then; and a socket that is still open.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Destroyed:
         traffic: what went through it, a FIN counted as one byte; None if the kernel did not say.
         is_here: True if it was in the network namespace of the listener.
 
-    Its owner is not known any more: the kernel reports every closed socket as root's.
+    Its owner is no longer known: the kernel reports every closed socket as root's.
     """
 
     time: float

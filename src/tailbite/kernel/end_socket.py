@@ -1,4 +1,4 @@
-"""End of one self-connected socket: SOCK_DESTROY (sock_diag(7)), or TCP_REPAIR for a TIME-WAIT it does not end.
+"""End of one self-connected socket: by SOCK_DESTROY (sock_diag(7)), or a TIME-WAIT by TCP_REPAIR.
 
 Kernels up to at least 5.10 answer SOCK_DESTROY of a TIME-WAIT with EOPNOTSUPP (seen on 5.4.119 and 5.10.262), as do
 kernels of any release without CONFIG_INET_DIAG_DESTROY for every socket.

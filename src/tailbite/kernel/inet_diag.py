@@ -91,7 +91,7 @@ class TcpSocket:
         receive_queue: bytes that came and were not read; for a listener, connections waiting for accept(2).
         send_queue: bytes sent and not acknowledged; for a listener, the limit of the accept queue.
         expires_ms: milliseconds until the timer that runs ends, e.g. what is left of TIME-WAIT; 0 if none runs.
-        cookie: names this very socket, so that nothing else is destroyed in its place.
+        cookie: identifies exactly this socket, so that no other socket is destroyed in its place.
         interface: the index of the device it is bound to (SO_BINDTODEVICE); 0 for any.
         v6_only: IPV6_V6ONLY, for listening and bound AF_INET6 sockets; None where it means nothing.
     """
@@ -129,7 +129,7 @@ def encode_request(
     Args:
         family: AF_INET or AF_INET6.
         states: which states a dump lists.
-        target: ask for this very socket, by its cookie.
+        target: ask for exactly this socket, by its cookie.
         endpoints: ask for the socket with these endpoints.
         extension: the number of an INET_DIAG_ attribute to ask for as well; 0 for none.
         program: a filter for a dump (:mod:`tailbite.kernel.diag_filter`).

@@ -96,7 +96,7 @@ def enter_private_network(*, keep_user: bool = False) -> None:
             unshare(CLONE_NEWNET)
         except PermissionError:
             unshare(CLONE_NEWUSER | CLONE_NEWNET)
-            # Denying setgroups is the price of mapping one's own group without privilege (user_namespaces(7)).
+            # Denying setgroups is the price of mapping the own group without privilege (user_namespaces(7)).
             Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
             Path("/proc/self/uid_map").write_text(f"{user if keep_user else 0} {user} 1", encoding="ascii")
             Path("/proc/self/gid_map").write_text(f"{group if keep_user else 0} {group} 1", encoding="ascii")

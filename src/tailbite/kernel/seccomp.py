@@ -245,7 +245,7 @@ RECEIVE, ANSWER = _RECV, _SEND
 _SYNC_WAKE_UP = 1
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5
 NOT_WAITING = (errno.ENOENT, errno.EINPROGRESS)
-"""The errors of an answer whose caller does not wait for it any more, or has it already."""
+"""The errors of an answer whose caller no longer waits for it, or has it already."""
 
 _ZEROS = bytes(_NOTIFICATION.size)
 LET_RUN = _RESPONSE.pack(0, 0, 0, _CONTINUE)
@@ -295,7 +295,7 @@ class Listener:
             False if no call arrived after all: the caller died, or a signal interrupted its call.
 
         Raises:
-            OSError: the listener does not work any more.
+            OSError: the listener no longer works.
         """
         self.call[:] = _ZEROS  # as the kernel demands
         if self._ioctl(self.descriptor, self._receive, self._room) == 0:
@@ -309,7 +309,7 @@ class Listener:
 
         Raises:
             InterruptedError: no call arrived after all.
-            OSError: the listener does not work any more.
+            OSError: the listener no longer works.
         """
         if not self.receive():
             raise InterruptedError(errno.EINTR, "no call arrived")
@@ -323,7 +323,7 @@ class Listener:
         """End the current call without running it: it fails with the errno ``number``.
 
         Returns:
-            False if the caller does not wait for the answer any more.
+            False if the caller no longer waits for the answer.
         """
         response = ctypes.create_string_buffer(_RESPONSE.pack(self.call_id, 0, -number, 0), _RESPONSE.size)
         return bool(self._ioctl(self.descriptor, self._send, ctypes.byref(response)) == 0)
@@ -332,10 +332,10 @@ class Listener:
         """Let the current call run unchanged.
 
         Returns:
-            False if the caller does not wait for the answer any more.
+            False if the caller no longer waits for the answer.
 
         Raises:
-            OSError: the listener does not work any more.
+            OSError: the listener no longer works.
         """
         self._response_id[0] = self._call_id[0]
         if self._ioctl(self.descriptor, self._send, self._response) == 0:

@@ -199,7 +199,7 @@ class SockDiag:
         return decode(answer.payload) if answer is not None else None
 
     def traffic(self, target: TcpSocket) -> TcpInfo | None:
-        """Return what the kernel counted for this very socket; None if it is gone, or in TIME-WAIT.
+        """Return what the kernel counted for exactly this socket; None if it is gone, or in TIME-WAIT.
 
         Raises:
             NetlinkError: the kernel refused.
@@ -217,7 +217,8 @@ class SockDiag:
         return tcp_info.decode(data) if data is not None else None
 
     def destroy(self, target: TcpSocket) -> None:
-        """End this very socket with SOCK_DESTROY (Linux 4.5): its owner sees ECONNABORTED, its port is free at once.
+        """End exactly this socket with SOCK_DESTROY (Linux 4.5): its owner gets ECONNABORTED, its port is free at
+        once.
 
         Raises:
             NetlinkError: EPERM without CAP_NET_ADMIN, ENOENT if it is gone, EOPNOTSUPP if the kernel cannot.

@@ -91,8 +91,8 @@ def read_sysctl(name: str) -> str | None:
 def has_random_steps() -> bool:
     """Tell whether ``ip_local_port_step_width`` is set (Linux 7.0 at the latest; seen on 7.2).
 
-    A search for a source port that meets a port in use or reserved then goes on at a random distance up to that width
-    instead of at the next port. Searches that meet none are not changed by it.
+    If a search for a source port meets a port that is in use or reserved, it then continues at a random distance up
+    to that width instead of at the next port. Searches that meet none are not changed by it.
     """
     return (read_sysctl("ip_local_port_step_width") or "0") not in ("0", "1")
 

@@ -45,7 +45,7 @@ async def wait(
             https tls tcp``), the path of a Unix socket, or a pair of host and port.
         verify: a verifier from :mod:`tailbite.verify` for the targets that do not name their protocol. None: a
             server that accepts the connection and holds it for 0.2 s is ready.
-        timeout: seconds for everything, 60 if not given; None waits for ever, 0 tries each target once.
+        timeout: seconds for everything, 60 if not given; None waits forever, 0 tries each target once.
         interval: seconds between two attempts on one target; 0.5 if not given.
         patience: seconds one attempt may take, for connecting and the answer; 5 if not given.
         on_attempt: a function that is called in the calling thread with the :class:`~tailbite.Readiness` after every

@@ -1,8 +1,8 @@
-"""Wait until a server could bind its ports: the other half of starting one.
+"""Wait until a server could bind its ports, which it needs before it can start.
 
-The kernel is asked by bind(2), as the server will do it: a port can be held by a listener, by a connection whose
-local port it is (also a self-connect), by a socket that is bound and does nothing, and by TIME-WAIT. Only a bind
-knows all of them. The socket that asks never listens, is closed at once, and leaves nothing.
+The test is a bind(2), as the server will make it. A port can be held by a listener, by a connection whose local port
+it is (also a self-connect), by a socket that is only bound, and by TIME-WAIT, and only a bind finds all of these. The
+socket of the test never listens, is closed at once, and leaves nothing.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def wait_until_free(
     Args:
         binds: the ports.
         reuse: True for a server that sets SO_REUSEADDR before it binds: TIME-WAIT does not stop it (socket(7)).
-        timeout: seconds for everything; None waits for ever, 0 tries once.
+        timeout: seconds for everything; None waits forever, 0 tries once.
         interval: seconds between two attempts.
         on_attempt: called with the readiness of each port after every attempt.
 

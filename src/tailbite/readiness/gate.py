@@ -100,7 +100,7 @@ def check_times(timeout: float | None, interval: float, patience: float) -> None
         TypeError: one is not a number.
     """
     if timeout is not None and not checked_seconds("timeout", timeout) >= 0:
-        raise ValueError(f"timeout must be 0 or more seconds, or None to wait for ever, not {timeout}")
+        raise ValueError(f"timeout must be 0 or more seconds, or None to wait forever, not {timeout}")
     if not checked_seconds("interval", interval) > 0:
         raise ValueError(f"interval must be more than 0 seconds, not {interval}")
     if not checked_seconds("patience", patience) > 0:

@@ -1,4 +1,4 @@
-"""The status of a server that somebody waits for, as an attempt finds it; pure."""
+"""The status of a server that a wait is for, as an attempt finds it; pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Readiness", "TargetStatus", "describe_error"]
 
 
 class TargetStatus(Enum):
-    """The outcome of an attempt; the value is the wording for users, and a later one is nearer to the server."""
+    """The outcome of an attempt. The value is the wording for users; a later member is nearer to the server."""
 
     NOTHING = "not reached yet"
     READY = "ready"

@@ -1,8 +1,8 @@
 """Wait until servers are ready: the gate that a connection to itself cannot open.
 
-The usual gates (``nc -z``, a shell's ``/dev/tcp``, and the scripts around them) connect to the dead port until that
-succeeds, and in the ephemeral range it succeeds one day without a server: they are connected to themselves. Then the
-gate opens, and the connection's TIME-WAIT on the server's port keeps the very server from starting.
+The usual gates (``nc -z``, a shell's ``/dev/tcp``, and the scripts around them) connect to the dead port until a
+connect succeeds. In the ephemeral range this can happen without a server: the gate is connected to itself. Then the
+gate opens, and the connection's TIME-WAIT on the server's port keeps exactly that server from starting.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def wait(
             https tls tcp``), the path of a Unix socket, or a pair of host and port.
         verify: a verifier from :mod:`tailbite.verify` for the targets that do not name their protocol. None: a
             server that accepts the connection and holds it for 0.2 s is ready.
-        timeout: seconds for everything, 60 if not given; None waits for ever, 0 tries each target once.
+        timeout: seconds for everything, 60 if not given; None waits forever, 0 tries each target once.
         interval: seconds between two attempts on one target; 0.5 if not given.
         patience: seconds one attempt may take, for connecting and the answer; 5 if not given.
         on_attempt: a function that is called in the calling thread with the :class:`~tailbite.Readiness` after every

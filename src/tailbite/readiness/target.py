@@ -20,7 +20,7 @@ __all__ = ["Wanted"]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A server somebody waits for.
+    """A server that a wait is for.
 
     Attributes:
         target: its address.

@@ -150,7 +150,7 @@ class AsyncConnections(ABC, Generic[_S]):
         self._loop.block_left(None)
 
     def _discard(self, link: Link[_S], stream: _S) -> None:
-        """Drop a connection that nobody has entered, and nobody can enter any more; from any thread."""
+        """Drop a connection that was not entered, and can no longer be entered; from any thread."""
 
         def drop(_: _S = stream) -> None:  # an asyncio.StreamWriter must not go before its transport is closed
             if self._link is link and self._loop.state is State.CONNECTED:

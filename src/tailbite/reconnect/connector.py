@@ -94,8 +94,8 @@ class Connector:
     def get(self) -> socket.socket:
         """Return the connected socket: the same one as long as it lives, else a new one, once there is one.
 
-        A check of the socket finds what the kernel knows: the peer has closed or reset the connection, or somebody
-        has closed the socket here. A peer that vanished is noticed through ``keepalive=`` and ``user_timeout=``.
+        A check of the socket finds what the kernel knows: the peer has closed or reset the connection, or the
+        socket was closed here. A peer that vanished is noticed through ``keepalive=`` and ``user_timeout=``.
         After an error, the next call begins a new outage.
 
         Raises:
@@ -135,7 +135,7 @@ class Connector:
         return self._sock
 
     def lost(self, error: BaseException | None = None) -> None:
-        """Report that the connection is of no use any more, and why; the next :meth:`get` makes another.
+        """Report that the connection can no longer be used, and why; the next :meth:`get` makes another.
 
         Args:
             error: the error that showed it, for the hooks.
@@ -188,5 +188,5 @@ def _is_alive(sock: socket.socket) -> bool:
             return True
         # The plain socket's: an SSLSocket's recv takes no flags, and the end of TLS shows in the TCP stream too.
         return socket.socket.recv(sock, 1, socket.MSG_PEEK) != b""
-    except (OSError, ValueError):  # ValueError: it has no descriptor any more
+    except (OSError, ValueError):  # ValueError: it no longer has a descriptor
         return False

@@ -114,7 +114,7 @@ class Loop:
         """Record that the user's block has ended.
 
         Returns:
-            True if the error means that the connection was lost, so that the loop goes on.
+            True if the error means that the connection was lost, so that the loop continues.
         """
         try:
             lost = isinstance(error, Exception) and self._is_lost(error)

@@ -26,8 +26,8 @@ after it grows. The loop's very first connection always ends the first outage, h
 
 **Why the last wait is cut.** The next delay of the backoff may end after the deadline. Giving up at once would waste
 the rest of the time (a 30 s deadline would end after 20 s on average), so the wait ends shortly before the deadline,
-and one more attempt is made. A deadline counts from the moment somebody asks for a connection, not from the loss of
-the last one, which may have been hours ago.
+and one more attempt is made. A deadline counts from the moment a connection is asked for, not from the loss of the
+last one, which may have been hours ago.
 """
 
 from __future__ import annotations

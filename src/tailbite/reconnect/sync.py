@@ -123,7 +123,7 @@ class Connections:
         try:
             if self._advance():
                 sock = self._deliver()
-                # After the slot was filled: close() looks at the flag and the slot in the other order.
+                # After the slot was filled: close() checks the flag and the slot in the other order.
                 if not self.is_closed:
                     return Connection(self, sock)
                 self._end()
@@ -199,7 +199,7 @@ class Connections:
         return self._loop.block_left(error) or (self.is_closed and isinstance(error, OSError))
 
     def _discard(self, sock: socket.socket) -> None:
-        """Close a connection that nobody has entered, and nobody can enter any more."""
+        """Close a connection that was not entered, and can no longer be entered."""
         if self._slot.sock is sock:
             self._block_left(None)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["hold_refused_port", "reserve_server_port", "safe_ports"]
 
 _LOWEST = 10_000
-"""Below live the services people run; above there are ports enough."""
+"""Lower ports are those of common services; above there are enough ports."""
 
 _TRIES = 200
 
@@ -66,7 +66,7 @@ def reserve_server_port() -> Iterator[int]:
     """Reserve a port that a server can bind, and no client can take, until the context is left.
 
     Other processes that ask this function do not get it meanwhile: it is claimed by the name of an abstract Unix
-    socket (unix(7)), which goes with the process whatever happens to it.
+    socket (unix(7)), which the kernel removes when the process ends.
 
     Raises:
         OSError: the ephemeral range leaves no port, or all of them are in use.

@@ -81,7 +81,7 @@ class ProcessTrap:
             sock.connect(self.address)
             ends = (Endpoint.from_sockaddr(sock.getsockname()), Endpoint.from_sockaddr(sock.getpeername()))
             if not is_self(*ends):
-                raise RuntimeError(f"somebody listens on {ends[1]}: this is not a dead port any more")
+                raise RuntimeError(f"a server listens on {ends[1]}: this is no longer a dead port")
         except OSError as error:
             raise RuntimeError(
                 f"a plain connect to the dead port {self.port} did not connect to itself: {error}"

@@ -1,8 +1,8 @@
 """The base of all verifiers: it collects an answer, however it is fragmented, and refuses the verifier's own echo.
 
-An echo is the answer of a self-connect, an echo server, or a proxy that is connected to itself. It cannot be told
-from an answer that begins with the very bytes of the question, so as long as what comes back is what was sent, no
-verifier gets to see it.
+An echo is the answer of a self-connect, an echo server, or a proxy that is connected to itself. It cannot be
+distinguished from an answer that begins with the bytes of the question. So as long as the received bytes are the sent
+bytes, they are kept from the verifier.
 """
 
 from __future__ import annotations

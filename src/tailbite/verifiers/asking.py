@@ -102,8 +102,8 @@ class SendExpect:
     it is the caller's.
 
     Raises:
-        ValueError: nobody could tell the answer from an echo: ``send`` begins with ``expect`` or the other way
-            round, or one of them is empty.
+        ValueError: the answer could not be distinguished from an echo: ``send`` begins with ``expect`` or the other
+            way round, or one of them is empty.
     """
 
     send: bytes
@@ -122,7 +122,7 @@ class SendExpect:
         if isinstance(self.expect, bytes) and (
             self.send.startswith(self.expect) or self.expect.startswith(self.send)
         ):
-            raise ValueError(f"an echo of {self.send!r} could not be told from the answer {self.expect!r}")
+            raise ValueError(f"an echo of {self.send!r} could not be distinguished from the answer {self.expect!r}")
 
     def talk(self, target: Target) -> Conversation:
         """See :class:`tailbite.verify.Verifier`."""

@@ -1,9 +1,10 @@
 """PostgreSQL: it answers an SSLRequest, and takes a StartupMessage.
 
-The first question alone would not do. It is answered by one byte, and an SSH server, which says "SSH-2.0-..." to
-everybody, has said "S" as well. Nor does it tell whether the database is up: while it recovers, the postmaster
-answers SSLRequests, and turns away those who log in (SQLSTATE 57P03). So this goes on as pg_isready does: with TLS
-if the server offers it, and a StartupMessage, whose answer is a request to log in or an error. It does not log in.
+The first question alone is not enough. Its answer is one byte, and an SSH server, which says "SSH-2.0-..." to every
+client, begins with "S" as well. It also does not tell whether the database is up: while the database recovers, the
+postmaster answers SSLRequests, and refuses logins (SQLSTATE 57P03). So the verifier continues as pg_isready does:
+with TLS if the server offers it, and a StartupMessage, whose answer is a request to log in or an error. It does not
+log in.
 
 Messages: PostgreSQL documentation, "Message Formats" and "SSL Session Encryption" (protocol 3.0).
 """

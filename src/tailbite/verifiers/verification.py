@@ -67,7 +67,7 @@ Conversation: TypeAlias = "Generator[Send | Receive, bytes, bytes]"
 
 @runtime_checkable
 class Verifier(Protocol):
-    """A test that tells the server that was asked for from every other program that accepts connections.
+    """A test that distinguishes the expected server from every other program that accepts connections.
 
     It holds no state of a connection (``talk`` does), so one object serves any number of them. A verifier of your own
     is a class with these four names, whose ``talk`` is a generator. It yields ``Send(data)`` and ``Receive()`` of

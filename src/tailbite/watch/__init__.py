@@ -1,1 +1,1 @@
-"""Flow 2 over time: self-connects of a machine as they happen, and what a fleet's own tools want to know of them."""
+"""Flow 2 over time: self-connects of a machine as they happen, and their reports for monitoring systems."""

@@ -12,7 +12,7 @@ prometheus  a textfile or a pushgateway                         0         0     
 ==========  ==================================================  ========  =======  ========  =============
 
 Nagios' 2 (CRITICAL) is a self-connect that is held open; 1 (WARNING) is what one left behind in TIME-WAIT. Telegraf
-and Zabbix drop the output of a command that fails, so there finding something is not a failure.
+and Zabbix drop the output of a command that fails, so for them the status is 0 when something is found.
 """
 
 from __future__ import annotations

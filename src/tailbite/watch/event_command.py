@@ -1,4 +1,4 @@
-"""``--exec``: a command of the user's for each self-connect, without letting a slow one stop the watch."""
+"""``--exec``: the user's command for each self-connect; a slow one does not stop the watch."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class EventCommand:
     def finish(self, timeout: float) -> None:
         """Run what waits, and wait for all of it at most ``timeout`` seconds.
 
-        What still runs then goes on, and what still waits is dropped.
+        A command that still runs then continues, and one that still waits is dropped.
         """
         end = time.monotonic() + timeout
         while (self._running or self._waiting) and (left := end - time.monotonic()) > 0:

@@ -110,7 +110,7 @@ class Exporter:
         self.changes += 1
 
     def health(self) -> str:
-        """Return "" if inspections go on, or a sentence that says what is wrong."""
+        """Return "" if inspections continue, or a sentence that says what is wrong."""
         if self.error is not None:
             return f"The watch has ended: {self.error}"
         if self._inspected_at is None:
@@ -121,7 +121,7 @@ class Exporter:
         return ""
 
     def write_textfile(self, path: str) -> None:
-        """Write the metrics for node_exporter's textfile collector, whole or not at all.
+        """Write the metrics for node_exporter's textfile collector, atomically.
 
         Raises:
             OSError: it cannot be written.

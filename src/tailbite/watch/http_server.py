@@ -120,7 +120,7 @@ def tls_context(certificate: str, key: str | None, client_ca: str | None = None)
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: a file is not what it is said to be, or the key is encrypted or of another certificate.
+        ValueError: a file is not of the expected kind, or the key is encrypted or of another certificate.
     """
     for path in filter(None, (certificate, key, client_ca)):
         with open(path, "rb"):  # noqa: PTH123 - the errors of ssl do not name the file

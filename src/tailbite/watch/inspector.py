@@ -1,9 +1,9 @@
 """Repeated inspections of every network namespace, within a budget of CPU time.
 
-What an inspection costs is the walk of the one table of connections that all namespaces share. Two kinds of namespace
-are inspected without it: one whose TCP sockets all listen, and, while the source of events reports every self-connect
-(eBPF, and nothing lost), one that had no self-connect when it was last walked and of which no event came since. The
-second is walked again after :data:`WALK_EVERY_S` all the same.
+The cost of an inspection is the walk of the table of connections, which all namespaces share. Two kinds of namespace
+are inspected without a walk: one whose TCP sockets all listen; and, while the source of events reports every
+self-connect (eBPF, and nothing lost), one that had no self-connect at its last walk and no event since. The second
+kind is walked again after :data:`WALK_EVERY_S` in any case.
 
 A walk takes longer the more sockets there are: 0.2 to 0.4 s for a million. A namespace whose inspection took more CPU
 time than the budget allows in :data:`EVERY_S` rests until the budget has paid for it, at most for a TIME-WAIT's life.
@@ -39,7 +39,7 @@ EVERY_S: Final = 15.0
 BUDGET: Final = 0.005
 """The part of one CPU that inspections of other namespaces may take."""
 WALK_EVERY_S: Final = 300.0
-"""Longest time for which the events of a namespace are believed without looking at its connections."""
+"""Longest time for which the events of a namespace are relied on without an inspection of its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +178,8 @@ class Inspector:
     ) -> dict[int, NamespaceReport | None]:
         """Inspect namespaces until the budget is spent; return what was found by inode, None for one that is gone.
 
-        What a round takes too much is taken off the next ones. The own namespace is inspected whenever it is due;
-        what it takes beyond the allowance of a round is not taken off the others'.
+        If a round exceeds the budget, the next rounds get less. The own namespace is inspected whenever it is due;
+        what it takes beyond the allowance of a round does not reduce that of the others.
         """
         visits: dict[int, NamespaceReport | None] = {}
         allowance, others = self._allowance - self._debt, 0

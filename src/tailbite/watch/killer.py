@@ -23,8 +23,8 @@ __all__ = ["confirm_port_free", "destroy_noticed"]
 def destroy_noticed(event: SelfConnectEvent) -> EndResult:
     """Destroy the self-connect of an event, open or in TIME-WAIT. Never raises for what the kernel refuses.
 
-    The kernel compares the socket's cookie, which is looked up by the endpoints first. Whatever is at those
-    endpoints is connected to itself, so nothing else can be met.
+    The kernel compares the socket's cookie, which is looked up by the endpoints first. Any socket with these
+    endpoints is connected to itself, so no other socket can be destroyed.
     """
     if event.namespace is None:
         return EndResult(False, False, 0, "the process that dialled has ended: its network namespace is not known")
@@ -36,7 +36,7 @@ def destroy_noticed(event: SelfConnectEvent) -> EndResult:
 
 
 def confirm_port_free(event: SelfConnectEvent, result: EndResult) -> EndResult:
-    """Complete the result with whether the port is free now; apart, because it takes longer than destroying."""
+    """Add to the result whether the port is free now; a separate step, because it takes longer than destroying."""
     if not result.is_destroyed or event.namespace is None:
         return result
     try:

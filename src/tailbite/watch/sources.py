@@ -13,7 +13,8 @@ poll       nothing                       those that are open, or in TIME-WAIT,  
                                          when an inspection comes by
 =========  ============================  =====================================  ==================================
 
-Inspections (:mod:`tailbite.watch.inspector`) go on with every source: they find what was there before the start.
+Inspections (:mod:`tailbite.watch.inspector`) continue with every source: they find self-connects from before the
+start.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_CLOSES", "BpfSource", "DestroySource", "EventSource", "PollSource", "RateLimit", "open_source"]
 
 MOST_CLOSES: Final = 20_000.0
-"""TCP sockets that may close in a second before destroyed sockets are not listened to any more."""
+"""TCP sockets that may close in a second from which on listening for destroyed sockets pauses."""
 _MOST_ATTRIBUTED: Final = 256
 _RATE_WINDOW_S: Final = 5.0
 _RESUME_AFTER_S: Final = 60.0
@@ -64,7 +65,7 @@ class EventSource(Protocol):
         ...
 
     def state(self) -> SourceState:
-        """Return how the source is."""
+        """Return the state of the source."""
         ...
 
     def close(self) -> None:
@@ -73,7 +74,7 @@ class EventSource(Protocol):
 
 
 class PollSource:
-    """No events at all: inspections are everything."""
+    """No events: only inspections find self-connects."""
 
     kind = SourceKind.POLL
     descriptors: tuple[int, ...] = ()
@@ -119,7 +120,7 @@ class BpfSource:
         self._attributed: deque[tuple[int, int]] = deque(maxlen=_MOST_ATTRIBUTED)
 
     def read_events(self, now: float) -> list[SelfConnectEvent]:
-        to_epoch = time.time() - time.monotonic()  # asked each time: the clock of the day may be set meanwhile
+        to_epoch = time.time() - time.monotonic()  # asked each time: the system clock may be set meanwhile
         events = [self._event(one, to_epoch) for one in self._events.read_events()]
         return [event for event in events if not self._only_own or event.where == "host"]
 
@@ -255,7 +256,7 @@ class DestroySource:
         try:
             self._limit.update(self._read_opens(), now)
         except (OSError, ValueError):
-            return  # without the counters there is nothing to go by
+            return  # without the counters nothing can be decided
         if self._limit.is_paused and self._events is not None:
             self._lost_before += self._events.lost
             self._events.close()

@@ -8,7 +8,7 @@ found         if it is new                           an event or an earlier insp
 ended         if it is new                           it was noticed before, open or in TIME-WAIT, without its end
 ============  =====================================  ==========================================================
 
-Two connections at the same endpoint are told apart by the kernel's cookie where an inspection sees both open. What
+Two connections at the same endpoint are distinguished by the kernel's cookie where an inspection sees both open. What
 was noticed is remembered for longer than a TIME-WAIT lasts, and at most :data:`MOST_REMEMBERED` endpoints are.
 """
 

@@ -78,8 +78,8 @@ def all_helpers() -> list[int]:
 
 
 def kill(helper: int) -> None:
-    """Kill one, and see it gone: the others go on, and make a new one."""
-    with contextlib.suppress(ProcessLookupError):  # a worker that had nothing to do any more
+    """Kill one, and see it gone: the others continue, and make a new one."""
+    with contextlib.suppress(ProcessLookupError):  # a worker that had nothing left to do
         os.kill(helper, signal.SIGKILL)
     wait_until(lambda: helper not in helpers(), "the one that was killed is gone")
 

@@ -30,7 +30,7 @@ print("done")
 
 
 def test_a_line_for_a_pipe_that_nobody_reads_is_left_out() -> None:
-    """The program waits for its connect meanwhile: it must not wait for ever."""
+    """The program waits for its connect meanwhile: it must not wait forever."""
     assert run([sys.executable, "-c", FULL_PIPE], timeout=20).stdout == "done\n"
 
 

@@ -80,7 +80,7 @@ def test_a_port_is_held_until_the_call_is_over(call: type[Call], holds: Holds) -
 
 
 class Ahead:
-    """A lookahead that answers what it is told to."""
+    """A lookahead with given answers."""
 
     def __init__(self) -> None:
         self.is_far = True
@@ -213,7 +213,7 @@ class TestWithoutCopies:
     """Docker's default profile: pidfd_getfd is denied."""
 
     def test_a_client_that_hardly_gets_a_cpu_never_reaches_itself(self) -> None:
-        """Lowest priority beside two processes that never sleep: the call may run long after it was let go on."""
+        """Lowest priority beside two processes that never sleep: the call may run long after it was let through."""
         Trap().set()
         hogs = [subprocess.Popen([PYTHON, "-c", "while True: pass"]) for _ in range(2)]
         try:
@@ -240,7 +240,7 @@ class TestWithoutCopies:
         assert held == {28232: (0, 100), 2: (100, 0)}
 
     def test_a_program_that_gives_its_sockets_ranges_of_their_own_has_its_ports_held(self) -> None:
-        """Their source ports come from a sequence that nobody can look into: here P alone, where a plain one hits."""
+        """Their source ports come from a sequence that nobody can inspect: here P alone, where a plain one hits."""
         write_ephemeral_range(PortRange(32768, 60999))
         port = 40000
         code = (

@@ -1,4 +1,4 @@
-"""``tailbite run``: a program in the trap never reaches itself, and what was done can be told."""
+"""``tailbite run``: a program in the trap never reaches itself, and the report says what was done."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_a_pid_namespace_below_is_guarded_too() -> None:
 
 
 def test_a_program_that_hides_its_memory_from_an_unprivileged_guard_is_told_of() -> None:
-    """PR_SET_DUMPABLE 0: such a process cannot be looked into, so it is not guarded, and -v says so."""
+    """PR_SET_DUMPABLE 0: such a process cannot be inspected, so it is not guarded, and -v says so."""
     code = (
         "import ctypes, socket; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0);"
         f"print(socket.socket().connect_ex(('127.0.0.1', {PORT})))"

@@ -76,7 +76,7 @@ def by_connect_ex(host: str, port: int) -> socket.socket:
 
 
 def attempts(dial: Callable[[str, int], socket.socket], host: str, times: int) -> int:
-    """Dial the dead port; count how often somebody answered, who can only be oneself."""
+    """Dial the dead port; count how often somebody answered, which can only be the socket itself."""
     reached = 0
     for _ in range(times):
         try:
@@ -290,7 +290,7 @@ def test_off_is_off_and_nested_holds_count() -> None:
 
 @pytest.mark.usefixtures("network")
 def test_calling_it_again_changes_nothing() -> None:
-    """A thousand calls install one hook, and the same listener is told once."""
+    """A thousand calls install one hook, and the same listener is called once."""
     Trap().set()
     seen: list[GuardedConnect] = []
     told = seen.append

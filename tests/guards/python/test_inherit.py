@@ -134,7 +134,7 @@ def test_a_sitecustomize_that_is_there_runs_as_without_us(tmp_path: Path, conten
         assert guarded.stderr == plain.stderr == ""
     else:
         assert guarded.stdout == plain.stdout
-        # The traceback may have our lines too; what went wrong is told alike.
+        # The traceback may have our lines too; the error is reported alike.
         assert guarded.stderr.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
 
 

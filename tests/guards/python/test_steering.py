@@ -186,7 +186,7 @@ def test_the_first_guarded_connect_needs_no_descriptor(host: str, port: int, fir
 @pytest.mark.usefixtures("network")
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
 def test_a_connect_that_could_not_be_guarded_fails(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """It must not go on without a guard because the system was short of something."""
+    """It must not continue without a guard because the system lacked something."""
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, "short")

@@ -22,7 +22,7 @@ from tailbite.kernel.sysctl import read_reserved_ports, write_sysctl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEFAULT = PortSet.parse("7")  # what is reserved before the boot, so that "nothing was set" can be told
+DEFAULT = PortSet.parse("7")  # what is reserved before the boot, so that "nothing was set" shows
 
 keys = st.sampled_from(
     [

@@ -79,7 +79,7 @@ def test_what_is_said_to_work_works_and_what_is_said_to_fail_fails(part: int) ->
 
 
 def assert_nothing_is_claimed(answer: Explanation) -> None:
-    """Require that no bind is said to work, where the kernel does not list sockets that are only bound."""
+    """Require that no forecast says that a bind works, where the kernel does not list sockets that are only bound."""
     outcomes = {outcome for each in answer.forecasts for outcome in (each.plain, each.reuse_address)}
     assert BindOutcome.WORKS not in outcomes
 
@@ -117,7 +117,7 @@ def assert_true(
 
 
 def assert_sentences(answer: Explanation, truth: dict[tuple[str, bool], bool], names: str, port: int) -> None:
-    """Compare what is said in words with the kernel: nothing that a sentence promises or denies is otherwise."""
+    """Compare the sentences with the kernel: nothing that a sentence promises or denies is otherwise."""
     end = rf"(?:\[[0-9a-f:]+\]|[0-9.]+):{port}(?: with IPV6_V6ONLY)?"
     said = 0
     for one in answer.findings:

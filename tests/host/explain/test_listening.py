@@ -88,7 +88,7 @@ def test_an_inherited_listener_that_does_not_accept_names_the_child_and_how_long
 
 
 def test_of_several_servers_on_a_port_the_one_that_does_not_accept_is_named() -> None:
-    """SO_REUSEPORT: the kernel goes on giving a server its share of the connections while it is stopped."""
+    """SO_REUSEPORT: the kernel continues to give a server its share of the connections while it is stopped."""
 
     def listener() -> socket.socket:
         sock = socket.socket()

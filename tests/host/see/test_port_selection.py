@@ -58,7 +58,7 @@ def test_each_way_is_recognised_in_any_range(
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_random_strides_among_many_taken_ports_are_not_taken_for_independent_choices(share: float) -> None:
-    """As on Linux 7.2 with ip_local_port_step_width: a search that meets a taken port goes on somewhere else."""
+    """As on Linux 7.2 with ip_local_port_step_width: a search that meets a taken port continues somewhere else."""
     ephemeral, pick, size = PortRange(32768, 60999), random.Random(1), 28232
     seen = set()
     for _ in range(300):

@@ -17,7 +17,7 @@ from tailbite.lab.demo.records import DemoSettings
 
 
 class Transcript:
-    """A narrator that keeps what it is told."""
+    """A narrator that keeps what it receives."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -11,7 +11,7 @@ version_added: "0.2.0"
 description:
   - Merges ports into C(net.ipv4.ip_local_reserved_ports), in the running kernel and in C(/etc/sysctl.d), with
     C(tailbite fix). What others reserved there is kept. Servers may bind reserved ports as before.
-  - A client that dials a reserved port of its own host can no longer connect to itself, unless it binds that very
+  - A client that dials a reserved port of its own host can no longer connect to itself, unless it binds exactly that
     port first.
 options:
   ports:

@@ -115,7 +115,7 @@ def _killed(one: Destruction) -> Text:
         return Text(f"Not destroyed: {where}: {one.refused.why}", style="red")
     if one.still_bound:
         return Text(f"Destroyed: {where}. Its owner bound the port itself, and keeps it until it closes the socket.")
-    return Text(f"Destroyed: {where}. Its owner is told ECONNABORTED, and the port is free.")
+    return Text(f"Destroyed: {where}. Its owner gets ECONNABORTED, and the port is free.")
 
 
 def brief_size(count: int | None) -> str:

@@ -19,7 +19,7 @@ __all__ = ["Hidden", "Lines", "LiveTable", "Progress"]
 
 
 class Progress(Protocol):
-    """A context manager that is told the outcome of every attempt."""
+    """A context manager that receives the outcome of every attempt."""
 
     def show_attempt(self, readiness: Readiness) -> None: ...
     def __enter__(self) -> object: ...

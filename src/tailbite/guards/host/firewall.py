@@ -267,8 +267,8 @@ def _remove_outdated(state: FirewallState, firewall: Firewall) -> list[tuple[str
 def firewall_environment() -> dict[str, str]:
     """Return the variables that the commands need in addition to this process's environment.
 
-    The legacy variant locks a file that only root can open; in a network namespace of one's own another will do,
-    named after the namespace.
+    The legacy variant locks a file that only root can open; in a network namespace of your own, another file
+    is enough, named after the namespace.
     """
     lock = Path(_LOCK)
     if "XTABLES_LOCKFILE" in os.environ or os.access(lock if lock.exists() else lock.parent, os.W_OK):

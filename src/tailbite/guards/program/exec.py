@@ -23,7 +23,7 @@ __all__ = [
 
 NOT_FOUND: Final = 127
 CANNOT_EXECUTE: Final = 126
-"""What shells exit with (POSIX.1-2024, XCU 2.8.2), and env(1), nice(1) and timeout(1) like them."""
+"""The exit statuses of shells (POSIX.1-2024, XCU 2.8.2), and env(1), nice(1) and timeout(1) like them."""
 
 _CHANGED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _RESETS_ITS_CHILDREN: Final = ("node", "bun", "deno")
@@ -35,7 +35,7 @@ class InheritedSignals:
     """The signals among SIGPIPE, SIGXFSZ and SIGCHLD that the program is to ignore, as its caller arranged it.
 
     An ignored signal stays ignored across execve(2) (signal(7)). Every other disposition and the mask of blocked
-    signals need no care: neither Python nor the guard changes them in the process that becomes the program.
+    signals need no change: neither Python nor the guard changes them in the process that becomes the program.
 
     Attributes:
         ignored: the numbers of the signals to ignore.

@@ -1,10 +1,10 @@
 """The fast path: the common connect of a guarded program, inspected with as little Python as can be.
 
-The program waits meanwhile, and shares its CPU and caches with the worker: each further object, frame and module that
-is touched here costs it a tenth of a microsecond and more. So this is one loop with everything prepared. Where it
-can, it calls what Python has built in, which takes half as long as the same through ctypes. Any other call it leaves
-to the slow path, :mod:`tailbite.guards.program.steerer`, which knows all cases and fills the cache that this loop
-reads.
+The program waits meanwhile, and shares its CPU and caches with the worker. Each further object, frame or module that
+is used here costs the program a tenth of a microsecond or more. So this is one loop with everything prepared. Where
+it can, it calls what Python has built in, which takes half as long as the same through ctypes. Any other call it
+leaves to the slow path, :mod:`tailbite.guards.program.steerer`, which knows all cases and fills the cache that this
+loop reads.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _CALL: Final = struct.Struct("=QI4xi12xI4xQ")
 
 
 class Backlog:
-    """The sign that calls queue up, which is when another worker helps.
+    """A check whether calls queue up; then another worker helps.
 
     After one call in 16, the worker asks the kernel whether the next one waits already. A program with one thread
     cannot have made it that soon; if three answers in a row are yes, the monitor is asked for a worker.
@@ -71,7 +71,7 @@ class Backlog:
         self._asked = 0.0
 
     def sample(self) -> None:
-        """Look whether a call waits, right after one was answered."""
+        """Check whether a call waits, right after one was answered."""
         if not any(event & select.POLLIN for _, event in self._poll.poll(0)):
             self._found = 0
             return
@@ -110,7 +110,7 @@ class FastPath:
         self.serve = self._make_serve(listener, slot, connect, home_cookie)
 
     def refresh(self, ranges: object, until: float) -> None:
-        """Believe the cache until the port range has to be read again; forget what is too old.
+        """Use the cache until the port range has to be read again; drop entries that are too old.
 
         Args:
             ranges: the port range that decisions are made from; another object than before is another range.

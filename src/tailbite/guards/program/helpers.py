@@ -1,4 +1,4 @@
-"""Processes that help a guarded program and must not be noticed by it: how they start, and what they let go of.
+"""Processes that help a guarded program without its notice: how they start, and what they release.
 
 A helper is not a relative of the program, keeps none of its descriptors, and ignores what a terminal sends.
 """

@@ -1,4 +1,4 @@
-"""The guard that this system allows for a program that is not ours: capabilities in, a choice out.
+"""The guard that this system allows for any program: capabilities in, a choice out.
 
 ================================================================  ===========  =================================
 system capability                                                 mechanism    place of the supervisor
@@ -108,7 +108,7 @@ class Choice:
 
 
 def choose(capabilities: Capabilities, *, names_ports: bool = False, stays_parent: bool = False) -> Choice:
-    """Choose the mechanism that covers the most of what this system allows.
+    """Choose the mechanism that covers the most that this system allows.
 
     Args:
         capabilities: the abilities of the system.

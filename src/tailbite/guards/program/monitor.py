@@ -1,7 +1,7 @@
 """The monitor: starts the processes that do a guard's work, and replaces those that are killed.
 
 While a filter has no listener at all, every connect fails with ENOSYS; while a call was received and nobody answers
-it, it blocks for ever. So several processes hold the listener: *workers* answer, the *monitor* waits for the death of
+it, it blocks forever. So several processes hold the listener: *workers* answer, the *monitor* waits for the death of
 a worker and starts another. If the monitor dies, one of the workers becomes the monitor and starts the others again.
 Calls in hand lie in memory that all of them share (:mod:`tailbite.guards.program.shared_page`), so a successor
 finishes them. All must be killed in the same instant to leave a program without a listener; then its connects fail
@@ -139,7 +139,7 @@ class _Monitor:
         os.close(self._wake)
         watch = Watch(monitor, self._woken)
         if not watch.has_ended() and self._task.work(slot, watch):
-            if not watch.has_ended():  # a stopped monitor would stay for ever
+            if not watch.has_ended():  # a stopped monitor would stay forever
                 os.kill(monitor, signal.SIGCONT)
             os._exit(0)
         os.close(self._woken)

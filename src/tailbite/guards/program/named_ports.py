@@ -26,7 +26,7 @@ _RETRY_MS = 50
 
 
 def hold_named_ports(order: Order, choice: Choice) -> bool:
-    """Start the helper that holds the ports; tell whether all of them are held that need it.
+    """Start the helper that holds the ports; tell whether all that need it are held.
 
     Raises:
         SystemExit: the program has to be guarded and cannot be.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Namespaces", "Ranges", "Steering", "hold_inside"]
 
 FOREIGN_FRESH_FOR: Final = 1.0
-"""Seconds for which the port range of a namespace that the program made is believed, as reading it takes a process of
+"""Seconds for which the port range of a namespace that the program made is used, as reading it takes a process of
 its own. In the supervisor's own namespace it is :data:`tailbite.connect.facts.FRESH_FOR`."""
 
 _MOST = 4096
@@ -71,7 +71,7 @@ class Ranges:
 
 
 class Namespaces:
-    """The network namespaces of a program: nearly always the supervisor's own, and then nearly nothing to do.
+    """The network namespaces of a program: nearly always only the supervisor's own, and then there is little to do.
 
     A namespace has a name: the cookie of a socket in it where the kernel has one (SO_NETNS_COOKIE, Linux 5.14) and
     the socket can be inspected, else the link target of /proc/TID/ns/net of the thread that connects.

@@ -1,4 +1,4 @@
-"""Holding a port, so that the kernel does not choose it as source port, in a way that hardly any server notices.
+"""Holding a port, so that the kernel does not choose it as source port, in a way that disturbs hardly any server.
 
 ``connect()`` without a bound port skips every port that has a bind bucket made by a bind(2), whatever address that
 bind was for, and whatever its family (``__inet_hash_connect``: ``fastreuse >= 0``). bind(2) of a server on the other
@@ -12,8 +12,8 @@ then too.
 Around one connect call, the port is held only if the kernel can choose it within the next connects
 (:mod:`tailbite.guards.program.lookahead`), for the sake of servers on [::].
 
-A port that is held is held until the call is known to be over (:mod:`tailbite.guards.program.pending_call`), or the
-same thread makes its next call. One that is out of reach is inspected again until then, and held if it comes near.
+A port that is held stays held until the call is known to be over (:mod:`tailbite.guards.program.pending_call`), or
+the same thread makes its next call. A port that is out of reach is checked again until then, and held if it comes near.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Holds:
 
     def _hold_after_all(self, call: _Call) -> None:
         call.unheld = None
-        with contextlib.suppress(OSError):  # the call has been let go on, so nobody can be told
+        with contextlib.suppress(OSError):  # the call already continues, so no error can be reported
             self._hold(call.key)
 
     def release_over(self) -> float | None:

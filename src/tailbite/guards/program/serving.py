@@ -149,7 +149,7 @@ def _finish_left(listener: Listener, slot: WorkerSlot, steerer: Steerer | None) 
 def _finish(listener: Listener, slot: WorkerSlot, steerer: Steerer | None) -> None:
     outcome: Outcome | None = Outcome.UNSEEN
     if steerer is not None:
-        with contextlib.suppress(Exception):  # whatever it is, the program must not wait for ever
+        with contextlib.suppress(Exception):  # whatever it is, the program must not wait forever
             outcome = steerer.inspect_call()
     if outcome is not None:
         slot.counts[outcome] += 1

@@ -1,8 +1,8 @@
 """The slow path: inspect one connect call and prevent a self-connect while the caller is suspended.
 
 The call itself then runs in the program as if there were no supervisor: this module changes the program's socket
-through a copy of its descriptor. The copy must be closed before the call goes on, or the program's own close() would
-not be the last one and no FIN would be sent.
+through a copy of its descriptor. The copy must be closed before the call continues, or the program's own close()
+would not be the last one and no FIN would be sent.
 
 ==========================================  ===================================================================
 the system, and the socket                  action
@@ -257,7 +257,7 @@ class Steerer:
             except OSError:
                 return None
         pidfd = open_thread(tid)
-        # A pidfd names one thread for ever; that it is the caller's is sure only if that still waits now.
+        # A pidfd names one thread forever; it is certain to be the caller's only if the caller still waits now.
         if not self._listener.is_waiting():
             os.close(pidfd)
             return None

@@ -1,4 +1,4 @@
-"""``guard()``: no TCP socket that this Python process connects can connect to itself, also in code of others.
+"""``guard()``: no TCP socket of this Python process can connect to itself, in any library's code.
 
 CPython raises the audit event ``socket.connect`` (PEP 578) right before connect(2), with the socket and the
 address. That is the moment to keep the destination port P from becoming the source port, in every library that

@@ -14,7 +14,7 @@ refused                                  nothing: the program's connect says ECO
 connected to itself                      connect(AF_UNSPEC) dissolves it and leaves nothing behind; a connect to
                                          port 0, where nobody can listen, is refused in its place
 not answered: a listener's queue is      connect(AF_UNSPEC), and the program's connect starts again: P belongs to
-full, or a firewall drops the SYN        somebody, or no SYN arrives, so the socket cannot connect to itself
+full, or a firewall drops the SYN        a server, or no SYN arrives, so the socket cannot connect to itself
 =======================================  =====================================================================
 
 No source port is spent and no port is held, so no server and no other client notices. Destinations that are not on
@@ -190,7 +190,7 @@ def _without_waiting(sock: Any) -> Iterator[None]:
     finally:
         os.set_blocking(descriptor, is_blocking)
         if is_deferred:
-            with contextlib.suppress(OSError):  # only a closed socket takes the option; else it has no use any more
+            with contextlib.suppress(OSError):  # only a closed socket takes the option; else it is no longer needed
                 _setsockopt(sock, _TCP, _TCP_FASTOPEN_CONNECT, is_deferred)
 
 

@@ -89,7 +89,7 @@ def plan_running_changes(seen: Snapshot, ports: PortSet, wanted: PortRange | Non
         wanted: the range; None leaves it.
 
     Raises:
-        FixRefused: no port would be left to draw, the kernel would not take the range, or the settings could not be
+        FixRefused: no source port would be left, the kernel would not take the range, or the settings could not be
             read.
     """
     if seen.reserved is None or seen.ephemeral is None:
@@ -109,7 +109,7 @@ def plan_running_changes(seen: Snapshot, ports: PortSet, wanted: PortRange | Non
     if changes and not PortSet.of([ephemeral]) - together:
         raise FixRefused(
             f"with {together} reserved nothing is left of the ephemeral range {ephemeral} of {seen.namespace}: "
-            "no client could connect any more (EADDRNOTAVAIL)"
+            "no client could connect (EADDRNOTAVAIL)"
         )
     return changes
 

@@ -1,7 +1,7 @@
 """Findings that the reader has accepted: ``--ignore`` and the baseline file of ``tailbite doctor``. Pure.
 
-A baseline file holds codes, namespaces and ports, and for findings without ports their sentence. A finding that gets
-another port is told with that port only.
+A baseline file holds codes, namespaces and ports, and for findings without ports their sentence. If a finding gets
+another port, it is reported with that port only.
 """
 
 from __future__ import annotations

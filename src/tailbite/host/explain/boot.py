@@ -52,8 +52,8 @@ def _lost_at_boot(subject: Subject, tree: Tree) -> Iterator[Finding]:
         Severity.WARNING if any(port in lost for port in used) else Severity.NOTICE,
         Confidence.CERTAIN,
         f"{_ports(lost)} reserved now, but not after the next boot.",
-        "No file that is applied at boot says so, or a later one leaves it out. Some programs reserve their ports "
-        "whenever they start; then nothing is lost.",
+        "No file that is applied at boot sets this, or a later file replaces it. Some programs reserve their ports "
+        "each time they start; then no change is needed.",
         (Remedy("reserve them at boot as well", (fix_command(subject, f"--reserve {lost}"),), needs_root=True),),
         subject.seen.namespace,
         ports=lost,
@@ -66,7 +66,7 @@ def _reserved_at_boot(order: BootOrder, tree: Tree) -> PortSet:
 
 
 def _overridden(subject: Subject, tree: Tree) -> Iterator[Finding]:
-    """Yield the ports of assignments that a later one replaced; each file is told once, for all its readers."""
+    """Yield the ports of assignments that a later one replaced; each file is reported once, for all its readers."""
     told = set()
     for order in tree.orders:
         last = value_at_boot(order, RESERVED) or PortSet()
@@ -158,7 +158,8 @@ def _not_read(subject: Subject, tree: Tree) -> Iterator[Finding]:
 
 
 def _masked(subject: Subject, tree: Tree) -> Iterator[Finding]:
-    """Yield what files say that are not read because another has their name, and that nothing else sets."""
+    """Yield the settings of files that are not read because another file has their name, if no other file sets
+    them."""
     for file in tree.masked:
         told = [item for item in assignments(file, RESERVED.key) if item.value and not item.is_pattern]
         ports = PortSet.of(part for item in told for part in (RESERVED.parse(item.value or "") or PortSet()).ranges)
@@ -221,7 +222,7 @@ def _too_long(subject: Subject, tree: Tree) -> Iterator[Finding]:
                     "TB206",
                     Severity.NOTICE,
                     Confidence.LIKELY,
-                    f"Of line {item.line + 1} of {file.path} `sysctl --system` sets the beginning only: it is longer "
+                    f"`sysctl --system` sets only the beginning of line {item.line + 1} of {file.path}: it is longer "
                     f"than {PAGE} bytes.",
                     "The kernel takes a page per write. systemd-sysctl writes the rest as well; sysctl does not.",
                     (Remedy("reserve ranges instead of single ports"),),

@@ -72,14 +72,14 @@ def check_host(
     root: Path | None = None,
     accepted: KnownFindings = NOTHING_KNOWN,
 ) -> Checkup:
-    """Inspect namespaces, and for the caller's own at the kernel and the next boot as well.
+    """Inspect namespaces; for the caller's own, inspect the kernel and the next boot as well.
 
     Args:
         places: the namespaces.
         services: what should run in the caller's own namespace, or in the only one there is.
         not_visible: what could not be seen when the namespaces were looked for.
         root: where the files of the next boot are; None leaves them out.
-        accepted: findings that are not to be told.
+        accepted: findings that are not reported.
     """
     taken = time.time()
     unseen = list(not_visible)

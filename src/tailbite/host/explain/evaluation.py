@@ -121,7 +121,7 @@ class Evaluation:
             if (kind := _kind(use)) is None or _belongs_to_listener(use, kind, listeners):
                 continue
             role, sure = self._role(use) if kind in (Kind.CONNECTION, Kind.TIME_WAIT) else (None, Confidence.CERTAIN)
-            alone = use.socket.cookie[0] if kind is Kind.SELF_CONNECT else 0  # each of these is told by itself
+            alone = use.socket.cookie[0] if kind is Kind.SELF_CONNECT else 0  # each of these is reported separately
             sorted_in.setdefault((kind, role, sure, self.overlap(use), alone), []).append(use)
         order = list(Kind)
         return tuple(

@@ -186,7 +186,7 @@ def _source_port_sentence(found: Evaluation, group: Group) -> str:
     if group.confidence is Confidence.POSSIBLE:
         return (
             f"{who} a connection from {where}. Either port {found.port} is its source port, or a server accepted it "
-            "that does not listen any more; the kernel does not tell."
+            "that no longer listens; the kernel does not tell."
         )
     return f"{who} port {found.port} as the source port of a connection from {where}."
 

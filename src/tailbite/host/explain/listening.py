@@ -244,8 +244,9 @@ def _serves(use: PortUse, asked: BindAddress) -> bool:
 def _receives_from_here(use: PortUse, asked: BindAddress) -> bool:
     """Tell whether what this host sends to the address arrives on the device that the listener is bound to.
 
-    IPv4 packets to oneself arrive on ``lo``, whatever the address (inet_iif, include/net/route.h). Those of IPv6
-    arrive on the device that has the address (ip6_rcv_core), which is known of ::1 and of link-local addresses only.
+    IPv4 packets of a host to itself arrive on ``lo``, whatever the address (inet_iif, include/net/route.h). IPv6
+    packets arrive on the device that has the address (ip6_rcv_core), which is known of ::1 and of link-local
+    addresses only.
     """
     device = use.socket.interface
     if not device:

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["LINUX_DEFAULT", "ports_at_risk", "risks"]
 
 LINUX_DEFAULT = PortRange(32768, 60999)
-_MOST_NAMED = 10  # services that get a finding of their own; the rest is told together
+_MOST_NAMED = 10  # services that get a finding of their own; the others are reported together
 _MOST_ROWS = 20  # processes listed in a finding about many listeners
-_RETRY = 1.0  # seconds between attempts that the odds are told for
+_RETRY = 1.0  # seconds between attempts for which the odds are reported
 
 
 def risks(subject: Subject) -> Iterator[Finding]:

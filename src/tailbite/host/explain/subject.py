@@ -32,7 +32,7 @@ class Service:
 
     Attributes:
         port: the port it listens on when it is up.
-        name: its name among people; empty if nobody said.
+        name: its name for people; empty if none was given.
     """
 
     port: int
@@ -59,7 +59,7 @@ class Subject:
         selection: how the kernel chooses source ports.
         held: the findings about ports that a self-connect, or what it left, holds.
         usage: the source ports in use to each destination; None if they were not counted.
-        accepted: what the reader does not want to be told again.
+        accepted: findings that are not reported again.
     """
 
     seen: Snapshot
@@ -90,7 +90,8 @@ def _exposed(bounds: tuple[int, int], reserved: PortSet) -> frozenset[int]:
 
 
 def prevention_remedy(subject: Subject, ports: PortSet) -> Remedy:
-    """Return what keeps ports from being given to a client, and how many source ports that leaves."""
+    """Return the remedy that keeps the kernel from choosing ports for a client, and how many source ports it
+    leaves."""
     left = len(exposed_ports(subject.seen).difference(ports))
     if not left:
         return Remedy(

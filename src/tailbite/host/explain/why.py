@@ -6,7 +6,7 @@ TB102   TIME-WAIT that a self-connect left
 TB103   another connection has it as its source port
 TB104   TIME-WAIT that another connection left
 TB105   bound, but not listening
-TB106   a server listens: as it should be
+TB106   a server listens
 TB107   a server listens, but not on the address that was asked for
 TB108   in use in another network namespace
 TB109   free; a client that retries can take it
@@ -119,7 +119,7 @@ def _answer(found: Evaluation, selection: Callable[[], SelectionEvidence] | None
 
 
 def _is_context(group: Group) -> bool:
-    """Tell whether sockets are not in the way: they are told after the answer."""
+    """Tell whether sockets are not in the way; these are reported after the answer."""
     return group.overlap is Overlap.NO and group.kind is not Kind.LISTENER
 
 

@@ -128,7 +128,7 @@ def port_selection(of: str | None = None) -> Selection:
 
 @cache
 def _can_destroy() -> bool | None:
-    # Port 0 belongs to nobody. A kernel that can destroy looks for the socket before it asks who wants that.
+    # Port 0 belongs to nobody. A kernel that can destroy looks for the socket before it checks the privilege.
     nobody = Endpoint("127.0.0.1", 0)
     target = TcpSocket(socket.AF_INET, TcpState.ESTABLISHED, FourTuple(nobody, nobody), 0, 0, 0, 0, 0, (0, 0))
     try:

@@ -1,4 +1,4 @@
-"""Looking, with a note of what could not be looked at."""
+"""An inspector that notes what it could not inspect."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["Inspection"]
 
 
 class Inspection:
-    """Looks, and writes down what could not be looked at.
+    """Inspects, and notes what could not be inspected.
 
     Attributes:
-        not_visible: what could not.
+        not_visible: what could not be inspected.
     """
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 The release number does not tell it: the stride commit ca7af0402550 (Linux 5.18) was taken into stable kernels of
 2022, so Debian's 5.10.46 and 5.10.262 differ while ``uname -r`` is 5.10.0 for both. Where
-``ip_local_port_step_width`` is set, a search that meets a taken port goes on at a random distance.
+``ip_local_port_step_width`` is set, a search that meets a taken port continues at a random distance.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def classify_ports(ports: Sequence[int], ephemeral: PortRange) -> Selection | No
     if len({port % 2 for port in ports}) == 1:  # random ones would have both parities: Linux, and many ports taken
         is_mixed = max(steps[step] for step in range(2, _LONGEST_STRIDE + 1, 2)) <= short / 2
         return Selection.STRIDES if is_mixed and short >= FEWEST_SHORT else None
-    # A port in use lengthens a step. Where that happens at most steps, nothing can be said.
+    # A port in use lengthens a step. Where that happens at most steps, the answer is unknown.
     near = sum(count for step, count in steps.items() if step <= 4 * _LONGEST_STRIDE)
     return None if near >= _MOST_ALIKE * total else Selection.RANDOM
 

@@ -30,7 +30,7 @@ _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 def find_holders(sockets: Iterable[TcpSocket]) -> tuple[dict[int, tuple[Process, ...]], tuple[NotVisible, ...]]:
     """Return for each socket's inode the processes that have it open, and what could not be seen of that.
 
-    A socket without an inode (TIME-WAIT, or closed with data still on its way) belongs to no process any more.
+    A socket without an inode (TIME-WAIT, or closed with data still on its way) no longer belongs to a process.
     """
     return _described({one.inode for one in sockets if one.inode})
 

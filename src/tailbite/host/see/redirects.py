@@ -2,7 +2,7 @@
 
 Docker's published ports and kube-proxy's node ports are such rules: a client that dials the port is answered although
 no socket has it, and a server that binds the port may never be reached. The programs ``iptables-save`` and ``nft``
-list the rules; both need root. What was not asked is said in :attr:`Redirects.not_inspected`.
+list the rules; both need root. :attr:`Redirects.not_inspected` names what was not asked.
 """
 # ruff: noqa: PTH123
 

@@ -1,4 +1,4 @@
-"""Every self-connected socket of the host, with who holds it and what went through it."""
+"""Every self-connected socket of the host, with the processes that hold it and its traffic."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One look at the host.
+    """The self-connects of the host at one moment.
 
     Attributes:
         taken: when, in seconds since the epoch.
-        namespaces: where we looked.
+        namespaces: the namespaces that were inspected.
         sightings: what was found.
-        not_visible: what could not be looked at.
+        not_visible: what could not be inspected.
     """
 
     taken: float
@@ -90,10 +90,10 @@ class Destruction:
 
 
 def scan(namespaces: Iterable[Namespace], not_visible: Iterable[NotVisible] = ()) -> Scan:
-    """Look into each namespace. Never raises for what the kernel refuses: that becomes ``not_visible``.
+    """Inspect each namespace. Never raises for what the kernel refuses: that becomes ``not_visible``.
 
     Args:
-        namespaces: where to look.
+        namespaces: the namespaces to inspect.
         not_visible: what could not be seen when the namespaces were looked for.
     """
     taken = time.time()

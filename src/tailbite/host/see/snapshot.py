@@ -54,7 +54,7 @@ class Snapshot:
         self_connects: every self-connected socket, TIME-WAIT included.
         listeners: every listening socket.
         bound: sockets that are bound, neither listening nor connected (visible since Linux 6.8).
-        not_visible: what could not be looked at.
+        not_visible: what could not be inspected.
         traffic: the counters of each of the self-connects; None for one in TIME-WAIT.
     """
 
@@ -85,7 +85,7 @@ class Snapshot:
 
 
 def take_snapshot(namespace: Namespace) -> Snapshot:
-    """Look at one namespace. Never raises for what the kernel refuses: that becomes ``not_visible``."""
+    """Inspect one namespace. Never raises for what the kernel refuses: that becomes ``not_visible``."""
     try:
         return call_in_namespace(namespace, partial(_take_here, namespace))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Do something in another network namespace, by whatever way this user has into it."""
+"""Call a function in another network namespace, which this user may enter in one of several ways."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["call_in_namespace", "inside"]
 
 @contextlib.contextmanager
 def inside(namespace: Namespace) -> Iterator[None]:
-    """Put the calling thread into the namespace, and back at the end; nothing is to do for the caller's own.
+    """Put the calling thread into the namespace, and back at the end; for the caller's own it does nothing.
 
     Raises:
         OSError: it is gone (ENOENT), or not permitted (EPERM: needs CAP_SYS_ADMIN over it).
@@ -74,7 +74,7 @@ def _send_child(namespace: Namespace, look: Callable[[], T]) -> T:
         data = answer.read()
     os.waitpid(child, 0)
     if not data:
-        raise OSError(errno.ECHILD, "the process that looked into it died")
+        raise OSError(errno.ECHILD, "the process that inspected it died")
     result: T | OSError = pickle.loads(data)
     if isinstance(result, OSError):
         raise result

@@ -69,7 +69,7 @@ class Mistake:
 
     Attributes:
         reason: the wrong part and the rule, as a clause.
-        corrected: the value that was meant; None if that cannot be told.
+        corrected: the value that was meant; None if that is not known.
     """
 
     reason: str
@@ -139,7 +139,7 @@ def _number(part: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LostLine:
-    """A line that speaks of one of the two settings and sets nothing.
+    """A line that names one of the two settings and sets nothing.
 
     Attributes:
         line: its number, from 0.

@@ -106,7 +106,7 @@ class BootOrder:
         """Return the order with one file's text changed wherever it is read, or with a new file in its place."""
         files = [replace(file, text=changed.text) if file.target == changed.target else file for file in self.files]
         if all(file.path != changed.path for file in files):
-            # A file of the same name in a directory of lower rank is not read any more.
+            # A file of the same name in a directory of lower rank is no longer read.
             files = [file for file in files if file.name != changed.name or file.path == self.last]
             place = sum(file.name < changed.name and file.path != self.last for file in files)
             files.insert(place, changed)

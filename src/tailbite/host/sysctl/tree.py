@@ -160,7 +160,7 @@ def _read(root: Path, path: str, not_visible: list[NotVisible]) -> ConfigFile | 
         if target == "/dev/null":
             return ConfigFile(path, target, "")
         if not stat.S_ISREG(file.stat().st_mode):
-            return None  # a directory; or a FIFO, which to open would be to wait for somebody who writes
+            return None  # a directory; or a FIFO, whose open(2) would wait for a writer
         return ConfigFile(path, target, file.read_bytes().decode(**ENCODING))
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP):

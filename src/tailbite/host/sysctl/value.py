@@ -1,6 +1,6 @@
 """Texts that the kernel takes for the two port settings, and their meaning. Pure.
 
-A file in /etc/sysctl.d may say anything; what the kernel refuses (EINVAL) is as good as not said. The kernel is
+A file in /etc/sysctl.d may say anything; a value that the kernel refuses (EINVAL) has no effect. The kernel is
 stricter than a person (a blank behind a comma, or a comment behind the value, is an error) and stranger: its numbers
 are those of C, so ``010`` is eight (proc_get_long in kernel/sysctl.c). tests/host/sysctl/test_value.py asks it.
 """

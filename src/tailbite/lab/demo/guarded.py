@@ -127,8 +127,8 @@ def _is_armed(port: int) -> bool:
 def _start_server(port: int, loop: _GuardedLoop) -> _ServerStart:
     """Start the server as a supervisor does: again, if the port is in use.
 
-    Without IP_LOCAL_PORT_RANGE a self-connect exists for microseconds before it is reset, and a bind at that very
-    moment fails. With the option the first attempt must succeed.
+    Without IP_LOCAL_PORT_RANGE a self-connect exists for microseconds before it is reset, and a bind at exactly
+    that moment fails. With the option the first attempt must succeed.
     """
     began = time.monotonic()
     deadline = began if supports_local_port_range() else began + _RESTART_LIMIT
