@@ -1,7 +1,7 @@
 """Connects of a program whose port ``tailbite run`` holds, while the program hardly gets a CPU: none to itself.
 
 On systems where ``run`` cannot steer (Docker's default profile, before Linux 6.3) it keeps the destination port from
-being chosen until the call has its source port. The call may run long after the supervisor let it go on:
+being chosen until the call has its source port. The call may run long after the supervisor let it continue:
 
 - ``nice``: at the lowest priority, beside two storms of connects;
 - ``quota``: under a CPU quota, here 5 ms in 100 ms, beside the same storms outside of it (root, and a control group

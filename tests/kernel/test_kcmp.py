@@ -1,4 +1,4 @@
-"""Threads and processes that have descriptors or memory in common are told from those that have not."""
+"""Threads and processes that have descriptors or memory in common are distinguished from those that have not."""
 
 from __future__ import annotations
 

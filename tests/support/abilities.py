@@ -138,7 +138,7 @@ def _seccomp_listener() -> bool:
 
 @cache
 def _seccomp_reports_end() -> bool:
-    """Let a call run through a listener, and be told that its process has ended (Linux 5.8)."""
+    """Let a call run through a listener, and learn that its process has ended (Linux 5.8)."""
     return _seccomp_listener() and reports_end()
 
 

@@ -192,7 +192,7 @@ def reserve(_: Run) -> str:
 
 
 def reserve_elsewhere(_: Run) -> str:
-    """Plan a reserved port in network namespaces of one's own: the host's files are not of them."""
+    """Plan a reserved port in new network namespaces: the host's files do not apply to them."""
     command = ["fix", "--reserve", str(PORT)]
     with namespace.fresh_network():
         shown = [tailbite(*command)]

@@ -104,7 +104,7 @@ SHALLOW = "import os; os.read(0, 1)\nwhile True: sum(range(100))"
 
 @pytest.fixture
 def reader() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that waits in read(2), and then computes for ever."""
+    """A process that waits in read(2), and then computes forever."""
     with subprocess.Popen([PYTHON, "-c", SHALLOW], stdin=subprocess.PIPE) as it:
         wait_until(lambda: _call_of(it.pid).startswith(f"{READ} 0x0 "), "it reads")
         yield it

@@ -125,7 +125,7 @@ class Lookahead:
             self._count_others(monotonic())
 
     def count_call(self) -> None:
-        """Tell of a connect that this process lets go on, so that it is not taken for another program's."""
+        """Record a connect that this process lets continue, so that it is not mistaken for another program's."""
         self._calls += 1
 
     def add_delay(self, seconds: float) -> None:

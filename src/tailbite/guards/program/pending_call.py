@@ -1,6 +1,6 @@
 """Evidence that a system call of another thread is over, as far as /proc and the thread's memory show it.
 
-A supervisor lets a connect call go on, and the caller runs again within microseconds, unless the CPUs are busy: a
+A supervisor lets a connect call continue, and the caller runs again within microseconds, unless the CPUs are busy: a
 process of low priority, or one whose CPU quota is used up, may not run for seconds. So no time proves that the kernel
 has chosen a source port for the call, but each of these does:
 
@@ -52,7 +52,7 @@ class PendingCall:
     """A system call that a thread is about to be allowed to make.
 
     Args:
-        tid: the thread, which waits until it may go on.
+        tid: the thread, which waits until it may continue.
         number: the number of the call on this machine.
     """
 

@@ -13,7 +13,8 @@ Around one connect call, the port is held only if the kernel can choose it withi
 (:mod:`tailbite.guards.program.lookahead`), for the sake of servers on [::].
 
 A port that is held stays held until the call is known to be over (:mod:`tailbite.guards.program.pending_call`), or
-the same thread makes its next call. A port that is out of reach is checked again until then, and held if it comes near.
+the same thread makes its next call. A port that is out of reach is checked again until then, and held if it comes
+near.
 """
 
 from __future__ import annotations
