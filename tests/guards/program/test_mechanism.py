@@ -20,6 +20,7 @@ ALLOWS_ALL = Capabilities(
     reads_memory=True,
     copies_descriptors=True,
     steers=True,
+    holds=True,
     yama=0,
     is_privileged=False,
 )
@@ -31,6 +32,7 @@ ALLOWS_ALL = Capabilities(
         ({}, Mechanism.STEER, Place.BESIDE),
         ({"copies_descriptors": False}, Mechanism.HOLD, Place.BESIDE),  # Docker's default profile
         ({"steers": False, "release": (6, 1)}, Mechanism.HOLD, Place.BESIDE),  # Debian 12
+        ({"holds": False}, Mechanism.STEER, Place.BESIDE),
         ({"yama": 1}, Mechanism.STEER, Place.ABOVE),  # Ubuntu
         ({"yama": 1, "copies_descriptors": False}, Mechanism.HOLD, Place.ABOVE),  # Docker on Ubuntu
         ({"yama": 1, "is_privileged": True}, Mechanism.STEER, Place.BESIDE),
@@ -53,6 +55,8 @@ def test_what_is_chosen(changes: dict[str, object], mechanism: Mechanism, place:
         ),
         ({"reports_calls": False}, "does not allow seccomp user notification"),
         ({"reads_memory": False}, "reading another process's memory is forbidden"),
+        ({"steers": False, "holds": False}, "a port cannot be held on an unused address here"),
+        ({"copies_descriptors": False, "holds": False}, "what does work here: --in-process for Pythons"),
         ({"yama": 2}, "kernel.yama.ptrace_scope is 2"),
         ({"yama": 3, "is_privileged": True}, "kernel.yama.ptrace_scope is 3"),
     ],
@@ -74,6 +78,7 @@ systems = st.builds(
     reads_memory=st.booleans(),
     copies_descriptors=st.booleans(),
     steers=st.booleans(),
+    holds=st.booleans(),
     yama=st.integers(0, 3),
     is_privileged=st.booleans(),
 )
@@ -90,6 +95,8 @@ def test_for_every_system_there_is_a_guard_or_a_reason(
         assert capabilities.copies_descriptors and capabilities.steers
     if capabilities.yama and not capabilities.is_privileged and chosen.mechanism in (Mechanism.STEER, Mechanism.HOLD):
         assert chosen.place is Place.ABOVE
+    if chosen.mechanism is Mechanism.HOLD:
+        assert capabilities.holds
     if stays:
         assert chosen.place is Place.ABOVE
 

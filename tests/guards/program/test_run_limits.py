@@ -35,6 +35,7 @@ pytestmark = [
         (["IP_LOCAL_PORT_RANGE"], HOLD),
         (["pidfd_getfd", "AF_INET6"], HOLD),
         (["PIDFD_THREAD"], STEER),
+        (["IP_FREEBIND"], STEER),
         (["WAIT_KILLABLE_RECV"], STEER),
         (["SYNC_WAKE_UP"], STEER),
     ],
@@ -49,6 +50,20 @@ def test_with_less_the_program_still_never_reaches_itself(limits: list[str], mec
     assert leftovers() == []
     itself, _ = counts(run(client()).stdout)
     assert itself > 0, "the control did not self-connect"
+
+
+@pytest.mark.parametrize("other", ["IP_LOCAL_PORT_RANGE", "pidfd_getfd"])
+def test_where_no_port_can_be_held_either_it_says_that_nothing_is_guarded(tmp_path: Path, other: str) -> None:
+    Trap().set()
+    stats = tmp_path / "stats.json"
+    done = run([*without("IP_FREEBIND", other), *guarded(client(), "--stats-json", str(stats))])
+    assert "runs without a guard: a port cannot be held on an unused address here" in done.stderr
+    assert "--in-process" in done.stderr and "--port" not in done.stderr
+    assert json.loads(stats.read_text())["guarded"] is False
+    itself, _ = counts(done.stdout)
+    assert itself > 0, "it was guarded after all"
+    refused = run([*without("IP_FREEBIND", other), *guarded(client(), "--require")])
+    assert (refused.returncode, refused.stdout) == (4, "")
 
 
 STATES = """

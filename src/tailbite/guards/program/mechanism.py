@@ -5,7 +5,7 @@ system capability                                                 mechanism    p
 ================================================================  ===========  =================================
 the user named the ports                                          NAMED_PORTS  beside the program
 no user notification that reports its end, memory cannot be       NONE
-read, Yama 2 without privilege, Yama 3
+read, Yama 2 without privilege, Yama 3; neither of the next two
 descriptors can be copied and sockets can have a range            STEER        beside it; above it with Yama 1
 otherwise                                                         HOLD         the same
 ================================================================  ===========  =================================
@@ -29,6 +29,11 @@ REPORTS_END: Final = (5, 8)
 never end. Answering "let the call run" needs 5.5, copying a descriptor 5.6."""
 
 NAMES_PORTS_INSTEAD: Final = "what does work here: --port PORT for each port it connects to, --in-process for Pythons"
+
+
+NAMES_NO_PORTS_INSTEAD: Final = "what does work here: --in-process for Pythons"
+
+_CANNOT_HOLD: Final = "a port cannot be held on an unused address here (a filter of system calls forbids IP_FREEBIND)"
 
 
 class Mechanism(Enum):
@@ -61,6 +66,7 @@ class Capabilities:
         reads_memory: process_vm_readv(2) is not forbidden here.
         copies_descriptors: pidfd_getfd(2) exists and is not forbidden here.
         steers: sockets can have a port range of their own (IP_LOCAL_PORT_RANGE; Linux 6.3, backported by some).
+        holds: a port can be held on an address that no server uses; not asked where sockets are steered.
         yama: kernel.yama.ptrace_scope, 0 to 3.
         is_privileged: CAP_SYS_PTRACE is in effect, which Yama's scopes 1 and 2 do not restrict.
     """
@@ -74,6 +80,7 @@ class Capabilities:
     reads_memory: bool
     copies_descriptors: bool
     steers: bool
+    holds: bool
     yama: int
     is_privileged: bool
 
@@ -126,6 +133,8 @@ def choose(capabilities: Capabilities, *, names_ports: bool = False, stays_paren
     if capabilities.yama == 1 and not capabilities.is_privileged:
         place = Place.ABOVE
     copies, steers = capabilities.copies_descriptors, capabilities.steers
+    if not (copies and steers) and not capabilities.holds:
+        return Choice(Mechanism.NONE, place, f"{_CANNOT_HOLD}; {NAMES_NO_PORTS_INSTEAD}")
     return Choice(Mechanism.STEER if copies and steers else Mechanism.HOLD, place, copies=copies, steers=steers)
 
 
@@ -157,6 +166,7 @@ def read_capabilities() -> Capabilities:
     is_linux = sys.platform.startswith("linux")
     release = kernel_version()
     reports_calls = is_linux and abi is not None and seccomp.is_supported(abi)
+    copies_descriptors, steers = is_linux and pidfd.can_copy_descriptors(), sockopt.supports_local_port_range()
     return Capabilities(
         system="linux" if is_linux else sys.platform,
         machine=machine,
@@ -165,11 +175,22 @@ def read_capabilities() -> Capabilities:
         reports_calls=reports_calls,
         reports_end=reports_calls and (release >= REPORTS_END or _reports_end()),
         reads_memory=is_linux and memory.can_read_memory(),
-        copies_descriptors=is_linux and pidfd.can_copy_descriptors(),
-        steers=sockopt.supports_local_port_range(),
+        copies_descriptors=copies_descriptors,
+        steers=steers,
+        holds=(copies_descriptors and steers) or (is_linux and _can_hold()),
         yama=memory.yama_scope(),
         is_privileged=capabilities.has_capability(capabilities.CAP_SYS_PTRACE),
     )
+
+
+def _can_hold() -> bool:
+    from tailbite.guards.program.port_hold import hold
+
+    try:
+        hold(0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _reports_end() -> bool:
