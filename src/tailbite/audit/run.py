@@ -21,7 +21,6 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailbite.audit import trap
@@ -45,6 +44,7 @@ from tailbite.kernel.sock_diag import TcpState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from tailbite.kernel.packets import Packet
 
@@ -92,9 +92,8 @@ def run_audit(
     if client.prepare:
         _prepare(client, scratch)
     seen: list[Observation] = []
-    while (
-        where := trap.next_phase(seen, quick=limits.quick, has_ipv6=Path("/proc/net/if_inet6").exists())
-    ) is not None:
+    has_ipv6 = trap.has_ipv6()
+    while (where := trap.next_phase(seen, quick=limits.quick, has_ipv6=has_ipv6)) is not None:
         long_enough = replace(limits, watch=max(limits.watch, min(_longest_exit(seen), limits.patience)))
         observation, evidence = run_phase(client, where, long_enough, scratch, must_come_back=_could_be_immune(seen))
         seen.append(observation)

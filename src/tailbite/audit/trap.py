@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tailbite.audit.records import Observation
 
-__all__ = ["WIDE", "control", "next_phase", "occupy", "phase", "pin", "server_can_bind", "widen"]
+__all__ = ["WIDE", "control", "has_ipv6", "next_phase", "occupy", "phase", "pin", "server_can_bind", "widen"]
 
 _LOW: Final = 46884
 """Even, and far from the ends of the default range 32768-60999, so that the widened range has P in it as well."""
@@ -126,11 +126,12 @@ def _elsewhere(seen: Sequence[Observation], *, needs_more: bool, dials_ipv4: boo
 
     if dials_ipv4 and any(o.dials > 1 or o.exit_status is None for o in seen):
         yield phase("127.0.0.1", allocators[0], ports=16)
-    if has_ipv6:
-        for allocator in allocators:
-            yield (wanted := trap_on("::1", allocator))
-            if not dials_ipv4 and not by_name[wanted.name].dials:
-                return  # neither here nor there: it dials something else
+    if not has_ipv6:
+        return  # localhost is 127.0.0.1 alone, and that has been tried
+    for allocator in allocators:
+        yield (wanted := trap_on("::1", allocator))
+        if not dials_ipv4 and not by_name[wanted.name].dials:
+            return  # neither here nor there: it dials something else
     for allocator in allocators:
         yield trap_on("localhost", allocator)
 
@@ -166,6 +167,15 @@ def widen() -> None:
     (_NET / "ipv4/ip_local_port_range").write_text(f"{WIDE.low} {WIDE.high}", encoding="ascii")
 
 
+def has_ipv6() -> bool:
+    """Tell whether sockets can be IPv6 here: the kernel can be without it, and a sandbox can forbid it."""
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def occupy(where: Phase) -> Iterator[None]:
     """Hold the phase's occupied ports, on every address; bound and not listening, so that no client meets them.
@@ -175,13 +185,23 @@ def occupy(where: Phase) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for port in where.occupied:
-            holder = stack.enter_context(socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET))
-            try:
-                holder.bind(("::", port))
-            except OSError:  # no IPv6 in this kernel
-                holder = stack.enter_context(socket.socket())
-                holder.bind(("0.0.0.0", port))
+            stack.enter_context(_hold_everywhere(port))
         yield
+
+
+def _hold_everywhere(port: int) -> socket.socket:
+    """Bind a port on every address.
+
+    Raises:
+        OSError: it is in use.
+    """
+    holder = socket.socket(socket.AF_INET6 if has_ipv6() else socket.AF_INET)
+    try:
+        holder.bind(("::" if holder.family == socket.AF_INET6 else "0.0.0.0", port))
+    except OSError:
+        holder.close()
+        raise
+    return holder
 
 
 def control(where: Phase) -> bool:

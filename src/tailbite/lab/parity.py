@@ -20,7 +20,7 @@ from tailbite.kernel.sysctl import write_ephemeral_range
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ParityCell", "measure_cell", "parity_cells"]
+__all__ = ["ParityCell", "has_ipv6_loopback", "measure_cell", "parity_cells"]
 
 _WIDTH = 16
 _SURE = 1 - 1e-12
@@ -55,14 +55,30 @@ class ParityCell:
         return self.model == (self.hits > 0)
 
 
-def parity_cells(low: int = 40000) -> Iterator[ParityCell]:
-    """Yield every combination of port parity, parity of the low end, kind of client, and address family."""
-    for low_odd, port_odd, binds_first, ipv6 in itertools.product((False, True), repeat=4):
+def parity_cells(low: int = 40000, *, ipv6: bool = True) -> Iterator[ParityCell]:
+    """Yield every combination of port parity, parity of the low end, kind of client, and address family.
+
+    Args:
+        low: the low end of the ranges, an even number.
+        ipv6: False leaves IPv6 out.
+    """
+    choices = (False, True)
+    for low_odd, port_odd, binds_first, is_ipv6 in itertools.product(*[choices] * 3, choices if ipv6 else (False,)):
         ephemeral = PortRange(low + low_odd, low + low_odd + _WIDTH - 1)
         port = low + _WIDTH // 2 + port_odd
         yield ParityCell(
-            ephemeral, port, binds_first, ipv6, odds(port, ephemeral, binds_first=binds_first).is_possible
+            ephemeral, port, binds_first, is_ipv6, odds(port, ephemeral, binds_first=binds_first).is_possible
         )
+
+
+def has_ipv6_loopback() -> bool:
+    """Tell whether ::1 is an address of the calling thread's network namespace."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def measure_cell(cell: ParityCell) -> ParityCell:
