@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tailbite.testing import Accept, FakeNetwork, Refuse
 if TYPE_CHECKING:
     import socket
     import ssl
+    from types import FrameType
 
 HERE = ("127.0.0.1", PORT)
 FAST = tailbite.Backoff(0.01, 0.05)
@@ -131,6 +133,48 @@ def test_close_may_be_called_twice_and_by_a_hook() -> None:
         connector.get()
     with pytest.raises(ConnectionAbortedError, match="closed"):
         connector.get()
+
+
+class CtrlC:
+    """Ctrl-C before a given line of tailbite's code or the socket module's; a context manager."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+        self.before = sys.gettrace()
+
+    def __enter__(self) -> CtrlC:
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        sys.settrace(self.before)
+        return kind is KeyboardInterrupt
+
+    def trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_globals["__name__"].partition(".")[0] not in ("tailbite", "socket"):
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self.trace
+
+
+def test_ctrl_c_at_any_line_of_close_leaves_nothing_that_the_next_close_does_not_end() -> None:
+    was_interrupted, line = True, 0
+    with serving(echo):
+        while was_interrupted:
+            line += 1
+            connector = tailbite.Connector(HERE, backoff=FAST)
+            sock = connector.get()
+            with CtrlC(line) as ctrl_c:
+                connector.close()
+            was_interrupted = ctrl_c.left == 0
+            connector.close()
+            assert sock.fileno() == -1, f"interrupted before line {line} of close()"
+            with pytest.raises(ConnectionAbortedError):
+                connector.get()
+    assert line > 20
 
 
 def test_close_ends_a_get_that_waits() -> None:

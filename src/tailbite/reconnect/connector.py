@@ -9,11 +9,11 @@ import threading
 from typing import TYPE_CHECKING, Unpack
 
 from tailbite.dial.waiter import is_ready
+from tailbite.reconnect.machine import State
 from tailbite.reconnect.sync import Connections
 
 if TYPE_CHECKING:
     from tailbite.reconnect.arguments import Address, LoopSettings
-    from tailbite.reconnect.machine import State
 
 __all__ = ["Connector"]
 
@@ -166,9 +166,11 @@ class Connector:
                 self._lock.release()
 
     def _drop(self, error: BaseException | None) -> None:
+        # In this order, and no step harmful if it is repeated: Ctrl-C may come between any two.
         if self._sock is not None:
+            if self._connections.state is State.CONNECTED:
+                self._connections._block_left(error)
             self._sock = None
-            self._connections._block_left(error)
 
     def __enter__(self) -> Connector:
         return self

@@ -38,13 +38,13 @@ class SocketSlot:
         self._sock, self._pid = sock, os.getpid()
 
     def empty(self) -> None:
-        """Close the socket if there is one."""
+        """Close the socket if there is one; Ctrl-C in the middle of this leaves it to the next call."""
         if os.getpid() != self._pid:
             self._lock = threading.RLock()
         with self._lock:
-            sock, self._sock = self._sock, None
-            if sock is not None:
-                sock.close()
+            if self._sock is not None:
+                self._sock.close()
+                self._sock = None
 
     def end(self) -> None:
         """Shut the connection down, so that a thread that waits for it returns; in a forked process close the copy.
