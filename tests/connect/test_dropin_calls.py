@@ -203,6 +203,37 @@ def test_open_connection_is_asyncios() -> None:
 
 
 @pytest.mark.usefixtures("live")
+@pytest.mark.parametrize("family", [1, 99, -1, "x", None], ids=repr)
+def test_a_family_that_is_not_of_the_internet_is_refused_as_by_asyncio(family: object) -> None:
+    theirs, ours = (answer_of(one.open_connection, (HOST, LIVE), {"family": family}) for one in (asyncio, tailbite))
+    assert isinstance(theirs, tuple) and theirs[0] in (socket.gaierror, TypeError)
+    assert ours == theirs
+
+
+@pytest.mark.usefixtures("live")
+@pytest.mark.parametrize("delay", ["x", [], b"1"], ids=repr)
+def test_a_delay_that_is_not_a_number_is_refused_before_anything_is_connected(
+    monkeypatch: pytest.MonkeyPatch, delay: object
+) -> None:
+    async def call() -> None:
+        monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("a socket was made"))
+        await tailbite.open_connection(HOST, LIVE, happy_eyeballs_delay=delay)
+
+    with pytest.raises(TypeError, match="not supported between instances"):
+        asyncio.run(call())
+
+
+@pytest.mark.usefixtures("live")
+@pytest.mark.parametrize("source", [1, object(), 1.5, {"a": 1}], ids=lambda source: type(source).__name__)
+def test_a_source_address_of_another_type_is_refused_as_by_the_standard_library(source: object) -> None:
+    arguments = ((HOST, LIVE),), {"source_address": source}
+    ours = result_of(tailbite.create_connection, *arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the standard library leaves its socket to the collector
+        assert ours == result_of(socket.create_connection, *arguments)
+
+
+@pytest.mark.usefixtures("live")
 @pytest.mark.parametrize("make", [udp, wrapped, connected], ids=["UDP", "TLS", "unknown keyword"])
 @pytest.mark.parametrize("function", [asyncio.open_connection, tailbite.open_connection], ids=["asyncio", "tailbite"])
 def test_a_socket_of_the_caller_stays_open_when_an_argument_is_wrong(

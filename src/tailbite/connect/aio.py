@@ -158,6 +158,7 @@ async def connect_socket(
     allow_same_port: bool = False,
 ) -> socket.socket:
     """Return a connected, non-blocking socket; the arguments and errors are those of :func:`create_connection`."""
+    _check_delay(happy_eyeballs_delay)
     infos = await _resolve(host, port, family, proto, flags)
     sources = None
     if local_addr is not None:
@@ -190,6 +191,12 @@ async def connect_socket(
         return sock
     finally:
         errors.clear()  # an error's traceback refers to this frame: do not leave a cycle behind
+
+
+def _check_delay(seconds: float | None) -> None:
+    """Compare a delay, so that one that is not a number is a TypeError for a host with one address as well."""
+    if seconds is not None:
+        _ = seconds <= 0
 
 
 async def _resolve(host: str | None, port: int | str | None, family: int, proto: int, flags: int) -> list[AddrInfo]:

@@ -101,7 +101,7 @@ class Attempt:
             self._other_side = others[0]
 
     def _bind_source(self, source: Any, allow_same_port: bool) -> Plan:
-        if len(source) < 2 or source[1]:
+        if not isinstance(source, tuple) or len(source) < 2 or source[1]:
             self.sock.bind(source)
             return self._plan_for_bound(allow_same_port)
         chosen = plan_for(self.sock, self._destination[1])

@@ -15,6 +15,7 @@ AddrInfo: TypeAlias = tuple[int, int, int, str, Any]
 """Family, type, protocol, canonical name and sockaddr, as getaddrinfo(3) returns them for one address."""
 
 _RESOLVER = socket.getaddrinfo
+_FAMILIES = (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6)
 
 
 def numeric(host: object, port: object, family: int = 0) -> list[AddrInfo] | None:
@@ -40,7 +41,7 @@ def numeric_for_asyncio(host: Any, port: Any, family: int, proto: int) -> list[A
         TypeError: the host is neither a string nor bytes.
         ValueError: the host contains a NUL character.
     """
-    if host is None or proto not in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+    if host is None or proto not in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) or family not in _FAMILIES:
         return None
     if port is None or port in ("", b""):
         port = 0

@@ -55,7 +55,7 @@ def test_what_is_chosen(changes: dict[str, object], mechanism: Mechanism, place:
         ),
         ({"reports_calls": False}, "does not allow seccomp user notification"),
         ({"reads_memory": False}, "reading another process's memory is forbidden"),
-        ({"steers": False, "holds": False}, "a port cannot be held on an unused address here"),
+        ({"steers": False, "holds": False}, "a port cannot be held here"),
         ({"copies_descriptors": False, "holds": False}, "what does work here: --in-process for Pythons"),
         ({"yama": 2}, "kernel.yama.ptrace_scope is 2"),
         ({"yama": 3, "is_privileged": True}, "kernel.yama.ptrace_scope is 3"),

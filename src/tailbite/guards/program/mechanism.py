@@ -33,7 +33,7 @@ NAMES_PORTS_INSTEAD: Final = "what does work here: --port PORT for each port it 
 
 NAMES_NO_PORTS_INSTEAD: Final = "what does work here: --in-process for Pythons"
 
-_CANNOT_HOLD: Final = "a port cannot be held on an unused address here (a filter of system calls forbids IP_FREEBIND)"
+_CANNOT_HOLD: Final = "a port cannot be held here (a filter of system calls forbids a socket option that this needs)"
 
 
 class Mechanism(Enum):

@@ -39,6 +39,9 @@ __all__ = ["Holds", "hold"]
 
 _IP_FREEBIND = 15  # ip(7); works on AF_INET6 sockets as well
 _UNUSED_ADDRESSES = ("100::1", socket.AF_INET6), ("192.0.2.1", socket.AF_INET)  # RFC 6666; RFC 5737 without IPv6
+_LAST_RESORT: Final = "127.255.255.254"
+"""For a sandbox without IP_FREEBIND. It is an address of every host, so a server on 0.0.0.0 or [::] that does not set
+SO_REUSEADDR cannot start meanwhile."""
 
 _FIRST_PAUSE: Final = 0.0001
 _LONGEST_PAUSE: Final = 0.02
@@ -55,21 +58,25 @@ def hold(port: int) -> socket.socket:
     """
     for host, family in _UNUSED_ADDRESSES:
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError:
-            if family == socket.AF_INET:
+            return _bound(family, host, port)
+        except OSError as error:
+            is_last = family == socket.AF_INET
+            if is_last and error.errno in (errno.EADDRINUSE, errno.EACCES):
                 raise
-            continue
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return _bound(socket.AF_INET, _LAST_RESORT, port)
+
+
+def _bound(family: int, host: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # forbidden in some sandboxes; bind(2) then says EADDRNOTAVAIL
             sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-            sock.bind((host, port))
-            return sock
-        except OSError:
-            sock.close()
-            if family == socket.AF_INET:
-                raise
-    raise AssertionError("unreachable")
+        sock.bind((host, port))
+        return sock
+    except BaseException:
+        sock.close()
+        raise
 
 
 @dataclass(slots=True)
