@@ -19,7 +19,7 @@ import pytest
 from support.itself import connected_to_itself
 from support.limits import without
 from support.machine_events import machine_events
-from support.trap import PORT
+from support.trap import PORT, server_can_bind
 from support.users import python_as_nobody
 
 if TYPE_CHECKING:
@@ -115,6 +115,19 @@ def test_under_nohup_a_closed_terminal_does_not_end_it() -> None:
         process.send_signal(signal.SIGTERM)  # the kernel delivers SIGHUP, the lower number, first
         process.stdout.read()
         assert process.wait(30) == -signal.SIGTERM
+
+
+@pytest.mark.needs("SOCK_DESTROY", "SOCK_DESTROY_TIME_WAIT")
+def test_a_count_is_reached_only_after_the_kill() -> None:
+    """The event of the end comes first: the TIME-WAIT that it left must be gone before the command ends."""
+    command = ("watch", "--netns", "self", "--source", "destroy", "--kill", "--count", "2", "--every", "1h")
+    with connected_to_itself(PORT + 1), start(*command) as process:
+        assert process.stdout is not None
+        assert "found" in process.stdout.readline()  # the first inspection is over, and no other comes
+        connected_to_itself(PORT).close()
+        assert "ended: its TIME-WAIT was destroyed" in process.stdout.readline()
+        assert process.wait(30) == 1
+    assert server_can_bind()
 
 
 def test_kill_9_leaves_nothing_behind() -> None:

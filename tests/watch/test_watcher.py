@@ -151,6 +151,20 @@ def test_kill_destroys_each_as_it_is_established_and_a_server_starts() -> None:
     source.close()
 
 
+@pytest.mark.needs("SOCK_DESTROY", "SOCK_DESTROY_TIME_WAIT")
+def test_kill_ends_the_time_wait_of_one_that_is_reported_at_its_end() -> None:
+    source = DestroySource(DestroyEvents, only_own=True)
+    watch = watcher(source, kill=True)
+    watch.wait(0.0)  # the next inspection is far away
+    connected_to_itself(PORT).close()
+    assert not server_can_bind()  # the control
+    event = wait_for(watch, Moment.ENDED).event
+    assert event.end is not None
+    assert (event.end.is_destroyed, event.end.is_port_free) == (True, True)
+    assert server_can_bind()
+    source.close()
+
+
 @pytest.mark.needs("SOCK_DESTROY", "BOUND_SOCKETS_LISTED")
 def test_a_port_that_its_owner_had_bound_stays_bound_and_that_is_said() -> None:
     with connected_to_itself(PORT):

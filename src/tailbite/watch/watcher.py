@@ -80,7 +80,7 @@ class Watcher:
         _wait_readable(self.source.descriptors, max(min(timeout, self._due - now), 0.0))
         events = self.source.read_events(self._clock())
         if self._kill:  # all of them, before anything else takes time
-            events = [replace(event, end=destroy_noticed(event)) if _is_open(event) else event for event in events]
+            events = [_destroy(event) for event in events]
         noticed = [self._notice(event) for event in events]
         if self._clock() >= self._due:
             noticed += self._inspect()
@@ -148,8 +148,14 @@ class Watcher:
                 yield Noticed(event, is_new)
 
 
-def _is_open(event: SelfConnectEvent) -> bool:
-    return event.moment is not Moment.ENDED
+def _destroy(event: SelfConnectEvent) -> SelfConnectEvent:
+    """Destroy what an event reports; of one that has ended, the TIME-WAIT that may be left."""
+    if event.moment is not Moment.ENDED:
+        return replace(event, end=destroy_noticed(event))
+    if event.namespace is None:
+        return event
+    end = destroy_noticed(event)
+    return replace(event, end=end) if end.is_destroyed or end.refused else event
 
 
 def _wait_readable(descriptors: tuple[int, ...], seconds: float) -> None:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tailbite.cli.output import plain
-from tailbite.watch.records import SourceKind
+from tailbite.watch.records import Moment, SourceKind
 
 if TYPE_CHECKING:
     from tailbite.watch.records import SourceState
@@ -34,7 +34,8 @@ def _end_words(one: Noticed) -> str:
     if not result.is_destroyed:
         return ": had ended already"
     held = "" if result.is_port_free else ", but its owner has bound the port itself and keeps it"
-    return f": destroyed after {result.microseconds / 1000:.1f} ms{held}"
+    what = "its TIME-WAIT was " if one.event.moment is Moment.ENDED else ""
+    return f": {what}destroyed after {result.microseconds / 1000:.1f} ms{held}"
 
 
 def lost_words(state: SourceState) -> str:
