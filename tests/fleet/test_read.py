@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -30,20 +32,53 @@ if TYPE_CHECKING:
 )
 def test_names_of_files_are_names_of_hosts(name: str, host: tuple[str, str], tmp_path: Path) -> None:
     path = write(tmp_path, name, scan())
-    assert files_by_host(tmp_path) == {host: [path]}
+    assert files_by_host(tmp_path) == ({host: [path]}, [])
 
 
 def test_both_documents_of_a_host_are_one_record(tmp_path: Path) -> None:
     write(tmp_path, "h.scan.json", scan(socket_on(40000, owner("loop", unit="loop.service")), taken=5))
     found = [finding("TB101", "40000", owner("loop")), finding("TB204", "50051-50052", owner("grpc"))]
     write(tmp_path, "h.doctor.json", doctor(*found, taken=7, not_visible=("x",)))
-    (paths,) = files_by_host(tmp_path).values()
+    (paths,) = files_by_host(tmp_path)[0].values()
     host, unread = read_host("", "h", paths)
     assert host is not None
     assert (host.taken, host.is_complete, host.was_examined, unread) == (5, False, True, [])
     assert [(one.port, one.owner, one.unit) for one in host.self_connects] == [(40000, "loop", "loop.service")]
     assert host.exposed == PortSet.parse("50051-50052")
     assert host.programs == (("grpc", PortSet.parse("50051-50052")),)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may delete it, or keep it to itself, while the report reads."""
+    path = write(tmp_path, "db/web1.json", scan())
+    write(tmp_path, "gone/web2.json", scan())
+    listed = os.scandir
+
+    def scandir(place: str) -> object:
+        if str(place).endswith("gone"):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    files, (unread,) = files_by_host(tmp_path)
+    assert files == {("db", "web1"): [path]}
+    assert (unread.path, unread.reason) == (
+        tmp_path / "gone",
+        "the folder cannot be listed: No such file or directory",
+    )
+
+
+def test_what_is_not_a_file_or_nests_too_deeply_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for (group, name), paths in files_by_host(tmp_path)[0].items():
+        host, (unread,) = read_host(group, name, paths)
+        assert host is None
+        assert unread.reason in {"not a regular file", "nests too deeply"}
+    (tmp_path / "gone.json").write_text("{}")
+    paths = files_by_host(tmp_path)[0]["", "gone"]
+    paths[0].unlink()
+    assert [one.reason for one in read_host("", "gone", paths)[1]] == ["No such file or directory"]
 
 
 def test_without_a_scan_the_doctor_tells_of_self_connects(tmp_path: Path) -> None:
@@ -107,7 +142,7 @@ def test_the_commands_own_documents_are_read(tmp_path: Path) -> None:
             done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
             write(tmp_path, f"h.{command}.json", done.stdout)
         holder.stdin.close()
-    (paths,) = files_by_host(tmp_path).values()
+    (paths,) = files_by_host(tmp_path)[0].values()
     host, unread = read_host("", "h", paths)
     assert unread == []
     assert host is not None

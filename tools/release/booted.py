@@ -23,13 +23,17 @@ mkdir -p "$group" && echo $$ > "$group/cgroup.procs"
 exec unshare --cgroup --pid --fork --kill-child --mount --net --uts --ipc sh -c '
 set -e
 mount --bind "$0" "$0" && cd "$0"
-mount -t proc proc proc && mount -t sysfs sysfs sys && mount -t cgroup2 none sys/fs/cgroup
-mount -t tracefs tracefs sys/kernel/tracing 2>/dev/null || true
+# Settings and devices of the machine are out of reach: systemd would set sysctls, and agetty a terminal's mode.
+mount -t proc proc proc && mount --bind proc/sys proc/sys && mount -o remount,bind,ro proc/sys
+mount -t sysfs -o ro sysfs sys && mount -t cgroup2 none sys/fs/cgroup
+mount -t tracefs -o ro tracefs sys/kernel/tracing 2>/dev/null || true
 mount -t tmpfs tmpfs run && mount -t tmpfs tmpfs tmp
 mount -t tmpfs tmpfs dev
-for name in null zero random urandom full tty; do touch "dev/$name" && mount --bind "/dev/$name" "dev/$name"; done
+mknod -m 666 dev/null c 1 3 && mknod -m 666 dev/zero c 1 5 && mknod -m 666 dev/full c 1 7
+mknod -m 666 dev/random c 1 8 && mknod -m 666 dev/urandom c 1 9 && mknod -m 666 dev/tty c 5 0
 mkdir dev/pts dev/shm && mount -t devpts devpts dev/pts && ln -s pts/ptmx dev/ptmx
 ip link set lo up
+exec < dev/null
 exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /lib/systemd/systemd --log-target=null
 ' "$1"
 """

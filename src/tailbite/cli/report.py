@@ -73,8 +73,9 @@ def _read(folder: Path) -> FleetReport:
     from tailbite.fleet.merge import Merger
     from tailbite.fleet.read import files_by_host, read_host
 
-    merger = Merger()
-    for (group, name), paths in files_by_host(folder).items():
+    files, unlisted = files_by_host(folder)
+    merger = Merger(unread=unlisted)
+    for (group, name), paths in files.items():
         host, unread = read_host(group, name, paths)
         merger.unread += unread
         if host is not None:

@@ -8,13 +8,12 @@ group. Of several documents of one kind about a host, the newest counts.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+import os
+from pathlib import Path
+from typing import Any, Final
 
 from tailbite.core.ports import PortSet
 from tailbite.fleet.records import HostReport, SelfConnectOn, Unread
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["files_by_host", "read_host"]
 
@@ -25,14 +24,16 @@ _SELF_CONNECTED: Final = {"TB101", "TB102"}
 Document = dict[str, Any]
 
 
-def files_by_host(folder: Path) -> dict[tuple[str, str], list[Path]]:
-    """Return the JSON files below a folder by group and host, both in order.
-
-    Raises:
-        OSError: the folder cannot be listed.
-    """
+def files_by_host(folder: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Unread]]:
+    """Return the JSON files below a folder by group and host, and the folders that cannot be listed."""
     found: dict[tuple[str, str], list[Path]] = {}
-    for path in sorted(folder.rglob("*.json")):
+    unread: list[Unread] = []
+
+    def refused(error: OSError) -> None:
+        unread.append(Unread(Path(error.filename), f"the folder cannot be listed: {error.strerror}"))
+
+    files = (Path(place, name) for place, _, names in os.walk(folder, onerror=refused) for name in names)
+    for path in sorted(path for path in files if path.suffix == ".json"):
         parents = list(path.relative_to(folder).parts[:-1])
         name = path.name.removesuffix(".json")
         if name in _KINDS and parents:
@@ -40,7 +41,7 @@ def files_by_host(folder: Path) -> dict[tuple[str, str], list[Path]]:
         for kind in _KINDS:
             name = name.removesuffix(f".{kind}")
         found.setdefault(("/".join(parents), name), []).append(path)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())), unread
 
 
 def read_host(group: str, name: str, paths: list[Path]) -> tuple[HostReport | None, list[Unread]]:
@@ -50,7 +51,10 @@ def read_host(group: str, name: str, paths: list[Path]) -> tuple[HostReport | No
     for path in paths:
         try:
             kind, document = _read(path)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            unread.append(Unread(path, error.strerror or str(error)))
+            continue
+        except ValueError as error:
             unread.append(Unread(path, str(error)))
             continue
         if kind not in newest or document["taken"] > newest[kind]["taken"]:
@@ -64,10 +68,14 @@ def read_host(group: str, name: str, paths: list[Path]) -> tuple[HostReport | No
 
 
 def _read(path: Path) -> tuple[str, Document]:
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")  # to open a FIFO would wait for its writer
     try:
         document = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("nests too deeply") from None
     if isinstance(document, dict) and "document" in document and "schema" not in document:
         document = document["document"]  # a result of the Ansible modules
     schema = document.get("schema", "") if isinstance(document, dict) else ""
