@@ -31,7 +31,7 @@ lint: dev
 
 # Every branch of the pure modules is taken by their own tests; tools/pure.coveragerc lists the modules.
 PURE := tests/core tests/reconnect/test_machine.py tests/host/sysctl \
-  tests/audit/test_belief.py tests/audit/test_judge.py \
+  tests/audit/test_belief.py tests/audit/test_enough.py tests/audit/test_judge.py \
   tests/host/see/test_port_selection.py $(wildcard $(addprefix tests/kernel/test_,diag_filter.py inet_diag.py packets.py pcap.py release.py))
 
 coverage: dev

@@ -110,8 +110,18 @@ def test_the_worst_phase_decides(some: list[Observation], more: list[Observation
     words = [judge(CLIENT, part).verdict for part in (some, more)]
     both = judge(CLIENT, some + more).verdict
     known = [word for word in words if word in RANKS[1:]]
-    if known:
-        assert both is max(known, key=RANKS.index)
+    if known and (worst := max(known, key=RANKS.index)) is not Word.ABORTS:
+        assert both is worst
+    elif known:
+        assert both in (Word.ABORTS, Word.INCONCLUSIVE)
+
+
+@given(seen)
+def test_aborts_needs_comebacks_as_well(watched: list[Observation]) -> None:
+    if judge(CLIENT, watched).verdict is Word.ABORTS:
+        dialled = [o for o in watched if o.dials and not o.served and o.had_to_come_back]
+        assert all(o.is_gone or o.rounds >= COMEBACKS for o in dialled)
+        assert all(o.control for o in watched)
 
 
 @given(seen)
@@ -207,6 +217,22 @@ def test_a_client_that_runs_on_is_not_immune_before_it_came_back() -> None:
     assert running(COMEBACKS).comebacks == COMEBACKS - 1
     assert running(1, is_gone=True).verdict is Word.IMMUNE
     assert running(1, is_gone=True).comebacks is None
+
+
+def test_a_client_that_reset_its_first_connection_is_not_aborting_before_it_came_back() -> None:
+    hit = ConnectionToItself(1.0, 1.01, Ending.RESET, "127.0.0.1", 0)
+    once = Observation(
+        PHASE, True, 136.0, dials=1, dialled=(1.0,), rounds=1, had_to_come_back=True, self_connects=(hit,)
+    )
+    verdict = judge(CLIENT, [once])
+    assert verdict.verdict is Word.INCONCLUSIVE
+    assert verdict.reason.startswith("it reset the connection to itself after 10.0 ms")
+    assert "its reconnects were not seen" in verdict.reason
+    assert judge(CLIENT, [replace(once, rounds=COMEBACKS)]).verdict is Word.ABORTS
+    assert judge(CLIENT, [replace(once, is_gone=True)]).verdict is Word.ABORTS
+    gone = replace(once, is_gone=True)
+    doubtful = judge(CLIENT, [gone, replace(gone, self_connects=(), control=False, trouble="the trap broke")])
+    assert (doubtful.verdict, doubtful.reason.endswith("; the trap broke")) == (Word.INCONCLUSIVE, True)
 
 
 def test_a_trap_that_the_clients_own_listener_took_proves_nothing() -> None:

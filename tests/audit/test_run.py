@@ -117,6 +117,27 @@ def test_a_client_whose_first_connect_is_guarded_and_whose_reconnects_are_not_is
     assert impatient.comebacks == 0
 
 
+RESETS_FIRST = """
+import contextlib, socket, struct, sys, time
+with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+time.sleep({pause})
+kept = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+time.sleep(600)
+"""
+
+
+@pytest.mark.usefixtures("network")
+def test_a_client_that_resets_its_first_connection_and_keeps_the_next_is_watched_until_it_came_back(
+    tmp_path: Path,
+) -> None:
+    with nothing_left(tmp_path):
+        assert audit(script(RESETS_FIRST.format(pause=4)), QUICK).verdict is Word.HOLDS
+        impatient = audit(script(RESETS_FIRST.format(pause=600)), replace(QUICK, patience=2))
+    assert impatient.verdict is Word.INCONCLUSIVE
+    assert "its reconnects were not seen" in impatient.reason
+
+
 LISTENING = """
 import contextlib, socket, sys, time, tailbite
 own = socket.create_server(("127.0.0.1", 0))

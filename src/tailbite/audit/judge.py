@@ -2,7 +2,7 @@
 
 The worst of the observations decides: a client that binds first in one build and not in the next is as bad as its
 worse half. What was not seen never counts for the client: neither a trap that did not work, nor a port that was never
-dialled, nor the reconnect of a client that was still running after its first dial.
+dialled, nor the reconnects of a client that was still running after its first dial.
 
 The words are ranked by the damage, which is the time for which one connection to itself keeps a server down: for as
 long as it is held, and for 60 s more if it was closed by FIN, which leaves TIME-WAIT.
@@ -100,20 +100,33 @@ def _is_recovery(observation: Observation) -> bool:
 def _decide(watched: Sequence[Observation], hits: Sequence[_Hit]) -> tuple[Word, str, Observation | None]:
     """Return the word, the reason, and the observation that decided it."""
     if hits:
-        return _worst(hits)
+        word, reason, worst = _worst(hits)
+        doubt = _doubt(watched) if word is Word.ABORTS else None
+        return (word, reason, worst) if doubt is None else (Word.INCONCLUSIVE, f"{reason}; {doubt}", worst)
     for observation in watched:
         # A client that dialled is there; its shell or supervisor may lack another program, and exit with the same.
         if observation.exit_status == UNSUPPORTED_STATUS and not observation.dials:
             return Word.UNSUPPORTED, observation.trouble or f"it exited with status {UNSUPPORTED_STATUS}", None
-    if (trouble := _trouble(watched)) is not None:
+    if (trouble := _trouble(watched) or _incomplete(watched)) is not None:
         return Word.INCONCLUSIVE, trouble, None
     proofs = [o for o in watched if o.dials and not o.served]
     if not proofs:
         return Word.UNEXERCISED, unexercised(watched), None
-    for observation in proofs:
-        if observation.had_to_come_back and not observation.is_gone and observation.rounds < COMEBACKS:
-            return Word.INCONCLUSIVE, did_not_come_back(observation), observation
+    if (silent := _not_come_back(proofs)) is not None:
+        return Word.INCONCLUSIVE, did_not_come_back(silent), silent
     return Word.IMMUNE, why_immune(proofs), None
+
+
+def _doubt(watched: Sequence[Observation]) -> str | None:
+    """Return why a client that resets what was seen might do worse elsewhere or later; None if nothing says so."""
+    silent = _not_come_back(watched)
+    return _trouble(watched) or (did_not_come_back(silent) if silent else None)
+
+
+def _not_come_back(watched: Sequence[Observation]) -> Observation | None:
+    """Return an observation of a client that ran on without coming back, so that its reconnects are not known."""
+    waited = (o for o in watched if o.had_to_come_back and o.dials and not o.served and not o.is_gone)
+    return next((o for o in waited if o.rounds < COMEBACKS), None)
 
 
 def _worst(hits: Sequence[_Hit]) -> tuple[Word, str, Observation]:
@@ -127,10 +140,15 @@ def _worst(hits: Sequence[_Hit]) -> tuple[Word, str, Observation]:
 
 
 def _trouble(watched: Sequence[Observation]) -> str | None:
-    """Return why the absence of self-connects proves nothing, or None if it does."""
+    """Return the reason why a trap proves nothing, or None if all of them worked."""
     for observation in watched:
         if not observation.control or observation.trouble:
             return observation.trouble or "a plain client did not connect to itself in this trap"
+    return None
+
+
+def _incomplete(watched: Sequence[Observation]) -> str | None:
+    """Return the reason why the packets do not prove that there was no self-connect, or None if they do."""
     for observation in watched:
         if not observation.dials:
             continue

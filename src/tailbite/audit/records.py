@@ -44,7 +44,8 @@ TIME_WAIT = 60.0
 """Seconds a socket stays in TIME-WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h)."""
 
 COMEBACKS = 3
-"""Rounds of dials that a running client must show before it can be called immune: the first, and two more."""
+"""Rounds of dials that a running client must show before it can be called *immune* or *aborts*: the first, and two
+more. A client may guard its first connect alone."""
 
 UNSUPPORTED_STATUS = 127
 """Exit status with which a client says that it cannot do what is asked; also the shell's "command not found"."""
@@ -181,6 +182,11 @@ class ConnectionToItself:
     def lasted(self, until: float) -> float:
         """Return for how long it stood; one that is open counts until ``until``."""
         return max(0.0, (until if self.end is None else self.end) - self.start)
+
+    @property
+    def is_aborted(self) -> bool:
+        """True if it was reset so soon that no server was kept down for the verdict."""
+        return self.ending is Ending.RESET and self.end is not None and self.end - self.start < SHORT
 
 
 @dataclass(frozen=True, slots=True)

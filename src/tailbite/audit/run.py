@@ -95,7 +95,7 @@ def run_audit(
     has_ipv6 = trap.has_ipv6()
     while (where := trap.next_phase(seen, quick=limits.quick, has_ipv6=has_ipv6)) is not None:
         long_enough = replace(limits, watch=max(limits.watch, min(_longest_exit(seen), limits.patience)))
-        observation, evidence = run_phase(client, where, long_enough, scratch, must_come_back=_could_be_immune(seen))
+        observation, evidence = run_phase(client, where, long_enough, scratch, must_come_back=_could_pass(seen))
         seen.append(observation)
         keep(observation, evidence)
         if observation.exit_status == UNSUPPORTED_STATUS and not observation.dials:
@@ -107,10 +107,12 @@ def run_audit(
     return seen
 
 
-def _could_be_immune(seen: list[Observation]) -> bool:
-    """Tell whether nothing so far stands against it: neither a self-connect nor a client that did not come back."""
+def _could_pass(seen: list[Observation]) -> bool:
+    """Tell whether it could still be *immune* or *aborts*: nothing worse was seen, and every client came back."""
     return not any(
-        o.self_connects or (o.had_to_come_back and o.dials and not o.is_gone and o.rounds < COMEBACKS) for o in seen
+        not all(hit.is_aborted for hit in o.self_connects)
+        or (o.had_to_come_back and o.dials and not o.is_gone and o.rounds < COMEBACKS)
+        for o in seen
     )
 
 

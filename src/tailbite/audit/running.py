@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailbite.audit.client import Stdin
+from tailbite.audit.enough import Watched, is_enough
 from tailbite.audit.jail import Jail, OutputBuffer
-from tailbite.audit.records import COMEBACKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,12 +33,6 @@ _SLOW_TICK = 0.04
 
 Packets, output and exits are noticed at once all the same; only the timeline of states depends on the polls.
 """
-
-_CROWDED = 2.0
-"""Seconds after which a client with a port of its own, which does not dial, is given a wide trap instead."""
-
-_SETTLED = 1.5
-"""Seconds after its last self-connect ended in which a client says what it makes of it, or exits."""
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:
@@ -197,39 +191,10 @@ class RunningClient:
         wrote = driver.output.output()
         self._driver_output.feed(wrote.head + wrote.tail)
 
-    def has_come_back(self) -> bool:
-        """Tell whether enough rounds of dials were recorded to know how the client dials again."""
-        return self.recorder.self_connects.rounds >= COMEBACKS
-
     def is_over(self, limits: Limits, where: Phase, *, must_come_back: bool) -> bool:
-        """Tell whether enough was seen for a verdict, or nothing more can be expected.
-
-        Times count from the first dial, so a program that starts slowly is watched for as long as any other.
-
-        Args:
-            limits: how long to watch.
-            where: the trap.
-            must_come_back: True if the client could still be called immune: one that runs on is watched until it
-                came back several times, or patience is over.
-        """
-        now, seen = self.recorder.now, self.recorder.self_connects
-        if self.is_gone:
-            return True
-        if not seen.dialled:
-            since = self.recorder.crowded_since
-            lacks_room = where.has_wider and since is not None and now - since >= _CROWDED
-            return now >= limits.dial or lacks_room
-        watched = now - seen.dialled[0]
-        if watched >= limits.total:
-            return True
-        if seen.open_since is not None:
-            if self.recorder.known_until - seen.open_since >= limits.hold:
-                return True
-            # One that flaps may have one open at any time; a first one that is open is waited for.
-            return len(seen.established) > 1 and watched >= limits.watch + limits.hold
-        if seen.last_end is not None:
-            flaps = len(seen.established) > 1 and watched >= limits.watch + limits.hold
-            return flaps or (watched >= limits.watch and now - seen.last_end >= _SETTLED)
-        if must_come_back and not self.has_come_back() and seen.answered is None:
-            return watched >= max(limits.watch, limits.patience)
-        return watched >= limits.watch
+        """Tell whether enough was seen for a verdict: see :func:`tailbite.audit.enough.is_enough`."""
+        recorder = self.recorder
+        watched = Watched(
+            recorder.now, recorder.known_until, self.is_gone, recorder.crowded_since, recorder.self_connects
+        )
+        return is_enough(watched, limits, where, must_come_back=must_come_back)

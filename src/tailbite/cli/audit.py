@@ -154,7 +154,7 @@ def command(**options: Any) -> int:
     Verdicts, from good to bad: immune; aborts (a server is kept down for less than 1.5 s); blocks (for up to a
     minute, mostly by a TIME-WAIT); holds (for longer, mostly as long as the client runs). None at all: unexercised
     (never dialled the port), inconclusive (too little was seen), unsupported. A client that is still running is
-    immune only if it came back.
+    immune, or aborts, only if it came back.
 
     Ctrl-C ends it; what is known by then is shown and written, marked as a part.
 
