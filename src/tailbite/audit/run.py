@@ -132,7 +132,7 @@ def _where_to_recover(seen: list[Observation]) -> Phase | None:
 
 
 def _prepare(client: Client, scratch: Path) -> None:
-    """Run the command that comes before the first trap; compilers may use their caches.
+    """Run the command that comes before the first trap; compilers may use their caches, but no other folder of ours.
 
     Raises:
         OSError: it failed.
@@ -140,7 +140,7 @@ def _prepare(client: Client, scratch: Path) -> None:
     folder = scratch / BUILD
     write_files(folder, client.files)
     command = [part.replace("{build}", str(folder)) for part in client.prepare]
-    with Jail(command, environment={**os.environ, **client.environment}, folder=folder, stdin=Stdin.EMPTY) as jail:
+    with Jail(command, environment={**os.environ, "TMPDIR": str(folder), **client.environment}, folder=folder, stdin=Stdin.EMPTY) as jail:
         end = time.monotonic() + _LONGEST_PREPARATION
         while jail.exit_status is None and time.monotonic() < end:
             select.select(jail.descriptors(), [], [], 0.1)
