@@ -77,6 +77,13 @@ def test_a_client_that_is_refused_is_watched_until_it_came_back_or_patience_is_o
     assert not over(25, recorded((1, "refused")), limits=replace(LIMITS, watch=30))
 
 
+def test_a_pass_takes_as_long_with_the_limits_of_quick() -> None:
+    often = recorded(*((1 + 0.3 * number, "refused") for number in range(6)))
+    assert not over(2.9, often, limits=Limits.of_quick())
+    assert over(3.1, often, limits=Limits.of_quick())
+    assert over(1.6, often, limits=Limits.of_quick(), must_come_back=False)
+
+
 def test_nothing_is_waited_for_when_the_client_is_gone_or_never_dials() -> None:
     assert is_enough(Watched(1, 1, True, None, recorded()), LIMITS, PHASE, must_come_back=True)
     assert not over(9.9, recorded())

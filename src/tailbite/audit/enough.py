@@ -25,6 +25,10 @@ _SETTLED = 1.5
 """Seconds after its last self-connect ended in which a client says what it makes of it, or exits."""
 
 
+_PASS = 2.0
+"""Seconds that a client which runs on is watched at least before it passes, however short the other limits are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Watched:
     """The state of a watch.
@@ -74,8 +78,10 @@ def is_enough(watched: Watched, limits: Limits, where: Phase, *, must_come_back:
         # A client that flaps has the next one open soon: one that began late is not waited for.
         late = watched.flaps(limits) and _began_late(watched, limits, seen.open_since, must_come_back)
         return late or watched.known_until - seen.open_since >= limits.hold
-    if must_come_back and watched.duration < limits.patience and _may_guard_its_first_connect_alone(seen):
-        return False
+    if must_come_back and _could_pass(seen):
+        least = limits.patience if seen.rounds < COMEBACKS else _PASS
+        if watched.duration < least:
+            return False
     if seen.last_end is not None and not watched.flaps(limits):
         return watched.duration >= limits.watch and watched.now - seen.last_end >= _SETTLED
     return watched.duration >= limits.watch
@@ -93,7 +99,6 @@ def _began_late(watched: Watched, limits: Limits, open_since: float, must_come_b
     return not (in_time or is_needed)
 
 
-def _may_guard_its_first_connect_alone(seen: SelfConnects) -> bool:
-    """Tell whether what was seen is good, and too little to know what the client does when it comes back."""
-    good = all(hit.is_aborted for hit in seen.established)
-    return good and seen.rounds < COMEBACKS and seen.answered is None
+def _could_pass(seen: SelfConnects) -> bool:
+    """Tell whether nothing but good was seen of the client."""
+    return all(hit.is_aborted for hit in seen.established) and seen.answered is None

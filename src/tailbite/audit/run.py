@@ -140,7 +140,12 @@ def _prepare(client: Client, scratch: Path) -> None:
     folder = scratch / BUILD
     write_files(folder, client.files)
     command = [part.replace("{build}", str(folder)) for part in client.prepare]
-    with Jail(command, environment={**os.environ, "TMPDIR": str(folder), **client.environment}, folder=folder, stdin=Stdin.EMPTY) as jail:
+    with Jail(
+        command,
+        environment={**os.environ, "TMPDIR": str(folder), **client.environment},
+        folder=folder,
+        stdin=Stdin.EMPTY,
+    ) as jail:
         end = time.monotonic() + _LONGEST_PREPARATION
         while jail.exit_status is None and time.monotonic() < end:
             select.select(jail.descriptors(), [], [], 0.1)
