@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from audit.leftovers import marked, nothing_left, wait_for
-from support.users import NOBODY, open_to_all, python_as_nobody
+from support.users import NOBODY, python_as_nobody
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +50,6 @@ class Objects:
         self.before = Path("/dev/shm", f"{self.name}-before")
         self.before.write_text("the machine's", encoding="ascii")
         self.before.chmod(0o644)
-        open_to_all(folder)
-        folder.chmod(0o777)
         self.ready = folder / "ready"
         self.script = folder / "client.py"
         self.script.write_text(CLIENT, encoding="utf-8")
@@ -85,8 +83,16 @@ def _keys(kind: str) -> list[str]:
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> Iterator[Objects]:
-    made = Objects(tmp_path)
+def folder() -> Iterator[Path]:
+    """Return a folder for every user. Those above pytest's own are closed again by any other session of root's."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+
+
+@pytest.fixture
+def objects(folder: Path) -> Iterator[Objects]:
+    made = Objects(folder)
     yield made
     made.remove()
 
@@ -115,8 +121,8 @@ def test_the_objects_outlive_a_client_that_nobody_audits(objects: Objects) -> No
 
 @pytest.mark.usefixtures("network")
 @users
-def test_no_object_of_a_client_outlives_its_audit(user: str, objects: Objects, tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
+def test_no_object_of_a_client_outlives_its_audit(user: str, objects: Objects, folder: Path) -> None:
+    scratch = folder / "scratch"
     scratch.mkdir()
     scratch.chmod(0o777)
     with nothing_left(scratch) as mark:
@@ -130,8 +136,8 @@ def test_no_object_of_a_client_outlives_its_audit(user: str, objects: Objects, t
 
 @pytest.mark.usefixtures("network")
 @users
-def test_no_object_of_a_client_outlives_an_audit_that_is_killed(user: str, objects: Objects, tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
+def test_no_object_of_a_client_outlives_an_audit_that_is_killed(user: str, objects: Objects, folder: Path) -> None:
+    scratch = folder / "scratch"
     scratch.mkdir()
     scratch.chmod(0o777)
     with nothing_left(scratch) as mark, audit_as(user, objects, mark) as audit:

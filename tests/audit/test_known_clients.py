@@ -114,9 +114,9 @@ def told_by_the_command(*arguments: str) -> Told:
         Path(folder).chmod(0o755)  # PgBouncer and PostgreSQL run as nobody
         peers = os.environ.get("TAILBITE_PEERS", str(Path(__file__).parents[2] / ".peers"))
         done = subprocess.run(
-            [sys.executable, "-m", "tailbite", "audit", "--json", *arguments],
+            [sys.executable, "-m", "tailbite", "audit", "--json", "--jobs", "6", *arguments],
             env={**os.environ, **mark, "TAILBITE_PEERS": peers},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
     assert done.returncode == 1, done.stderr
     return {client["client"]: client for client in json.loads(done.stdout)["clients"]}
@@ -137,11 +137,11 @@ def postgres() -> Told:
 @pytest.fixture(scope="module")
 def others() -> Told:
     words = [word for name in (*OTHERS, *OWN) for word in ("--catalogue", name)]
-    return told_by_the_command("--jobs", "6", *words)
+    return told_by_the_command(*words)
 
 
 @pytest.mark.peers
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # the first waits for all audits
 @pytest.mark.parametrize("name", POSTGRES)
 def test_each_of_the_postgresql_group_gets_the_verdict_that_was_measured(name: str, postgres: Told) -> None:
     client = must_have(postgres, name)
@@ -152,7 +152,7 @@ def test_each_of_the_postgresql_group_gets_the_verdict_that_was_measured(name: s
 
 
 @pytest.mark.peers
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # the first waits for all audits
 @pytest.mark.parametrize("name", OTHERS)
 def test_it_gets_the_verdict_that_was_measured(name: str, others: Told) -> None:
     client = must_have(others, name)
@@ -162,7 +162,7 @@ def test_it_gets_the_verdict_that_was_measured(name: str, others: Told) -> None:
 
 
 @pytest.mark.peers
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # the first waits for all audits
 @pytest.mark.parametrize("name", OWN)
 def test_ours_are_immune_where_the_same_without_us_is_not(name: str, others: Told) -> None:
     client = must_have(others, name)
