@@ -113,7 +113,8 @@ def main() -> int:
     names = [each for name in options.names for each in (SLOW if name == "slow" else (name,))]
     clients = [client for entry in load_entries(names) if (client := entry.find()) is not None]
     for client in clients:
-        if rows.get(client.name, {}).get("version") != client.version:
+        # A program that was too busy to tell its version is taken for the one of before.
+        if client.version and rows.get(client.name, {}).get("version") != client.version:
             rows.pop(client.name, None)
     for kind in KINDS:
         for number in range(1, getattr(options, kind) + 1):
