@@ -57,6 +57,20 @@ print(itself, refused)
 """
 
 
+def test_calls_are_received_without_fcntl_as_in_python_3_14() -> None:
+    """Python 3.14 repeats an interrupted fcntl.ioctl, so the fast path receives calls in another way there."""
+    Trap().set()
+    code = (
+        "import sys; from tailbite.guards.program import fast_path\n"
+        "fast_path._receiver = lambda listener: listener.receive_or_raise\n"
+        "from tailbite.cli import main; sys.argv[0] = 'tailbite'; main()"
+    )
+    done = run([sys.executable, "-c", code, "run", "--require", "--", *client(count=400)])
+    assert counts(done.stdout) == (0, 400), done.stderr
+    itself, _ = counts(run(client()).stdout)
+    assert itself > 0, "the control did not self-connect"
+
+
 def test_a_program_that_executes_another_under_the_same_pid_stays_guarded(tmp_path: Path) -> None:
     Trap().set()
     program = tmp_path / "program.py"

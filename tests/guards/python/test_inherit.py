@@ -31,9 +31,10 @@ BY_SHELL = (
 )
 BY_FORK = DIAL + "import os\nif os.fork() == 0:\n    print(dial(), flush=True); os._exit(0)\nos.wait()"
 BY_THREAD = DIAL + "import threading; t = threading.Thread(target=lambda: print(dial())); t.start(); t.join()"
-SPAWNING = (
-    DIAL + "import multiprocessing\nif __name__ == '__main__':\n"
-    "    with multiprocessing.get_context('spawn').Pool(1) as pool: print(pool.apply(dial))"
+STARTING = (
+    DIAL + "import multiprocessing, sys, tailbite\nif __name__ == '__main__':\n"
+    "    if 'guard' in sys.argv: tailbite.guard()\n"
+    "    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool: print(pool.apply(dial))"
 )
 BY_BIND = DIAL.replace("if sock", "sock.bind(('', 0)); sock.settimeout(5)\n            if sock") + "print(dial())"
 
@@ -70,13 +71,20 @@ def test_no_python_below_reaches_itself_and_without_it_does(source: str, binds_f
 
 
 @pytest.mark.usefixtures("network")
-def test_processes_that_multiprocessing_spawns(tmp_path: Path) -> None:
-    script = tmp_path / "spawning.py"
-    script.write_text(SPAWNING)
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_that_multiprocessing_starts_without_fork(tmp_path: Path, method: str) -> None:
+    """guard() stays in its process, as docs/guards.md says; forkserver is the default of Python 3.14."""
+    script = tmp_path / "starting.py"
+    script.write_text(STARTING)
     Trap().set()
-    assert subprocess.run([*RUN, sys.executable, script], capture_output=True, timeout=60).stdout == b"0\n"
-    control = subprocess.run([sys.executable, script], capture_output=True, timeout=60)
-    assert int(control.stdout) > 0, "the control did not self-connect"
+
+    def reached(*before: str, guard: bool = False) -> int:
+        command = [*before, sys.executable, str(script), method, *(["guard"] if guard else [])]
+        return int(subprocess.run(command, capture_output=True, timeout=60, check=True).stdout)
+
+    assert reached(*RUN) == 0
+    assert reached(guard=True) > 0
+    assert reached() > 0, "the control did not self-connect"
 
 
 @pytest.mark.usefixtures("network")
