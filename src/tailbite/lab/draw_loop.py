@@ -60,6 +60,7 @@ def _waits(axes: Axes, settings: ExperimentSettings, tallies: list[LoopTally]) -
     )
     axes.set_xlim(0, end)
     axes.set_ylim(0, 1.02)
+    axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.legend(loc="lower right")
     if (seen := fit_model(settings, tallies)) is not None:
