@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tailbite.core.ports import PortRange
@@ -48,6 +50,31 @@ def test_the_comparison_can_fail() -> None:
     assert seen is not None
     assert seen.p_value < 1e-6
     assert not seen.agrees
+
+
+@pytest.mark.parametrize("laps", [2, 5])
+def test_a_few_waits_that_are_alike_do_not_contradict_the_model(laps: int) -> None:
+    """Their standard error is tiny, so a mean far from the model's lies hundreds of standard errors away."""
+    settings, (tally, *_) = loop_from_record(read_record(DATA / "loop-default.jsonl.gz", "loop"))
+    waits = [laps * 3137 + offset for offset in (-3, 0, 4)]
+    seen = fit_model(settings, [replace(tally, hits=[1, *waits])])
+    assert seen is not None
+    assert abs(seen.mean - seen.model_mean) > 100 * seen.error
+    assert seen.agrees
+
+
+def test_measurements_that_follow_the_model_seldom_contradict_it() -> None:
+    """Of 40 short measurements made by the model itself, at most 2 disagree; by the mean, 7 would."""
+    settings, (tally, *_) = loop_from_record(read_record(DATA / "loop-default.jsonl.gz", "loop"))
+    pick = np.random.default_rng(7)
+    disagree = 0
+    for _ in range(40):
+        laps = pick.geometric(2 / 9, 3)
+        waits = np.rint(pick.normal(laps * 3136.9, 28.5 * np.sqrt(laps))).astype(int)
+        seen = fit_model(settings, [replace(tally, hits=[1, *waits.tolist()])])
+        assert seen is not None
+        disagree += not seen.agrees
+    assert disagree <= 2
 
 
 def test_wilson_holds_the_share_and_narrows_with_trials() -> None:
