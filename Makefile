@@ -8,7 +8,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: demo test setup dev lint coverage kernels bench figures measure man clean peers matrix dist try-packages try-deploy
 .PHONY: cpython fuzz explore
-.PHONY: image try-image try-units
+.PHONY: image try-image try-units try-chart ansible-sanity
 .PHONY: docs docs-browser api reference story diagram
 
 demo: setup
@@ -190,6 +190,17 @@ try-deploy: $(ENGINES)/.done .peers/helm/layer .peers/cloud-init dist
 # The units under systemd as PID 1 of a Debian of its own, and the Ansible role by ssh on that system (root).
 try-units: dev $(ENGINES)/.done
 	PYTHONPATH=tools $(BIN)/python -m release.try_units
+
+# The Helm chart on a real API server, built from Debian's source by Debian's Go; etcd is Debian's etcd-server (root).
+.peers/kubernetes/kube-controller-manager:
+	tools/release/build_apiserver.sh .peers/kubernetes
+
+try-chart: dev .peers/helm/layer .peers/kubernetes/kube-controller-manager
+	unshare --net sh -c 'ip link set lo up && PYTHONPATH=tools exec $(BIN)/python -m release.try_chart'
+
+# ansible-test's own checks of the collection; it installs its linters from the package index.
+ansible-sanity: $(ENGINES)/.done
+	tools/release/ansible_sanity.sh $(ENGINES)/bin $$($(ENGINES)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 clean:
 	rm -rf $(VENV) $(ENGINES) .peers .matrix.jsonl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
