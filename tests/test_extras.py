@@ -53,6 +53,41 @@ def test_a_single_file_cannot_be_extended(file: str, monkeypatch: pytest.MonkeyP
     assert _extras.how_to_install("lab") == "pipx install 'tailbite[lab]'"
 
 
+@pytest.mark.parametrize(
+    ("file", "extra", "package"),
+    [
+        ("", "pip install 'tailbite-core[anyio]'", "pip install structlog"),
+        (
+            "uv-receipt.toml",
+            "uv tool install app --with 'tailbite-core[anyio]'",
+            "uv tool install app --with structlog",
+        ),
+        ("pipx_metadata.json", "pipx inject app 'tailbite-core[anyio]'", "pipx inject app structlog"),
+        (
+            "EXTERNALLY-MANAGED",
+            "python3 -m venv .venv && .venv/bin/pip install 'tailbite-core[anyio]'",
+            "python3 -m venv .venv && .venv/bin/pip install structlog",
+        ),
+    ],
+)
+def test_beside_the_bare_library_it_is_the_librarys_extra(
+    file: str, extra: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application that depends on tailbite-core does not need the command."""
+    import sysconfig
+
+    environment = tmp_path / "app"
+    library = environment / "tailbite"
+    library.mkdir(parents=True)
+    (environment / (file or "nothing")).touch()
+    monkeypatch.setattr(_extras, "__file__", str(library / "_extras.py"))
+    monkeypatch.setattr(sys, "prefix", str(environment))
+    if file == "EXTERNALLY-MANAGED":
+        monkeypatch.setattr(sys, "base_prefix", str(environment))
+        monkeypatch.setattr(sysconfig, "get_path", lambda _: str(environment))
+    assert (_extras.how_to_install("anyio"), _extras.how_to_add("structlog")) == (extra, package)
+
+
 def test_the_sentence_agrees_with_its_subject() -> None:
     assert _extras.missing("pictures", "lab").startswith("pictures need the 'lab' extra; install it with: ")
     assert _extras.missing("tailbite.anyio", "anyio").startswith("tailbite.anyio needs the 'anyio' extra")

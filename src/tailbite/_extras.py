@@ -55,6 +55,8 @@ def missing(purpose: str, extra: str) -> str:
 
 def how_to_install(extra: str) -> str:
     """Return the shell command that adds an extra to this installation of tailbite."""
+    if not _has_command():
+        return _beside_library(f"'tailbite-core[{extra}]'")
     requirement = f"'tailbite[{extra}]'"
     if not os.path.exists(__file__) or __file__.startswith(("/usr/lib/tailbite/", "/usr/share/tailbite/")):  # noqa: PTH110
         return f"pipx install {requirement}"  # a single file, or a package of the system: neither can be extended
@@ -69,10 +71,30 @@ def how_to_install(extra: str) -> str:
 
 def how_to_add(package: str) -> str:
     """Return the shell command that installs another package beside this installation of tailbite."""
+    if not _has_command():
+        return _beside_library(package)
     command = how_to_install(package)
     if command.startswith("uv tool"):
         return f"uv tool install tailbite --with {package}"
     return f"pipx inject tailbite {package}" if command.startswith("pipx") else f"pip install {package}"
+
+
+def _has_command() -> bool:
+    """Tell whether this is all of tailbite, and not the library alone (tailbite-core)."""
+    folder, _ = os.path.split(__file__)
+    return not os.path.isdir(folder) or os.path.isdir(os.path.join(folder, "cli"))  # noqa: PTH112, PTH118
+
+
+def _beside_library(requirement: str) -> str:
+    """Return the command that adds to the application whose dependency the library is."""
+    application = os.path.basename(sys.prefix)  # noqa: PTH119
+    if os.path.exists(os.path.join(sys.prefix, "uv-receipt.toml")):  # noqa: PTH110, PTH118
+        return f"uv tool install {application} --with {requirement}"
+    if os.path.exists(os.path.join(sys.prefix, "pipx_metadata.json")):  # noqa: PTH110, PTH118
+        return f"pipx inject {application} {requirement}"
+    if sys.prefix == sys.base_prefix and _is_externally_managed():
+        return f"python3 -m venv .venv && .venv/bin/pip install {requirement}"
+    return f"pip install {requirement}"
 
 
 def _is_externally_managed() -> bool:
