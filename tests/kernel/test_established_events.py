@@ -16,7 +16,7 @@ import pytest
 from support.machine_events import machine_events, without_loss
 from support.trap import PORT
 from tailbite.core.address import Endpoint
-from tailbite.kernel.bpf import assemble
+from tailbite.kernel.bpf import assemble, read_misses
 from tailbite.kernel.established_events import (
     Established,
     EstablishedEvents,
@@ -30,6 +30,7 @@ from tailbite.kernel.tracepoint import Field, Format, read_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 live = pytest.mark.needs("BPF_TRACEPOINT")
 
@@ -130,6 +131,23 @@ def test_events_that_no_buffer_had_a_place_for_are_counted(network: None) -> Non
         assert lost > 0
         assert seen - lost >= read
         assert len(events_of(events, dial_itself)) == 1  # there is a place again
+
+
+@live
+def test_what_the_kernel_did_not_show_to_the_program_is_counted_as_lost(
+    network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preemptible kernel leaves a program out where another one was interrupted; fdinfo tells how often."""
+    with EstablishedEvents() as events:
+        _, lost = events.read_counts()
+        monkeypatch.setattr("tailbite.kernel.established_events.read_misses", lambda _: 1_000_000)
+        assert events.read_counts()[1] - lost >= 900_000
+
+
+def test_the_misses_of_a_program_are_read_where_the_kernel_tells_them(tmp_path: Path) -> None:
+    assert read_misses(-1) == 0
+    with (tmp_path / "file").open("wb") as file:
+        assert read_misses(file.fileno()) == 0  # as before Linux 5.12: no such line
 
 
 @live

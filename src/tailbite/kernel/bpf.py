@@ -46,6 +46,7 @@ __all__ = [
     "move",
     "place_label",
     "read_map",
+    "read_misses",
     "store_register",
     "store_value",
     "write_map",
@@ -311,6 +312,24 @@ def write_map(descriptor: int, key: bytes, value: bytes) -> None:
     where = ctypes.create_string_buffer(key, len(key))
     what = ctypes.create_string_buffer(value, len(value))
     _call(_MAP_UPDATE, struct.pack("=IxxxxQQQ", descriptor, *_addresses(where, what), 0), "write a BPF map")
+
+
+def read_misses(program: int) -> int:
+    """Return how often the kernel did not run a program because another one ran on that CPU (Linux 5.12).
+
+    On a preemptible kernel a task that is inside bpf(2) can be preempted by one that reaches the tracepoint.
+
+    Args:
+        program: descriptor of the program.
+
+    Returns:
+        0 as well where the kernel does not tell.
+    """
+    try:
+        with open(f"/proc/self/fdinfo/{program}", encoding="ascii", errors="replace") as lines:  # noqa: PTH123
+            return next((int(line.split()[1]) for line in lines if line.startswith("recursion_misses:")), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def load_program(code: bytes) -> int:

@@ -38,6 +38,7 @@ from tailbite.kernel.bpf import (
     move,
     place_label,
     read_map,
+    read_misses,
     store_register,
     store_value,
     write_map,
@@ -313,6 +314,7 @@ class EstablishedEvents:
         code = assemble(established_program(layout, self._counts, records, None if self._is_initial else pids))
         program = self._close_later(load_program(code))
         self._close_later(attach_program(program, layout.identifier))
+        self._program = program
         self.instructions = len(code) // 8
         self.descriptors = tuple(buffer.descriptor for buffer in self._buffers)
 
@@ -339,6 +341,10 @@ class EstablishedEvents:
         return sorted(events, key=lambda event: event.monotonic_ns)
 
     def read_counts(self) -> tuple[int, int]:
-        """Return the number of self-connects since the start, and how many of them are not among the events."""
+        """Return the number of self-connects since the start, and how many of them are not among the events.
+
+        The second number includes the changes of state that the kernel did not show to the program: any of them may
+        have been a self-connect.
+        """
         seen, lost = _COUNTS.unpack(read_map(self._counts, bytes(4), _COUNTS.size))
-        return seen, lost
+        return seen, lost + read_misses(self._program)
