@@ -29,7 +29,13 @@ from tailbite.kernel.sock_diag import SockDiag
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["ABILITIES", "has_ability"]
+__all__ = ["ABILITIES", "SLOW_LOOPBACK", "has_ability"]
+
+SLOW_LOOPBACK = (
+    *("qdisc", "add", "dev", "lo", "root", "tbf"),
+    *("rate", "4kbit", "burst", "100", "latency", "10s"),
+)
+"""Words of tc(8): half a kilobyte a second, of which 100 bytes at once."""
 
 
 def has_ability(name: str) -> bool:
@@ -189,6 +195,16 @@ def _nftables() -> bool:
 
 
 @cache
+def _sch_tbf() -> bool:
+    """Give ``lo`` a token bucket (tc-tbf(8)), so that packets wait."""
+    tc = shutil.which("tc", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if tc is None:
+        return True  # the test asks for the program, and says that it is missing
+    with namespace.fresh_network():
+        return subprocess.run([tc, *SLOW_LOOPBACK], check=False, capture_output=True).returncode == 0
+
+
+@cache
 def _bpf_tracepoint() -> bool:
     """Attach an eBPF program to a tracepoint: root of the machine may, where no lockdown or profile forbids it."""
     from tailbite.kernel.established_events import EstablishedEvents
@@ -209,6 +225,7 @@ ABILITIES: dict[str, Callable[[], bool]] = {
     "PIDFD_GETFD": _pidfd_getfd,
     "PORT_STEP_WIDTH": _port_step_width,
     "RANDOM_STRIDES": _random_strides,
+    "SCH_TBF": _sch_tbf,
     "SECCOMP_LISTENER": _seccomp_listener,
     "SECCOMP_REPORTS_END": _seccomp_reports_end,
     "SOCK_DESTROY": _sock_destroy,

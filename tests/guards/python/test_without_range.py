@@ -13,6 +13,8 @@ import pytest
 
 import tailbite
 from conftest import find_peer
+from support.abilities import SLOW_LOOPBACK
+from support.guarded import wait_until
 from support.trap import PORT, Trap, leftovers
 from tailbite.connect import facts
 from tailbite.core.plan import Means
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 HOST = "127.0.0.1"
+SYN_SENT = 2  # include/net/tcp_states.h
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +83,60 @@ def test_a_full_queue_is_waited_for_as_without_the_guard(timeout: float | None) 
         else:
             with pytest.raises(TimeoutError):
                 sock.connect((HOST, PORT))
+
+
+@pytest.fixture
+def late_answers() -> Callable[[], None]:
+    """Let half a kilobyte a second through ``lo``; return a function that uses up what may pass at once.
+
+    Then a SYN is answered after connect(2) has returned, as on a busy CPU that leaves packets to ksoftirqd.
+    """
+    tc = find_peer("tc")
+    subprocess.run([tc, *SLOW_LOOPBACK], check=True)
+
+    def use_up() -> None:
+        command = (tc, "-s", "qdisc", "show", "dev", "lo")
+        wait_until(
+            lambda: "backlog 0b 0p" in subprocess.run(command, capture_output=True, text=True).stdout, "lo is idle"
+        )
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(bytes(58), (HOST, 9))
+
+    return use_up
+
+
+@pytest.mark.needs("SCH_TBF")
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_an_answer_that_comes_late_makes_no_self_connect(
+    late_answers: Callable[[], None], monkeypatch: pytest.MonkeyPatch, timeout: float | None
+) -> None:
+    write_ephemeral_range(PortRange(PORT, PORT + 3))
+    late: list[int] = []
+    state_of = without_range._state
+
+    def recorded(sock: Any) -> int:
+        state = state_of(sock)
+        late.extend([state] * (state == SYN_SENT))
+        return state
+
+    monkeypatch.setattr(without_range, "_state", recorded)
+    while len(late) < 6:
+        late_answers()
+        with socket.socket() as sock:
+            sock.settimeout(timeout)
+            assert sock.connect_ex((HOST, PORT)) == errno.ECONNREFUSED
+
+
+@pytest.mark.needs("SCH_TBF")
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_a_server_that_answers_late_is_connected_to(late_answers: Callable[[], None], timeout: float | None) -> None:
+    with socket.create_server((HOST, PORT)) as server:
+        late_answers()
+        with socket.socket() as sock:
+            sock.settimeout(timeout)
+            sock.connect((HOST, PORT))
+            with server.accept()[0] as accepted:
+                assert accepted.getpeername() == sock.getsockname() != (HOST, PORT)
 
 
 def test_a_program_that_asks_how_its_connect_went_is_not_disturbed() -> None:

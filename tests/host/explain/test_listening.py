@@ -128,6 +128,7 @@ def test_a_listener_that_is_bound_to_a_device_does_not_serve_this_host() -> None
     assert (anywhere.code, anywhere.severity) == ("TB107", Severity.NOTICE)
 
 
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")
 def test_a_link_local_address_is_asked_about_with_its_interface() -> None:
     """The same address on two devices is two addresses: a server on one is not in the way on the other."""
@@ -156,7 +157,13 @@ def make_device(name: str) -> int:
     return socket.if_nametoindex(name)
 
 
-@pytest.mark.parametrize("kind", ["bound", "self_chosen", "source_chosen", "accepted"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("bound", marks=pytest.mark.needs("BOUND_SOCKETS_LISTED")),
+        *("self_chosen", "source_chosen", "accepted"),
+    ],
+)
 def test_any_socket_in_flight_says_that_no_process_has_it_or_why_that_is_not_known(kind: str) -> None:
     sockets = KINDS[kind]("127.0.0.1", 40000, False)
     here, there = socket.socketpair()

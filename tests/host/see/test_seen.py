@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TOOL = Path(__file__).parents[3] / "tools/seen.py"
 
 
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
 @pytest.mark.peers
 def test_the_table_of_what_each_program_sees_is_true(peer: Callable[[str], str]) -> None:
     for program in ("netstat", "ss", "lsof"):

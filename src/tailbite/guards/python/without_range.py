@@ -1,24 +1,29 @@
 """The guard of a socket that cannot have a port range of its own (before Linux 6.3, and on other systems).
 
 The audit event comes before connect(2), so a self-connect cannot be found afterwards. On Linux the guard therefore
-starts the program's connect itself, without waiting for it. On loopback the handshake takes place within that call,
-so the guard can compare the source port that the kernel chose with the destination port P at once. The program's own
-connect(2) then starts no second connect: while a socket is in the state SS_CONNECTING, connect(2) ignores its
-address, and says how the first connect went (``__inet_stream_connect``, Linux net/ipv4/af_inet.c).
+starts the program's connect itself, without waiting for it, and compares the source port that the kernel chose with
+the destination port P. On loopback the handshake takes place within that call. The program's own connect(2) then
+starts no second connect: while a socket is in the state SS_CONNECTING, connect(2) ignores its address, and says how
+the first connect went (``__inet_stream_connect``, Linux net/ipv4/af_inet.c).
+
+The handshake can also come later: on a busy CPU packets of loopback wait for the kernel's thread ksoftirqd (seen on
+Linux 5.10 in a virtual machine: one connect of 300), or for a queueing discipline of ``lo``. So what counts is the
+port, and not that nothing has been answered yet.
 
 =======================================  =====================================================================
 the socket after the early connect       what is done
 =======================================  =====================================================================
 connected, from another port than P      nothing: the program's connect succeeds
 refused                                  nothing: the program's connect says ECONNREFUSED
-connected to itself                      connect(AF_UNSPEC) dissolves it and leaves nothing behind; a connect to
-                                         port 0, where nobody can listen, is refused in its place
-not answered: a listener's queue is      connect(AF_UNSPEC), and the program's connect starts again: P belongs to
-full, or a firewall drops the SYN        a server, or no SYN arrives, so the socket cannot connect to itself
+connected to itself, or not yet: its     connect(AF_UNSPEC) dissolves it and leaves nothing behind; a connect to
+source port is P                         port 0, where nobody can listen, is refused in its place
+not answered from another port: the      a blocking connect of the program waits for it; else connect(AF_UNSPEC), and
+kernel is late, a listener's queue is    the program's connect starts again, from a port that is bound for it
+full, or a firewall drops the SYN
 =======================================  =====================================================================
 
-No source port is spent and no port is held, so no server and no other client notices. Destinations that are not on
-this host cannot be self-connects and are left alone.
+No port is held, and no source port is spent but in the last case, so no server and no other client notices.
+Destinations that are not on this host cannot be self-connects and are left alone.
 
 Windows has no such state. There the socket is bound to another port first, while a second socket holds P. macOS
 itself refuses to connect a socket to itself (EINVAL).
@@ -35,7 +40,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tailbite.core.address import Endpoint, is_self
+from tailbite.core.address import Endpoint
 from tailbite.core.plan import Means
 from tailbite.kernel.libc import last_error, libc
 from tailbite.kernel.sockaddr import UNSPECIFIED, pack_sockaddr
@@ -51,11 +56,13 @@ _Socket: Any = _socket.socket
 _getsockname = _Socket.getsockname
 _getsockopt = _Socket.getsockopt
 _setsockopt = _Socket.setsockopt
-_IP, _TCP = int(socket.IPPROTO_IP), int(socket.IPPROTO_TCP)
+_IP, _TCP, _SOCKET = int(socket.IPPROTO_IP), int(socket.IPPROTO_TCP), int(socket.SOL_SOCKET)
 _INET = int(socket.AF_INET)
 _TCP_INFO = 11  # its first byte is the state, include/uapi/linux/tcp.h
 _TCP_FASTOPEN_CONNECT = 30
 _ESTABLISHED, _CLOSE = 1, 7  # include/net/tcp_states.h
+_MOST_DRAWS = 64
+_LONGEST_ANSWER_MS = 1000
 
 
 def protect(sock: Any, address: Any, port: int, *, has_other_port: bool) -> Means | None:
@@ -87,16 +94,73 @@ def connect_early(sock: Any, address: Any, port: int, *, has_other_port: bool) -
     if name[1] and _is_bound(sock, port):
         return Means.CHECK if name[1] == port else None
     destination = _destination_here(sock, address, port)
-    if destination is None or not _begin(sock, destination):
+    if destination is None:
         return None
-    if _getsockname(sock)[1] == port and _is_to_itself(sock):
+    for _ in range(_MOST_DRAWS):
+        if not _begin(sock, destination):
+            return None
+        if _is_harmless(sock, destination, port, has_other_port=has_other_port):
+            return Means.RESET
+    raise _no_port_left()
+
+
+def _is_harmless(sock: Any, destination: Any, port: int, *, has_other_port: bool) -> bool:
+    """Inspect the early connect; False if its source port cannot be kept for the program's own, so draw another.
+
+    Raises:
+        OSError: EADDRNOTAVAIL, no other source port is left.
+    """
+    name = _getsockname(sock)
+    if name[1] != port and _state(sock) in (_ESTABLISHED, _CLOSE):
+        return True
+    here, there = Endpoint.from_sockaddr(name), Endpoint.from_sockaddr(destination)
+    can_be_itself = there.is_wildcard or here.host == there.host
+    if can_be_itself and name[1] == port:
         _dissolve(sock)
         if not has_other_port:
             raise _no_port_left()
         _begin(sock, (destination[0], 0, *destination[2:]))
-    elif _state(sock) not in (_ESTABLISHED, _CLOSE):
-        _dissolve(sock)
-    return Means.RESET
+        _await_answer(sock)
+        return True
+    if _state(sock) in (_ESTABLISHED, _CLOSE) or _will_wait(sock):
+        return True
+    _dissolve(sock)
+    return not can_be_itself or _bind_elsewhere_than(sock, name, port)
+
+
+def _will_wait(sock: Any) -> bool:
+    """Tell whether the program's connect will wait for the connect that is under way: other errors are not its own.
+
+    Without waiting, or after a timeout of SO_SNDTIMEO, it says EALREADY where a connect of its own says EINPROGRESS.
+    """
+    return os.get_blocking(sock.fileno()) and not any(_getsockopt(sock, _SOCKET, socket.SO_SNDTIMEO, 16))
+
+
+def _bind_elsewhere_than(sock: Any, name: Any, port: int) -> bool:
+    """Bind a socket to a port that is neither P nor that of the SYN under way, whose answer would disturb.
+
+    Where there is no third port, the second is better than P; False if another socket has that one too.
+    """
+    for _ in range(_MOST_DRAWS):
+        if not _bind(sock, (name[0], 0, *name[2:])):
+            break
+        if _getsockname(sock)[1] not in (port, name[1]):
+            return True
+        unbind_chosen_port(sock)
+    return _bind(sock, name)
+
+
+def _bind(sock: Any, name: Any) -> bool:
+    """Bind a socket with libc's bind, without an audit event; True if that worked."""
+    packed = pack_sockaddr(_Socket.family.__get__(sock), name)
+    return bool(libc().bind(sock.fileno(), packed, len(packed)) == 0)
+
+
+def _await_answer(sock: Any) -> None:
+    """Wait for the answer to a SYN that only this host can answer, at most a second."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLOUT)
+    poll.poll(_LONGEST_ANSWER_MS)
 
 
 def _is_unused(sock: Any) -> bool:
@@ -192,14 +256,6 @@ def _without_waiting(sock: Any) -> Iterator[None]:
         if is_deferred:
             with contextlib.suppress(OSError):  # only a closed socket takes the option; else it is no longer needed
                 _setsockopt(sock, _TCP, _TCP_FASTOPEN_CONNECT, is_deferred)
-
-
-def _is_to_itself(sock: Any) -> bool:
-    try:
-        there = Endpoint.from_sockaddr(_Socket.getpeername(sock))
-    except OSError:
-        return False
-    return is_self(Endpoint.from_sockaddr(_getsockname(sock)), there)
 
 
 def _dissolve(sock: Any) -> None:
