@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from support.holders import Holder, server_binds
 from support.trap import PORT, Trap, server_can_bind
 
 WAIT = [sys.executable, "-m", "tailbite", "wait"]
@@ -51,6 +52,28 @@ def test_free_tells_time_wait_from_a_port_in_use_and_the_kernel_agrees() -> None
     assert "127.0.0.1:5000: in TIME-WAIT (a server that sets SO_REUSEADDR could bind it)" in strict.stderr
     assert run("--free", "127.0.0.1:5000", "--reuseaddr", "-t", "0").returncode == 0
     assert run("--free", "5001", "--free", "[::1]:5000", "-t", "0").returncode == 0
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("kind", ["accepted", "bound"])
+def test_free_calls_only_time_wait_so(kind: str) -> None:
+    """A server with SO_REUSEADDR can bind beside these too, and they are not in TIME-WAIT."""
+    with Holder(kind, "127.0.0.1", reuse=True).held(5000):
+        assert server_binds("127.0.0.1", 5000, reuse=True)
+        assert not server_binds("127.0.0.1", 5000, reuse=False)
+        told = run("--free", "127.0.0.1:5000", "-t", "0").stderr
+    assert "127.0.0.1:5000: in use (a server that sets SO_REUSEADDR could bind it)" in told
+
+
+@pytest.mark.usefixtures("network")
+def test_free_refuses_an_address_that_cannot_be_bound_by_its_name() -> None:
+    done = run("--free", "no-such-host.invalid:80", "-t", "0")
+    assert done.returncode == 4
+    assert "can bind here: no-such-host.invalid is not a name of this host (" in done.stderr
+    done = run("--free", "[fe80::1]:80", "-t", "0")
+    assert done.returncode == 2
+    assert "fe80::1 is link-local: name its interface too, as in [fe80::1%eth0]:80" in done.stderr
+    assert "Cannot assign requested address: [2001:db8::1]:80" in run("--free", "[2001:db8::1]:80", "-t", "0").stderr
 
 
 @pytest.mark.usefixtures("network")

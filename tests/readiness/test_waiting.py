@@ -306,13 +306,15 @@ def test_what_a_url_says_is_asked_for() -> None:
     assert "p@ss" not in repr(Wanted.of("redis://u:p%40ss@cache"))
     assert Wanted.of("db:1", verify.redis).verifier is verify.redis
     assert Wanted.of("tcp://db:1", verify.redis).verifier is None
+    assert {str(Wanted.of(text)) for text in ("5432", ":5432", ":postgresql")} == {"localhost:5432"}
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
         ("db", "is not HOST:PORT: write it like db:5432"),
-        ("5432", "is not HOST:PORT"),
+        ("ssh", "can be a host or a service: write ssh:PORT, or localhost:ssh"),
+        ("http+unix:///run/app.sock", "for HTTP over a Unix socket write --http PATH /run/app.sock"),
         ("::1:5432", r"write it like \[::1\]:5432"),
         ("db:0", "is not a valid port to connect to"),
         ("db:65536", "is not a valid port to connect to"),
@@ -336,6 +338,13 @@ def test_passwords_are_never_shown() -> None:
         with pytest.raises(ValueError) as error:
             tailbite.wait(url)
         assert "secret" not in str(error.value)
+    for password in ("sec/ret", "sec?ret", "sec#ret", "sec@ret", "secret]["):
+        with pytest.raises(ValueError) as error:
+            tailbite.wait(f"mysql://u:{password}@h/x")
+        assert "sec" not in str(error.value)
+        assert "ret" not in str(error.value).replace("secret", "")
+    with pytest.raises(ValueError, match="must be percent-encoded, as in %2F"):
+        tailbite.wait("http://u:sec/ret@h")
     with pytest.raises(ValueError, match="nothing to wait for"):
         tailbite.wait()
 

@@ -71,8 +71,10 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> byt
         return None
     try:
         return value.encode().decode("unicode_escape").encode("latin-1")
-    except UnicodeError as error:
-        raise click.BadParameter(f"{value!r} has an escape that is not a byte: {error}", ctx, param) from None
+    except UnicodeError:
+        raise click.BadParameter(
+            f"{value} has an escape that is not a byte: write \\n, \\0 or \\x0a", ctx, param
+        ) from None
 
 
 def _statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> range | None:
@@ -92,6 +94,11 @@ def _with_number(text: str) -> str:
     host, colon, port = text.rpartition(":")
     number = service_port(port)
     return text if number is None else f"{host}{colon}{number}"
+
+
+def _target_text(text: str) -> str:
+    """Return a target with the number of its service; a name alone stays, because it can be that of a host too."""
+    return _with_number(text) if ":" in text or text[:1].isdigit() else text
 
 
 def _binds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[Bind, ...]:
@@ -160,7 +167,7 @@ class _Request:
 def command(ctx: click.Context, /, quiet: bool, as_json: bool, **options: Any) -> int:
     """Wait until servers are ready, then run CMD in place of this.
 
-    TARGET is HOST:PORT, or the path of a Unix socket; the options name its protocol. Or a URL that names it:
+    TARGET is HOST:PORT, PORT on this host, or the path of a Unix socket; the options name its protocol. Or a URL:
     postgres://db redis://cache:6379 mysql:// ssh:// smtp:// http://web:8080/health https:// tls:// tcp://.
     Without a protocol, a server that accepts the connection and holds it is ready. --free waits until a server
     could bind a port of this host. Times are written 500ms, 10s, 2m or 1m30s; a bare number is in seconds.
@@ -215,7 +222,7 @@ def _read_request(
         raise click.UsageError("--status belongs to --http, or to an http:// or https:// URL", ctx)
     try:
         verifier = _verifier(ctx, status=status, **protocol)
-        wanted = tuple(Wanted.of(_with_number(target), verifier, http_status=status) for target in targets)
+        wanted = tuple(Wanted.of(_target_text(target), verifier, http_status=status) for target in targets)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error), ctx) from error
     if verifier is not None and all("://" in target for target in targets):

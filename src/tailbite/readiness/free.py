@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tailbite.errors import NotReadyError
+from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.readiness.gate import check_times
 from tailbite.readiness.status import Readiness, TargetStatus
 
@@ -50,6 +51,8 @@ class Bind:
             raise ValueError(f"{text!r} is not a valid port or HOST:PORT: write an IPv6 address like [::1]:8080")
         if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
             raise ValueError(f"{text!r} is not a valid port or HOST:PORT: write it like 8080 or 127.0.0.1:8080")
+        if host[:4].lower() == "fe80" and "%" not in host:
+            raise ValueError(f"{host} is link-local: name its interface too, as in [{host}%eth0]:{port}")
         return cls("" if host == "*" else host, int(port))
 
     def __str__(self) -> str:
@@ -103,13 +106,30 @@ def _try_bind(bind: Bind, reuse: bool) -> tuple[TargetStatus, str]:
     if all(_can_bind(*address, reuse) for address in addresses):
         return TargetStatus.FREE, ""
     if not reuse and all(_can_bind(*address, True) for address in addresses):
-        return TargetStatus.TIME_WAIT, "a server that sets SO_REUSEADDR could bind it"
+        status = TargetStatus.TIME_WAIT if _is_left(bind.port) else TargetStatus.IN_USE
+        return status, "a server that sets SO_REUSEADDR could bind it"
     return TargetStatus.IN_USE, ""
+
+
+def _is_left(port: int) -> bool:
+    """Tell whether only connections in TIME-WAIT have the port.
+
+    Others can be in the way of no server but one without SO_REUSEADDR too: connections of a server that has ended,
+    and sockets that are only bound, if they have set the option.
+    """
+    try:
+        with SockDiag() as diag:
+            return all(one.state is TcpState.TIME_WAIT for one in diag.listing(local_port=port).sockets)
+    except OSError:
+        return True  # the most frequent reason
 
 
 def _addresses(bind: Bind) -> list[tuple[int, Any]]:
     if bind.host:
-        found = socket.getaddrinfo(bind.host, bind.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        try:
+            found = socket.getaddrinfo(bind.host, bind.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+        except OSError as error:
+            raise type(error)(error.errno, f"{bind.host} is not a name of this host ({error.strerror})") from None
         return [(int(family), address) for family, _, _, _, address in found]
     addresses: list[tuple[int, Any]] = [(socket.AF_INET, ("0.0.0.0", bind.port))]
     if socket.has_ipv6 and _has_family(socket.AF_INET6):
@@ -135,5 +155,6 @@ def _can_bind(family: int, address: Any, reuse: bool) -> bool:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return False
-            raise type(error)(error.errno, f"{error.strerror}: {address[0]}:{address[1]}") from None
+            where = Bind(address[0], address[1])
+            raise type(error)(error.errno, f"{error.strerror}: {where}") from None
     return True

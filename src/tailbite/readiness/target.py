@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ class Wanted:
     ) -> Wanted:
         """Read ``"db:5432"``, a URL, a path, ``("db", 5432)``, or take a :class:`Wanted` as it is.
 
+        A port alone, ``"5432"`` or ``":5432"``, is one of this host (localhost).
+
         A URL's scheme names the protocol and its default port. User and password of an ``http://`` or ``redis://``
         URL are sent, and user and database of a ``postgres://`` URL; a password that would not be sent is an error.
 
@@ -67,7 +70,11 @@ class Wanted:
             url = urlsplit(text.removeprefix("jdbc:"))
             host, port = url.hostname, url.port
         except ValueError as error:
-            raise ValueError(f"{_bare(text)!r} is not a valid URL: {error}") from None
+            # urllib repeats what it takes for the port: with a slash in a password, the beginning of the password.
+            reason = _ESCAPE if _bare(text) != text else str(error)
+            raise ValueError(f"{_bare(text)!r} is not a valid URL: {reason}") from None
+        if url.scheme.endswith("+unix"):
+            raise ValueError(f"{_bare(text)!r}: for HTTP over a Unix socket write --http PATH /run/app.sock")
         name = url.scheme.partition("+")[0]  # "postgresql+psycopg" is how SQLAlchemy names the driver as well
         if name not in _SCHEMES:
             raise ValueError(f"{_bare(text)!r}: {url.scheme}:// is unknown; known are {', '.join(_SCHEMES)}")
@@ -92,23 +99,33 @@ class Wanted:
         return f"{self.target} ({self.verifier.name})" if self.verifier else str(self.target)
 
 
+_ESCAPE = "the characters / ? # @ in a password must be percent-encoded, as in %2F"
+
+
 def _bare(url: str) -> str:
     """Return a URL without its password."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
+    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url, flags=re.DOTALL)
 
 
 def _of_host_and_port(text: str) -> Target:
-    found = re.fullmatch(r"\[([^]\s]+)\]:(\S+)|([^:\s]+):([^:\s]+)", text)
+    found = re.fullmatch(r"\[([^]\s]+)\]:(\S+)|([^:\s]*):([^:\s]+)|()([0-9]+)", text)
     if found is None:
+        if text.isalnum() and _service_port(text):
+            raise ValueError(f"{text!r} can be a host or a service: write {text}:PORT, or localhost:{text}")
         example = "[::1]:5432" if text.count(":") > 1 else "db:5432"
         raise ValueError(f"{text!r} is not HOST:PORT: write it like {example}, or as a URL like postgres://db")
-    host, port = found[1] or found[3], found[2] or found[4]
-    if port.isascii() and port.isdigit():
-        return Target.of((host, int(port)))
-    try:
-        return Target.of((host, socket.getservbyname(port, "tcp")))
-    except OSError:
-        raise ValueError(f"{text!r}: {port} is neither a port nor the name of a service") from None
+    host, port = found[1] or found[3] or "localhost", found[2] or found[4] or found[6]
+    number = int(port) if port.isascii() and port.isdigit() else _service_port(port)
+    if number is None:
+        raise ValueError(f"{text!r}: {port} is neither a port nor the name of a service")
+    return Target.of((host, number))
+
+
+def _service_port(name: str) -> int | None:
+    """Return the port of a TCP service by its name (services(5)); None if this host does not know it."""
+    with contextlib.suppress(OSError, UnicodeError, ValueError):
+        return socket.getservbyname(name, "tcp")
+    return None
 
 
 def _postgres(url: SplitResult) -> Verifier:
