@@ -28,6 +28,7 @@ __all__ = [
     "Holders",
     "NetworkNamespaces",
     "container_of",
+    "containers_in",
     "hidden_processes",
     "named_namespaces",
     "network_namespaces",
@@ -50,10 +51,12 @@ _CLOSED = frozenset({errno.EACCES, errno.EPERM})
 # crio-<id>.scope, libpod-<id>.scope, /docker/<id>, /libpod_parent/libpod-<id>, /kubepods/.../<id>,
 # kubepods-....slice:cri-containerd:<id>; lxc.payload.<name>, /lxc/<name>; machine-<name>.scope for systemd-nspawn
 # and libvirt, where systemd writes what its unit names may not hold as \x2d (systemd.unit(5)).
+# A system in a container of systemd-nspawn has its cgroups below /systemd-nspawn@<name>.service/payload.
 _CONTAINERS = (
-    r"(?:^|[/:-])(?P<id>[0-9a-f]{64})(?:\.scope)?(?:/|$)",
-    r"/lxc(?:\.payload\.|/)(?P<id>[^/]+)",
-    r"/machine-(?P<id>[^/]+)\.scope",
+    r"(?:^|[/:-])([0-9a-f]{64})(?:\.scope)?(?=/|$)",
+    r"/lxc(?:\.payload\.|/)([^/]+)",
+    r"/machine-([^/]+)\.scope",
+    r"/systemd-nspawn@([^/]+)\.service/payload",
 )
 
 
@@ -258,17 +261,23 @@ def _read(path: str) -> str:
 
 
 @cache
-def _container_patterns() -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(pattern) for pattern in _CONTAINERS)
+def _container_pattern() -> re.Pattern[str]:
+    return re.compile("|".join(_CONTAINERS))
 
 
 def container_of(cgroup: str) -> str:
     """Return the container named in the text of ``/proc/PID/cgroup``: 12 digits of its id, or its name; else ""."""
     for line in cgroup.splitlines():
-        path = line.split(":", 2)[-1]
-        for pattern in _container_patterns():
-            # The innermost one is the container; what encloses it may be a node that is a container itself.
-            names = [match["id"] for match in pattern.finditer(path)]
-            if names:
-                return names[-1][:12] if len(names[-1]) == 64 else unescape_unit(names[-1])
+        # The innermost one is the container; what encloses it may be a node that is a container itself.
+        if found := containers_in(line.split(":", 2)[-1]):
+            return found[-1][0]
     return ""
+
+
+def containers_in(path: str) -> tuple[tuple[str, int], ...]:
+    """Return the containers in the path of a cgroup, the outermost first: the name, and where the name ends."""
+    found = []
+    for match in _container_pattern().finditer(path):
+        name = match[match.lastindex or 0]
+        found.append((name[:12] if len(name) == 64 else unescape_unit(name), match.end()))
+    return tuple(found)

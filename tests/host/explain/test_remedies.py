@@ -19,7 +19,6 @@ from tailbite.host.explain.why import explain_port
 from tailbite.host.see.abilities import SocketAbilities, socket_abilities
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.host.see.port import inspect_port
-from tailbite.host.see.processes import unit_of
 from tailbite.host.see.records import Process
 from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sockopt import abort
@@ -171,26 +170,6 @@ def test_run_is_advised_for_a_client_whose_port_the_kernel_chose_and_helps() -> 
     assert guarded == ""
 
 
-SYSTEM = "0::/system.slice/redis-server.service\n"
-USER = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/vite.service\n"
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "unit"),
-    [
-        (SYSTEM, ("redis-server.service", False)),
-        (USER, ("vite.service", True)),
-        ("0::/user.slice/user-0.slice/session-3.scope\n", ("", False)),
-        ("0::/init.scope\n", ("", False)),
-        ("0::/\n", ("", False)),
-        ("9:name=systemd:/system.slice/system-getty.slice/getty@tty1.service\n0::/\n", ("getty@tty1.service", False)),
-        ("0::/system.slice/foo\\x2dbar.service/nested\n", ("foo-bar.service", False)),
-    ],
-)
-def test_the_unit_of_a_process_is_read_from_its_cgroup(cgroup: str, unit: tuple[str, bool]) -> None:
-    assert unit_of(cgroup) == unit
-
-
 @pytest.mark.parametrize(
     ("owner", "command"),
     [
@@ -199,12 +178,41 @@ def test_the_unit_of_a_process_is_read_from_its_cgroup(cgroup: str, unit: tuple[
         (Process(812, "app", container="0123456789ab", runtime="docker"), ("docker restart 0123456789ab",)),
         (Process(812, "app", container="web", runtime="podman"), ("podman restart web",)),
         (Process(812, "app", container="0123456789ab"), ()),
+        (Process(812, "app", container="web", runtime="kubernetes"), ("crictl stop web",)),
+        (
+            Process(812, "app", container="web", runtime="kubernetes", within="docker exec node"),
+            ("docker exec node crictl stop web",),
+        ),
+        (
+            Process(
+                812, "nginx", unit="nginx.service", container="web", runtime="lxc", within="lxc-attach -n web --"
+            ),
+            ("lxc-attach -n web -- systemctl restart nginx.service",),
+        ),
+        (Process(812, "app", unit="a\\x2db.service"), ("systemctl restart 'a\\x2db.service'",)),
+        (
+            Process(812, "vite", unit="vite.service", user_unit=True, manager="alice"),
+            ("systemctl --user --machine=alice@ restart vite.service",),
+        ),
+        (
+            Process(812, "app", container="web", runtime="podman", user_unit=True, manager="alice"),
+            ("runuser -u alice -- env XDG_RUNTIME_DIR=/run/user/$(id -u alice) podman restart web",),
+        ),
+        (Process(812, "docker-proxy", unit="docker.service"), ("docker ps --filter publish=8080",)),
+        (Process(812, "rootlessport", user_unit=True), ("podman port --all",)),
         (Process(1, "systemd"), ("systemctl list-sockets",)),
+        (Process(1, "systemd", unit="init.service"), ("systemctl list-sockets",)),
+        (Process(900, "systemd", user_unit=True), ("systemctl --user list-sockets",)),
+        (
+            Process(900, "systemd", user_unit=True, manager="alice"),
+            ("systemctl --user --machine=alice@ list-sockets",),
+        ),
+        (Process(1, "python3"), ()),
         (Process(812, "app", parent=800, parent_name="supervisord"), ("kill 812",)),
     ],
 )
 def test_what_manages_a_process_is_restarted_and_never_process_1(owner: Process, command: tuple[str, ...]) -> None:
-    (remedy,) = restart_holders([owner])
+    (remedy,) = restart_holders([owner], port=8080)
     assert remedy.commands == command
     assert "kill 1" not in remedy.commands
     if owner.parent:

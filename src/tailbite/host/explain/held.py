@@ -105,7 +105,7 @@ def _self_connected(found: Evaluation, group: Group) -> Finding:
         f"{spell_forecasts(found.forecasts, found.port)}",
         (
             *destroy_self_connect(found, use),
-            *restart_holders(use.owners),
+            *restart_holders(use.owners, port=found.port),
             *find_holder(found, group.uses),
             *reserve_port(found),
             *guard_client(found, use),
@@ -167,7 +167,7 @@ def _source_port(found: Evaluation, group: Group) -> Finding:
             *wait,
             *((reuse_address(),) if group.confidence is Confidence.POSSIBLE else ()),
             *ends_now,
-            *restart_holders(owners),
+            *restart_holders(owners, port=found.port),
             *find_holder(found, group.uses),
             *(lasting if found.is_exposed else ()),
         ),
@@ -228,7 +228,7 @@ def _orphaned(found: Evaluation, group: Group) -> Finding:
         (
             reuse_address(),
             *((Remedy("wait: the kernel is closing it, which takes a minute or two"),) if closing else ()),
-            *restart_holders(owners, verb="stop"),
+            *restart_holders(owners, verb="stop", port=found.port),
             *find_holder(found, group.uses),
         ),
         found.shot.namespace,
@@ -286,7 +286,7 @@ def _bound(found: Evaluation, group: Group) -> Finding:
         f"{spell_forecasts(found.forecasts, found.port)}",
         (
             Remedy(f"check what {name} is doing; if it is a server, wait until it listens"),
-            *restart_holders(owners, verb="stop"),
+            *restart_holders(owners, verb="stop", port=found.port),
             *find_holder(found, group.uses),
         ),
         found.shot.namespace,

@@ -151,7 +151,7 @@ def _silent(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         f"{count} connection{'' if count == 1 else 's'} wait{'s' if count == 1 else ''} in the queue{waits}.",
         why="Clients are connected by the kernel and get no answer. The server is stopped or overloaded, or it ended "
         f"and a child process inherited its listener. {spell_forecasts(found.forecasts, found.port)}",
-        remedies=(*restart_holders(owners_of(uses)), *find_holder(found, uses)),
+        remedies=(*restart_holders(owners_of(uses), port=found.port), *find_holder(found, uses)),
     )
 
 
@@ -180,7 +180,7 @@ def _listens(found: Evaluation, uses: tuple[PortUse, ...]) -> str:
 
 def _if_not_yours(found: Evaluation, uses: tuple[PortUse, ...]) -> tuple[Remedy, ...]:
     """Return what to do about a server that is not the expected one; nothing has to be done about one that is."""
-    stops = restart_holders(owners_of(uses), verb="stop")
+    stops = restart_holders(owners_of(uses), verb="stop", port=found.port)
     return (
         *(replace(one, text=f"if it is not the server that you expect: {one.text}") for one in stops),
         *find_holder(found, uses),

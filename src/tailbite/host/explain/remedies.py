@@ -18,6 +18,7 @@ see who holds it            a process has it, and none that is visible
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,29 @@ __all__ = [
 ]
 
 _LONGEST = 120  # letters of a command that are worth repeating
-_RUNTIMES = {
+_RESTART = {
     "docker": "docker restart {}",
     "podman": "podman restart {}",
     "lxc": "lxc-stop --reboot --name {}",
     "machinectl": "machinectl reboot {}",
+    "kubernetes": "crictl stop {}",
 }
+_STOP = {
+    **_RESTART,
+    "docker": "docker stop {}",
+    "podman": "podman stop {}",
+    "lxc": "lxc-stop --name {}",
+    "machinectl": "machinectl poweroff {}",
+}
+_FORWARDERS = {
+    "docker-proxy": "docker ps{}",
+    "rootlesskit": "docker ps{}",
+    "rootlessport": "podman port --all",
+    "pasta": "podman port --all",
+    "pasta.avx2": "podman port --all",
+}
+"""Programs that hold a port for a container, and the command that tells which one."""
+_INITS = ("systemd", "init")
 _INIT = 1
 
 
@@ -144,43 +162,80 @@ def find_holder(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Remedy, ...
     return (Remedy("run this command as root to see which program holds it", needs_root=True),)
 
 
-def restart_holders(owners: Iterable[Process], *, verb: str = "restart") -> tuple[Remedy, ...]:
+def restart_holders(
+    owners: Iterable[Process], *, verb: str = "restart", port: int | None = None
+) -> tuple[Remedy, ...]:
     """Return remedies that restart or stop whatever manages the processes: unit, container, or the process itself.
 
     Args:
         owners: the processes that hold the socket.
         verb: "restart" or "stop".
+        port: the port that they hold.
     """
     remedies: dict[Remedy, None] = {}
     for owner in owners:
-        remedies[_restart(owner, verb)] = None
+        remedies[_restart(owner, verb, port)] = None
     return tuple(remedies)
 
 
-def _restart(owner: Process, verb: str) -> Remedy:
+def _restart(owner: Process, verb: str, port: int | None) -> Remedy:
     who = f"{owner}{_since(owner)}"
-    if owner.container:
-        template = _RUNTIMES.get(owner.runtime, "")
-        command = template.format(owner.container)
-        if verb == "stop" and owner.runtime in ("docker", "podman"):
-            command = f"{owner.runtime} stop {owner.container}"
-        return Remedy(f"{verb} container {owner.container}, in which {who} runs", (command,) if command else (), True)
+    if owner.name in _FORWARDERS:
+        find = _FORWARDERS[owner.name].format("" if port is None else f" --filter publish={port}")
+        return Remedy(
+            f"{verb} the container that publishes the port; {who} only forwards it", (_as_manager(owner, find),)
+        )
+    if owner.name in _INITS and (owner.pid == _INIT or (owner.user_unit and not owner.unit)):
+        return _stop_socket_unit(owner, who)
     if owner.unit:
-        scope = " --user" if owner.user_unit else ""
-        return Remedy(
-            f"{verb} {owner.unit}, which {who} belongs to",
-            (f"systemctl{scope} {verb} {owner.unit}",),
-            needs_root=not owner.user_unit,
-        )
+        return _restart_unit(owner, who, verb)
+    if owner.container:
+        return _restart_container(owner, who, verb)
     if owner.pid == _INIT:
-        return Remedy(
-            f"do not end {who}: if it is systemd, it holds the port for a socket unit; stop that unit",
-            ("systemctl list-sockets",),
-        )
+        return Remedy(f"do not end {who}, which is the first process here: {verb} this container from outside")
     parent = ""
     if owner.parent > _INIT and owner.parent_name:
         parent = f"; its parent {owner.parent_name} (pid {owner.parent}) may start it again"
     return Remedy(f"{verb} {who}{parent}", (f"kill {owner.pid}",))
+
+
+def _stop_socket_unit(owner: Process, who: str) -> Remedy:
+    """Return the remedy against systemd, which listens for units that it starts when a client comes."""
+    line = _as_manager(owner, f"{_systemctl(owner)} list-sockets")
+    return Remedy(f"do not end {who}: it holds the port for a socket unit; stop that unit", (line,))
+
+
+def _restart_unit(owner: Process, who: str, verb: str) -> Remedy:
+    where = f" in container {owner.container}" if owner.within else ""
+    line = f"{owner.within} {_systemctl(owner)} {verb} {shlex.quote(owner.unit)}".lstrip()
+    needs_root = not owner.user_unit or bool(owner.manager or owner.within)
+    return Remedy(f"{verb} {owner.unit}{where}, which {who} belongs to", (line,), needs_root)
+
+
+def _systemctl(owner: Process) -> str:
+    if not owner.user_unit:
+        return "systemctl"
+    return f"systemctl --user --machine={owner.manager}@" if owner.manager else "systemctl --user"
+
+
+def _restart_container(owner: Process, who: str, verb: str) -> Remedy:
+    template = (_STOP if verb == "stop" else _RESTART).get(owner.runtime, "")
+    line = f"{owner.within} {template.format(shlex.quote(owner.container))}".lstrip() if template else ""
+    again = "; the kubelet starts it again unless its pod is deleted" if owner.runtime == "kubernetes" else ""
+    return Remedy(
+        f"{verb} container {owner.container}, in which {who} runs{again}",
+        (_as_manager(owner, line),) if line else (),
+        not owner.user_unit or bool(owner.manager),
+    )
+
+
+def _as_manager(owner: Process, line: str) -> str:
+    """Return a command that asks a user's own systemd or container engine, which root's own tools do not know."""
+    if not owner.manager or line.startswith("systemctl"):
+        return line
+    # The engines of another user are found by the path of that user's runtime directory.
+    directory = f"XDG_RUNTIME_DIR=/run/user/$(id -u {owner.manager})"
+    return f"runuser -u {owner.manager} -- env {directory} {line}"
 
 
 def _since(owner: Process) -> str:
@@ -194,7 +249,10 @@ def _since(owner: Process) -> str:
 
 def _command_of(use: PortUse) -> str:
     command = use.owners[0].command if use.owners else ""
-    return command if command and len(command) <= _LONGEST and command.isprintable() else "PROGRAM ..."
+    # Quotation marks at both ends: a title that the program wrote over its arguments, 'nginx: worker process'.
+    is_title = command.startswith("'") and command.find("'", 1) == len(command) - 1
+    is_usable = command and len(command) <= _LONGEST and command.isprintable() and not is_title
+    return command if is_usable else "PROGRAM ..."
 
 
 def _ss_name(end: Endpoint) -> str:

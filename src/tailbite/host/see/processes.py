@@ -7,11 +7,11 @@ Everything comes from /proc (proc(5)) and the cgroup's path (cgroups(7), systemd
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from functools import cache
 from typing import TYPE_CHECKING
 
+from tailbite.host.see.managers import manager_of
 from tailbite.host.see.records import NotVisible, Process, not_permitted
 from tailbite.kernel import procfs
 
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
     from tailbite.kernel.sock_diag import TcpSocket
 
-__all__ = ["describe_process", "find_holders", "find_inode_holders", "unit_of", "user_name"]
+__all__ = ["describe_process", "find_holders", "find_inode_holders", "user_name"]
 
-_RUNTIMES = (("libpod", "podman"), ("docker", "docker"), ("/lxc", "lxc"), ("/machine-", "machinectl"))
-_UNIT = re.compile(r"/([^/]+\.(?:service|socket|mount|swap))(?:/|$)")
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -84,11 +82,7 @@ def describe_process(pid: int) -> Process | None:
         return None
     except (OSError, ValueError):
         return Process(pid, "unknown")
-    cgroup = procfs.read_cgroup(pid)
-    unit, user_unit = unit_of(cgroup)
-    container = procfs.container_of(cgroup)
-    if container and container == procfs.container_of(procfs.read_cgroup("self")):
-        container = ""
+    found = manager_of(procfs.read_cgroup(pid), procfs.read_cgroup("self"))
     return Process(
         pid,
         name,
@@ -97,28 +91,13 @@ def describe_process(pid: int) -> Process | None:
         _boot_time() + ticks / _CLOCK_TICKS if _boot_time() else None,
         parent,
         _parent_name(parent),
-        "" if container else unit,
-        user_unit,
-        container,
-        _runtime(cgroup) if container else "",
+        found.unit,
+        found.uid is not None,
+        found.container,
+        found.runtime,
+        found.within,
+        "" if found.uid in (None, os.geteuid()) else user_name(found.uid or 0),
     )
-
-
-def unit_of(cgroup: str) -> tuple[str, bool]:
-    """Return the systemd unit that a ``/proc/PID/cgroup`` text tells of, and whether it is a user's own.
-
-    A login session (``session-3.scope``) and a transient scope are not units that can be restarted: "".
-    """
-    for line in cgroup.splitlines():
-        path = line.split(":", 2)[-1]
-        units = [name for name in _UNIT.findall(path) if not name.startswith("user@")]
-        if units:
-            return procfs.unescape_unit(units[-1]), "/user@" in path
-    return "", False
-
-
-def _runtime(cgroup: str) -> str:
-    return next((runtime for sign, runtime in _RUNTIMES if sign in cgroup), "")
 
 
 def _parse_stat(text: str) -> tuple[str, int, int]:

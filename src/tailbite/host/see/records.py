@@ -95,9 +95,13 @@ class Process:
         parent: the parent's pid; 0 if it has none or it is unknown.
         parent_name: the parent's short name.
         unit: the systemd unit it runs in, such as ``redis.service``; empty if none.
-        user_unit: True if ``unit`` belongs to a user's own systemd instance (``systemctl --user``).
+        user_unit: True if a user's own systemd or container engine manages it (``systemctl --user``, rootless).
         container: the container it runs in, by short id or name; empty if none, or if it is ours as well.
-        runtime: the program that manages the container: docker, podman, lxc, machinectl, or empty.
+        runtime: the program that manages the container: docker, podman, lxc, machinectl, kubernetes, or empty.
+        within: the beginning of a command that runs the rest of it in the containers around ``unit`` or
+            ``container``, such as ``docker exec 0123456789ab``; empty if that is here.
+        manager: the user whose own systemd or container engine manages it; empty if that is the system or the user
+            who asks.
     """
 
     pid: int
@@ -111,6 +115,8 @@ class Process:
     user_unit: bool = False
     container: str = ""
     runtime: str = ""
+    within: str = ""
+    manager: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
