@@ -11,7 +11,7 @@ import pytest
 from support.guarded import wait_until
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.host.explain.exhaustion import exhaustion_findings
-from tailbite.host.explain.finding import Finding, Severity
+from tailbite.host.explain.finding import Confidence, Finding, Severity
 from tailbite.host.see.exhaustion import destinations_of
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.kernel.sysctl import (
@@ -25,6 +25,7 @@ from tailbite.kernel.sysctl import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+IP_BIND_ADDRESS_NO_PORT = 24  # include/uapi/linux/in.h
 REDIS = 6379
 COUNT = 20
 
@@ -105,6 +106,33 @@ def test_sockets_that_are_bound_use_up_the_ports_for_every_destination(server: s
     for sock in bound:
         sock.close()
     assert findings() == []
+
+
+@pytest.mark.parametrize("without_port", [False, True])
+def test_connections_that_were_bound_first_use_up_the_ports_for_every_destination(
+    server: socket.socket, without_port: bool
+) -> None:
+    """The kernel lists both kinds alike, so the finding says what it depends on; the remedy is what makes the other."""
+    with socket.create_server(("127.0.0.1", REDIS + 1), backlog=64):
+        clients = [socket.socket() for _ in range(COUNT)]
+        for number, client in enumerate(clients):
+            if without_port:
+                client.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            write_ephemeral_range(PortRange(40000 + number, 40000 + number))
+            client.bind(("127.0.0.1", 0))
+            client.connect(("127.0.0.1", REDIS + number % 2))
+        write_ephemeral_range(PortRange(40000, 40000 + COUNT - 1))
+        other, plain = socket.socket(), socket.socket()
+        with pytest.raises(OSError) as error:
+            plain.bind(("127.0.0.1", 0))
+        assert error.value.errno == errno.EADDRINUSE
+        assert other.connect_ex(("127.0.0.1", 1)) == (errno.ECONNREFUSED if without_port else errno.EADDRNOTAVAIL)
+        (finding,) = findings()
+        for sock in (*clients, other, plain):
+            sock.close()
+    assert (finding.severity, finding.confidence) == (Severity.WARNING, Confidence.POSSIBLE)
+    assert f"{COUNT} of {COUNT} source ports of 127.0.0.1 are in use, to 2 destinations together" in finding.what
+    assert "IP_BIND_ADDRESS_NO_PORT" in finding.remedies[0].text
 
 
 def test_reserved_ports_are_not_available(server: socket.socket) -> None:

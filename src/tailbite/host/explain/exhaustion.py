@@ -12,7 +12,7 @@ from tailbite.kernel.inet_diag import TcpState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tailbite.host.see.exhaustion import Destination, PortUsage
+    from tailbite.host.see.exhaustion import Destination, PortUsage, Source
 
 __all__ = ["exhaustion_findings"]
 
@@ -31,6 +31,11 @@ def exhaustion_findings(usage: PortUsage, *, port: int | None = None) -> Iterato
         yield _to_one(usage, one)
     if usage.available and usage.bound >= usage.available and not full:
         yield _bound(usage)
+        return
+    told = {one.source for one in full}
+    for source in usage.sources[:_SHOWN]:
+        if source.address not in told:
+            yield _from_one(usage, source)
 
 
 def _to_one(usage: PortUsage, one: Destination) -> Finding:
@@ -61,6 +66,27 @@ def _to_one(usage: PortUsage, one: Destination) -> Finding:
     )
 
 
+def _from_one(usage: PortUsage, one: Source) -> Finding:
+    gone = one.used >= usage.available
+    begin = "A" if gone else "When none is left, a"
+    return Finding(
+        "TB211",
+        Severity.WARNING if gone else Severity.NOTICE,
+        Confidence.POSSIBLE,
+        f"{one.used} of {usage.available} source ports of {one.address} are in use, to {one.destinations} "
+        "destinations together.",
+        f"{begin} client that binds this address to port 0 before it connects fails: Address already in use "
+        "(EADDRINUSE). Where the connections there were bound like that, every other connect fails too, whatever its "
+        "destination: Cannot assign requested address (EADDRNOTAVAIL). The kernel does not list which were bound.",
+        (
+            Remedy("programs that bind a source address: set IP_BIND_ADDRESS_NO_PORT before bind(address, 0)"),
+            *_more_ports(usage),
+        ),
+        usage.namespace,
+        facts=(Fact("source ports", usage.available, "ports"), Fact("in use", one.used, "ports")),
+    )
+
+
 def _bound_words(usage: PortUsage) -> list[str]:
     return [f"{usage.bound} bound by programs"] if usage.bound else []
 
@@ -86,6 +112,10 @@ def _remedies(usage: PortUsage, one: Destination) -> Iterator[Remedy]:
 def _common(usage: PortUsage) -> Iterator[Remedy]:
     if usage.bound:
         yield Remedy("programs that bind a source address: set IP_BIND_ADDRESS_NO_PORT before bind(address, 0)")
+    yield from _more_ports(usage)
+
+
+def _more_ports(usage: PortUsage) -> Iterator[Remedy]:
     yield Remedy(
         "or give the kernel more ports: widen the ephemeral range, or reserve fewer",
         (usage.namespace.tailbite("fix --range LOW-HIGH --apply"),),

@@ -2,7 +2,8 @@
 
 A source port is used once per destination (address and port) and source address. When every port of the range that is
 not reserved is in use to a destination, connect(2) to it fails: *Cannot assign requested address*. A port that a
-program bound itself, ``bind((address, 0))``, is used up for all destinations.
+program bound itself, ``bind((address, 0))``, is used up for all destinations, also once it is connected. The kernel
+does not list which connections were bound, so a source address of which every port is in use is reported too.
 
 The kernel's counters (``/proc/net/sockstat``) say in a microsecond whether there are enough sockets for that; only
 then all sockets are listed.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tailbite.kernel.inet_diag import TcpSocket
     from tailbite.kernel.sockstat import TcpUsage
 
-__all__ = ["FULL", "Destination", "PortUsage", "destinations_of"]
+__all__ = ["FULL", "Destination", "PortUsage", "Source", "destinations_of"]
 
 FULL = 0.9
 """Share of the source ports in use from which a destination is reported."""
@@ -56,6 +57,21 @@ class Destination:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """The source ports in use from one address, whatever the destination.
+
+    Attributes:
+        address: the local address.
+        used: how many source ports of the range are in use, bound ones among them.
+        destinations: the number of destinations.
+    """
+
+    address: str
+    used: int
+    destinations: int
+
+
+@dataclass(frozen=True, slots=True)
 class PortUsage:
     """The use of source ports in one namespace.
 
@@ -64,6 +80,8 @@ class PortUsage:
         available: how many ports the kernel may choose from: the range without the reserved ones.
         bound: how many of them are bound by programs, and so in use for every destination.
         distinct: how many of them are in use at all; a client that binds to port 0 needs one that is not.
+        sources: the addresses from which at least :data:`FULL` of what is available is in use to several
+            destinations together, the fullest first.
         destinations: those that use at least :data:`FULL` of what is available, the fullest first.
         most: the most source ports in use to any destination; 0 if they were not counted.
         tw_reuse: ``tcp_tw_reuse``: 1 lets connect use a port in TIME-WAIT again after a second, 2 (the default since
@@ -77,6 +95,7 @@ class PortUsage:
     destinations: tuple[Destination, ...] = ()
     most: int = 0
     tw_reuse: str = ""
+    sources: tuple[Source, ...] = ()
 
     def reuses_time_wait(self, one: Destination) -> bool:
         """Tell whether connect uses ports in TIME-WAIT to this destination again a second after the close."""
@@ -127,11 +146,11 @@ def _count_here(usage: PortUsage, ports: PortSet) -> PortUsage:
             return replace(usage, bound=len(bound))
         chosen = set(ports)
         states: dict[tuple[int, bytes], Counter[int]] = {}
-        in_use = set(bound)
+        by_source: dict[tuple[int, bytes], set[int]] = {}
         for payload in diag.payloads(CONNECTION_STATES):
             port = payload[4] << 8 | payload[5]
             if port in chosen:
-                in_use.add(port)
+                by_source.setdefault((payload[0], bytes(payload[8:24])), set()).add(port)
                 # struct inet_diag_sockid: dport and the two addresses follow the source port
                 states.setdefault((payload[0], bytes(payload[6:40])), Counter())[payload[1]] += 1
     merged = _merged(states)
@@ -139,7 +158,21 @@ def _count_here(usage: PortUsage, ports: PortSet) -> PortUsage:
     most = max((one.used for one in merged), default=0)
     ranked = tuple(sorted(full, key=lambda one: -one.used))
     reuse = read_sysctl("tcp_tw_reuse") or ""
-    return PortUsage(usage.namespace, usage.available, len(bound), len(in_use), ranked, most, reuse)
+    sources = tuple(_sources(by_source, bound, merged, FULL * usage.available))
+    distinct = len(bound.union(*by_source.values()))
+    return PortUsage(usage.namespace, usage.available, len(bound), distinct, ranked, most, reuse, sources)
+
+
+def _sources(
+    ports: dict[tuple[int, bytes], set[int]], bound: set[int], to: list[Destination], least: float
+) -> list[Source]:
+    together: dict[str, set[int]] = {}
+    for (family, raw), some in ports.items():
+        size = 4 if family == socket.AF_INET else 16
+        together.setdefault(canonical_host(socket.inet_ntop(family, raw[:size])), set(bound)).update(some)
+    number = Counter(one.source for one in to)
+    found = [Source(address, len(used), number[address]) for address, used in together.items() if len(used) >= least]
+    return sorted((one for one in found if one.destinations > 1), key=lambda one: -one.used)
 
 
 def _merged(states: dict[tuple[int, bytes], Counter[int]]) -> list[Destination]:
