@@ -35,3 +35,12 @@ def test_a_masked_file_of_ours_is_refused(tmp_path: Path) -> None:
     (root / OWN_FILE.lstrip("/")).symlink_to("/dev/null")
     with pytest.raises(FixRefused, match="/dev/null"):
         plan_boot_changes(read_tree(root), PortSet.of([8125]), None)
+
+
+@pytest.mark.parametrize("kind", ["directory", "nowhere", "60-tailbite.conf"])
+def test_a_file_of_ours_that_is_not_a_file_is_refused(tmp_path: Path, kind: str) -> None:
+    root = empty_tree(tmp_path)
+    place = root / OWN_FILE.lstrip("/")
+    place.mkdir() if kind == "directory" else place.symlink_to(kind)
+    with pytest.raises(FixRefused, match="60-tailbite.conf is not a file, but a directory or a link to nothing"):
+        plan_boot_changes(read_tree(root), PortSet.of([8125]), None)

@@ -32,13 +32,30 @@ keys = st.sampled_from(
         "net/ipv4/ip_local_reserved_ports",
         "net.ipv4.ip_local_reserved_p*",
         "net.ipv4.ip_local_fallback",
+        f"- {RESERVED.key}",
+        f"--{RESERVED.key}",
+        f"{RESERVED.key}.",
+        f"{RESERVED.key}\f",
+        "net.*",
+        "*",
+        "net.*.ip_local_reserved_ports",
     ]
 )
-values = st.sampled_from(["8080", "1-3,8", "", "50051", "9 # comment", "5,", "3-1", "010", "1, 2"])
+values = st.sampled_from(
+    ["8080", "1-3,8", "", "50051", "9 # comment", "5,", "3-1", "010", "1, 2", "80\f", "80\r,81", "80\0,81"]
+)
 lines = st.one_of(
     st.tuples(st.sampled_from(["", "  ", "\t"]), keys, st.sampled_from(["=", " = ", "\t="]), values).map("".join),
     st.sampled_from(
-        ["", "# a comment = 5", "; another", f"# {RESERVED.key} = 99", "no assignment", f"-{RESERVED.key}"]
+        [
+            "",
+            "# a comment = 5",
+            "; another",
+            f"# {RESERVED.key} = 99",
+            "no assignment",
+            f"-{RESERVED.key}",
+            f"- {RESERVED.key}",
+        ]
     ),
 )
 texts = st.tuples(st.lists(lines, max_size=4), st.sampled_from(["\n", "\r\n"]), st.booleans()).map(
@@ -47,23 +64,33 @@ texts = st.tuples(st.lists(lines, max_size=4), st.sampled_from(["\n", "\r\n"]), 
 places = st.one_of(
     st.tuples(
         st.sampled_from(["etc", "run", "usr/local/lib", "usr/lib"]),
-        st.sampled_from(["10-a.conf", "50-b.conf", "60-tailbite.conf", "70-c.conf", "99-z.conf", "z.conf", "README"]),
+        st.sampled_from(
+            ["10-a.conf", "50-b.conf", "60-tailbite.conf", "70-c.conf", "99-z.conf", "z.conf", "README", ".h.conf"]
+        ),
     ).map(lambda place: f"{place[0]}/sysctl.d/{place[1]}"),
     st.just("etc/sysctl.conf"),
 )
-trees = st.dictionaries(places, texts, max_size=5)
+not_files = st.sampled_from(["nowhere.conf", "z.conf", ".", "../sysctl.conf", "10-a.conf"]).map(
+    lambda to: f"link to {to}"
+)
+trees = st.dictionaries(places, st.one_of(texts, texts, texts, not_files), max_size=5)
 
 
 def plant(root: Path, tree: dict[str, str], linked: bool) -> None:
     for place, text in tree.items():
-        (root / place).write_bytes(text.encode(**ENCODING))
+        if text.startswith("link to ") and not place.endswith("60-tailbite.conf"):  # of which `fix` refuses links
+            (root / place).symlink_to(text.removeprefix("link to "))
+        else:
+            (root / place).write_bytes(text.encode(**ENCODING))
     if linked and "etc/sysctl.conf" in tree:
         (root / "etc/sysctl.d/99-sysctl.conf").symlink_to("../sysctl.conf")
 
 
 def write(root: Path, edits: dict[str, str]) -> None:
     for target, text in edits.items():
-        (root / target.lstrip("/")).write_bytes(text.encode(**ENCODING))
+        file = root / target.lstrip("/")
+        assert not file.is_symlink()  # an edit names the file itself, and nothing outside the root
+        file.write_bytes(text.encode(**ENCODING))
 
 
 def reserve(root: Path, ports: PortSet) -> dict[str, str]:

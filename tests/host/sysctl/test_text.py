@@ -146,3 +146,27 @@ def test_the_file_that_is_applied_last_is_edited_itself() -> None:
     before = [BootOrder("test", (at(OWN_FILE, f"{KEY} = 5\n"), last), last="/etc/sysctl.conf")]
     after = settle_setting(before, RESERVED, lambda there: functools.reduce(operator.or_, there, PortSet.parse("8")))
     assert edits_between(before, after) == {"/etc/sysctl.conf": (f"{KEY} = 1\n", f"{KEY} = 1,8\n")}
+
+
+@pytest.mark.parametrize(
+    ("line", "systemd", "procps"),
+    [
+        (f"- {KEY} = 80", "80", None),
+        (f"--{KEY} = 80", None, "80"),
+        (f"{KEY}. = 80", "80", None),
+        (f"{KEY} =\f80", "\f80", "80"),
+        (f"\v{KEY} = 80", None, "80"),
+        (f"{KEY} = 80\r,81", "80", "80\r,81"),
+        (f"{KEY} = 80\0,81", "80", "80"),
+        ("net//ipv4/./ip_local_reserved_ports = 80", "80", "80"),
+        ("net.* = 80", None, None),
+        ("net.*.ip_local_reserved_ports = 80", "80", "80"),
+    ],
+)
+def test_each_program_has_its_own_reading_of_a_strange_line(
+    line: str, systemd: str | None, procps: str | None
+) -> None:
+    """The same lines are given to the programs themselves in tests/host/explain/test_boot.py."""
+    for in_turn, value in ((False, systemd), (True, procps)):
+        found = assignments(at("", line), KEY, in_turn=in_turn)
+        assert [item.value for item in found] == ([] if value is None else [value])

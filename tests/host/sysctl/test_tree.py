@@ -38,6 +38,19 @@ def test_only_visible_files_that_end_in_conf_count(root: Path) -> None:
     (root / "etc/sysctl.d/directory.conf").mkdir()
     os.mkfifo(root / "etc/sysctl.d/pipe.conf")
     assert names(root) == ["/etc/sysctl.d/a.conf"]
+    by_procps = read_tree(root).orders[1].files
+    assert [file.path for file in by_procps] == ["/etc/sysctl.d/.hidden.conf", "/etc/sysctl.d/a.conf"]
+
+
+@pytest.mark.parametrize("kind", ["directory", "nowhere", "50-a.conf", "."])
+def test_what_is_not_a_file_hides_files_of_its_name_all_the_same(root: Path, kind: str) -> None:
+    (root / "usr/lib/sysctl.d/50-a.conf").write_text("x = 1\n")
+    place = root / "etc/sysctl.d/50-a.conf"
+    place.mkdir() if kind == "directory" else place.symlink_to(kind)
+    tree = read_tree(root)
+    assert names(root) == []
+    assert [file.path for file in tree.masked] == ["/usr/lib/sysctl.d/50-a.conf"]
+    assert tree.not_files == {"/etc/sysctl.d/50-a.conf"}
 
 
 def test_files_that_are_not_read_are_kept_with_the_reason(root: Path) -> None:

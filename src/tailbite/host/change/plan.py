@@ -132,6 +132,9 @@ def plan_boot_changes(tree: Tree, ports: PortSet, wanted: PortRange | None) -> l
         _check_range(wanted, LOWEST_EPHEMERAL)
         after = settle_setting(after, EPHEMERAL, lambda _: wanted)
     edits = edits_between(tree.orders, after)
+    for path, (before, _) in edits.items():
+        if before is None and path in tree.not_files:
+            raise FixRefused(f"{path} is not a file, but a directory or a link to nothing; remove it first")
     if _NULL in edits:
         raise FixRefused("60-tailbite.conf is a link to /dev/null, which masks it; remove the link first")
     if tree.not_visible and edits:

@@ -145,11 +145,12 @@ def _not_read(subject: Subject, tree: Tree) -> Iterator[Finding]:
     for file in tree.unread:
         if any(assignments(file, setting.key) for setting in (RESERVED, EPHEMERAL)):
             backup = file.path.endswith(_BACKUPS)
+            by_procps = "sysctl --system reads it, systemd does not. " if _is_hidden(file) else ""
             yield replace(
                 _line_finding(
                     subject,
                     f"{file.path} sets source ports, but is not read at boot.",
-                    "Only files right in the folder are read whose names end in .conf and do not begin with a dot "
+                    f"{by_procps}Only files right in the folder are read whose names end in .conf and do not begin with a dot "
                     "(sysctl.d(5)).",
                     f"rename it to {_readable(file.path)}, or remove it",
                 ),
@@ -201,6 +202,10 @@ def _left_out_by_systemd(subject: Subject, tree: Tree) -> Iterator[Finding]:
                 "/etc/sysctl.d; this one does not.",
                 f"move the lines to {OWN_FILE}, or link the file: ln -s ../sysctl.conf /etc/sysctl.d/99-sysctl.conf",
             )
+
+
+def _is_hidden(file: ConfigFile) -> bool:
+    return file.name.startswith(".") and file.name.endswith(".conf")
 
 
 def _readable(path: str) -> str:

@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
     from tailbite.host.sysctl.value import Setting
@@ -53,11 +53,9 @@ _HEADER = """\
 # The last assignment of a setting wins whole (sysctl.d(5)), so these repeat what earlier files assign.
 """
 _BLANKS = " \t\n\v\f\r"  # str.strip() takes more: the no-break space is part of a value, which the kernel refuses
-# One line: indentation, "-" for "a failure does not matter", the key, "=", the value, and white space, which
-# includes the \r of a CRLF file. A line that starts with "#" or ";" has no key.
-_LINE = re.compile(
-    r"(?P<head>\s*-?(?P<key>[^\s=#;-][^\s=]*)\s*=[^\S\r]*)(?P<value>.*?)(?P<tail>\s*)", re.DOTALL | re.ASCII
-)
+# A line that can be edited: both programs read it alike. Indentation, "-" for "a failure does not matter", the key,
+# "=", the value, and white space, which includes the \r of a CRLF file.
+_LINE = re.compile(r"(?P<head>[ \t]*-?[^\s=#;-][^\s=]*[ \t]*=[ \t]*)[^\r\0\v\f]*?(?P<tail>[ \t]*\r?)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,26 +132,62 @@ class Assignment:
 def _path_of(key: str) -> str:
     """Return the path below /proc/sys: if a dot comes first, dots and slashes change places (sysctl.d(5))."""
     first = next((char for char in key if char in "./"), ".")
-    return key if first == "/" else key.translate({ord("."): "/", ord("/"): "."})
+    path = key if first == "/" else key.translate({ord("."): "/", ord("/"): "."})
+    return "/".join(part for part in path.split("/") if part not in ("", "."))  # as the kernel resolves it
 
 
-def assignments(file: ConfigFile, key: str) -> list[Assignment]:
-    """Return the lines of a file that assign ``key``, in their order."""
-    found = []
+def assignments(file: ConfigFile, key: str, *, in_turn: bool | None = None) -> list[Assignment]:
+    """Return the lines of a file that assign ``key``, in their order.
+
+    Args:
+        file: the file.
+        key: the setting.
+        in_turn: True for the lines as procps reads them, False as systemd does, None for those that either reads.
+    """
+    if in_turn is None:
+        either = dict.fromkeys(assignments(file, key, in_turn=False) + assignments(file, key, in_turn=True))
+        return sorted(either, key=lambda item: item.line)
     wanted = _path_of(key)
-    for number, line in enumerate(file.text.split("\n")):
-        match = _LINE.fullmatch(line)
-        if match is None:
-            bare = line.strip(_BLANKS)
-            if bare.startswith("-") and _path_of(bare[1:]) == wanted:
-                found.append(Assignment(file, number, None))
-            continue
-        written = _path_of(match["key"])
-        if written == wanted:
-            found.append(Assignment(file, number, match["value"]))
-        elif any(char in written for char in "*?[") and fnmatchcase(wanted, written):
-            found.append(Assignment(file, number, match["value"], is_pattern=True))
+    found = []
+    for number, line in _lines(file.text, in_turn):
+        left, value = _parse(line, in_turn)
+        written = _path_of(left)
+        if written == wanted and not (in_turn and left.endswith((".", "/"))):
+            found.append(Assignment(file, number, value))
+        elif value is not None and _matches(wanted, written):
+            found.append(Assignment(file, number, value, is_pattern=True))
     return found
+
+
+def _lines(text: str, in_turn: bool) -> Iterator[tuple[int, str]]:
+    """Yield lines with their numbers. For systemd a line ends at \\r and at NUL too, for procps NUL hides the rest."""
+    for number, line in enumerate(text.split("\n")):
+        for part in [line.partition("\0")[0]] if in_turn else re.split(r"[\r\0]", line):
+            yield number, part
+
+
+def _parse(line: str, in_turn: bool) -> tuple[str, str | None]:
+    """Return the key and the value of a line; an empty key if it has none, None for ``-key`` alone.
+
+    The ``-`` means that a failure does not matter. systemd takes blanks behind it, procps another ``-``.
+    """
+    blanks = _BLANKS if in_turn else " \t\r\n"
+    text = line.strip(blanks)
+    if text.startswith(("#", ";")):
+        return "", None
+    left, equals, value = text.partition("=")
+    key = left.rstrip(blanks)
+    if key.startswith("-"):
+        key = key[1:].removeprefix("-") if in_turn else key[1:].lstrip(blanks)
+    elif not equals:
+        return "", None
+    return key, value.strip(blanks) if equals else None
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Tell whether a path matches a glob, part by part: ``*`` is not for a slash (glob(7))."""
+    parts, globs = path.split("/"), pattern.split("/")
+    return any(char in pattern for char in "*?[") and len(parts) == len(globs) and all(map(fnmatchcase, parts, globs))
 
 
 def deciding_assignment(order: BootOrder, setting: Setting[SettingType]) -> Assignment | None:
@@ -161,7 +195,7 @@ def deciding_assignment(order: BootOrder, setting: Setting[SettingType]) -> Assi
 
     Its value need not be one that the kernel takes: then the setting keeps its default.
     """
-    found = [item for file in order.files for item in assignments(file, setting.key)]
+    found = [item for file in order.files for item in assignments(file, setting.key, in_turn=order.in_turn)]
     if order.in_turn and any(item.value is not None and not item.is_pattern for item in found):
         found = [item for item in found if item.value is not None and not item.is_pattern]
     plain = [item for item in found if not item.is_pattern]
@@ -183,10 +217,9 @@ def with_assignment(text: str, key: str, value: str) -> str:
     A blank text is that of a new file, and gets a comment on top.
     """
     found = assignments(ConfigFile("", "", text), key)
-    if found and found[-1].value is not None and not found[-1].is_pattern:
-        lines = text.split("\n")
-        match = _LINE.fullmatch(lines[found[-1].line])
-        assert match is not None
+    lines = text.split("\n")
+    match = _LINE.fullmatch(lines[found[-1].line]) if found else None
+    if match is not None and not found[-1].is_pattern:
         lines[found[-1].line] = f"{match['head']}{value}{match['tail']}"
         return "\n".join(lines)
     if not text.strip():

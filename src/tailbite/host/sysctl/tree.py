@@ -51,8 +51,10 @@ class Tree:
 
     Attributes:
         orders: for each program that may do it, the files in its order.
-        unread: files in these directories that no program reads, because of their names or their place.
+        unread: files in these directories that no program reads, because of their names or their place; or, if
+            the name begins with a dot, that systemd does not read.
         masked: files that are not read because one of the same name in a directory of higher rank is.
+        not_files: paths of directories, links to nothing and the like, that have the name of a file.
         kernel_ports: the ports that the kernel's command line reserves, unless a file sets the list (Linux 5.8).
         uses_systemd: True if the system has systemd-sysctl, which does not read /etc/sysctl.conf.
         not_visible: what could not be read.
@@ -61,6 +63,7 @@ class Tree:
     orders: tuple[BootOrder, ...]
     unread: tuple[ConfigFile, ...] = ()
     masked: tuple[ConfigFile, ...] = ()
+    not_files: frozenset[str] = frozenset()
     kernel_ports: PortSet = PortSet()  # noqa: RUF009 - a frozen value
     uses_systemd: bool = False
     not_visible: tuple[NotVisible, ...] = ()
@@ -69,24 +72,28 @@ class Tree:
 def read_tree(root: Path = HOST) -> Tree:
     """Read every file that is applied at boot. One that cannot be read becomes ``not_visible``."""
     not_visible: list[NotVisible] = []
-    chosen: dict[str, ConfigFile] = {}
+    chosen: dict[str, ConfigFile | None] = {}
     masked: list[ConfigFile] = []
+    not_files: list[str] = []
     for directory in DIRECTORIES:
         for name in sorted(_names(root, directory, not_visible)):
             file = _read(root, f"{directory}/{name}", not_visible)
-            if file is not None and name in chosen and file.target != chosen[name].target:
+            # What is not a file, say a directory or a link to nothing, hides those of its name all the same.
+            first = chosen.setdefault(name, file)
+            if file is None:
+                not_files.append(f"{directory}/{name}")
+            elif first is None or file.target != first.target:
                 masked.append(file)
-            elif file is not None:
-                chosen.setdefault(name, file)
-    named = tuple(chosen[name] for name in sorted(chosen))
+    named = tuple(file for name in sorted(chosen) if (file := chosen[name]) is not None)
     last = _read(root, _LAST, not_visible)
     return Tree(
         (
-            BootOrder("systemd-sysctl", named),
+            BootOrder("systemd-sysctl", tuple(file for file in named if not file.name.startswith("."))),
             BootOrder("sysctl --system", (*named, last) if last else named, _LAST, in_turn=True),
         ),
         tuple(file for directory in DIRECTORIES for file in _unread(root, directory)),
         tuple(masked),
+        frozenset(not_files),
         _kernel_ports() if root == HOST else PortSet(),
         any(path_below(root, f"{folder}/systemd-sysctl").exists() for folder in ("/usr/lib/systemd", "/lib/systemd")),
         tuple(not_visible),
@@ -149,7 +156,7 @@ def _names(root: Path, directory: str, not_visible: list[NotVisible]) -> Iterato
     except OSError as error:
         not_visible.append(NotVisible.of(f"what {directory} sets at boot", error))
         return
-    yield from (name for name in entries if name.endswith(".conf") and not name.startswith("."))
+    yield from (name for name in entries if name.endswith(".conf"))
 
 
 def _read(root: Path, path: str, not_visible: list[NotVisible]) -> ConfigFile | None:
