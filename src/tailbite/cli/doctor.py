@@ -172,7 +172,8 @@ def _write_baseline(file: Path, findings: tuple[Finding, ...]) -> None:
     try:
         write_atomically(file, baseline_of(findings))
     except OSError as error:
-        raise Unsupported(f"{file} cannot be written: {error.strerror}") from None
+        reason = f"{file} cannot be written: {error.strerror}"
+        raise click.BadParameter(reason, param_hint="--write-baseline") from None
 
 
 def _emit(seen: Checkup, findings: list[Finding]) -> None:

@@ -85,12 +85,24 @@ class LazyGroup(click.Group):
             if isinstance(error, _NO_ARGUMENTS):
                 error.show()
                 sys.exit(status.USAGE)
-            path = error.ctx.command_path if error.ctx is not None else "tailbite"
+            path = error.ctx.command_path if error.ctx is not None else self._path_of(args, kwargs)
             click.echo(f"{path}: {plain(error.format_message())} (see '{path} --help')", err=True)
             sys.exit(status.USAGE)
         except click.ClickException as error:
             click.echo(f"tailbite: {plain(error.format_message())}", err=True)
             sys.exit(error.exit_code)
+
+    def _path_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Return the names of the commands in a command line: click does not know them when an argument is missing."""
+        words = kwargs.get("args") or (args[0] if args else sys.argv[1:])
+        group: click.Command | None = self
+        names = ["tailbite"]
+        for word in words:
+            if not isinstance(group, LazyGroup) or word.startswith("-"):
+                break
+            if (group := group.get_command(click.Context(group), word)) is not None:
+                names.append(word)
+        return " ".join(names)
 
 
 def _discard_output() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 _ITEM = re.compile(r"(\d+)(?:-(\d+))?")
+_PROTOCOLS = ("tcp", "udp", "sctp", "dccp")
+_NUMBER, _NAME = f"write a number from 1 to {HIGHEST_PORT}", "service name such as ssh"
 
 
 def netns_option(text: str, *, default: str = "all") -> Callable[[F], F]:
@@ -71,6 +74,8 @@ def parse_ports(text: str) -> PortSet:
         raise ValueError(f"no port is given: {advice}")
     parts = [_numbered(part.strip()) for part in text.split(",")]
     for part in parts:
+        if not part:
+            raise ValueError(f"there is a comma without a port: {advice}")
         match = _ITEM.fullmatch(part)
         if match is None or not part.isascii():
             raise ValueError(f"{part!r} is not a port or a range of ports: {advice}")
@@ -95,10 +100,10 @@ def service_port(name: str) -> int | None:
         return None
     import socket
 
-    try:
-        return socket.getservbyname(name, "tcp")
-    except (OSError, UnicodeError, ValueError):
-        return None
+    for spelled in (name, name.lower()):  # names of services are in small letters, with few exceptions
+        with contextlib.suppress(OSError, UnicodeError, ValueError):
+            return socket.getservbyname(spelled, "tcp")
+    return None
 
 
 class _Range(click.ParamType[PortRange]):
@@ -138,21 +143,44 @@ class _Place(click.ParamType[tuple[str | None, int]]):
         text = str(value).strip()
         try:
             host, port = _split_place(text)
-            return _place_host(host), _place_port(port, text)
+            return _place_host(host), _place_port(port, text, f"{_NUMBER}, a {_NAME}, or HOST:PORT")
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
 def _split_place(text: str) -> tuple[str, str]:
+    if "://" in text:  # which is not repeated: it may have a password
+        raise ValueError("a URL is not a port: write HOST:PORT, such as 127.0.0.1:80")
     address, slash, protocol = text.partition("/")
+    if address.lower() in _PROTOCOLS and protocol:
+        raise ValueError(f"{text!r} begins with the protocol: write the port first, as in {protocol}/tcp")
     if slash and protocol.lower() != "tcp":
         raise ValueError(f"{text!r} asks about {protocol or 'no protocol'}: only TCP ports are explained")
-    host, colon, port = address.rpartition(":")
-    if not colon and "." in port:
-        raise ValueError(f"{text!r} has no port: write it as {address}:PORT")
-    if ":" in host and not host.startswith("["):
-        raise ValueError(f"{text!r} is ambiguous: write an IPv6 address in brackets, as [::1]:{port or 'PORT'}")
-    return host.removeprefix("[").removesuffix("]") if host.startswith("[") else host, port
+    host, _, port = address.rpartition(":")
+    has_brackets = host.startswith("[") and host.endswith("]") and host != "[]"
+    if not host and not port:
+        raise ValueError("no port is given: write PORT or HOST:PORT")
+    if not has_brackets and not address.endswith("]") and (plain := _with_brackets(address, host, port)):
+        raise ValueError(f"{text!r} is not clear: write an IPv6 address in brackets, as {plain}")
+    if not port or address.endswith("]") or (not host and ("." in port or port in ("localhost", "*"))):
+        raise ValueError(f"{text!r} has no port: write it as {address.removesuffix(':')}:PORT")
+    if not has_brackets and re.search(r"[][:]", host):
+        raise ValueError(f"{text!r} is not a port or HOST:PORT: an IPv6 address is written as [::1]:80")
+    if not host and re.fullmatch(r"[0-9]+[-,][-,0-9]*", port):
+        raise ValueError(f"{text!r} is several ports: give one here, or all to `tailbite doctor --ports {port}`")
+    return (host[1:-1] if has_brackets else host), port
+
+
+def _with_brackets(address: str, host: str, port: str) -> str:
+    """Return what may be meant by an IPv6 address without its brackets; empty if it is not one."""
+    import ipaddress
+
+    found = []
+    for each, end in ((host.strip("[]"), port), (address.strip("[]"), "PORT")):
+        with contextlib.suppress(ValueError):
+            ipaddress.IPv6Address(each)
+            found += [f"[{each}]:{end}"] if end == "PORT" or end.isdigit() else []
+    return " or ".join(found)
 
 
 def _place_host(host: str) -> str | None:
@@ -176,14 +204,13 @@ def _place_host(host: str) -> str | None:
     return canonical_host(host)
 
 
-def _place_port(port: str, text: str) -> int:
+def _place_port(port: str, text: str, advice: str) -> int:
     if port.isascii() and port.isdigit():
         if len(port) > 5 or not 1 <= int(port) <= HIGHEST_PORT:
             raise ValueError(f"{port} is not a port: ports are 1 to {HIGHEST_PORT}")
         return int(port)
     number = service_port(port)
     if number is None:
-        advice = f"write a number from 1 to {HIGHEST_PORT}, a service name such as ssh, or HOST:PORT"
         raise ValueError(f"{port or text!r} is not a port or a TCP service that this host knows: {advice}")
     return number
 
@@ -205,7 +232,7 @@ class PortNumber(click.ParamType[int]):
         if isinstance(value, int):
             return value
         try:
-            number = _place_port(_numbered(str(value).strip()), str(value))
+            number = _place_port(_numbered(str(value).strip()), str(value), f"{_NUMBER} or a {_NAME}")
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if not self._lowest <= number <= self._highest:
@@ -218,11 +245,25 @@ class Count(click.IntRange):
 
     name = "whole number"
 
+    def fail(self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None) -> NoReturn:
+        """Refuse a value, with the bounds in words."""
+        super().fail(_in_words(message, self.min, self.max), param, ctx)
+
 
 class Share(click.FloatRange):
     """A number in a range, such as a percentage."""
 
     name = "number"
+
+    def fail(self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None) -> NoReturn:
+        """Refuse a value, with the bounds in words."""
+        super().fail(_in_words(message, self.min, self.max), param, ctx)
+
+
+def _in_words(message: str, lowest: float | None, highest: float | None) -> str:
+    value, found, _ = message.partition(" is not in the range ")
+    most = "" if highest is None else f" to {highest:g}"
+    return f"{value} is not allowed here: give a number from {lowest:g}{most}" if found else message
 
 
 class _Duration(click.ParamType[float]):

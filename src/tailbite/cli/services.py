@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import click
@@ -23,25 +25,31 @@ class _Services(click.ParamType[tuple[Service, ...]]):
         if isinstance(value, tuple):
             return value
         text = str(value)
-        if "/" not in text and not Path(text).is_file():
+        if _is_list(text):
             try:
                 return _services(text)
             except ValueError as error:
                 missing = "" if text[:1].isdigit() or not text else f"there is no file {text!r}, and "
                 self.fail(f"{missing}{error}", param, ctx)
         try:
-            with Path(text).open(encoding="utf-8") as file:
+            with Path(text).open(encoding="utf-8-sig") as file:
                 lines = file.read(_LARGEST_FILE).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             self.fail(f"cannot read {text}: {getattr(error, 'strerror', None) or error}", param, ctx)
         found: dict[int, Service] = {}
         for number, line in enumerate(lines, 1):
-            ports, _, name = line.partition("#")[0].strip().partition(" ")
+            ports, name = (*line.partition("#")[0].split(maxsplit=1), "", "")[:2]
             try:
                 found.update({one.port: one for one in (_services(ports, name.strip()) if ports else ())})
             except ValueError as error:
                 self.fail(f"{text}, line {number}: {error}", param, ctx)
         return tuple(found.values())
+
+
+def _is_list(text: str) -> bool:
+    """Tell whether the text is a list of ports: no such file is there, and its only slashes are those of ``80/tcp``."""
+    # os.path, because pathlib raises for a text that is too long for a file's name (ENAMETOOLONG).
+    return not os.path.isfile(text) and "/" not in re.sub(r"/tcp(?=\s*(?:,|$))", "", text, flags=re.IGNORECASE)  # noqa: PTH113
 
 
 def _services(text: str, name: str = "") -> tuple[Service, ...]:

@@ -113,8 +113,8 @@ def parse_baseline(text: str) -> tuple[KnownFinding, ...]:
             )
             for item in data["accepted"]
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"it is not a baseline of tailbite: {error}") from None
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
+        raise ValueError("it is not a baseline: --write-baseline makes one") from None
 
 
 def baseline_of(findings: Iterable[Finding]) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["UnknownNamespace", "choose_namespaces", "current_namespace", "namespace_of_process", "visible_namespaces"]
 
 _SHOWN_PIDS = 16
+_SHOWN_NAMES = 8
 
 
 class UnknownNamespace(ValueError):  # noqa: N818 - as NamespaceUnavailable
@@ -75,7 +76,9 @@ def choose_namespaces(wanted: str) -> tuple[tuple[Namespace, ...], tuple[NotVisi
     matches = [one for one in found if wanted in (one.name, f"net:[{one.inode}]") and not one.is_own]
     if not matches:
         # Here only the name counts; a namespace that cannot be entered is reported later.
-        names = ", ".join(dict.fromkeys(one.name for one in found if not one.is_own)) or "none but this one"
+        known = list(dict.fromkeys(one.name for one in found if not one.is_own))
+        more = [f"{len(known) - _SHOWN_NAMES} more"] if len(known) > _SHOWN_NAMES else []
+        names = ", ".join(known[:_SHOWN_NAMES] + more) or "none but this one"
         hint = "; some could not be seen" if not_visible else ""
         raise UnknownNamespace(f"no network namespace is called {wanted!r}; visible: {names}{hint}")
     return tuple(matches), ()
