@@ -9,7 +9,7 @@ import click
 
 from tailbite._files import write_atomically
 from tailbite.cli import status
-from tailbite.cli.output import Unsupported, as_json, console, emit_json, note
+from tailbite.cli.output import as_json, console, emit_json, note
 from tailbite.cli.params import chosen_namespaces, netns_option
 from tailbite.cli.services import SERVICES
 from tailbite.host.explain.baseline import KnownFinding, KnownFindings, baseline_of, parse_baseline, parse_ignored

@@ -93,7 +93,7 @@ class LazyGroup(click.Group):
             sys.exit(error.exit_code)
 
     def _path_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """Return the names of the commands in a command line: click does not know them when an argument is missing."""
+        """Return the names of the commands in a command line: click does not, for a missing argument."""
         words = kwargs.get("args") or (args[0] if args else sys.argv[1:])
         group: click.Command | None = self
         names = ["tailbite"]

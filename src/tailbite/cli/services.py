@@ -47,7 +47,7 @@ class _Services(click.ParamType[tuple[Service, ...]]):
 
 
 def _is_list(text: str) -> bool:
-    """Tell whether the text is a list of ports: no such file is there, and its only slashes are those of ``80/tcp``."""
+    """Tell whether the text is a list of ports: no such file is there, and it has a slash only in ``80/tcp``."""
     # os.path, because pathlib raises for a text that is too long for a file's name (ENAMETOOLONG).
     return not os.path.isfile(text) and "/" not in re.sub(r"/tcp(?=\s*(?:,|$))", "", text, flags=re.IGNORECASE)  # noqa: PTH113
 

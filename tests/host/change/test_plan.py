@@ -42,5 +42,5 @@ def test_a_file_of_ours_that_is_not_a_file_is_refused(tmp_path: Path, kind: str)
     root = empty_tree(tmp_path)
     place = root / OWN_FILE.lstrip("/")
     place.mkdir() if kind == "directory" else place.symlink_to(kind)
-    with pytest.raises(FixRefused, match="60-tailbite.conf is not a file, but a directory or a link to nothing"):
+    with pytest.raises(FixRefused, match=r"60-tailbite\.conf is not a file, but a directory or a link to nothing"):
         plan_boot_changes(read_tree(root), PortSet.of([8125]), None)

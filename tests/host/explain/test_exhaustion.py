@@ -112,7 +112,7 @@ def test_sockets_that_are_bound_use_up_the_ports_for_every_destination(server: s
 def test_connections_that_were_bound_first_use_up_the_ports_for_every_destination(
     server: socket.socket, without_port: bool
 ) -> None:
-    """The kernel lists both kinds alike, so the finding says what it depends on; the remedy is what makes the other."""
+    """The kernel lists both kinds alike, so the finding says what it depends on; the remedy makes the other kind."""
     with socket.create_server(("127.0.0.1", REDIS + 1), backlog=64):
         clients = [socket.socket() for _ in range(COUNT)]
         for number, client in enumerate(clients):

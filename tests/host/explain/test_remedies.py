@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.abilities import has_ability
+from support.guarded import PYTHON, needs_another_user
 from support.holders import DEFAULT_RANGE, Holder, new_socket, server_binds
+from support.users import NOBODY
 from tailbite.core.ports import PortRange
 from tailbite.host.explain.remedies import restart_holders
 from tailbite.host.explain.why import explain_port
@@ -217,3 +223,82 @@ def test_what_manages_a_process_is_restarted_and_never_process_1(owner: Process,
     assert "kill 1" not in remedy.commands
     if owner.parent:
         assert "its parent supervisord (pid 800) may start it again" in remedy.text
+
+
+STAND_IN = """#!/bin/sh
+printf '%s\\n' "$(basename "$0")" "$@" >>"$TOLD"
+[ "$(basename "$0")" != runuser ] || { shift 3; exec "$@"; }
+"""
+PROGRAMS = (
+    "systemctl",
+    "docker",
+    "podman",
+    "lxc-stop",
+    "lxc-attach",
+    "machinectl",
+    "systemd-run",
+    "crictl",
+    "runuser",
+)
+
+
+@pytest.mark.parametrize(
+    ("owner", "told"),
+    [
+        (Process(812, "app", unit="a\\x2db@c$d.service"), ["systemctl", "restart", "a\\x2db@c$d.service"]),
+        (Process(812, "app", container="web", runtime="docker"), ["docker", "restart", "web"]),
+        (Process(812, "app", container="web", runtime="lxc"), ["lxc-stop", "--reboot", "--name", "web"]),
+        (Process(812, "app", container="vm", runtime="machinectl"), ["machinectl", "reboot", "vm"]),
+        (
+            Process(812, "app", container="web", runtime="podman", user_unit=True, manager="root"),
+            [
+                "runuser",
+                "-u",
+                "root",
+                "--",
+                "env",
+                "XDG_RUNTIME_DIR=/run/user/0",
+                *(("podman", "restart", "web") * 2),
+            ],
+        ),
+        (
+            Process(812, "app", container="in", runtime="docker", within="docker exec out"),
+            ["docker", "exec", "out", "docker", "restart", "in"],
+        ),
+        (Process(812, "docker-proxy", unit="docker.service"), ["docker", "ps", "--filter", "publish=8080"]),
+        (Process(1, "systemd"), ["systemctl", "list-sockets"]),
+    ],
+)
+def test_a_shell_reads_the_command_as_it_is_meant(owner: Process, told: list[str], tmp_path: Path) -> None:
+    """The line is given to a shell, in which the managers are stand-ins that write down their arguments."""
+    for name in PROGRAMS:
+        (tmp_path / name).write_text(STAND_IN)
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
+    (remedy,) = restart_holders([owner], port=8080)
+    (line,) = remedy.commands
+    subprocess.run(["sh", "-c", line], env=environment, check=True, timeout=60)
+    assert (tmp_path / "told").read_text().splitlines() == told
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("network")
+def test_the_capability_that_is_advised_lets_a_user_bind_a_privileged_port(peer: Callable[[str], str]) -> None:
+    needs_another_user()
+    peer("setcap")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        program = shutil.copy(PYTHON, Path(folder) / "server")
+        bind = "import socket; socket.create_server(('127.0.0.1', 80))"
+
+        def binds() -> bool:
+            line = [*NOBODY[:-1], str(program), "-c", bind]  # with the bounding set that every user has
+            return subprocess.run(line, capture_output=True, timeout=60).returncode == 0
+
+        assert not binds()
+        shot = replace(inspect_port(80, [current_namespace()])[0], may_bind_privileged=False)
+        (line,) = [
+            line for one in explain_port(shot).findings if one.code == "TB113" for line in one.remedies[0].commands
+        ]
+        subprocess.run([*line.replace("FILE", str(program)).split(" ")], check=True, timeout=60)
+        assert binds()

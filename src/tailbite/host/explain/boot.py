@@ -150,8 +150,8 @@ def _not_read(subject: Subject, tree: Tree) -> Iterator[Finding]:
                 _line_finding(
                     subject,
                     f"{file.path} sets source ports, but is not read at boot.",
-                    f"{by_procps}Only files right in the folder are read whose names end in .conf and do not begin with a dot "
-                    "(sysctl.d(5)).",
+                    f"{by_procps}Only files right in the folder are read whose names end in .conf and do not begin "
+                    "with a dot (sysctl.d(5)).",
                     f"rename it to {_readable(file.path)}, or remove it",
                 ),
                 severity=Severity.NOTICE if backup else Severity.WARNING,

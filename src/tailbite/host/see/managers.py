@@ -1,8 +1,8 @@
 """The manager of a process, by the path of its cgroup: containers, one in another, the unit, and whose it is. Pure.
 
-A program that a manager runs is restarted by that manager: a pid that is killed comes back, or stays away although the
-service is wanted. The path tells all of it (cgroups(7); "unit file names in cgroups" of systemd). Names of units are
-left as the path has them: ``a\\x2db.service`` and ``a-b.service`` are two units (systemd.unit(5)).
+A program that a manager runs is restarted by that manager: a pid that is killed comes back, or it stays away although
+the service is wanted. The path tells all of it (cgroups(7); "unit file names in cgroups" of systemd). Names of units
+are left as the path has them: ``a\\x2db.service`` and ``a-b.service`` are two units (systemd.unit(5)).
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def assignments(file: ConfigFile, key: str, *, in_turn: bool | None = None) -> l
 
 
 def _lines(text: str, in_turn: bool) -> Iterator[tuple[int, str]]:
-    """Yield lines with their numbers. For systemd a line ends at \\r and at NUL too, for procps NUL hides the rest."""
+    """Yield lines with their numbers. For systemd \\r and NUL end a line too, for procps NUL hides the rest."""
     for number, line in enumerate(text.split("\n")):
         for part in [line.partition("\0")[0]] if in_turn else re.split(r"[\r\0]", line):
             yield number, part
