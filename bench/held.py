@@ -128,7 +128,7 @@ def measure(way: str, ports: int, given: argparse.Namespace) -> dict[str, Any]:
     enter_private_network()
     low = PORT if ports == 2 else PORT - ports // 2
     write_ephemeral_range(PortRange(low, low + ports - 1))
-    tries = 8 if ports == 2 else 20_000
+    tries = 8 if ports == 2 else 4_000
     start, controls = perf_counter(), [count(client(PORT, tries))[0] > 0]
     with tempfile.TemporaryDirectory() as folder, starved(way) as prefix:
         stats = Path(folder, "stats.json")
