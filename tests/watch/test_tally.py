@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tailbite.core.address import Endpoint
 from tailbite.watch.records import Moment
-from tailbite.watch.tally import MOST_PORTS, OTHER_PORTS, PortLabels, Tally
+from tailbite.watch.tally import MOST_PORTS, MOST_REMEMBERED, OTHER_PORTS, PortLabels, Tally
 
 END = Endpoint("127.0.0.1", 5432)
 
@@ -104,3 +104,15 @@ def test_memory_stays_flat(moment: Moment) -> None:
     assert tally.total == 60_000
     assert len(tally.by_label) <= MOST_PORTS + 1
     assert after < before * 1.1
+
+
+def test_a_burst_beyond_the_memory_is_not_counted_twice() -> None:
+    """The inspection after it finds the TIME-WAIT of every one, also of those that were forgotten."""
+    tally = Tally()
+    ends = [Endpoint("127.0.0.1", 10_000 + number) for number in range(MOST_REMEMBERED + 900)]
+    assert all(tally.notice(Moment.ESTABLISHED, 1, end, 0.0) for end in ends)
+    for end in ends:
+        assert not tally.notice(Moment.FOUND, 1, end, 15.0, is_open=False)
+    assert tally.total == len(ends)
+    assert tally.notice(Moment.FOUND, 1, ends[0], 15.0, cookie=(1, 0))  # an open one is another
+    assert tally.notice(Moment.FOUND, 1, Endpoint("::1", 1), 200.0, is_open=False)  # long after the burst

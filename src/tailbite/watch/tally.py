@@ -9,7 +9,8 @@ ended         if it is new                           it was noticed before, open
 ============  =====================================  ==========================================================
 
 Two connections at the same endpoint are distinguished by the kernel's cookie where an inspection sees both open. What
-was noticed is remembered for longer than a TIME-WAIT lasts, and at most :data:`MOST_REMEMBERED` endpoints are.
+was noticed is remembered for longer than a TIME-WAIT lasts, and at most :data:`MOST_REMEMBERED` endpoints are. After
+more than that, a TIME-WAIT that an inspection finds may be a forgotten one: it does not count until those are gone.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Tally:
         self.by_label: dict[tuple[str, str], int] = {}
         self.labels = PortLabels()
         self._noticed: OrderedDict[_Key, _Noticed] = OrderedDict()
+        self._forgotten_until = float("-inf")
 
     def notice(
         self,
@@ -95,6 +97,8 @@ class Tally:
         """
         known = self._recall(namespace, endpoint, now)
         is_new = self._is_new(moment, known, cookie, is_open=is_open)
+        if known is None and moment is Moment.FOUND and not is_open and now <= self._forgotten_until:
+            is_new = False
         if moment is Moment.FOUND and known is not None and not is_new:
             cookie = cookie or known.cookie
         awaits_end = self._awaits_end(moment, known, is_open=is_open)
@@ -135,4 +139,5 @@ class Tally:
         self._noticed[key] = noticed
         self._noticed.move_to_end(key)
         if len(self._noticed) > MOST_REMEMBERED:
-            self._noticed.popitem(last=False)
+            _, forgotten = self._noticed.popitem(last=False)
+            self._forgotten_until = forgotten.until
