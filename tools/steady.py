@@ -102,7 +102,7 @@ def words_of(row: dict[str, Any], kind: str) -> list[str]:
 def main() -> int:
     """Make the passes that are missing, and print the verdicts that changed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    for kind, default in zip(KINDS, (5, 5, 1), strict=True):
+    for kind, default in zip(KINDS, (5, 5, 5), strict=True):
         parser.add_argument(
             f"--{kind}", type=int, default=default, metavar="N", help=f"{kind} passes (default {default})"
         )

@@ -103,6 +103,24 @@ def test_the_clients_that_are_pinned_were_steady_five_times_quietly_and_five_tim
             assert {tuple(told) for told in rows[name][kind]} == {verdict}, (name, kind)
 
 
+def test_every_client_was_steady_in_all_passes_and_the_slow_ones_in_five_of_each_kind() -> None:
+    _, *lines = (TOOLS.parent / "docs/data/steady.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = {row["client"]: row for row in map(json.loads, lines)}
+    assert set(rows) == {entry.name for entry in load_entries(["all"])}
+    matrix = json.loads((TOOLS.parent / "docs/matrix.json").read_text(encoding="utf-8"))
+    for client in matrix["clients"]:
+        row = rows[client["client"]]
+        every = [tuple(told) for kind in ("quiet", "busy", "quick") for told in row.get(kind, ())]
+        # A client that had not started within the ten seconds of --quick has no verdict: that is not another one.
+        words = {verdict for verdict, _ in every} - {"unexercised", "inconclusive"}
+        assert words == {client["verdict"]}, row
+        assert not {"yes", "no"} <= {client["believed"], *(believed for _, believed in every)}, row
+    for name in tool("steady").SLOW:
+        for kind in ("busy", "quick"):
+            assert len(rows[name][kind]) >= 5, (name, kind)
+            assert len({tuple(told) for told in rows[name][kind]}) == 1, (name, kind)
+
+
 def test_the_burners_of_steady_burn_on_every_core_and_end_with_it() -> None:
     me = psutil.Process()
     before = {child.pid for child in me.children()}
