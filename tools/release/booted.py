@@ -23,7 +23,7 @@ mkdir -p "$group" && echo $$ > "$group/cgroup.procs"
 exec unshare --cgroup --pid --fork --kill-child --mount --net --uts --ipc sh -c '
 set -e
 mount --bind "$0" "$0" && cd "$0"
-# Settings and devices of the machine are out of reach: systemd would set sysctls, and agetty a terminal's mode.
+# Settings and devices of the machine are out of reach: systemd would set sysctls, and agetty modes of terminals.
 mount -t proc proc proc && mount --bind proc/sys proc/sys && mount -o remount,bind,ro proc/sys
 mount -t sysfs -o ro sysfs sys && mount -t cgroup2 none sys/fs/cgroup
 mount -t tracefs -o ro tracefs sys/kernel/tracing 2>/dev/null || true

@@ -116,8 +116,8 @@ def try_image(podman: tuple[str, ...]) -> None:
 
 
 def wait_until_counted() -> bool:
-    """Ask the exporter until its metrics have the self-connect; tell whether they had it within a minute."""
-    end = monotonic() + 60
+    """Ask the exporter until its metrics have the self-connect; tell whether they had it within three minutes."""
+    end = monotonic() + 180
     while monotonic() < end:
         with contextlib.suppress(OSError):
             with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=5) as answer:
