@@ -15,7 +15,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from tailbite.kernel.libc import libc
+from tailbite.kernel.kcmp import shares_descriptors
 from tailbite.kernel.procfs import PROC, process_ids
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["hidden_holders"]
 
-_KCMP: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "ppc64le": 354, "s390x": 343}
-_KCMP_FILES: Final = 2
 _RING: Final = "anon_inode:[io_uring]"
 _SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
 
@@ -77,15 +75,9 @@ def _other_tables(folder: str, pid: int) -> Iterator[int]:
         return
     known = [pid]
     for thread in sorted(set(threads) - {pid}):
-        if not any(_share_descriptors(one, thread) for one in known):
+        if not any(shares_descriptors(one, thread) for one in known):
             known.append(thread)
             yield thread
-
-
-def _share_descriptors(one: int, other: int) -> bool:
-    """Tell whether two threads have the same table (kcmp(2)); False where the kernel does not say."""
-    number = _KCMP.get(os.uname().machine)
-    return number is not None and libc().syscall(number, one, other, _KCMP_FILES, 0, 0) == 0
 
 
 def _links(folder: str) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,15 @@ from tailbite.kernel.libc import quick_libc
 
 __all__ = ["shares_descriptors", "shares_memory"]
 
-# The number of kcmp(2): arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h.
-_NUMBER: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "loongarch64": 272}
+# The number of kcmp(2): arch/*/kernel/syscalls/syscall*.tbl, include/uapi/asm-generic/unistd.h.
+_NUMBER: Final = {
+    "x86_64": 312,
+    "aarch64": 272,
+    "riscv64": 272,
+    "loongarch64": 272,
+    "ppc64le": 354,
+    "s390x": 343,
+}
 _VM, _FILES = 1, 2
 
 
