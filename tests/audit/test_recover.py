@@ -141,7 +141,7 @@ def test_a_client_that_is_gone_is_not_recovered(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("network")
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_the_time_wait_of_a_plain_close_keeps_every_server_down_for_a_minute(tmp_path: Path) -> None:
     script = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()"
     closing = Client("closing", (sys.executable, "-c", script, "{host}", "{port}"))

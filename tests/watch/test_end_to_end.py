@@ -134,7 +134,7 @@ class LongestStall:
             self.seconds, before = max(self.seconds, now - before - 0.01), now
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_a_self_connect_reaches_the_webhook(prometheus: str, tmp_path: Path, peer: Callable[[str], str]) -> None:
     """Measured on two quiet cores: 8 s. The promise of 15 s is held wherever the machine lets programs run."""
     (tmp_path / "alertmanager.yml").write_text(
@@ -161,7 +161,7 @@ def test_a_self_connect_reaches_the_webhook(prometheus: str, tmp_path: Path, pee
     assert took <= 15.0 or is_busy, f"{took:.1f} s, though no program had to wait for more than {stall.seconds:.3f} s"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_every_query_of_the_dashboard_has_an_answer(prometheus: str) -> None:
     """A rate needs two scrapes; a count of what does not happen may be empty."""
     dashboard = json.loads(DASHBOARD.read_text())

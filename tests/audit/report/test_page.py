@@ -135,7 +135,7 @@ def in_chromium(program: str, file: Path, width: int) -> dict[str, Any]:
             program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
             f"--user-data-dir={file.parent / 'profile'}", f"--window-size={width},900", "--dump-dom", file.as_uri(),
         ],
-        capture_output=True, text=True, timeout=90, check=True,
+        capture_output=True, text=True, timeout=240, check=True,
     ).stdout  # fmt: skip
     match = re.search(r'data-told="([^"]*)"', dom)
     assert match, dom[-500:]
