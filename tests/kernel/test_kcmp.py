@@ -7,10 +7,13 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tailbite.kernel.kcmp import shares_descriptors, shares_memory
 from tailbite.kernel.namespace import CLONE_FILES, unshare
 
 
+@pytest.mark.needs("KCMP")
 def test_a_process_shares_nothing_with_another_one() -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
         assert not shares_memory(os.getpid(), other.pid)
@@ -19,6 +22,7 @@ def test_a_process_shares_nothing_with_another_one() -> None:
     assert shares_descriptors(os.getpid(), os.getpid())
 
 
+@pytest.mark.needs("KCMP")
 def test_a_thread_shares_the_descriptors_of_its_process_until_it_has_its_own() -> None:
     def compare() -> tuple[bool, bool, bool]:
         here = threading.get_native_id()
