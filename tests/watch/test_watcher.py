@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from tailbite.watch.watcher import Watcher
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tailbite.watch.inspector import InspectionRound
     from tailbite.watch.watcher import Noticed
 
 pytestmark = pytest.mark.usefixtures("network")
@@ -81,6 +83,30 @@ def test_an_event_is_counted_once_and_has_its_namespace_inspected_soon() -> None
         assert [one.endpoints.local.port for one in report.self_connects] == [LONELY_PORT]
     source.close()
     assert watch.tally.by_label[str(LONELY_PORT), "host"] == 1
+
+
+class SlowInspector(Inspector):
+    """An inspection during which a client connects to itself."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        super().__init__(only_own=True)
+        self._stack = stack
+
+    def inspect_round(self, now: float, *, is_told_all: bool = False) -> InspectionRound:
+        self._stack.enter_context(connected_to_itself(LONELY_PORT))
+        return super().inspect_round(now, is_told_all=is_told_all)
+
+
+@pytest.mark.needs("BPF_TRACEPOINT")
+def test_one_that_begins_while_an_inspection_is_under_way_is_counted_once() -> None:
+    source = BpfSource(EstablishedEvents(), only_own=True)
+    with contextlib.ExitStack() as stack:
+        watch = Watcher(source, SlowInspector(stack))
+        noticed = watch.wait(0.0)
+        mine = [one.event.moment for one in noticed if one.is_new and one.event.endpoint.port == LONELY_PORT]
+        assert mine == [Moment.ESTABLISHED]
+        assert watch.wait(0.0) == []
+    source.close()
 
 
 def test_a_destroyed_one_that_was_found_before_is_counted_once() -> None:

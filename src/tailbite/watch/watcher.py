@@ -78,15 +78,21 @@ class Watcher:
         """Wait for events or an inspection, at most ``timeout`` seconds; return what was noticed."""
         now = self._clock()
         _wait_readable(self.source.descriptors, max(min(timeout, self._due - now), 0.0))
+        noticed = self._read_events()
+        if self._clock() >= self._due:
+            return noticed + self._inspect()
+        self._inspect_soon_after(noticed)
+        return noticed
+
+    def _read_events(self) -> list[Noticed]:
         events = self.source.read_events(self._clock())
         if self._kill:  # all of them, before anything else takes time
             events = [_destroy(event) for event in events]
-        noticed = [self._notice(event) for event in events]
-        if self._clock() >= self._due:
-            noticed += self._inspect()
-        elif any(one.is_new for one in noticed):
+        return [self._notice(event) for event in events]
+
+    def _inspect_soon_after(self, noticed: list[Noticed]) -> None:
+        if any(one.is_new for one in noticed):
             self._due = min(self._due, max(self._clock(), self._inspected_at + self._pause()))
-        return noticed
 
     def _pause(self) -> float:
         """Return the seconds to wait before an event causes another inspection: the last one may have been dear."""
@@ -111,7 +117,11 @@ class Watcher:
         self._inspected_at = now
         # A round that took long must not follow itself at once.
         self._due = max(now + self.inspector.every, self._clock() + self.inspector.every / 2)
-        noticed = [one for report in self.last_round.inspected for one in self._notice_report(report)]
+        # The kernel reports a socket before it shows it as established. Events that are read after the inspection
+        # tell of everything that it found, so that each self-connect counts once.
+        noticed = self._read_events()
+        self._inspect_soon_after(noticed)
+        noticed += [one for report in self.last_round.inspected for one in self._notice_report(report)]
         self.on_round(self.last_round)
         return noticed
 
