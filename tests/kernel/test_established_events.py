@@ -195,6 +195,16 @@ def test_a_record_of_another_pid_namespace_has_no_process() -> None:
     assert decode_record(record, is_initial=False).pid == 0
 
 
+@pytest.mark.parametrize("thread", [b"ksoftirqd/1", b"swapper/0"])
+def test_a_thread_of_the_kernel_has_not_dialled(thread: bytes) -> None:
+    """Loopback that is busy or slow delivers the last segment in such a thread."""
+    address = socket.inet_pton(socket.AF_INET6, "::1")
+    record = struct.pack("=QIIIIHH4x16s16s", 5, 22, 22, 22, 22, socket.AF_INET6, 80, address, thread)
+    for is_initial in (True, False):
+        event = decode_record(record, is_initial=is_initial)
+        assert (event.pid, event.name) == (0, "")
+
+
 @pytest.mark.parametrize("record", [b"", bytes(64)])
 def test_a_record_that_is_short_or_of_no_family_is_refused(record: bytes) -> None:
     with pytest.raises(ValueError):

@@ -65,6 +65,8 @@ _TIME, _PID, _PID_HERE, _FAMILY, _PORT, _ADDRESS, _COMM = 0, 8, 16, 24, 26, 32, 
 _KEY = _RECORD.size + 4  # of the map of counts, below the record
 _RECORD_AT = -_RECORD.size  # from the end of the stack
 _CONTEXT, _COUNT = 6, 7  # registers that survive calls: the tracepoint's record, and the address of the counts
+_OF_THE_KERNEL: Final = ("ksoftirqd/", "swapper/")
+"""Threads in which a segment is received that loopback delivers late: none of them dialled."""
 _COUNTS = struct.Struct("=QQ")  # self-connects seen; those of them that a full buffer had no place for
 
 
@@ -76,8 +78,9 @@ class Established:
         monotonic_ns: when, nanoseconds of CLOCK_MONOTONIC.
         family: AF_INET or AF_INET6, as the socket was made.
         endpoint: both ends of the connection.
-        pid: the process that dialled; 0 if it is not visible from our own pid namespace.
-        name: the name of the thread that dialled, at most 15 bytes.
+        pid: the process that dialled; 0 if it is not visible from our own pid namespace, or is not known because
+            the kernel received the last segment in a thread of its own.
+        name: the name of the thread that dialled, at most 15 bytes; empty if it is not known.
     """
 
     monotonic_ns: int
@@ -266,12 +269,16 @@ def decode_record(record: bytes, *, is_initial: bool = True) -> Established:
         raise ValueError(f"{family} is neither AF_INET nor AF_INET6")
     del process_here_first  # struct bpf_pidns_info: pid (the thread), then tgid (the process)
     host = canonical_host(socket.inet_ntop(socket.AF_INET6, address))
+    thread = name.partition(b"\0")[0].decode("utf-8", "replace")
+    if thread.startswith(_OF_THE_KERNEL):
+        process = process_here = 0
+        thread = ""
     return Established(
         monotonic_ns=time,
         family=family,
         endpoint=Endpoint(host, port),
         pid=process if is_initial else process_here,
-        name=name.partition(b"\0")[0].decode("utf-8", "replace"),
+        name=thread,
     )
 
 
