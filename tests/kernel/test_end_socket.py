@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from support.old_kernel import refuse_to_destroy
-from support.trap import PORT, leftovers, server_can_bind
+from support.trap import PORT, leftovers, server_can_bind, wait_for_time_wait
 from tailbite.errors import NetlinkError
 from tailbite.kernel.end_socket import end_self_connect
 from tailbite.kernel.sock_diag import SockDiag, TcpState
@@ -34,6 +34,7 @@ def test_a_time_wait_that_the_kernel_does_not_destroy_is_ended(
 ) -> None:
     refuse_to_destroy(monkeypatch, *refused)
     connected_to_itself(device).close()
+    wait_for_time_wait()
     assert not server_can_bind(reuse=True)
     with SockDiag() as diag:
         end_self_connect(diag, leftovers()[0])

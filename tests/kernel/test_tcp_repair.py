@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from support.trap import leftovers, server_can_bind
+from support.trap import leftovers, server_can_bind, wait_for_time_wait
 from support.users import python_as_nobody
 from tailbite.core.address import Endpoint
 from tailbite.kernel.tcp_repair import replace_time_wait
@@ -26,6 +26,7 @@ def test_the_port_is_free_at_once(host: str) -> None:
     with socket.socket(family) as sock:
         sock.bind((host, PORT))
         sock.connect((host, PORT))
+    wait_for_time_wait(PORT)
     server = "::1" if host == "::1" else "127.0.0.1"
     assert not server_can_bind(server, PORT, reuse=True)
     replace_time_wait(Endpoint(server, PORT), family)

@@ -6,9 +6,10 @@ import contextlib
 import socket
 from dataclasses import dataclass
 
+from support.guarded import wait_until
 from tailbite.core.address import Endpoint, FourTuple
 from tailbite.core.ports import PortRange
-from tailbite.kernel.sock_diag import SockDiag, TcpSocket
+from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 from tailbite.kernel.sockopt import abort, leave_port_to_connect
 from tailbite.kernel.sysctl import write_ephemeral_range
 
@@ -65,6 +66,11 @@ def leftovers(port: int = PORT) -> list[TcpSocket]:
     """Every socket on ``port`` in this thread's namespace, TIME-WAIT included."""
     with SockDiag() as diag:
         return [found for found in diag.dump() if found.endpoints.local.port == port]
+
+
+def wait_for_time_wait(port: int = PORT) -> None:
+    """Wait until the FIN of a closed self-connect is answered: loopback delivers in a softirq, perhaps later."""
+    wait_until(lambda: [each.state for each in leftovers(port)] == [TcpState.TIME_WAIT], "its FIN is answered")
 
 
 def server_can_bind(host: str = "127.0.0.1", port: int = PORT, *, reuse: bool = False) -> bool:
