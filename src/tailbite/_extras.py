@@ -60,13 +60,8 @@ def how_to_install(extra: str) -> str:
     requirement = f"'tailbite[{extra}]'"
     if not os.path.exists(__file__) or __file__.startswith(("/usr/lib/tailbite/", "/usr/share/tailbite/")):  # noqa: PTH110
         return f"pipx install {requirement}"  # a single file, or a package of the system: neither can be extended
-    if os.path.exists(os.path.join(sys.prefix, "uv-receipt.toml")):  # noqa: PTH110, PTH118
-        return f"uv tool install {requirement}"
-    if os.path.exists(os.path.join(sys.prefix, "pipx_metadata.json")):  # noqa: PTH110, PTH118
-        return f"pipx install --force {requirement}"
-    if sys.prefix == sys.base_prefix and _is_externally_managed():
-        return f"pipx install {requirement}"
-    return f"pip install {requirement}"
+    commands = {"uv": "uv tool install", "pipx": "pipx install --force", "system": "pipx install"}
+    return f"{commands.get(_installer(), 'pip install')} {requirement}"
 
 
 def how_to_add(package: str) -> str:
@@ -88,13 +83,21 @@ def _has_command() -> bool:
 def _beside_library(requirement: str) -> str:
     """Return the command that adds to the application whose dependency the library is."""
     application = os.path.basename(sys.prefix)  # noqa: PTH119
+    commands = {
+        "uv": f"uv tool install {application} --with",
+        "pipx": f"pipx inject {application}",
+        "system": "python3 -m venv .venv && .venv/bin/pip install",
+    }
+    return f"{commands.get(_installer(), 'pip install')} {requirement}"
+
+
+def _installer() -> str:
+    """Name what keeps this environment: "uv" or "pipx" an application's own, "system" a closed Python, else "pip"."""
     if os.path.exists(os.path.join(sys.prefix, "uv-receipt.toml")):  # noqa: PTH110, PTH118
-        return f"uv tool install {application} --with {requirement}"
+        return "uv"
     if os.path.exists(os.path.join(sys.prefix, "pipx_metadata.json")):  # noqa: PTH110, PTH118
-        return f"pipx inject {application} {requirement}"
-    if sys.prefix == sys.base_prefix and _is_externally_managed():
-        return f"python3 -m venv .venv && .venv/bin/pip install {requirement}"
-    return f"pip install {requirement}"
+        return "pipx"
+    return "system" if sys.prefix == sys.base_prefix and _is_externally_managed() else "pip"
 
 
 def _is_externally_managed() -> bool:
