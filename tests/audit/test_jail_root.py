@@ -119,12 +119,18 @@ def test_the_objects_outlive_a_client_that_nobody_audits(objects: Objects) -> No
     assert objects.left_behind() == {"shm", "sem", "msg", "queue", objects.name, f"sem.{objects.name}"}
 
 
+@pytest.fixture
+def scratch(folder: Path) -> Path:
+    """A folder for the audit's files that any user may write to."""
+    path = folder / "scratch"
+    path.mkdir()
+    path.chmod(0o777)
+    return path
+
+
 @pytest.mark.usefixtures("network")
 @users
-def test_no_object_of_a_client_outlives_its_audit(user: str, objects: Objects, folder: Path) -> None:
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    scratch.chmod(0o777)
+def test_no_object_of_a_client_outlives_its_audit(user: str, objects: Objects, scratch: Path) -> None:
     with nothing_left(scratch) as mark:
         with audit_as(user, objects, mark) as audit:
             out, _ = audit.communicate()
@@ -136,10 +142,7 @@ def test_no_object_of_a_client_outlives_its_audit(user: str, objects: Objects, f
 
 @pytest.mark.usefixtures("network")
 @users
-def test_no_object_of_a_client_outlives_an_audit_that_is_killed(user: str, objects: Objects, folder: Path) -> None:
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    scratch.chmod(0o777)
+def test_no_object_of_a_client_outlives_an_audit_that_is_killed(user: str, objects: Objects, scratch: Path) -> None:
     with nothing_left(scratch) as mark, audit_as(user, objects, mark) as audit:
         wait_for(objects.ready.exists, "the client did not start", while_runs=audit)
         os.killpg(audit.pid, signal.SIGKILL)
