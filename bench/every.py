@@ -77,7 +77,7 @@ ABOUT = {
         "shows the noise."
     ),
 }
-"""What a benchmark compares, by the name of its script: the words that its rows use."""
+"""The sides that a benchmark compares, by the name of its script: the words that its rows use."""
 
 
 def scripts() -> list[Path]:

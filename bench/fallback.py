@@ -85,7 +85,7 @@ CONNECTS = {
     "guard": connect_plainly,
 }
 LIMITS = {"run without pidfd_getfd": "pidfd_getfd", "run without port ranges": "IP_LOCAL_PORT_RANGE"}
-"""What ``tailbite run`` has to do without: Docker's default profile, and kernels before 6.3."""
+"""Abilities that ``tailbite run`` lacks here: Docker's default profile, and kernels before 6.3."""
 
 EMULATE = Path(__file__).parents[1] / "tests" / "support" / "limits.py"
 CLIENTS_OF_RUN = """

@@ -95,7 +95,7 @@ def test_the_sentence_agrees_with_its_subject() -> None:
 
 SOURCES = Path(tailbite.__file__).parent
 ALWAYS = {"tailbite", "click", "rich", "tomli"}
-"""What every installation has; tomli stands in for tomllib in the single file on Python 3.10."""
+"""The packages of every installation; tomli stands in for tomllib in the single file on Python 3.10."""
 
 ENTRIES: dict[str, tuple[tuple[str, str], ...]] = {
     "prometheus_client": (

@@ -78,7 +78,7 @@ class Wrong(NamedTuple):
     says: str
     """A part of the TypeError that it raises at the call."""
     is_seen: bool = True
-    """Whether the type checker finds it."""
+    """True if the type checker finds it."""
 
 
 DB = ("db", 5432)

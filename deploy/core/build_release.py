@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 COMMAND = ["click>=8.1", "rich>=13.7"]
-"""What the command needs: an option parser and tables."""
+"""Packages that the command needs: an option parser and tables."""
 
 
 def library(root: str) -> list[str]:

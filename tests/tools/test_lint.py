@@ -73,6 +73,11 @@ def test_a_docstring_that_opens_with_a_question_word_is_found(repository: Path, 
     assert len(messages(prose.docstring_openings(repository))) == 1
 
 
+def test_the_text_below_an_attribute_is_a_docstring_too(repository: Path) -> None:
+    write(repository, "src/tailbite/core/ports.py", 'LIMIT = 5\n"""What it is."""\nOTHER = "What else"\n')
+    assert len(messages(prose.docstring_openings(repository))) == 1
+
+
 def test_sizes_are_measured(repository: Path) -> None:
     write(repository, "src/tailbite/core/ports.py", "def f():\n" + "    x = 1\n" * 50)
     write(repository, "src/tailbite/core/plan.py", "x = 1\n" * 401)

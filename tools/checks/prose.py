@@ -99,20 +99,19 @@ def turns(root: Path) -> Iterator[Offence]:
 
 
 def docstring_openings(root: Path) -> Iterator[Offence]:
-    """Yield the docstrings that open with a question word instead of a noun phrase or an imperative."""
+    """Yield the docstrings, those of attributes too, that open with a question word."""
     for path in tracked(root):
         if path.suffix != ".py":
             continue
         for node in ast.walk(parsed(path)):
-            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            # A text that is a statement of its own documents what stands above it: a module, a function, a variable.
+            if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
                 continue
-            text = (ast.get_docstring(node) or "").strip()
+            text = node.value.value.strip() if isinstance(node.value.value, str) else ""
             if _OPENINGS.match(text):
                 first = text.splitlines()[0]
-                line = node.body[0].lineno
-                yield Offence(
-                    "docstrings", path.relative_to(root).as_posix(), line, f"opens with a question word: {first}"
-                )
+                relative = path.relative_to(root).as_posix()
+                yield Offence("docstrings", relative, node.lineno, f"opens with a question word: {first}")
 
 
 def _faults(text: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ LIBRARIES = ("click>=8.1", "rich>=13.7", "prometheus-client>=0.20", "tomli>=2")
 OLDEST = "3.10"
 """The oldest Python that runs the application; the newest release of each library that supports it is taken."""
 UNUSED = ("bin", "*.dist-info")
-"""What pip adds, and nothing imports."""
+"""Files that pip adds, and nothing imports."""
 
 MAIN = """\
 import sys

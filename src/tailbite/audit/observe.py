@@ -58,7 +58,7 @@ class SelfConnects:
         self.rounds = 0
         self._round_began = float("-inf")
         self.answered: float | None = None
-        """When a listener on the port last took a dial: its SYN+ACK makes the client's end ESTABLISHED."""
+        """The time at which a listener on the port last took a dial: its SYN+ACK makes the client ESTABLISHED."""
         self.written = bytearray()
         """The bytes that were sent to itself, the first 64 KiB."""
 

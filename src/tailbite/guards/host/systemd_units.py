@@ -61,7 +61,7 @@ RestrictAddressFamilies=AF_NETLINK AF_INET AF_INET6
 IPAddressDeny=any
 UMask=0077
 """
-"""What the unit may do: systemd-analyze security rates its exposure 2.0."""
+"""The limits of the unit: systemd-analyze security rates its exposure 2.0."""
 _LOAD_LEGACY: Final = "modprobe -q -a ip_tables ip6_tables"
 """iptables-legacy loads these modules itself, which the sandbox forbids; the kernel loads all others when asked."""
 _FIREWALLS = "firewalld.service ufw.service nftables.service netfilter-persistent.service iptables.service"
