@@ -1,8 +1,10 @@
 """The cost of each guard to the program that it guards: connects with the guard against the same connects without.
 
 An audit hook cannot be taken away and a guarded program stays guarded, so each side of a pair is a process of
-its own, and they take turns block by block. A block counts with its tenth percentile: what the code costs, and not
-what the machine's other work does to it. All of it happens in private network namespaces.
+its own, and they take turns block by block. Both sides of a pair stay on one CPU: the same code takes longer on one
+CPU than on another, by more than a guard costs. Only what several threads do in parallel may use every CPU. A block
+counts with its tenth percentile: what the code costs, and not what the machine's other work does to it. All of it
+happens in private network namespaces.
 Run: ``python bench/guards.py``
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import subprocess
 import sys
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 INSIDE, OUTSIDE = 46884, 5432
-BLOCK = 200
+BLOCK, BLOCKS = 100, 300
+"""Connects in a block, and blocks of either side: short ones, so that both sides of a pair meet the same machine."""
 PROCESSES = 6
 """So many of either side: how a process lies in memory makes it a few percent faster or slower than its like."""
 RESET = b"\1\0\0\0\0\0\0\0"
@@ -212,6 +216,17 @@ def side(*arguments: str, before: tuple[str, ...] = ()) -> Iterator[Side]:
         yield Side(process)
 
 
+@contextlib.contextmanager
+def on_cpu(number: int) -> Iterator[None]:
+    """Start processes that stay on one CPU, another one for each of the next numbers."""
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(usable)[number % len(usable)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usable)
+
+
 def inside_host_guard(stack: contextlib.ExitStack, *arguments: str) -> Side:
     """Start one side in a network namespace of its own that has the host guard's rule."""
     with fresh_network():
@@ -225,7 +240,10 @@ def inside_host_guard(stack: contextlib.ExitStack, *arguments: str) -> Side:
 def pair(name: str, kind: str, port: int, guard: str, promise: Promise = NOTHING, *, beside: str = "plain") -> Ratio:
     """Measure one kind of work with one guard, against the same without, in processes that take turns."""
     with contextlib.ExitStack() as stack:
-        sides = [one_of_each(stack, kind, port + 4 * number, guard, beside) for number in range(PROCESSES)]
+        sides = []
+        for number in range(PROCESSES):
+            with on_cpu(number):
+                sides.append(one_of_each(stack, kind, port + 4 * number, guard, beside))
         for side_of_either in itertools.chain(*sides):
             side_of_either()
         plain, guarded = (itertools.cycle(each) for each in zip(*sides, strict=True))
@@ -233,6 +251,7 @@ def pair(name: str, kind: str, port: int, guard: str, promise: Promise = NOTHING
             f"{guard}: {name}",
             lambda: next(plain)(),  # noqa: PLW0108 - another side each time
             lambda: next(guarded)(),  # noqa: PLW0108
+            blocks=BLOCKS,
             limit=promise.limit,
             most_added_us=promise.most_added_us,
         )
