@@ -144,7 +144,7 @@ def is_listening(database: Any) -> bool:
 
 def test_the_example_of_hooks_makes_a_loop() -> None:
     made: dict[str, object] = {}
-    exec(programs()["See what it does"], made)
+    exec(programs()["See what the loop does"], made)
     assert "loop" in made
 
 
