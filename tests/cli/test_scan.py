@@ -176,7 +176,7 @@ def test_options_that_do_not_fit_are_refused(arguments: list[str], sentence: str
 
 def test_kill_reaches_another_namespace_and_knows_a_port_that_stays_bound(elsewhere: int) -> None:
     (killed,) = document("--netns", str(elsewhere), "--kill", "--apply")["killed"]
-    assert killed == {"endpoint": "127.0.0.1:7000", "refused": None, "still_bound": True}
+    assert killed == {"endpoint": "127.0.0.1:7000", "refused": None, "still_bound": True, "had_ended": False}
     assert document("--netns", str(elsewhere))["self_connects"] == []
 
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["refuse_to_destroy"]
 
 
-def refuse_to_destroy(monkeypatch: pytest.MonkeyPatch, *states: TcpState) -> None:
+def refuse_to_destroy(monkeypatch: pytest.MonkeyPatch, *states: TcpState, number: int = errno.EOPNOTSUPP) -> None:
     """Refuse to destroy sockets in these states, or any: Linux 5.10 refuses TIME-WAIT, or all if built without."""
     destroy = SockDiag.destroy
 
     def answer(diag: SockDiag, target: TcpSocket) -> None:
         if not states or target.state in states:
-            raise NetlinkError(errno.EOPNOTSUPP, f"destroying {target.endpoints}")
+            raise NetlinkError(number, f"destroying {target.endpoints}")
         destroy(diag, target)
 
     monkeypatch.setattr(SockDiag, "destroy", answer)

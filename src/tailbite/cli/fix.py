@@ -12,7 +12,7 @@ from tailbite.cli.fix_plan import FixOptions, plan_fix
 from tailbite.cli.output import Unsupported, emit_json, note
 from tailbite.cli.params import PORTS, RANGE, netns_option
 from tailbite.cli.services import SERVICES
-from tailbite.cli.show.fix import as_bytes, as_fields, change_name, refusals
+from tailbite.cli.show.fix import as_bytes, as_fields, change_name, done_fields, refusals
 from tailbite.host.change.apply import apply_changes, revert_last
 from tailbite.host.change.forms import Form, FormSettings, write_form
 from tailbite.host.change.journal import Journal
@@ -144,7 +144,8 @@ def _fix(options: FixOptions, do_it: bool, dry_run: bool, as_document: bool) -> 
     _refuse_both(do_it, dry_run)
     plan = plan_fix(options)
     if do_it:
-        _apply(plan, Journal(options.root), options.root or HOST, as_document=as_document)
+        if not _apply(plan, Journal(options.root), options.root or HOST, as_document=as_document):
+            return status.UNSUPPORTED
     else:
         _show_plan(plan, as_document=as_document)
     if plan.changes and not do_it:
@@ -203,28 +204,37 @@ def _show_plan(plan: FixPlan, *, as_document: bool) -> None:
     note("nothing has been changed; add --apply to do it")
 
 
-def _apply(plan: FixPlan, journal: Journal, root: Path, *, as_document: bool) -> None:
+def _apply(plan: FixPlan, journal: Journal, root: Path, *, as_document: bool) -> bool:
+    """Make the changes and print each; return False if a socket could not be destroyed."""
     changes = plan.changes
     done: list[Done] = []
     with refusals(done, journal.path, changes):
         for one in apply_changes(changes, journal, root):
             done.append(one)
-            if not as_document:
-                click.echo(as_bytes(one.change))
-                if one.note:
-                    note(one.note)
+            _print_done(one, as_document=as_document)
+    made = [one.change for one in done if not one.refused]
     if as_document:
-        emit_json("fix", applied=True, changes=[as_fields(one.change, one.note) for one in done])
+        emit_json("fix", applied=True, changes=[done_fields(one) for one in done])
     elif not changes:
         _note_nothing(plan)
-    else:
-        if any(isinstance(one, SettingChange) and not one.namespace.is_own for one in changes):
+    elif made:
+        if any(isinstance(one, SettingChange) and not one.namespace.is_own for one in made):
             note(
                 "that lasts as long as the namespace does; for a container, set it where the container is started: "
                 "docker run --sysctl KEY=VALUE"
             )
-        back = all(isinstance(change, Destroy) for change in changes)
+        back = all(isinstance(change, Destroy) for change in made)
         note(f"done{'' if back else '; tailbite fix --undo --apply reverts it'}")
+    return len(made) == len(done)
+
+
+def _print_done(one: Done, *, as_document: bool) -> None:
+    if one.refused:
+        note(f"not destroyed: {change_name(one.change)}: {one.refused}")
+    elif not as_document:
+        click.echo(as_bytes(one.change))
+        if one.note:
+            note(one.note)
 
 
 def _undo(root: Path | None, *, do_it: bool, dry_run: bool, as_document: bool) -> int:
@@ -233,7 +243,8 @@ def _undo(root: Path | None, *, do_it: bool, dry_run: bool, as_document: bool) -
     try:
         entries = journal.entries()
     except (OSError, ValueError) as error:
-        raise Unsupported(str(error)) from None
+        why = f"{journal.path} cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise Unsupported(why) from None
     if not entries:
         note(f"there is nothing to revert ({journal.path} has no entry)")
         if as_document:

@@ -212,7 +212,12 @@ def _fields(shot: Scan, killed: tuple[Destruction, ...]) -> dict[str, Any]:
     }
     if killed:
         fields["killed"] = [
-            {"endpoint": one.sighting.socket.endpoints.local, "refused": one.refused, "still_bound": one.still_bound}
+            {
+                "endpoint": one.sighting.socket.endpoints.local,
+                "refused": one.refused,
+                "still_bound": one.still_bound,
+                "had_ended": one.had_ended,
+            }
             for one in killed
         ]
     return fields

@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tailbite.core.address import FourTuple
-from tailbite.host.see.records import NotVisible
+from tailbite.host.see.end_refusal import why_not_ended
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.end_socket import end_self_connect
 from tailbite.kernel.sock_diag import SockDiag, TcpState
-from tailbite.watch.records import EndResult
+from tailbite.watch.records import EndResult, Moment
 
 if TYPE_CHECKING:
     from tailbite.watch.records import SelfConnectEvent
@@ -31,7 +31,7 @@ def destroy_noticed(event: SelfConnectEvent) -> EndResult:
     try:
         is_destroyed, finished = call_in_namespace(event.namespace, partial(_destroy, event))
     except OSError as error:
-        return EndResult(False, False, _since(event), NotVisible.of("the self-connect", error).why)
+        return EndResult(False, False, _since(event), _why_refused(event, error))
     return EndResult(is_destroyed, True, max(round((finished - event.time) * 1e6), 0))
 
 
@@ -51,8 +51,12 @@ def _destroy(event: SelfConnectEvent) -> tuple[bool, float]:
         target = diag.find(event.family, FourTuple(event.endpoint, event.endpoint))
         if target is None:
             return False, time.time()
-        end_self_connect(diag, target)
-        return True, time.time()
+        return end_self_connect(diag, target), time.time()
+
+
+def _why_refused(event: SelfConnectEvent, error: OSError) -> str:
+    state = TcpState.TIME_WAIT if event.moment is Moment.ENDED else TcpState.ESTABLISHED
+    return why_not_ended(error, event.endpoint, state)
 
 
 def _is_bound(event: SelfConnectEvent) -> bool:

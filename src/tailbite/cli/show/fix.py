@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from tailbite.cli.output import Unsupported, plain
 from tailbite.core.ports import shortened
 from tailbite.host.change.apply import ChangedMeanwhile
-from tailbite.host.change.records import FileChange, SettingChange
+from tailbite.host.change.records import Destroy, FileChange, SettingChange
 from tailbite.host.sysctl.tree import ENCODING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from tailbite.host.change.apply import Done
     from tailbite.host.change.records import Change
 
-__all__ = ["as_bytes", "as_fields", "change_name", "refusals"]
+__all__ = ["as_bytes", "as_fields", "change_name", "done_fields", "refusals"]
 
 
 def change_name(change: Change) -> str:
@@ -71,8 +72,15 @@ def as_fields(change: Change, note: str = "") -> dict[str, Any]:
             "state": change.sighting.socket.state,
             "owners": change.sighting.owners,
             "command": change.command(),
+            "refused": None,
         }
     return {**fields, "note": note or None}
+
+
+def done_fields(one: Done) -> dict[str, Any]:
+    """Return a change that was applied for JSON, with the reason if it was refused."""
+    fields = as_fields(one.change, one.note)
+    return {**fields, "refused": one.refused or None} if isinstance(one.change, Destroy) else fields
 
 
 @contextlib.contextmanager
@@ -102,7 +110,9 @@ def _reason(error: Exception, path: object, planned: Iterable[Change]) -> str:
         return f"not permitted: {what}; run it as root{files}"
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return f"this file system is read-only: {_what(error)}; in a container, set it where the container is started"
-    return str(error)
+    if isinstance(error, FileNotFoundError) and _what(error).startswith("/proc/"):
+        return "the network namespace can no longer be entered: the process that was in it has ended"
+    return f"{_what(error)}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
 
 
 def _what(error: OSError) -> str:

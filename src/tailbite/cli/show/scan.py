@@ -113,6 +113,8 @@ def _killed(one: Destruction) -> Text:
     where = plain(f"{one.sighting.socket.endpoints.local} in {one.sighting.namespace}")
     if one.refused is not None:
         return Text(f"Not destroyed: {where}: {one.refused.why}", style="red")
+    if one.had_ended:
+        return Text(f"Had ended by itself: {where}.")
     if one.still_bound:
         return Text(f"Destroyed: {where}. Its owner bound the port itself, and keeps it until it closes the socket.")
     return Text(f"Destroyed: {where}. Its owner gets ECONNABORTED, and the port is free.")

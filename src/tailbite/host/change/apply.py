@@ -44,14 +44,16 @@ class Done:
     Attributes:
         change: the change.
         note: what there is to say about it, in a sentence without a full stop; empty if it went as planned.
+        refused: why a socket was not destroyed, and what to do; empty if the change was made.
     """
 
     change: Change
     note: str = ""
+    refused: str = ""
 
 
 def apply_changes(changes: Sequence[Change], journal: Journal, root: Path) -> Iterator[Done]:
-    """Make the changes, in order, and yield each that is made.
+    """Make the changes, in order, and yield each that is made, and each socket that could not be destroyed.
 
     Raises:
         ChangedMeanwhile: a file has another text now.
@@ -66,12 +68,12 @@ def apply_changes(changes: Sequence[Change], journal: Journal, root: Path) -> It
             journal.push(JournalEntry(time.time(), boot_id(), steps))
         for number, change in enumerate(changes):
             try:
-                note = _make(change, root)
+                done = _make(change, root)
             except OSError:
                 if steps and not number:
                     journal.pop()  # nothing was done, so there is nothing to revert
                 raise
-            yield Done(change, note)
+            yield done
 
 
 def revert_last(journal: Journal, root: Path, *, dry: bool = False, files_only: bool = False) -> Iterator[Done]:
@@ -100,21 +102,26 @@ def revert_last(journal: Journal, root: Path, *, dry: bool = False, files_only: 
             journal.pop()
 
 
-def _make(change: Change, root: Path) -> str:
+def _make(change: Change, root: Path) -> Done:
     if isinstance(change, FileChange):
         _write(root, change.path, change.after)
-        return ""
-    if isinstance(change, SettingChange):
+    elif isinstance(change, SettingChange):
         with inside(change.namespace):
             is_list = change.key == RESERVED.key  # others may have reserved more since: merge again
             _set(change.key, str(read_reserved_ports() | change.added) if is_list else change.after)
-        return ""
+    else:
+        return _end(change)
+    return Done(change)
+
+
+def _end(change: Destroy) -> Done:
     (killed,) = destroy_self_connects([change.sighting])
     if killed.refused is not None:
-        raise OSError(killed.refused.number, killed.refused.why, killed.refused.what)
-    if killed.still_bound:
-        return "its owner had bound the port, and keeps it until it closes the socket"
-    return ""
+        return Done(change, refused=killed.refused.why)
+    if killed.had_ended:
+        return Done(change, "it had ended by itself")
+    bound = "its owner had bound the port, and keeps it until it closes the socket"
+    return Done(change, bound if killed.still_bound else "")
 
 
 def _restore_file(change: FileChange, root: Path, dry: bool) -> Done:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
 from tailbite.host.see.abilities import socket_abilities
+from tailbite.host.see.end_refusal import cannot_destroy
 from tailbite.host.sysctl.text import value_in, with_assignment, without_assignment
 from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED, reserved_value
 from tailbite.kernel.inet_diag import TcpState
@@ -127,7 +128,7 @@ class Destroy:
             if able.destroy_time_wait is False:
                 return self.sighting.namespace.tailbite(f"fix --kill {end.port} --apply")
         elif able.destroy is False:
-            return f"# this kernel cannot destroy the connection of {end} (SOCK_DESTROY): end the program that has it"
+            return f"# {cannot_destroy(end)}"
         mapped = found.family == socket.AF_INET6 and ":" not in end.host
         name = shlex.quote(f"[::ffff:{end.host}]:{end.port}" if mapped else str(end))
         state = found.state.label.lower()

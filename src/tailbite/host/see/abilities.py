@@ -17,6 +17,7 @@ from tailbite.core.address import Endpoint, FourTuple
 from tailbite.core.selection import Selection
 from tailbite.kernel import namespace
 from tailbite.kernel.capabilities import CAP_NET_ADMIN, CAP_SYS_ADMIN, has_capability
+from tailbite.kernel.end_socket import LACKS_DESTROY
 from tailbite.kernel.release import kernel_release, kernel_version, parse_version
 from tailbite.kernel.sock_diag import SockDiag, TcpSocket, TcpState
 from tailbite.kernel.sockopt import supports_local_port_range
@@ -135,7 +136,7 @@ def _can_destroy() -> bool | None:
         with SockDiag() as diag:
             diag.destroy(target)
     except OSError as error:
-        return {errno.ENOENT: True, errno.EOPNOTSUPP: False}.get(error.errno or 0)
+        return True if error.errno == errno.ENOENT else False if error.errno in LACKS_DESTROY else None
     return True
 
 
@@ -175,7 +176,7 @@ def _try_time_wait() -> bool | None:
             try:
                 diag.destroy(one)
             except OSError as error:
-                return False if error.errno == errno.EOPNOTSUPP else None
+                return False if error.errno in LACKS_DESTROY else None
             return True
     return None
 

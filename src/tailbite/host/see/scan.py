@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from tailbite.host.see.end_refusal import why_not_ended
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.records import NotVisible
 from tailbite.host.see.usage import are_listeners_all, read_usage, usage_here
@@ -82,11 +83,13 @@ class Destruction:
         refused: why it failed; None if it is gone.
         still_bound: True if its owner had bound the port itself: then the port is the owner's until it closes the
             socket, with or without a connection.
+        had_ended: True if it had ended by itself, and there was nothing to destroy.
     """
 
     sighting: Sighting
     refused: NotVisible | None
     still_bound: bool = False
+    had_ended: bool = False
 
 
 def scan(namespaces: Iterable[Namespace], not_visible: Iterable[NotVisible] = ()) -> Scan:
@@ -184,16 +187,20 @@ def destroy_self_connects(sightings: Iterable[Sighting]) -> tuple[Destruction, .
 
 def _destroy_one(sighting: Sighting) -> Destruction:
     target = sighting.socket
-    what = f"{target.endpoints.local} in {sighting.namespace}"
+    end = target.endpoints.local
     try:
-        return Destruction(sighting, None, call_in_namespace(sighting.namespace, partial(_destroy, target)))
+        still_bound, had_ended = call_in_namespace(sighting.namespace, partial(_destroy, target))
     except OSError as error:
-        return Destruction(sighting, NotVisible.of(what, error, "destroy it"))
+        why = why_not_ended(error, end, target.state)
+        return Destruction(sighting, NotVisible(f"{end} in {sighting.namespace}", why, error.errno or 0))
+    return Destruction(sighting, None, still_bound, had_ended)
 
 
-def _destroy(target: TcpSocket) -> bool:
-    """Destroy a socket of the calling thread's namespace; tell whether its owner has the port bound all the same."""
+def _destroy(target: TcpSocket) -> tuple[bool, bool]:
+    """Destroy a socket of the calling thread's namespace; tell whether its owner has the port bound all the same, and
+    whether it had ended before.
+    """
     with SockDiag() as diag:
-        end_self_connect(diag, target)
+        had_ended = not end_self_connect(diag, target)
         left = diag.listing(local_port=target.endpoints.local.port).sockets
-    return any(one.inode and one.inode == target.inode for one in left)
+    return any(one.inode and one.inode == target.inode for one in left), had_ended
