@@ -75,7 +75,7 @@ def _show_diagrams(app: Sphinx, name: str, source: list[str]) -> None:
 _PICTURE = """\
 :::{container} wide
 ```{image} figures/state-machine.svg
-:alt: States of a loop: IDLE, CONNECTING, VERIFYING, CONNECTED and ENDED; a failure leads to WAITING.
+:alt: State diagram of a loop. IDLE leads to CONNECTING, VERIFYING and CONNECTED; a failure leads to WAITING; a fatal error, a limit or close() leads to ENDED.
 ```
 :::"""
 

@@ -388,10 +388,12 @@ TABLE: tuple[Row, ...] = (
 
 
 def diagram() -> str:
-    """Return the table as a Mermaid state diagram."""
+    """Return the table as a Mermaid state diagram, with one arrow for all rows from one state to another."""
     lines = ["stateDiagram-v2", "    [*] --> IDLE"]
     lines += [f"    {state.name}: {state.name}<br>{state.value}" for state in State]
+    arrows: dict[tuple[State, State], list[str]] = {}
     for row in TABLE:
         condition = f" [{row.when.__doc__}]" if row.when.__doc__ else ""
-        lines.append(f"    {row.state.name} --> {row.to.name}: {row.input.__name__}{condition}")
+        arrows.setdefault((row.state, row.to), []).append(f"{row.input.__name__}{condition}")
+    lines += [f"    {begin.name} --> {end.name}: {'<br>'.join(labels)}" for (begin, end), labels in arrows.items()]
     return "\n".join(lines) + "\n"
