@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FIGURES: Final = Path(__file__).parents[1] / "docs" / "figures"
 PORT: Final = 32246
-WIDTH, HEIGHT, COLUMNS, LINE, TOP = 480, 365, 56, 17, 165
+WIDTH, HEIGHT, COLUMNS, LINE, TOP = 480, 410, 52, 20, 168
 SECONDS_PER_ACT: Final = 6
 
 INK, PAPER, MUTED, CLIENT, SERVER, BAD = "#1a1a1a", "#ffffff", "#595959", "#c05a12", "#1f4e79", "#a01c1c"
@@ -71,10 +71,15 @@ def act_picture(number: int, title: str, lines: list[str]) -> tuple[str, int]:
     y = TOP
     for line in lines:
         prose = line.startswith("\t")
-        for part in textwrap.wrap(re.sub(r" \d+/telnet", " 812/telnet", line.strip()), COLUMNS) or [""]:
+        for part in _wrapped(re.sub(r" \d+/telnet", " 812/telnet", line.strip())):
             parts.append(_text(20, y, part, mono=not prose, colour=MUTED if prose else INK))
             y += LINE
     return "\n".join(parts), y
+
+
+def _wrapped(text: str) -> list[str]:
+    """Return the lines of a text; *TIME-WAIT* and its like stay in one line."""
+    return textwrap.wrap(text, COLUMNS, break_on_hyphens=False) or [""]
 
 
 def _text(
@@ -82,7 +87,7 @@ def _text(
     y: float,
     text: str,
     *,
-    size: int = 13,
+    size: int = 15,
     weight: str = "normal",
     mono: bool = False,
     colour: str = INK,
@@ -90,7 +95,7 @@ def _text(
 ) -> str:
     family = "ui-monospace, 'DejaVu Sans Mono', monospace" if mono else "'DejaVu Sans', Verdana, sans-serif"
     return (
-        f'<text x="{x}" y="{y}" font-family="{family}" font-size="{12 if mono else size}" font-weight="{weight}" '
+        f'<text x="{x}" y="{y}" font-family="{family}" font-size="{14 if mono else size}" font-weight="{weight}" '
         f'fill="{colour}" text-anchor="{anchor}" xml:space="preserve">{html.escape(text)}</text>'
     )
 
@@ -100,8 +105,8 @@ def _box(x: float, label: str, note: str, colour: str, *, dashed: bool = False) 
     place = f'x="{x}" y="75" width="130" height="58" rx="8"'
     return [
         f'<rect {place} fill="{PAPER}" stroke="{colour}" stroke-width="2"{dash}/>',
-        _text(x + 65, 100, label, weight="bold", colour=colour, anchor="middle"),
-        _text(x + 65, 119, note, size=11, colour=colour, anchor="middle"),
+        _text(x + 65, 100, label, size=14, weight="bold", colour=colour, anchor="middle"),
+        _text(x + 65, 119, note, size=13, colour=colour, anchor="middle"),
     ]
 
 
@@ -123,7 +128,7 @@ def _dead_port() -> Iterator[str]:
     yield from _box(30, "client", "source port: ?", CLIENT)
     yield from _box(320, "port 32246", "nobody listens", MUTED, dashed=True)
     yield _arrow("M 162 104 L 312 104", CLIENT, dashed=True)
-    yield _text(237, 94, "connect", size=11, colour=CLIENT, anchor="middle")
+    yield _text(237, 94, "connect", size=13, colour=CLIENT, anchor="middle")
 
 
 def _self_connect() -> Iterator[str]:
@@ -161,7 +166,7 @@ def _guarded() -> Iterator[str]:
     yield from _box(30, "client, tailbite", "never 32246", CLIENT)
     yield from _box(320, "server", "listens on 32246", SERVER)
     yield _arrow("M 162 104 L 312 104", SERVER)
-    yield _text(237, 94, "connected", size=11, colour=SERVER, anchor="middle")
+    yield _text(237, 94, "connected", size=13, colour=SERVER, anchor="middle")
 
 
 SKETCHES: Final = {
@@ -198,7 +203,7 @@ def animated(pictures: dict[int, str], where: str) -> str:
         + "@media (prefers-reduced-motion: reduce){.act{animation:none}.a6{opacity:1}}</style>\n"
     )
     groups = "\n".join(f'<g class="act a{number}">\n{content}\n</g>' for number, content in pictures.items())
-    foot = _text(20, HEIGHT - 12, f"tailbite demo, {where}", size=10, colour=MUTED)
+    foot = _text(20, HEIGHT - 12, f"tailbite demo, {where}", size=12, colour=MUTED)
     return svg(f"{groups}\n{foot}", HEIGHT, "The six acts of tailbite demo, one after the other", style)
 
 

@@ -27,8 +27,8 @@ def draw_cures(seen: Cures, machine: str, stem: Path) -> tuple[Path, Path]:
         OSError: a file cannot be written.
     """
     summaries = seen.summaries()
-    with figure(5.3, 1.7 + 0.58 * len(summaries)) as (drawing, (axes,)):
-        drawing.suptitle("How long clients keep a restarting server down", x=0.01, ha="left", fontsize=12)
+    with figure(4.6, 1.7 + 0.58 * len(summaries)) as (drawing, (axes,)):
+        drawing.suptitle("How long clients keep a restarting server down", x=0.01, ha="left", fontsize=11)
         places = list(range(len(summaries)))
         _draw_outages(axes, summaries, places)
         tidy(axes, grid="x")
@@ -83,7 +83,7 @@ def _label(axes: Axes, place: int, end: float, summary: Summary) -> None:
     axes.text(0.015 * end, place - 0.27, _name(summary), va="bottom", fontsize=9, color=INK, fontweight=weight)
     if summary.cost is not None:
         cost = f"connect x{summary.cost:.2f}"
-        axes.text(1.05 * end, place - 0.27, cost, va="bottom", ha="right", fontsize=8, color=INK)
+        axes.text(1.05 * end, place - 0.27, cost, va="bottom", ha="right", fontsize=9, color=INK)
 
 
 def _outcome(summary: Summary) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_handshake"]
 
-_FAR = 1.4
+_FAR = 1.5
 _ARROW = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 0, "shrinkB": 0}
 
 
@@ -32,7 +32,7 @@ def draw_handshake(scenes: list[Scene], machine: str, stem: Path) -> tuple[Path,
         longest = len(scene.steps)
         with figure(4.6, 2.1 + 0.78 * longest) as (drawing, (axes,)):
             axes.set_title(_title(scene))
-            axes.set_xlim(-0.62, _FAR + 0.62)
+            axes.set_xlim(-0.56, _FAR + 0.56)
             axes.set_ylim(-longest - 0.75, 0.75)
             axes.axis("off")
             (_folded if scene.is_folded else _ladder)(axes, scene)
@@ -51,16 +51,16 @@ def _title(scene: Scene) -> str:
 
 def _lifeline(axes: Axes, x: float, name: str, state: str, end: float) -> None:
     axes.plot([x, x], [0.15, end], color=INK, lw=1.2)
-    axes.text(x, 0.5, name, ha="center", va="center", fontsize=9, fontweight="bold", color=INK)
-    axes.text(x, 0.28, state, ha="center", va="center", fontsize=8, color=INK)
+    axes.text(x, 0.5, name, ha="center", va="center", fontsize=10, fontweight="bold", color=INK)
+    axes.text(x, 0.28, state, ha="center", va="center", fontsize=9, color=INK)
 
 
 def _state(axes: Axes, x: float, y: float, state: str, *, left: bool) -> None:
-    axes.text(x + (-0.04 if left else 0.04), y, state, ha="right" if left else "left", va="center", fontsize=8)
+    axes.text(x + (-0.04 if left else 0.04), y, state, ha="right" if left else "left", va="center", fontsize=9)
 
 
 def _text(step: SegmentStep) -> str:
-    return step.segment.replace("><", "  ").strip("<>")
+    return step.segment.replace("><", " ").strip("<>")
 
 
 def _folded(axes: Axes, scene: Scene) -> None:
@@ -71,14 +71,14 @@ def _folded(axes: Axes, scene: Scene) -> None:
         out, back = -number - 0.2, -number - 0.62
         axes.plot([0.0, _FAR, _FAR], [out, out, back], color=MID, lw=1.3)
         axes.annotate("", (0.0, back), (_FAR, back), arrowprops={**_ARROW, "color": MID, "lw": 1.3})
-        axes.text(0.05, out - 0.21, _text(step), va="center", fontsize=8, color=INK)
+        axes.text(0.05, out - 0.21, _text(step), va="center", fontsize=8.8, color=INK)
         _state(axes, 0.0, out, step.before, left=True)
         _state(axes, 0.0, back, step.after, left=True)
         if explain_segment(step) is not None and step.duplicate is not None:
             block = f"D-SACK\n{step.duplicate[0]}-{step.duplicate[1]}"
-            axes.text(_FAR + 0.04, (out + back) / 2, block, va="center", fontsize=8)
+            axes.text(_FAR + 0.04, (out + back) / 2, block, va="center", fontsize=9)
     left = "nothing is left" if scene.left is None else f"{scene.left} is left\non {scene.port} <-> {scene.port}"
-    axes.text(0.0, end - 0.1, left, ha="center", va="top", fontsize=9, fontweight="bold")
+    axes.text(0.0, end - 0.1, left, ha="center", va="top", fontsize=10, fontweight="bold")
 
 
 def _ladder(axes: Axes, scene: Scene) -> None:
@@ -90,9 +90,9 @@ def _ladder(axes: Axes, scene: Scene) -> None:
         y = -number - 0.3
         start, stop = (0.0, _FAR) if step.sender == 0 else (_FAR, 0.0)
         axes.annotate("", (stop, y - 0.3), (start, y), arrowprops={**_ARROW, "color": DARK, "lw": 1.3})
-        axes.text(_FAR / 2, y + 0.08, _text(step), ha="center", va="center", fontsize=8, color=INK)
+        axes.text(_FAR / 2, y + 0.08, _text(step), ha="center", va="center", fontsize=8.8, color=INK)
         _state(axes, start, y, step.before, left=step.sender == 0)
         _state(axes, stop, y - 0.3, step.after, left=step.sender == 1)
     if scene.left is not None:
         left = f"{scene.left} is left\non the client's port"
-        axes.text(_FAR / 2, end - 0.1, left, ha="center", va="top", fontsize=9, fontweight="bold")
+        axes.text(_FAR / 2, end - 0.1, left, ha="center", va="top", fontsize=10, fontweight="bold")

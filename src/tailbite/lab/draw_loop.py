@@ -26,7 +26,7 @@ def draw_loop(settings: ExperimentSettings, tallies: list[LoopTally], machine: s
     Raises:
         OSError: a file cannot be written.
     """
-    with figure(5.3, 9, "a;b;c", height_ratios=[1.4, 1, 1]) as (drawing, (waits, strides, parity)):
+    with figure(4.6, 9, "a;b;c", height_ratios=[1.4, 1, 1]) as (drawing, (waits, strides, parity)):
         _waits(waits, settings, tallies)
         _strides(strides, tallies)
         _parity(parity, settings, tallies)

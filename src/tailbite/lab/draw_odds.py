@@ -39,7 +39,7 @@ def draw_odds(
     curves = [(name, odds(port, ephemeral, reserved, **kind), look) for name, kind, look in kinds]
     times = [curve.seconds(0.999, every=every, clients=clients) for _, curve, _ in curves if curve.is_possible]
     end = max(times, default=3600.0)
-    with figure(5.3, 4.4) as (drawing, (axes,)):
+    with figure(4.6, 4.3) as (drawing, (axes,)):
         soon = [curve.seconds(0.002, every=every, clients=clients) for _, curve, _ in curves if curve.is_possible]
         at = np.geomspace(min(soon, default=end / 1e4), end, 700)
         for name, curve, look in curves:
@@ -58,7 +58,7 @@ def draw_odds(
         axes.set_title(f"Self-connects of a client that dials port {port}\n{pace}")
         tidy(axes)
         axes.grid(True, axis="x")
-        axes.legend(loc="upper left")
+        axes.legend(fontsize=9, loc="upper left")
         caption(drawing, "tailbite lab odds: the model, which tailbite lab loop\ncompares with the kernel")
         return save(drawing, stem)
 
