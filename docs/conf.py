@@ -72,10 +72,14 @@ def _show_diagrams(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = re.sub(r"^```mermaid\n.*?^```$", _PICTURE, source[0], flags=re.DOTALL | re.MULTILINE)
 
 
-_PICTURE = """\
-:::{container} wide
-```{image} figures/state-machine.svg
-:alt: State diagram of a loop. IDLE leads to CONNECTING, VERIFYING and CONNECTED; a failure leads to WAITING; a fatal error, a limit or close() leads to ENDED.
+_ALTERNATIVE = (
+    "State diagram of a loop. IDLE leads to CONNECTING, VERIFYING and CONNECTED; a failure leads to WAITING; "
+    "a fatal error, a limit or close() leads to ENDED."
+)
+_PICTURE = f"""\
+:::{{container}} wide
+```{{image}} figures/state-machine.svg
+:alt: {_ALTERNATIVE}
 ```
 :::"""
 
