@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortRange
+from tailbite.kernel.libc import libc
+from tailbite.kernel.sockaddr import UNSPECIFIED
+from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_ephemeral_range
 
@@ -43,6 +46,11 @@ class Holder:
                 abort(sock)
 
 
+def plain(host: str) -> str:
+    """Return the address alone: of ``V6_ONLY``, ``::``."""
+    return host.partition("/")[0]
+
+
 def new_socket(host: str, *, reuse: bool) -> socket.socket:
     """Return a socket of the address's family; ``::ffff:`` addresses and ``::`` are AF_INET6."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -56,7 +64,7 @@ def server_binds(host: str, port: int, *, reuse: bool) -> bool:
     """Start as a server does, bind and listen; True if that works, False if the address is in use."""
     with contextlib.closing(new_socket(host, reuse=reuse)) as server:
         try:
-            server.bind((host.partition("/")[0], port))
+            server.bind((plain(host), port))
             server.listen()
         except OSError as error:
             assert error.errno == errno.EADDRINUSE, error
@@ -66,7 +74,7 @@ def server_binds(host: str, port: int, *, reuse: bool) -> bool:
 
 def bound(host: str, port: int, reuse: bool) -> list[socket.socket]:
     sock = new_socket(host, reuse=reuse)
-    sock.bind((host.partition("/")[0], port))
+    sock.bind((plain(host), port))
     return [sock]
 
 
@@ -80,19 +88,24 @@ def listening_on_lo(host: str, port: int, reuse: bool) -> list[socket.socket]:
     """A listener that is bound to a device."""
     sock = new_socket(host, reuse=reuse)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
-    sock.bind((host.partition("/")[0], port))
+    sock.bind((plain(host), port))
     sock.listen()
     return [sock]
 
 
 def listening_with_mptcp(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    (sock,) = _bound_with_mptcp(host, port, reuse)
+    sock.listen()
+    return [sock]
+
+
+def _bound_with_mptcp(host: str, port: int, reuse: bool) -> list[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
     if host == V6_ONLY:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    sock.bind((host.partition("/")[0], port))
-    sock.listen()
+    sock.bind((plain(host), port))
     return [sock]
 
 
@@ -105,10 +118,18 @@ def has_mptcp() -> bool:
     return True
 
 
+def listening_with_reuse_port(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    sock = new_socket(host, reuse=reuse)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind((plain(host), port))
+    sock.listen()
+    return [sock]
+
+
 def dialling(host: str, port: int, reuse: bool) -> list[socket.socket]:
     """A client in SYN-SENT, from the port that it bound: the queue of the server is full."""
     server = new_socket(host, reuse=False)
-    server.bind((host, 0))
+    server.bind((plain(host), 0))
     server.listen(0)
     goal = server.getsockname()[:2]
     first = new_socket(host, reuse=False)
@@ -121,7 +142,14 @@ def dialling(host: str, port: int, reuse: bool) -> list[socket.socket]:
 
 def self_bound(host: str, port: int, reuse: bool) -> list[socket.socket]:
     (sock,) = bound(host, port, reuse)
-    sock.connect((host, port))
+    sock.connect((plain(host), port))
+    return [sock]
+
+
+def self_shut_down(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A self-connect that has ended, whose program still has the socket, which it had bound."""
+    (sock,) = self_bound(host, port, reuse)
+    sock.shutdown(socket.SHUT_WR)
     return [sock]
 
 
@@ -159,10 +187,47 @@ def accepted_fin_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
     return [client]
 
 
+def accepted_close_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """The client closed its side, and the server that no longer listens does not notice."""
+    client, connection = _conversation(host, port, reuse)
+    client.close()
+    return [connection]
+
+
 def source_bound(host: str, port: int, reuse: bool) -> list[socket.socket]:
     """A client's connection to another port, from the port that it bound."""
     server = _server(host)
     (client,) = bound(host, port, reuse)
+    client.connect(server.getsockname()[:2])
+    return [client, server.accept()[0], server]
+
+
+def source_fin_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A client closed its side, and no process has that socket any longer; the server does not close."""
+    client, connection, server = source_bound(host, port, reuse)
+    client.close()
+    return [connection, server]
+
+
+def source_disconnected(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A client that bound its source port and aborted the connection, and keeps the socket."""
+    client, connection, server = source_bound(host, port, reuse)
+    assert libc().connect(client.fileno(), UNSPECIFIED, len(UNSPECIFIED)) == 0
+    return [client, connection, server]
+
+
+def source_destroyed(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    """A client that bound its source port, whose connection was destroyed, and which keeps the socket."""
+    sockets = source_bound(host, port, reuse)
+    with SockDiag() as diag:
+        for one in diag.listing((TcpState.ESTABLISHED,), local_port=port).sockets:
+            diag.destroy(one)
+    return sockets
+
+
+def source_bound_with_mptcp(host: str, port: int, reuse: bool) -> list[socket.socket]:
+    server = _server(host)
+    (client,) = _bound_with_mptcp(host, port, reuse)
     client.connect(server.getsockname()[:2])
     return [client, server.accept()[0], server]
 
@@ -184,7 +249,7 @@ def source_chosen_time_wait(host: str, port: int, reuse: bool) -> list[socket.so
 def _conversation(host: str, port: int, reuse: bool) -> tuple[socket.socket, socket.socket]:
     (server,) = listening(host, port, reuse)
     client = new_socket(host, reuse=False)
-    client.connect((host, port))
+    client.connect((plain(host), port))
     connection, _ = server.accept()
     server.close()
     return client, connection
@@ -192,7 +257,7 @@ def _conversation(host: str, port: int, reuse: bool) -> tuple[socket.socket, soc
 
 def _server(host: str) -> socket.socket:
     server = new_socket(host, reuse=False)
-    server.bind((host, 0))
+    server.bind((plain(host), 0))
     server.listen()
     return server
 
@@ -202,7 +267,7 @@ def _connect_from(host: str, goal: int, source: int, reuse: bool) -> socket.sock
     write_ephemeral_range(PortRange(source, source))
     sock = new_socket(host, reuse=reuse)
     try:
-        sock.connect((host, goal))
+        sock.connect((plain(host), goal))
     finally:
         write_ephemeral_range(DEFAULT_RANGE)
     return sock
@@ -214,16 +279,22 @@ KINDS: dict[str, Callable[[str, int, bool], list[socket.socket]]] = {
         bound,
         listening,
         listening_on_lo,
-        *((listening_with_mptcp,) if has_mptcp() else ()),
+        listening_with_reuse_port,
+        *((listening_with_mptcp, source_bound_with_mptcp) if has_mptcp() else ()),
         dialling,
         self_bound,
+        self_shut_down,
         self_chosen,
         self_bound_time_wait,
         self_chosen_time_wait,
         accepted,
         accepted_time_wait,
         accepted_fin_wait,
+        accepted_close_wait,
         source_bound,
+        source_fin_wait,
+        source_disconnected,
+        source_destroyed,
         source_chosen,
         source_chosen_time_wait,
     )

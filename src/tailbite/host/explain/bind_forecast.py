@@ -36,7 +36,7 @@ class BindOutcome(Enum):
     DEPENDS = "depends"
     """It works if the socket in the way has SO_REUSEADDR too, else EADDRINUSE."""
     UNCERTAIN = "uncertain"
-    """It fails if an IPv6 socket was connected without a bind, else it works; the kernel does not list which."""
+    """It works if the IPv6 socket of a connection is IPV6_V6ONLY, which the kernel lists of listeners only."""
     NOT_KNOWN = "not-known"
     """No socket is listed, but this kernel (before Linux 6.8) does not list sockets that are only bound."""
     NOT_PERMITTED = "not-permitted"
@@ -157,10 +157,11 @@ def _holds_same(address: BindAddress, other: TcpSocket) -> bool | None:
         return host == theirs or "0.0.0.0" in (host, theirs)
     if ":" in host:
         return host == theirs or "::" in (host, theirs)
-    # An IPv4 server beside a native IPv6 socket. One that is bound to :: has every IPv4 address too, unless it is
-    # IPV6_V6ONLY.
-    if other.v6_only is not None:
-        return theirs == "::" and not other.v6_only
-    # One that was connected to ::1 without a bind holds an IPv4 stand-in as well, which 0.0.0.0 meets; a bind to an
-    # address makes a socket IPV6_V6ONLY. Of connected sockets the kernel does not list which it is.
-    return None if host in ("0.0.0.0", _LOOPBACK_FOR_V6) else False
+    # An IPv4 server beside a native IPv6 socket. One on :: has every IPv4 address too. A connection of one that was
+    # not bound, or bound to :: (as was the listener that accepted it), has an IPv4 stand-in, which 0.0.0.0 meets, and
+    # keeps it when the connection is gone. A bind to an IPv6 address makes a socket IPV6_V6ONLY, which has neither
+    # (__inet6_bind, net/ipv6/af_inet6.c). Of connections the kernel does not list IPV6_V6ONLY.
+    if other.v6_only or not (theirs == "::" or host in ("0.0.0.0", _LOOPBACK_FOR_V6)):
+        return False
+    # Kernels since 6.1 (bhash2) no longer compare a server on the stand-in itself with it.
+    return None if other.v6_only is None or (host == _LOOPBACK_FOR_V6 and theirs != "::") else True

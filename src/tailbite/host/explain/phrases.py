@@ -30,7 +30,7 @@ _OUTCOMES = {
     BindOutcome.WORKS: "would work",
     BindOutcome.FAILS: "fails (EADDRINUSE)",
     BindOutcome.DEPENDS: "works only if the socket in the way has set it too",
-    BindOutcome.UNCERTAIN: "fails if that IPv6 socket was connected without a bind, else works",
+    BindOutcome.UNCERTAIN: "works if that IPv6 socket is IPV6_V6ONLY, as a bind to its address makes it",
     BindOutcome.NOT_KNOWN: "not known: this kernel does not list sockets that are only bound",
     BindOutcome.NOT_PERMITTED: "fails (EACCES): this user may not bind it",
 }
@@ -128,8 +128,8 @@ def _sentence(names: str, plain: BindOutcome, reusing: BindOutcome) -> str:
         )
     if plain is BindOutcome.UNCERTAIN:
         return (
-            f"A server can bind {names} unless the IPv6 socket was connected without a bind, "
-            "which the kernel does not list."
+            f"A server can bind {names} if the IPv6 socket is IPV6_V6ONLY, as a bind to its address makes it; the "
+            "kernel does not list that of connections."
         )
     if plain is BindOutcome.NOT_KNOWN:
         return f"Whether a server can bind {names} is not known: kernels before Linux 6.8 do not list bound sockets."
