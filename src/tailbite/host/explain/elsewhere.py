@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from tailbite.core.address import Endpoint
 from tailbite.core.ports import PortSet
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.phrases import holder_name, join_words, process_names
+from tailbite.host.see.firewall_rules import RuleEffect
 from tailbite.kernel.inet_diag import TcpState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tailbite.host.see.firewall_rules import Rule
     from tailbite.host.see.other_protocols import OtherUse
     from tailbite.host.see.port import PortSnapshot, PortUse
 
 __all__ = ["other_namespace_finding", "other_protocol_findings", "redirect_findings"]
 
 _SHOWN = 5
+_EFFECTS = (
+    (
+        RuleEffect.ELSEWHERE,
+        "A rule of this host answers for port {port} before any socket: {count} with NAT or a virtual server.",
+        (
+            "Published container ports and node ports work like this. A client can be answered although no socket "
+            "has the port, and a server that binds the port may not be reached. No rule keeps a server from "
+            "binding it."
+        ),
+    ),
+    (
+        RuleEffect.DROPPED,
+        "A rule of this host drops packets to port {port}, or refuses them: {count} of the packet filter.",
+        (
+            "A client that such a rule is for gets no answer, or is refused (Connection refused), whatever server "
+            "listens. No rule keeps a server from binding the port."
+        ),
+    ),
+)
 
 
 def other_namespace_finding(shot: PortSnapshot) -> Finding | None:
@@ -86,22 +108,33 @@ def _other_holder(uses: list[OtherUse]) -> str:
     return process_names(owners) if owners else f"a process that is not visible (uid {uses[0].uid})"
 
 
-def redirect_findings(shot: PortSnapshot) -> Iterator[Finding]:
-    """Yield the finding about rules that send the port's packets elsewhere before a socket sees them."""
-    rules = shot.redirects.rules
-    if not rules:
-        return
-    yield Finding(
-        "TB117",
-        Severity.NOTICE,
-        Confidence.LIKELY,
-        f"A rule of this host answers for port {shot.port} before any socket: {len(rules)} "
-        f"rule{'' if len(rules) == 1 else 's'} with NAT or a virtual server.",
-        "Published container ports and node ports work like this. A client can be answered although no socket has "
-        "the port, and a server that binds the port may not be reached. No rule keeps a server from binding it.",
-        (),
-        shot.namespace,
-        Endpoint("0.0.0.0", shot.port),
-        facts=tuple(Fact("rule", rule) for rule in rules[:_SHOWN]),
-        ports=PortSet.of([shot.port]),
-    )
+def redirect_findings(shot: PortSnapshot, host: str | None = None) -> Iterator[Finding]:
+    """Yield the findings about rules that the port's packets meet before a socket sees them.
+
+    Args:
+        shot: the port.
+        host: the address that was asked for; None for any.
+    """
+    rules = [rule for rule in shot.redirects.rules if _is_for(rule, host)]
+    for effect, what, why in _EFFECTS:
+        if some := [rule for rule in rules if rule.effect is effect]:
+            yield Finding(
+                "TB117",
+                Severity.NOTICE,
+                Confidence.LIKELY,
+                what.format(port=shot.port, count=f"{len(some)} rule{'' if len(some) == 1 else 's'}"),
+                why,
+                (),
+                shot.namespace,
+                Endpoint(host or "0.0.0.0", shot.port),
+                facts=tuple(Fact("rule", rule.text) for rule in some[:_SHOWN]),
+                ports=PortSet.of([shot.port]),
+            )
+
+
+def _is_for(rule: Rule, host: str | None) -> bool:
+    """Tell whether a rule can be about the address that was asked for."""
+    if host is None or not rule.destination:
+        return True
+    asked = ip_address(host.partition("%")[0])
+    return asked.is_unspecified or asked in ip_network(rule.destination, strict=False)

@@ -35,16 +35,19 @@ from tailbite.host.explain.free import foreign_address_finding, free_findings
 from tailbite.host.explain.held import held_finding
 from tailbite.host.explain.listening import listening_finding
 from tailbite.host.see.abilities import SocketAbilities
+from tailbite.host.see.own_address import HostAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from tailbite.host.explain.bind_forecast import BindForecast
     from tailbite.host.explain.evaluation import Group
-    from tailbite.host.see.port import PortSnapshot
+    from tailbite.host.see.port import PortSnapshot, PortUse
     from tailbite.host.see.port_selection import SelectionEvidence
 
-__all__ = ["Explanation", "explain_foreign_address", "explain_port"]
+__all__ = ["Explanation", "explain_foreign_address", "explain_port", "has_address"]
+
+_OWN = HostAddress(is_own=True, may_bind=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ def explain_port(
     others: Iterable[PortSnapshot] = (),
     host: str | None = None,
     *,
+    address: HostAddress = _OWN,
     abilities: SocketAbilities | None = None,
     selection: Callable[[], SelectionEvidence] | None = None,
     more: Iterable[Finding] = (),
@@ -84,16 +88,20 @@ def explain_port(
         shot: the port in the namespace that was asked about.
         others: the port in other namespaces, as far as they could be inspected.
         host: the address that was asked for; None for any.
+        address: the address that was asked for, as the namespace treats it.
         abilities: what this kernel can do about a socket; None for everything.
         selection: asked only where it matters, how the kernel chooses source ports; None for strides.
         more: findings of others about the same port.
     """
-    found = Evaluation(shot, host, abilities or SocketAbilities())
+    reaches_itself = host is None or address.reaches_itself(host)
+    found = Evaluation(shot, host, abilities or SocketAbilities(), reaches_itself)
     answer = [*_answer(found, selection), *more]
+    if host is not None and not address.is_own:
+        answer.append(foreign_address_finding(shot, host, address))
     context = [
         *(held_finding(found, group) for group in found.groups if _is_context(group)),
         *other_protocol_findings(shot),
-        *redirect_findings(shot),
+        *redirect_findings(shot, host),
     ]
     findings = [one for part in (answer, context) for one in sorted(part, key=_rank)]
     elsewhere = tuple(one for other in others if (one := other_namespace_finding(other)) is not None)
@@ -101,9 +109,14 @@ def explain_port(
     return Explanation(tuple(findings), elsewhere, forecasts, tuple(_settings(found)))
 
 
-def explain_foreign_address(shot: PortSnapshot, host: str) -> Explanation:
+def explain_foreign_address(shot: PortSnapshot, host: str, address: HostAddress) -> Explanation:
     """Explain a port of an address that does not belong to this host."""
-    return Explanation((foreign_address_finding(shot, host),))
+    return Explanation((foreign_address_finding(shot, host, address),))
+
+
+def has_address(use: PortUse, host: str) -> bool:
+    """Tell whether a socket has exactly this address as its local one."""
+    return use.socket.endpoints.local.host == host.partition("%")[0]
 
 
 def _answer(found: Evaluation, selection: Callable[[], SelectionEvidence] | None) -> Iterator[Finding]:
