@@ -266,7 +266,7 @@ import sys, socket
 def watch(event, arguments):
     if event in ("socket.bind", "socket.connect") and arguments[0].type == socket.SOCK_STREAM:
         print("TOUCHED", event, arguments[1])
-    if event == "socket.connect":
+    if event == "socket.connect" and arguments[0].type != socket.SOCK_DGRAM:  # a UDP socket sends nothing then
         print("CONNECTED", arguments[1])
 sys.addaudithook(watch)
 from tailbite.cli.params import PLACE

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tailbite.kernel import tcp_info
-from tailbite.kernel.sock_diag import SockDiag
+from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.tcp_info import TcpInfo
 
 pytestmark = pytest.mark.usefixtures("network")
@@ -68,3 +68,18 @@ def test_only_counters_that_add_up_tell_it(
     assert tcp_info.decode(bytes(data)).has_dialled is dialled
     assert tcp_info.decode(bytes(data[:192])).has_dialled is None  # a kernel before Linux 4.19
     assert tcp_info.decode(bytes(data[:104])) == TcpInfo(0, None, None)
+
+
+def test_a_connection_that_is_being_made_has_not_been_idle_since_the_boot() -> None:
+    with socket.socket() as server, socket.socket() as first, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        first.connect(server.getsockname())
+        client.setblocking(False)
+        client.connect_ex(server.getsockname())  # the queue is full: it stays in SYN-SENT
+        with SockDiag() as diag:
+            (found,) = diag.listing(local_port=client.getsockname()[1]).sockets
+            info = diag.traffic(found)
+    assert found.state is TcpState.SYN_SENT
+    assert info is not None
+    assert info.idle_ms == 0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortRange
 from tailbite.kernel.libc import libc
-from tailbite.kernel.sockaddr import UNSPECIFIED
 from tailbite.kernel.sock_diag import SockDiag, TcpState
+from tailbite.kernel.sockaddr import UNSPECIFIED
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_ephemeral_range
 

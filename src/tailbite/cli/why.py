@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from tailbite.cli.params import PLACE, chosen_namespaces, netns_option
 
 if TYPE_CHECKING:
     from tailbite.host.explain.why import Explanation
+    from tailbite.host.see.own_address import HostAddress
     from tailbite.host.see.port import PortSnapshot
     from tailbite.host.see.records import NotVisible
 
@@ -98,7 +100,7 @@ def _explain(code: str) -> int:
 
 def _inspect(host: str | None, port: int, wanted: str) -> tuple[Explanation, tuple[NotVisible, ...]]:
     from tailbite.host.explain.exhaustion import exhaustion_findings
-    from tailbite.host.explain.why import explain_foreign_address, explain_port
+    from tailbite.host.explain.why import explain_foreign_address, explain_port, has_address
     from tailbite.host.see.abilities import socket_abilities
     from tailbite.host.see.exhaustion import destinations_of
     from tailbite.host.see.port import inspect_port
@@ -110,12 +112,14 @@ def _inspect(host: str | None, port: int, wanted: str) -> tuple[Explanation, tup
     items = (*unseen, *(item for shot in (here, *others) for item in shot.not_visible))
     not_visible = tuple(dict.fromkeys(item for item in items if not item.is_gone or item in here.not_visible))
     host = _with_interface(host, here)
-    if host is not None and not _is_local(host, here):
-        return explain_foreign_address(here, host), not_visible
+    address = _ask_address(host, here)
+    if host is not None and not address.is_own and not any(has_address(use, host) for use in here.uses):
+        return explain_foreign_address(here, host, address), not_visible
     seen = explain_port(
         here,
         others,
         host,
+        address=address,
         abilities=socket_abilities(use.socket.state for use in here.uses),
         selection=partial(call_in_namespace, here.namespace, running_selection),
         more=exhaustion_findings(destinations_of(places[0], here.ephemeral, here.reserved), port=port),
@@ -135,16 +139,14 @@ def _with_interface(host: str | None, here: PortSnapshot) -> str | None:
     raise click.UsageError(f"there is no interface {zone!r} in {here.namespace}; there are: {names}")
 
 
-def _is_local(host: str, here: PortSnapshot) -> bool:
-    from tailbite.host.see.port import is_own_address
+def _ask_address(host: str | None, here: PortSnapshot) -> HostAddress:
+    from tailbite.host.see.own_address import HostAddress, ask_address
     from tailbite.host.see.visit import call_in_namespace
 
-    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
-        return True
-    try:
-        return call_in_namespace(here.namespace, partial(is_own_address, host))
-    except OSError:
-        return True  # not known: what the sockets say holds all the same
+    if host is not None and not ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
+        with contextlib.suppress(OSError):  # not known: what the sockets say holds all the same
+            return call_in_namespace(here.namespace, partial(ask_address, host))
+    return HostAddress(is_own=True, may_bind=True)
 
 
 def _emit(host: str | None, port: int, seen: Explanation, not_visible: tuple[NotVisible, ...]) -> None:

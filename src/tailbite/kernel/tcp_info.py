@@ -15,6 +15,7 @@ _SENT = struct.Struct("=QQ")  # tcpi_bytes_sent, tcpi_bytes_retrans: Linux 4.19
 _SENT_OFFSET = 200
 _UNACKED = struct.Struct("=I")  # tcpi_unacked
 _UNACKED_OFFSET = 24
+_OPENING = (2, 3)  # tcpi_state: SYN-SENT, SYN-RECV; their times count from the boot
 _FIN_ACKED = {1: 0, 8: 0, 5: 1}  # by tcpi_state: ESTABLISHED, CLOSE-WAIT, FIN-WAIT-2
 
 
@@ -23,7 +24,8 @@ class TcpInfo:
     """The part of ``struct tcp_info`` about data sent and received.
 
     Attributes:
-        idle_ms: milliseconds since it last sent or received data, or since it was made if it never did.
+        idle_ms: milliseconds since it last sent or received data, or since it was made if it never did; 0 while it is
+            being made, when the kernel has no such times yet.
         bytes_sent: bytes it sent and got acknowledged (tcpi_bytes_acked); None before Linux 4.1. A self-connect's own
             SYN counts as one.
         bytes_received: bytes it received (tcpi_bytes_received); None before Linux 4.1. On a self-connect these are
@@ -46,7 +48,7 @@ def decode(data: bytes | memoryview) -> TcpInfo:
     """
     if len(data) < _TIMES_OFFSET + _TIMES.size:
         raise ValueError(f"{len(data)} bytes are too few for a tcp_info")
-    idle = min(_TIMES.unpack_from(data, _TIMES_OFFSET))
+    idle = 0 if data[0] in _OPENING else min(_TIMES.unpack_from(data, _TIMES_OFFSET))
     if len(data) < _BYTES_OFFSET + _BYTES.size:
         return TcpInfo(idle, None, None)
     sent, received = _BYTES.unpack_from(data, _BYTES_OFFSET)

@@ -77,11 +77,13 @@ class Evaluation:
         shot: the port in the namespace that was asked about.
         host: the address that was asked for; None for any.
         abilities: what this kernel can do about a socket.
+        reaches_itself: False if a client that dials the address has another one as its source, as with 127.0.0.2.
     """
 
     shot: PortSnapshot
     host: str | None
     abilities: SocketAbilities
+    reaches_itself: bool = True
 
     @property
     def port(self) -> int:

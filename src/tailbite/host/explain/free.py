@@ -9,13 +9,14 @@ from tailbite.core.odds import odds
 from tailbite.core.ports import PortSet
 from tailbite.core.selection import Selection
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
-from tailbite.host.explain.phrases import range_words, spell_forecasts
+from tailbite.host.explain.phrases import holder_name, range_words, spell_forecasts, verb_for
 from tailbite.host.explain.remedies import reserve_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tailbite.host.explain.evaluation import Evaluation
+    from tailbite.host.see.own_address import HostAddress
     from tailbite.host.see.port import PortSnapshot
     from tailbite.host.see.port_selection import SelectionEvidence
 
@@ -54,12 +55,17 @@ def free_findings(found: Evaluation, evidence: SelectionEvidence | None = None) 
             end,
             ports=ports,
         )
-    taken = found.can_be_chosen
-    risk = (
-        " While no server is up, a client that keeps dialling the port can be connected to itself, and hold it."
-        if taken
-        else ""
-    )
+    taken = found.can_be_chosen and found.reaches_itself
+    risk = ""
+    if taken:
+        risk = (
+            " While no server is up, a client that keeps dialling the port can be connected to itself, and hold it."
+        )
+    elif found.can_be_chosen:
+        risk = (
+            f" A client that dials {found.host} has another source address, so it cannot be connected to itself, "
+            "unless it binds that address first."
+        )
     yield Finding(
         "TB109" if taken else "TB110",
         Severity.WARNING if taken else Severity.FINE,
@@ -69,7 +75,7 @@ def free_findings(found: Evaluation, evidence: SelectionEvidence | None = None) 
         reserve_port(found) if taken else (),
         shot.namespace,
         end,
-        facts=(*_odds_facts(found, evidence), *_not_inspected(shot)),
+        facts=(*(_odds_facts(found, evidence) if taken else ()), *_not_inspected(shot)),
         ports=ports,
     )
 
@@ -106,15 +112,32 @@ def _not_inspected(shot: PortSnapshot) -> Iterator[Fact]:
         yield Fact("not inspected", item)
 
 
-def foreign_address_finding(shot: PortSnapshot, host: str) -> Finding:
+def foreign_address_finding(shot: PortSnapshot, host: str, address: HostAddress) -> Finding:
     """Return the finding for an address that does not belong to this host."""
+    uses = [use for use in shot.uses if use.socket.endpoints.local.host == host]
+    if uses:
+        who = holder_name(uses, sees_processes=shot.sees_processes)
+        what = (
+            f"{host} is not an address of this host, although {who} "
+            f"{verb_for([owner for use in uses for owner in use.owners], 'has', 'have')} a socket on it: the address "
+            "was removed since, or the socket was bound with IP_FREEBIND."
+        )
+    else:
+        what = (
+            f"{host} is not an address of this host, so what holds port {shot.port} there cannot be seen from here."
+        )
+    bind = (
+        "A server here may bind it all the same, because ip_nonlocal_bind is set."
+        if address.may_bind
+        else "A server here needs IP_FREEBIND to bind it, or gets EADDRNOTAVAIL."
+    )
     return Finding(
         "TB112",
         Severity.NOTICE,
         Confidence.CERTAIN,
-        f"{host} is not an address of this host, so what holds port {shot.port} there cannot be seen from here.",
-        "A connection to another host cannot be to itself. A server here that binds that address gets EADDRNOTAVAIL.",
-        (Remedy("ask on that host", (f"tailbite why {Endpoint(host, shot.port)}",)),),
+        what,
+        f"A connection to another host cannot be to itself. {bind}",
+        (Remedy("ask on the host that has it", (f"tailbite why {Endpoint(host, shot.port)}",)),),
         shot.namespace,
         Endpoint(host, shot.port),
         ports=PortSet.of([shot.port]),

@@ -282,7 +282,7 @@ def _bound(found: Evaluation, group: Group) -> Finding:
         f"{holder_of(found, group.uses)} {verb_for(owners, 'has', 'have')} bound {end} and neither listens nor is "
         "connected.",
         "It is a server between bind() and listen(), a program that keeps the port from others, or a client that "
-        "binds its source port and whose connection was destroyed. Neither netstat nor plain ss shows such a socket. "
+        "binds its source port and whose connection has ended. Neither netstat nor plain ss shows such a socket. "
         f"{spell_forecasts(found.forecasts, found.port)}",
         (
             Remedy(f"check what {name} is doing; if it is a server, wait until it listens"),

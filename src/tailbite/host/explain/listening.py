@@ -15,6 +15,7 @@ from tailbite.host.explain.remedies import find_holder, restart_holders
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tailbite.core.address import Endpoint
     from tailbite.host.explain.bind_forecast import BindAddress
     from tailbite.host.explain.evaluation import Evaluation, Group
     from tailbite.host.see.port import PortUse
@@ -38,6 +39,8 @@ def listening_finding(found: Evaluation, groups: Sequence[Group]) -> Finding:
         make = _without_process
     elif silent := _silent_ones(found, serving):
         make, serving = _silent, silent
+    elif all(use.socket.endpoints.local.host in found.shot.absent for use in serving):
+        make = _on_absent_address
     elif found.host is None and all(map(_is_for_device, uses)):
         make = _only_device
     elif found.host is None and all(_is_v6_only(use) for use in uses):
@@ -107,10 +110,24 @@ def _only_device(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
     )
 
 
+def _on_absent_address(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
+    return replace(
+        _base(found, uses),
+        code="TB107",
+        severity=Severity.NOTICE,
+        what=f"{_listens(found, uses)} on {_ends(found, uses)}, and this host does not have that address: no client "
+        "reaches the server.",
+        why="The address was removed since, or the server bound it in advance (IP_FREEBIND, ip_nonlocal_bind) and "
+        f"gets it later, as a standby does. {spell_forecasts(found.forecasts, found.port)}",
+        remedies=_if_not_yours(found, uses),
+    )
+
+
 def _elsewhere(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
     family = "on IPv6: " if all(":" in use.socket.endpoints.local.host for use in uses) else ""
     if all(not _receives_from_here(use, found.addresses[0]) for use in uses):
         return _on_another_device(found, uses)
+    there = [use for use in uses if use.socket.endpoints.local.host not in found.shot.absent]
     return replace(
         _base(found, uses),
         code="TB107",
@@ -120,8 +137,8 @@ def _elsewhere(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         why="A server has the addresses that it bound, and no others; localhost may mean 127.0.0.1 or ::1. "
         f"{spell_forecasts(found.forecasts, found.port)}",
         remedies=(
-            Remedy(f"dial {_ends(found, uses)} instead"),
-            Remedy(f"or let the server bind {found.host} as well, or 0.0.0.0 or ::"),
+            *((Remedy(f"dial {join_words(str(_dialled(use)) for use in there)} instead"),) if there else ()),
+            Remedy(f"{'or ' if there else ''}let the server bind {found.host} as well, or 0.0.0.0 or ::"),
         ),
     )
 
@@ -204,6 +221,12 @@ def _end(found: Evaluation, use: PortUse) -> str:
         return str(end)
     name = found.shot.devices.get(device, str(device))
     return f"[{end.host}%{name}]:{end.port}" if ":" in end.host else f"{end.host}%{name}:{end.port}"
+
+
+def _dialled(use: PortUse) -> Endpoint:
+    """Return the address that a client on this host dials to reach a listener."""
+    end = use.socket.endpoints.local
+    return replace(end, host={"::": "::1", "0.0.0.0": "127.0.0.1"}.get(end.host, end.host))
 
 
 def _is_ownerless(found: Evaluation, uses: Sequence[PortUse]) -> bool:

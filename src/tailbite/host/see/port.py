@@ -4,14 +4,12 @@ An inspection never disturbs the port. A probe that connected would be seen by a
 itself. A probe that bound the port, even for a microsecond and without listening, would make a server that starts in
 that microsecond fail with EADDRINUSE, and would drive waiting clients to other source ports. So nothing here connects
 to the port or binds it. The kernel's tables are read, and what a bind would meet is worked out from them
-(:mod:`tailbite.host.explain.bind_forecast`). Whether an address belongs to this host is asked with a UDP socket
-bound to port 0: TCP and UDP have separate ports, so no TCP port is touched.
+(:mod:`tailbite.host.explain.bind_forecast`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 from dataclasses import dataclass, field, replace
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING
 from tailbite.host.see.abilities import lists_bound_sockets
 from tailbite.host.see.inspect import Inspection
 from tailbite.host.see.other_protocols import OtherUse, other_protocol_uses
+from tailbite.host.see.own_address import ask_address
 from tailbite.host.see.records import NotVisible
 from tailbite.host.see.redirects import NO_REDIRECTS, Redirects, redirects_of
 from tailbite.host.see.visit import call_in_namespace
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from tailbite.kernel.sock_diag import TcpSocket
     from tailbite.kernel.tcp_info import TcpInfo
 
-__all__ = ["PortSnapshot", "PortUse", "inspect_port", "is_own_address"]
+__all__ = ["PortSnapshot", "PortUse", "inspect_port"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,7 @@ class PortSnapshot:
         not_visible: what could not be inspected.
         has_random_steps: ``ip_local_port_step_width`` is set.
         devices: the names of the network devices, by their index.
+        absent: the addresses of listeners on the port that this host does not have.
         as_root: True if this process is root, so that running it as root would show no more.
     """
 
@@ -94,6 +94,7 @@ class PortSnapshot:
     has_random_steps: bool = False
     devices: Mapping[int, str] = field(default_factory=dict)
     as_root: bool = False
+    absent: frozenset[str] = frozenset()
 
     def in_states(self, *states: TcpState) -> tuple[PortUse, ...]:
         """Return the uses in these states."""
@@ -168,7 +169,18 @@ def _inspect_here(port: int, namespace: Namespace) -> PortSnapshot:
         has_random_steps=has_random_steps(),
         devices=_devices(),
         as_root=os.geteuid() == 0,
+        absent=frozenset(_absent(one) for one in sockets if one.state is TcpState.LISTEN) - {""},
     )
+
+
+def _absent(one: TcpSocket) -> str:
+    """Return the local address of a socket if it does not belong to this host, else ""."""
+    end = one.endpoints.local
+    host = f"{end.host}%{one.interface}" if one.interface and end.host.startswith("fe80:") else end.host
+    try:
+        return "" if ask_address(host).is_own else end.host
+    except OSError:
+        return ""
 
 
 def _devices() -> dict[int, str]:
@@ -185,20 +197,3 @@ def _traffic(diag: SockDiag | None, one: TcpSocket) -> TcpInfo | None:
         return diag.traffic(one)
     except OSError:
         return None  # a figure less; the socket itself is listed
-
-
-def is_own_address(host: str) -> bool:
-    """Tell whether an address belongs to this host, without touching any TCP port.
-
-    Raises:
-        OSError: the system did not say.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.bind((host, 0))
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                return False
-            raise
-        return True
