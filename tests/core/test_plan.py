@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tailbite.core.address import Endpoint
 from tailbite.core.plan import HostFacts, Means, Plan, plan, would_be_self
 from tailbite.core.ports import PortRange
-from tailbite.core.sides import lower_share
+from tailbite.core.sub_ranges import lower_share
 
 ports = st.integers(1, 65535)
 ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)))
@@ -23,18 +23,18 @@ def test_no_side_of_a_steering_plan_holds_the_port_and_together_they_are_all_the
     made = plan(port, 0, HostFacts(ephemeral, True))
     assert made.means is Means.STEER
     order = made.order(draw)
-    assert all(port not in side for side in order)
+    assert all(port not in sub_range for sub_range in order)
     assert sum(map(len, order)) == len(ephemeral) - 1
-    assert set(order) == set(made.sides)
+    assert set(order) == set(made.sub_ranges)
 
 
 @given(low=st.integers(1, 40000), below=st.integers(1, 12000), above=st.integers(1, 12000))
 def test_the_lower_side_comes_first_for_its_share_of_the_draws(low: int, below: int, above: int) -> None:
     port = low + below
     made = plan(port, 0, HostFacts(PortRange(low, port + above), True))
-    lower, upper = made.sides
+    lower, upper = made.sub_ranges
     assert (len(lower), len(upper)) == (below, above)
-    assert made.lower_share == lower_share(made.sides)
+    assert made.lower_share == lower_share(made.sub_ranges)
     assert made.order(made.lower_share)[0] == upper
     if made.lower_share > 0:
         assert made.order(made.lower_share - 1e-9)[0] == lower

@@ -42,10 +42,10 @@ def test_union_difference_and_intersection_are_those_of_sets(
 
 @given(whole=ranges, port=ports)
 def test_around_takes_out_one_port_and_nothing_else(whole: PortRange, port: int) -> None:
-    sides = whole.around(port)
-    assert sum(map(len, sides)) == len(whole) - (port in whole)
-    assert all(port not in side for side in sides)
-    assert all(side.low in whole and side.high in whole for side in sides)
+    sub_ranges = whole.around(port)
+    assert sum(map(len, sub_ranges)) == len(whole) - (port in whole)
+    assert all(port not in sub_range for sub_range in sub_ranges)
+    assert all(sub_range.low in whole and sub_range.high in whole for sub_range in sub_ranges)
 
 
 @pytest.mark.parametrize("text", ["9000-65500", "9000\t65500\n", " 9000 65500 "])

@@ -8,7 +8,7 @@ The shells differ only in how they wait for connect(2), so everything around it 
             ... connect attempt.sock to destination, waiting in the shell's way ...
             break
         except OSError as error:
-            attempt.failed(error)       # raises, unless the other side of the port range is still to try
+            attempt.failed(error)       # raises, unless the other sub-range is still to try
     sock = attempt.finish()             # raises SelfConnectError if the socket is connected to itself
 
 Why abort and not close: a closed self-connect leaves TIME-WAIT on P <-> P, and for a minute no server can bind P,
@@ -67,7 +67,7 @@ class Attempt:
         SourcePortError: the source would make it a self-connect.
     """
 
-    __slots__ = ("_destination", "_other_side", "plan", "sock")
+    __slots__ = ("_destination", "_other_sub_range", "plan", "sock")
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Attempt:
         allow_same_port: bool = False,
     ) -> None:
         self._destination = destination
-        self._other_side: int | None = None
+        self._other_sub_range: int | None = None
         sock = self.sock = socket.socket(family, kind, proto)
         try:
             if source is not None:
@@ -95,10 +95,10 @@ class Attempt:
 
     def _steer(self, chosen: Plan) -> None:
         # The same as Plan.order(), with prepared values: every connect runs this.
-        side, *others = chosen.options if random() < chosen.lower_share else chosen.options[::-1]
-        self.sock.setsockopt(_IP, IP_LOCAL_PORT_RANGE, side)
+        sub_range, *others = chosen.options if random() < chosen.lower_share else chosen.options[::-1]
+        self.sock.setsockopt(_IP, IP_LOCAL_PORT_RANGE, sub_range)
         if others:
-            self._other_side = others[0]
+            self._other_sub_range = others[0]
 
     def _bind_source(self, source: Any, allow_same_port: bool) -> Plan:
         if not isinstance(source, tuple) or len(source) < 2 or source[1]:
@@ -130,27 +130,27 @@ class Attempt:
             try:
                 return self.sock.bind(source)
             except OSError as error:
-                # Without that option, EADDRINUSE for port 0 says that the side has no port left (inet_csk_get_port).
-                if error.errno != errno.EADDRINUSE or not self._take_other_side():
+                # Without that option, EADDRINUSE for port 0 says: the sub-range has no port left (inet_csk_get_port).
+                if error.errno != errno.EADDRINUSE or not self._use_other_sub_range():
                     raise
 
-    def _take_other_side(self) -> bool:
-        if self._other_side is None:
+    def _use_other_sub_range(self) -> bool:
+        if self._other_sub_range is None:
             return False
-        self.sock.setsockopt(_IP, IP_LOCAL_PORT_RANGE, self._other_side)
-        self._other_side = None
+        self.sock.setsockopt(_IP, IP_LOCAL_PORT_RANGE, self._other_sub_range)
+        self._other_sub_range = None
         return True
 
     def failed(self, error: OSError) -> None:
         """Return if the connect may be repeated on the same socket, else close it and raise ``error``.
 
-        EADDRNOTAVAIL from connect(2) says that every port of the side is in use for this destination (ip(7)).
+        EADDRNOTAVAIL from connect(2) says that every port of the sub-range is in use for this destination (ip(7)).
 
         Raises:
             OSError: ``error``.
             SelfConnectError: the system refused to connect the socket to itself, as macOS does with EINVAL.
         """
-        if error.errno == errno.EADDRNOTAVAIL and self._take_other_side():
+        if error.errno == errno.EADDRNOTAVAIL and self._use_other_sub_range():
             return
         is_to_itself = not _LINUX and error.errno == errno.EINVAL and self._has_destination_port()
         self.drop()
@@ -236,7 +236,7 @@ def connected_at_once(sock: socket.socket, destination: Any) -> bool:
 
     The handshake with a listener on this host takes place within connect(2), but while the socket is locked: the
     answer waits in its backlog until the call returns, so the call says EINPROGRESS. A second connect(2) says
-    how it went, or EALREADY if the other side is further away (connect(2); Linux net/ipv4/af_inet.c).
+    how it went, or EALREADY if the other sub-range is further away (connect(2); Linux net/ipv4/af_inet.c).
     """
     if not _LINUX:
         return False

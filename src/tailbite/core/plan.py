@@ -26,7 +26,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from tailbite.core.address import same_host
-from tailbite.core.sides import lower_share, pack_port_range
+from tailbite.core.sub_ranges import lower_share, pack_port_range
 
 if TYPE_CHECKING:
     from tailbite.core.address import Endpoint
@@ -65,27 +65,28 @@ class Plan:
 
     Attributes:
         means: the means that keeps P away.
-        sides: what P leaves of the ephemeral range, the lower side first: one or two ranges.
-        lower_share: how likely the lower side is to come first, 0 to 1 (:func:`tailbite.core.sides.lower_share`).
-        options: the sides as values of IP_LOCAL_PORT_RANGE.
+        sub_ranges: what P leaves of the ephemeral range, one or two ranges, the lower one first.
+        lower_share: probability that the lower sub-range comes first, 0 to 1
+            (:func:`tailbite.core.sub_ranges.lower_share`).
+        options: the sub-ranges as values of IP_LOCAL_PORT_RANGE.
         is_certain: True if the connection cannot be to itself, provided that the range is what was read.
         has_other_port: False if P is the only port of the ephemeral range: then no source port is left.
     """
 
     means: Means
-    sides: tuple[PortRange, ...] = ()
+    sub_ranges: tuple[PortRange, ...] = ()
     lower_share: float = 1.0
     options: tuple[int, ...] = ()
     is_certain: bool = True
     has_other_port: bool = True
 
     def order(self, draw: float) -> tuple[PortRange, ...]:
-        """Return the sides in the order to try them; a connect that cannot be repeated uses the first.
+        """Return the sub-ranges in the order to try them; a connect that cannot be repeated uses the first.
 
         Args:
             draw: uniform in [0, 1).
         """
-        return self.sides if draw < self.lower_share else self.sides[::-1]
+        return self.sub_ranges if draw < self.lower_share else self.sub_ranges[::-1]
 
 
 _NOTHING = Plan(Means.NOTHING)
@@ -108,13 +109,13 @@ def plan(port: int, bound_port: int, facts: HostFacts) -> Plan:
         return _RESET
     if port not in facts.ephemeral:
         return _NOTHING
-    sides = facts.ephemeral.around(port)
-    if not sides:
+    sub_ranges = facts.ephemeral.around(port)
+    if not sub_ranges:
         return _ONLY_PORT
     if not facts.steerable:
         return _RESET
-    options = tuple(pack_port_range(side.low, side.high) for side in sides)
-    return Plan(Means.STEER, sides, lower_share(sides), options)
+    options = tuple(pack_port_range(sub_range.low, sub_range.high) for sub_range in sub_ranges)
+    return Plan(Means.STEER, sub_ranges, lower_share(sub_ranges), options)
 
 
 def would_be_self(source: Endpoint, destination: Endpoint) -> bool:

@@ -58,12 +58,12 @@ class PortRange:
         """Return what is left of this range when ``port`` is taken out: no, one or two ranges, the lower first."""
         if port not in self:
             return (self,)
-        sides = []
+        sub_ranges = []
         if port > self.low:
-            sides.append(PortRange(self.low, port - 1))
+            sub_ranges.append(PortRange(self.low, port - 1))
         if port < self.high:
-            sides.append(PortRange(port + 1, self.high))
-        return tuple(sides)
+            sub_ranges.append(PortRange(port + 1, self.high))
+        return tuple(sub_ranges)
 
     def __str__(self) -> str:
         return f"{self.low}-{self.high}"

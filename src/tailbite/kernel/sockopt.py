@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tailbite.core.sides import pack_port_range
+from tailbite.core.sub_ranges import pack_port_range
 
 if TYPE_CHECKING:
     from tailbite.core.ports import PortRange

@@ -48,7 +48,7 @@ def refused(sock: socket.socket) -> bool:
 @pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_a_range_of_the_programs_own_is_narrowed_also_right_after_a_plain_connect() -> None:
-    """A fast path that only sets the option makes one side of the whole ephemeral range of it."""
+    """A fast path that only sets the option makes one sub-range of the whole ephemeral range of it."""
     write_ephemeral_range(PortRange(9000, 60999))
     own = PortRange(PORT - 6, PORT + 4)
     with tailbite.guard():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tailbite.connect import facts
 from tailbite.core.plan import HostFacts, Means, Plan, plan
 from tailbite.core.ports import PortRange
-from tailbite.core.sides import effective_range
+from tailbite.core.sub_ranges import effective_range
 from tailbite.guards.program.port_hold import hold
 from tailbite.kernel.namespace import CLONE_NEWNET, CLONE_NEWUSER, setns
 from tailbite.kernel.sockopt import netns_cookie, pack_port_range
@@ -33,7 +33,7 @@ _SIOCGSKNS = 0x894C  # a descriptor of a socket's network namespace; Linux 4.10,
 
 
 class Steering(NamedTuple):
-    """A plan, and for ``Means.STEER`` its two sides as values of IP_LOCAL_PORT_RANGE."""
+    """A plan, and for ``Means.STEER`` its two sub-ranges as values of IP_LOCAL_PORT_RANGE."""
 
     means: Means
     lower_share: float = 1.0
@@ -42,7 +42,7 @@ class Steering(NamedTuple):
 
 
 def _steering(chosen: Plan) -> Steering:
-    values = [pack_port_range(side.low, side.high) for side in chosen.sides]
+    values = [pack_port_range(sub_range.low, sub_range.high) for sub_range in chosen.sub_ranges]
     return Steering(chosen.means, chosen.lower_share, values[0], values[-1]) if values else Steering(chosen.means)
 
 

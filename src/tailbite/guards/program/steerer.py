@@ -8,7 +8,7 @@ would not be the last one and no FIN would be sent.
 the system, and the socket                  action
 ==========================================  ===================================================================
 the port is outside the ephemeral range     none
-descriptors and port ranges (STEER)         IP_LOCAL_PORT_RANGE on a side without P; a socket that the kernel
+descriptors and port ranges (STEER)         IP_LOCAL_PORT_RANGE on a sub-range without P; a socket that the kernel
                                             bound to P is unbound first and bound to another port afterwards
 descriptors only (HOLD, before Linux 6.3)   P is held while the call runs; a socket that the kernel bound to P is
                                             unbound and bound to another port instead
@@ -219,16 +219,16 @@ class Steerer:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         return ranges
 
-    def _steer(self, tid: int, sock: Any, name: tuple[Any, ...], port: int, side: int) -> Outcome:
+    def _steer(self, tid: int, sock: Any, name: tuple[Any, ...], port: int, sub_range: int) -> Outcome:
         outcome = Outcome.STEERED
         if name[1] == port:
             # The kernel chose the port for a bind to port 0, or the program named it, or it is the memory of a failed
             # connect, which getsockname(2) shows until the next one.
             unbind_chosen_port(sock)
-        sock.setsockopt(_IPPROTO_IP, IP_LOCAL_PORT_RANGE, side)
+        sock.setsockopt(_IPPROTO_IP, IP_LOCAL_PORT_RANGE, sub_range)
         if name[1] == port:
             outcome = bind_again(sock, name)
-        self._report_action(tid, _describe(outcome, side))
+        self._report_action(tid, _describe(outcome, sub_range))
         return outcome
 
     def _hold_or_bind_again(self, tid: int, sock: Any, name: tuple[Any, ...], port: int, foreign: object) -> Outcome:
@@ -272,7 +272,7 @@ class Steerer:
         except OSError:
             return None
 
-    def _remember(self, tid: int, ranges: Ranges, means: Means, sides: tuple[int, float, int, int]) -> None:
+    def _remember(self, tid: int, ranges: Ranges, means: Means, sub_ranges: tuple[int, float, int, int]) -> None:
         """Leave the next calls of this thread to this port to the fast path."""
         self._fast_path.refresh(ranges, ranges.until)
         # The fast path does not look at a socket if nothing is needed, so there must be one namespace only.
@@ -282,7 +282,7 @@ class Steerer:
         head = bytes(self._memory.buffer[:HEAD_LENGTH])
         with contextlib.suppress(OSError):
             memory = self._memory_of(tid, head)
-            self._fast_path.learn(tid, self._threads[tid], memory, head, sides if means is Means.STEER else None)
+            self._fast_path.learn(tid, self._threads[tid], memory, head, sub_ranges if means is Means.STEER else None)
 
     def _memory_of(self, tid: int, head: bytes) -> int:
         """Return a descriptor of the memory that the current call's address is in.
@@ -353,12 +353,12 @@ def _is_in(ranges: Ranges, port: int) -> bool:
     return ranges.ephemeral is None or port in ranges.ephemeral
 
 
-def _describe(outcome: Outcome, side: int) -> str:
+def _describe(outcome: Outcome, sub_range: int) -> str:
     if outcome is Outcome.LEFT:
         return "the program has bound the socket to that port itself, so it is left alone"
-    if not side:
+    if not sub_range:
         return "the kernel had bound it to that port, so it is bound to another one"
-    ports = PortRange(side & 0xFFFF, side >> 16 & 0xFFFF)
+    ports = PortRange(sub_range & 0xFFFF, sub_range >> 16 & 0xFFFF)
     return f"source port from {ports.low if len(ports) == 1 else ports}"
 
 

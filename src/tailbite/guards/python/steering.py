@@ -7,8 +7,8 @@ another one. Nothing compares its endpoints afterwards, so only a means that mak
 the socket                                  what is done
 ==========================================  ====================================================================
 goes to a port outside the ephemeral range  nothing
-is not bound, or to another port            IP_LOCAL_PORT_RANGE on a side without P, within the program's own
-was bound to P, chosen by the kernel        unbound, and bound again on such a side
+is not bound, or to another port            IP_LOCAL_PORT_RANGE on a sub-range without P, within the program's own
+was bound to P, chosen by the kernel        unbound, and bound again on such a sub-range
 was bound to P by the program               nothing: the program asked for it
 any of them, without IP_LOCAL_PORT_RANGE    see :mod:`tailbite.guards.python.without_range`
 ==========================================  ====================================================================
@@ -37,7 +37,7 @@ from typing import Any, TypeAlias
 from tailbite.connect import facts
 from tailbite.core.plan import HostFacts, Means, Plan, plan
 from tailbite.core.ports import PortRange
-from tailbite.core.sides import effective_range
+from tailbite.core.sub_ranges import effective_range
 from tailbite.guards.python import without_range
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, SO_NETNS_COOKIE, netns_cookie, pack_port_range
 from tailbite.kernel.unbind import unbind_chosen_port
@@ -65,9 +65,9 @@ _Side: TypeAlias = tuple[_Done, int]
 _Known: TypeAlias = tuple[float, bytes, float, _Side | None, _Side | None]
 
 _known_ports: dict[int, _Known] = {}
-"""For each destination port: until when the entry counts, the cookie of the network namespace it counts for, how
-likely the lower side is, and the lower and the upper side, each with its option value; the sides are None where there
-is nothing to do."""
+"""For each destination port: the time until which the entry counts, the cookie of its network namespace, the
+probability of the lower sub-range, and the lower and the upper sub-range, each with its option value. The sub-ranges
+are None where there is nothing to do."""
 
 _is_plain = True
 _named_ports: set[int] = set()
@@ -82,7 +82,9 @@ def _remember(sock: Any, port: int, chosen: Plan) -> None:
         _known_ports.clear()
     until = monotonic() + facts.FRESH_FOR
     if chosen.means is _STEER:
-        lower, upper = (((_STEER, side), _option(side)) for side in (chosen.sides[0], chosen.sides[-1]))
+        lower, upper = (
+            ((_STEER, sub_range), _option(sub_range)) for sub_range in (chosen.sub_ranges[0], chosen.sub_ranges[-1])
+        )
         _known_ports[port] = until, namespace, chosen.lower_share, lower, upper
     else:
         _known_ports[port] = until, namespace, 0, None, None
@@ -144,11 +146,11 @@ def prepare(sock: Any, address: Any) -> _Done | None:
                 and _kind_of(sock) == _STREAM
                 and _getsockopt(sock, _SOCKET, SO_NETNS_COOKIE, 8) == namespace
             ):
-                side = lower if random() < share else upper
-                if side is None:
+                sub_range = lower if random() < share else upper
+                if sub_range is None:
                     return None
                 if _getsockopt(sock, _IP, IP_LOCAL_PORT_RANGE) == 0:
-                    done, value = side
+                    done, value = sub_range
                     _setsockopt(sock, _IP, IP_LOCAL_PORT_RANGE, value)
                     return done
         except OSError:
@@ -183,30 +185,34 @@ def _prepare_slowly(sock: Any, address: Any) -> _Done | None:
 
 def _steer(sock: Any, port: int, chosen: Plan) -> _Done:
     own = _getsockopt(sock, _IP, IP_LOCAL_PORT_RANGE)
-    if own and own not in map(_option, chosen.sides) and (ephemeral := facts.host_facts(sock).ephemeral) is not None:
+    if (
+        own
+        and own not in map(_option, chosen.sub_ranges)
+        and (ephemeral := facts.host_facts(sock).ephemeral) is not None
+    ):
         effective = effective_range(ephemeral, own)
         chosen = plan(port, 0, HostFacts(effective, True))
         if chosen.means is Means.RESET:
             return Means.CHECK, None  # the program's range is P alone
         if chosen.means is Means.NOTHING:
             chosen = Plan(_STEER, (effective,))
-    # A socket that has a side already keeps it: tailbite's own functions try one after the other.
-    sides = sorted(chosen.order(random()), key=lambda side: _option(side) != own)
-    _set_range(sock, sides[0])
+    # A socket that has a sub-range already keeps it: tailbite's own functions try one after the other.
+    sub_ranges = sorted(chosen.order(random()), key=lambda sub_range: _option(sub_range) != own)
+    _set_range(sock, sub_ranges[0])
     if _getsockname(sock)[1] != port:
-        return _STEER, sides[0]
+        return _STEER, sub_ranges[0]
     unbind_chosen_port(sock)
-    for side in sides:
-        _set_range(sock, side)
+    for sub_range in sub_ranges:
+        _set_range(sock, sub_range)
         try:
             _bind_again(sock)
-            return _STEER, side
+            return _STEER, sub_range
         except OSError as error:
             if error.errno == errno.EINVAL:
                 return Means.CHECK, None
-            if error.errno not in _IN_USE or side is sides[-1]:
+            if error.errno not in _IN_USE or sub_range is sub_ranges[-1]:
                 raise
-    raise AssertionError("a plan to steer has a side")
+    raise AssertionError("a plan to steer has a sub-range")
 
 
 def _option(ports: PortRange) -> int:

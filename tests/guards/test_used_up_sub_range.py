@@ -1,7 +1,7 @@
-"""Steered connects succeed like plain ones while the smaller side of the ephemeral range is used up.
+"""Steered connects succeed like plain ones while the smaller sub-range of the ephemeral range is used up.
 
-The library repeats a connect on the other side. ``guard()`` and ``tailbite run`` cannot repeat a connect of somebody
-else, so they leave a small side out.
+The library repeats a connect in the other sub-range. ``guard()`` and ``tailbite run`` cannot repeat another program's
+connect, so they leave a small sub-range out.
 """
 
 from __future__ import annotations

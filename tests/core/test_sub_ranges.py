@@ -1,4 +1,4 @@
-"""The steering rule: no side contains the destination port, and few source ports are given up."""
+"""The steering rule: no sub-range contains the destination port, and few source ports are given up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from support.trap import PORT
 from tailbite.core.ports import PortRange
-from tailbite.core.sides import effective_range, lower_share
+from tailbite.core.sub_ranges import effective_range, lower_share
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, pack_port_range
 from tailbite.kernel.sysctl import write_ephemeral_range
 

@@ -1,6 +1,6 @@
 """The source port of a steered connect: the one rule that the library, ``guard()`` and ``tailbite run`` apply.
 
-The destination port P divides the ephemeral range into two *sides*, the sub-range below P and the sub-range above P.
+The destination port P divides the ephemeral range into two *sub-ranges*, the ports below P and the ports above P.
 Neither contains P, so a socket whose port range is one of them cannot get P as its source port.
 """
 
@@ -44,21 +44,21 @@ def effective_range(ephemeral: PortRange, own: int) -> PortRange:
     return PortRange(low if low in ephemeral else ephemeral.low, high if high in ephemeral else ephemeral.high)
 
 
-def lower_share(sides: Sequence[PortRange]) -> float:
-    """Return the probability with which a connect uses the lower side, 0 to 1.
+def lower_share(sub_ranges: Sequence[PortRange]) -> float:
+    """Return the probability with which a connect uses the lower sub-range, 0 to 1.
 
-    In proportion to the sizes of the sides, every port of the range but P stays as likely as it was. Always using
-    the larger side would halve the source ports of a heavy client of, say, port 46884.
+    The share is the lower sub-range's part of all ports but P, so every port but P stays as likely as it was. Always
+    using the larger sub-range would halve the source ports of a busy client of, for example, port 46884.
 
-    A side of few ports is soon used up, and a program whose connect cannot be repeated on the other side would get
-    EADDRNOTAVAIL while that one has many ports left. So a side of fewer than 64 ports is left out where the other
-    has at least 16 times as many: less than a sixteenth of the source ports is given up for that.
+    The ports of a small sub-range are soon in use. Then a program whose connect cannot be repeated in the other
+    sub-range would get EADDRNOTAVAIL, although that one has many ports left. So a sub-range of fewer than 64 ports is
+    left out if the other has at least 16 times as many. This costs less than a sixteenth of the source ports.
 
     Args:
-        sides: one or two sides, the lower one first.
+        sub_ranges: one or two sub-ranges, the lower one first.
     """
-    lower, upper = len(sides[0]), len(sides[-1])
-    if len(sides) == 1 or (upper < _FEW and lower >= _TIMES * upper):
+    lower, upper = len(sub_ranges[0]), len(sub_ranges[-1])
+    if len(sub_ranges) == 1 or (upper < _FEW and lower >= _TIMES * upper):
         return 1.0
     if lower < _FEW and upper >= _TIMES * lower:
         return 0.0
