@@ -22,6 +22,7 @@ from tailbite.core.selection import Selection
 from tailbite.guards.program.probe import reports_end
 from tailbite.host.see.port_selection import running_selection
 from tailbite.kernel import namespace
+from tailbite.kernel.libc import architecture
 from tailbite.kernel.pidfd import can_copy_descriptors
 from tailbite.kernel.seccomp import ABIS
 from tailbite.kernel.sock_diag import SockDiag
@@ -125,7 +126,7 @@ def _io_uring_names_sockets() -> bool:
 @cache
 def _kcmp() -> bool:
     """Compare this process's table of descriptors with itself by kcmp(2)."""
-    number = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
+    number = {"x86_64": 312, "aarch64": 272}.get(architecture())
     return number is not None and ctypes.CDLL(None).syscall(number, os.getpid(), os.getpid(), 2, 0, 0) == 0
 
 
@@ -138,8 +139,8 @@ def _pidfd_getfd() -> bool:
 def _seccomp_listener() -> bool:
     """Ask for the sizes of seccomp's notifications (SECCOMP_GET_NOTIF_SIZES, Linux 5.0)."""
     sizes = ctypes.create_string_buffer(6)
-    number = ABIS[os.uname().machine].seccomp
-    return bool(ctypes.CDLL(None).syscall(number, 3, 0, sizes) == 0)
+    abi = ABIS.get(architecture())
+    return abi is not None and bool(ctypes.CDLL(None).syscall(abi.seccomp, 3, 0, sizes) == 0)
 
 
 @cache

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import struct
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from tailbite.kernel.libc import last_error, libc
+from tailbite.kernel.libc import architecture, last_error, libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,7 +52,7 @@ __all__ = [
 ]
 
 _BPF_CALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361}
-"""The number of bpf(2), by ``os.uname().machine``."""
+"""The number of bpf(2), by :func:`~tailbite.kernel.libc.architecture`."""
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD = 0, 1, 2, 5  # enum bpf_cmd, include/uapi/linux/bpf.h
 _PROG_TYPE_TRACEPOINT = 5
@@ -368,9 +367,9 @@ def _addresses(*buffers: object) -> tuple[int, ...]:
 def _call(command: int, attributes: bytes, purpose: str) -> int:
     import ctypes
 
-    number = _BPF_CALL.get(os.uname().machine)
+    number = _BPF_CALL.get(architecture())
     if number is None:
-        raise BpfError(errno.ENOSYS, f"{purpose}: the system call number of {os.uname().machine} is not known")
+        raise BpfError(errno.ENOSYS, f"{purpose}: the system call number of {architecture()} is not known")
     # Bytes past those that a kernel knows must be zero; fewer are taken as zero (bpf_check_uarg_tail_zero).
     buffer = ctypes.create_string_buffer(attributes.ljust(128, b"\0"), 128)
     descriptor = libc().syscall(number, command, buffer, len(attributes))

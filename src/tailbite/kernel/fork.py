@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import os
 
-from tailbite.kernel.libc import quick_error, quick_libc
+from tailbite.kernel.libc import architecture, quick_error, quick_libc
 
 __all__ = ["fork_unwaited"]
 
@@ -25,7 +24,7 @@ def fork_unwaited() -> int:
     Raises:
         OSError: EAGAIN, the limit of processes is reached; ENOSYS, the number of the call is not known here.
     """
-    number = _CLONE.get(os.uname().machine, -1)
+    number = _CLONE.get(architecture(), -1)
     # All arguments are 0, so their order, which differs between machines, does not matter.
     pid = int(quick_libc().syscall(number, *[ctypes.c_ulong(0)] * 5))
     if pid < 0:

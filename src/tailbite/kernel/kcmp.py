@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
-from tailbite.kernel.libc import quick_libc
+from tailbite.kernel.libc import architecture, quick_libc
 
 __all__ = ["shares_descriptors", "shares_memory"]
 
@@ -43,4 +42,4 @@ def shares_descriptors(one: int, other: int) -> bool:
 
 
 def _compare(one: int, other: int, kind: int) -> int:
-    return int(quick_libc().syscall(_NUMBER.get(os.uname().machine, -1), one, other, kind, 0, 0))
+    return int(quick_libc().syscall(_NUMBER.get(architecture(), -1), one, other, kind, 0, 0))

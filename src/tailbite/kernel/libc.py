@@ -1,15 +1,26 @@
-"""The C library, for the system calls that Python's own modules do not offer."""
+"""The C library, for the system calls that Python's own modules do not offer, and whose numbers these are."""
 
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ctypes
 
-__all__ = ["last_error", "libc", "quick_errno", "quick_error", "quick_libc"]
+__all__ = ["architecture", "last_error", "libc", "quick_errno", "quick_error", "quick_libc"]
+
+
+def architecture() -> str:
+    """Return the machine whose system call numbers this process uses, as uname(2) names it: ``x86_64``.
+
+    uname(2) tells a 32-bit process of a 64-bit kernel the same, but its numbers are others: 298 is perf_event_open(2)
+    on x86_64 and fchownat(2) on i386. For such a process, the answer is a text that is not the name of a machine.
+    """
+    machine = os.uname().machine
+    return machine if sys.maxsize > 1 << 32 else f"32-bit programs on {machine}"
 
 
 @cache

@@ -16,7 +16,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final
 
-from tailbite.kernel.libc import last_error, libc
+from tailbite.kernel.libc import architecture, last_error, libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _PERF_EVENT_OPEN: Final = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "ppc64le": 319}
-"""The number of perf_event_open(2), by ``os.uname().machine``."""
+"""The number of perf_event_open(2), by :func:`~tailbite.kernel.libc.architecture`."""
 
 # include/uapi/linux/perf_event.h
 PERF_TYPE_SOFTWARE: Final = 1
@@ -58,9 +58,9 @@ def open_perf_event(kind: int, config: int, *, cpu: int) -> int:
         OSError: EACCES without CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN); ENODEV, the CPU is offline; EPERM, the
             kernel is locked down.
     """
-    number = _PERF_EVENT_OPEN.get(os.uname().machine)
+    number = _PERF_EVENT_OPEN.get(architecture())
     if number is None:
-        raise OSError(errno.ENOSYS, f"perf_event_open: the number of {os.uname().machine} is not known")
+        raise OSError(errno.ENOSYS, f"perf_event_open: the number of {architecture()} is not known")
     attributes = _ATTRIBUTES.pack(kind, _ATTRIBUTES.size, config, 1, _SAMPLE_RAW, 0, 0, 1)
     descriptor = libc().syscall(number, attributes, -1, cpu, -1, _FLAG_CLOEXEC)
     if descriptor < 0:

@@ -74,7 +74,10 @@ ABIS: Final = {
     "riscv64": Abi(0xC00000F3, 203, 206, 277, 268, 97, 208),
     "loongarch64": Abi(0xC0000102, 203, 206, 277, 268, 97, 208),
 }
-"""By ``os.uname().machine``: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h."""
+"""By :func:`~tailbite.kernel.libc.architecture`.
+
+Source: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h.
+"""
 
 # struct seccomp_data, include/uapi/linux/seccomp.h; the arguments are 64 bits wide and little-endian here.
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16

@@ -14,7 +14,7 @@ from tailbite.guards.program.mechanism import NAMES_PORTS_INSTEAD
 from tailbite.guards.program.order import refuse_or_go_unguarded, write_line
 from tailbite.guards.program.steerer import GUARDED, IS_GUARDED, Steerer
 from tailbite.kernel import seccomp
-from tailbite.kernel.libc import last_error, libc
+from tailbite.kernel.libc import architecture, last_error, libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ def steerer_maker(order: Order, choice: Choice) -> MakeSteerer:
     It is called before anything is forked, so that all modules are loaded then: later, the folder or the rights may
     have changed.
     """
-    abi = seccomp.ABIS[os.uname().machine]
+    abi = seccomp.ABIS[architecture()]
     report = write_line if order.is_verbose else None
     return lambda listener, slot, ask: Steerer(
         abi, listener, slot, copies=choice.copies, steers=choice.steers, report=report, ask=ask
@@ -49,7 +49,7 @@ def enter_filter(order: Order, choice: Choice, helper: socket.socket) -> bool:
     Raises:
         SystemExit: the program has to be guarded and cannot be, or its guard ended when there was no way back.
     """
-    abi = seccomp.ABIS[os.uname().machine]
+    abi = seccomp.ABIS[architecture()]
     with helper:
         if not hears_go(helper):
             # Once the filter is on there is no way back, so the helper is asked before.

@@ -16,7 +16,6 @@ the program's parent, because Yama's scope 1 lets only ancestors trace a process
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from enum import Enum
@@ -58,7 +57,7 @@ class Capabilities:
 
     Attributes:
         system: ``sys.platform``.
-        machine: ``os.uname().machine``.
+        machine: :func:`~tailbite.kernel.libc.architecture`.
         is_known_machine: the system call numbers of that machine are known.
         release: the kernel's version, its first two numbers.
         reports_calls: the kernel has seccomp user notification.
@@ -159,10 +158,11 @@ def _hindrance(capabilities: Capabilities) -> str | None:
 def read_capabilities() -> Capabilities:
     """Ask this system for its abilities; changes nothing."""
     from tailbite.kernel import capabilities, memory, pidfd, seccomp, sockopt
+    from tailbite.kernel.libc import architecture
     from tailbite.kernel.release import kernel_version
 
-    machine = os.uname().machine
-    abi = seccomp.ABIS.get(machine) if sys.byteorder == "little" and sys.maxsize > 1 << 32 else None
+    machine = architecture()
+    abi = seccomp.ABIS.get(machine)
     is_linux = sys.platform.startswith("linux")
     release = kernel_version()
     reports_calls = is_linux and abi is not None and seccomp.is_supported(abi)

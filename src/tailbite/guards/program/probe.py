@@ -9,7 +9,7 @@ import socket
 from typing import Final
 
 from tailbite.kernel import seccomp
-from tailbite.kernel.libc import libc
+from tailbite.kernel.libc import architecture, libc
 
 __all__ = ["reports_end"]
 
@@ -39,7 +39,7 @@ def reports_end() -> bool:
 
 
 def _be_guarded(end: socket.socket) -> None:
-    abi = seccomp.ABIS[os.uname().machine]
+    abi = seccomp.ABIS[architecture()]
     listener, _ = seccomp.install(abi, seccomp.call_filter(abi))
     socket.send_fds(end, [b"L"], [listener])
     os.close(listener)
