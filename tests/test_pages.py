@@ -144,6 +144,23 @@ def test_every_command_on_a_page_exists_with_its_options() -> None:
     assert not faults, "\n".join(faults)
 
 
+def test_every_command_with_an_option_in_messages_and_deploy_exists() -> None:
+    """Alert rules, dashboards, units, error messages and remedies name commands too."""
+    first_words = "|".join(path[1] for path in COMMANDS if len(path) == 2)
+    command = re.compile(rf"\btailbite (?:{first_words})\b(?: [^\s\"'`();,\\]+)*")
+    files = [file for folder in ("deploy", "src") for file in sorted((ROOT / folder).rglob("*")) if is_text(file)]
+    found = [(file, match[0]) for file in files for match in command.finditer(file.read_text(encoding="utf-8"))]
+    with_options = [(file, text) for file, text in found if " -" in text]
+    assert len(with_options) > 100
+    faults = [f"{file}: {text}: {fault}" for file, text in with_options if (fault := fault_of_command(text))]
+    assert not faults, "\n".join(faults)
+
+
+def is_text(file: Path) -> bool:
+    kinds = (".py", ".yml", ".yaml", ".json", ".toml", ".md", ".service", ".timer", ".sh", ".tpl", ".txt", "")
+    return file.is_file() and file.suffix in kinds and "__pycache__" not in file.parts
+
+
 def fault_of_command(text: str) -> str | None:
     """Return what is wrong with a command line of tailbite, up to the program that it starts."""
     words = re.split(r"\s+(?:[|;>].*)?", text.partition(" -- ")[0].strip())
@@ -171,6 +188,7 @@ def fault_of_command(text: str) -> str | None:
         ("tailbite scann", "tailbite has no command scann"),
         ("tailbite scan --nets self", "tailbite scan has no option --nets"),
         ("tailbite lab od --port 1", "tailbite lab has no command od"),
+        ("tailbite host-guard --apply", "tailbite host-guard has no option --apply"),
     ],
 )
 def test_a_wrong_command_is_noticed(text: str, fault: str | None) -> None:
