@@ -143,7 +143,7 @@ def looks(rounds: list[InspectionRound]) -> dict[str, int]:
     state = ExporterState(SourceState(SourceKind.POLL))
     for found in rounds:
         state.take_round(found)
-    return state.looks
+    return state.rounds
 
 
 def test_whatever_they_cost_the_own_namespace_and_one_other_are_inspected_within_a_minute(

@@ -366,4 +366,4 @@ def _exit_status(verdicts: Sequence[Verdict], required: Word, *, explicit: bool)
         word in (Word.ABORTS, Word.BLOCKS, Word.HOLDS) and not meets(word, required) for word in counted
     ):
         return status.FOUND
-    return status.PARTLY_BLIND
+    return status.PARTLY_VISIBLE

@@ -139,7 +139,7 @@ def command(
         _print(seen, told, unseen, accepts=bool(accepted.items))
     if any(one.severity.is_bad for one in told):
         return status.FOUND
-    return status.PARTLY_BLIND if unseen else status.FINE
+    return status.PARTLY_VISIBLE if unseen else status.FINE
 
 
 def _print(seen: Checkup, told: list[Finding], unseen: list[NotVisible], *, accepts: bool) -> None:

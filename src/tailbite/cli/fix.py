@@ -150,7 +150,7 @@ def _fix(options: FixOptions, do_it: bool, dry_run: bool, as_document: bool) -> 
         _show_plan(plan, as_document=as_document)
     if plan.changes and not do_it:
         return status.FOUND
-    return status.FINE if plan.changes or plan.is_complete else status.PARTLY_BLIND
+    return status.FINE if plan.changes or plan.is_complete else status.PARTLY_VISIBLE
 
 
 def _refuse_both(do_it: bool, dry_run: bool) -> None:

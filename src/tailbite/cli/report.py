@@ -66,7 +66,7 @@ def command(folder: Path, page_file: Path | None, csv_file: Path | None, as_docu
         note(f"not used: {one.path}: {one.reason}")
     if report.self_connects or report.exposures:
         return status.FOUND
-    return status.PARTLY_BLIND if report.unread or report.incomplete else status.FINE
+    return status.PARTLY_VISIBLE if report.unread or report.incomplete else status.FINE
 
 
 def _read(folder: Path) -> FleetReport:

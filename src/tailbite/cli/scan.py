@@ -173,7 +173,7 @@ def _status(shot: Scan, killed: tuple[Destruction, ...]) -> int:
         return status.UNSUPPORTED if any(one.refused for one in killed) else status.FINE
     if shot.sightings:
         return status.FOUND
-    return status.PARTLY_BLIND if shot.not_visible else status.FINE
+    return status.PARTLY_VISIBLE if shot.not_visible else status.FINE
 
 
 def _print_scan(shot: Scan, killed: tuple[Destruction, ...], *, as_document: bool, as_lines: bool) -> None:

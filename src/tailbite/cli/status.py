@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["FINE", "FOUND", "INTERRUPTED", "OUTPUT_CLOSED", "PARTLY_BLIND", "UNSUPPORTED", "USAGE"]
+__all__ = ["FINE", "FOUND", "INTERRUPTED", "OUTPUT_CLOSED", "PARTLY_VISIBLE", "UNSUPPORTED", "USAGE"]
 
 FINE: Final = 0
 FOUND: Final = 1
 """Something was found, a required verdict was not reached, or the server did not become ready."""
 USAGE: Final = 2
-PARTLY_BLIND: Final = 3
+PARTLY_VISIBLE: Final = 3
 """Nothing was found, but not everything could be seen."""
 UNSUPPORTED: Final = 4
 """The system lacks what the command needs."""

@@ -257,4 +257,4 @@ def _status(watcher: Watcher) -> int:
     if watcher.tally.total:
         return status.FOUND
     found = watcher.last_round
-    return status.PARTLY_BLIND if found is not None and not found.is_complete else status.FINE
+    return status.PARTLY_VISIBLE if found is not None and not found.is_complete else status.FINE

@@ -72,7 +72,7 @@ def command(place: tuple[str | None, int] | None, explain: str | None, wanted: s
             note(f"could not see {item}")
     if seen.is_bad:
         return status.FOUND
-    return status.PARTLY_BLIND if not_visible and not seen.findings else status.FINE
+    return status.PARTLY_VISIBLE if not_visible and not seen.findings else status.FINE
 
 
 def _explain(code: str) -> int:

@@ -2,6 +2,9 @@
 
 Names and labels follow https://prometheus.io/docs/practices/naming/. A label never holds a process, a container or an
 address: those are without bound, and stand in the log. A scrape reads what is in memory and asks the kernel nothing.
+
+The names and label values are public, so they stay: there a *look* is a round of inspections, ``looked_at`` means
+inspected, and ``blind`` means that something was not visible.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExporterState", "StateCollector"]
 
-_LookResult: Final = ("complete", "blind", "failed")
+_RESULTS: Final = ("complete", "blind", "failed")
 _PLACES: Final = ("host", "container")
 _Labels = tuple[int, tuple[str, ...]]  # a port, and the values of the other labels
 
@@ -46,7 +49,7 @@ class ExporterState:
         totals: self-connects since the start, by the port's label and the place.
         begun: when each of these totals began, seconds since the epoch.
         started: when the exporter did.
-        looks: rounds of inspections, by result.
+        rounds: rounds of inspections, by result.
         cpu: seconds of CPU time that all inspections took.
         guard: whether the host guard is in place, by family; a family that cannot be read is missing.
         log_dropped: events that are not in the log because its reader was too slow.
@@ -58,7 +61,7 @@ class ExporterState:
     totals: Mapping[tuple[str, str], int] = field(default_factory=dict)
     begun: dict[tuple[str, str], float] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
-    looks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_LookResult, 0))
+    rounds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_RESULTS, 0))
     cpu: float = 0.0
     guard: Mapping[str, bool] = field(default_factory=dict)
     log_dropped: int = 0
@@ -69,7 +72,7 @@ class ExporterState:
         with self.lock:
             self.last_round = found
             self.cpu += found.cpu
-            self.looks["failed" if found.is_own_unseen else "complete" if found.is_complete else "blind"] += 1
+            self.rounds["failed" if found.is_own_unseen else "complete" if found.is_complete else "blind"] += 1
 
     def take_counts(self, watcher: Watcher) -> None:
         """Take over the totals and the state of the source."""
@@ -92,7 +95,7 @@ class StateCollector:
         with state.lock:
             yield from _about(state)
             yield _totals(state)
-            yield _looks(state)
+            yield _rounds(state)
             yield _counter("tailbite_look_cpu_seconds", "CPU time that inspections took.", state.cpu)
             yield _counter("tailbite_log_lines_dropped", "Events that are not in the log.", state.log_dropped)
             yield _guard(state)
@@ -121,11 +124,11 @@ def _totals(state: ExporterState) -> Metric:
     return family
 
 
-def _looks(state: ExporterState) -> Metric:
+def _rounds(state: ExporterState) -> Metric:
     text = "Rounds of inspections, by result: complete, `blind` (not everything was visible) or failed."
     family = CounterMetricFamily("tailbite_looks", text, labels=("result",))
-    for result in _LookResult:
-        family.add_metric((result,), state.looks[result])
+    for result in _RESULTS:
+        family.add_metric((result,), state.rounds[result])
     return family
 
 
@@ -146,8 +149,7 @@ def _about_round(found: InspectionRound) -> Iterator[Metric]:
         "beyond the budget), unseen (not permitted, at least so many).",
         labels=("result",),
     )
-    looked_at = len(found.inspected)
-    counts = (("looked_at", looked_at), ("skipped_empty", found.skipped), ("deferred", found.deferred))
+    counts = (("looked_at", len(found.inspected)), ("skipped_empty", found.skipped), ("deferred", found.deferred))
     for result, number in (*counts, ("unseen", found.unseen)):
         namespaces.add_metric((result,), number)
     yield namespaces
