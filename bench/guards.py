@@ -23,9 +23,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
 from floor import build_floor
 from paired import Ratio, compare, left_out, no_options, report
 
+import tailbite
 from tailbite.errors import FirewallError
 from tailbite.guards.host import firewall as host_firewall
 from tailbite.kernel.namespace import enter_private_network, fresh_network
@@ -156,8 +158,6 @@ def work(guarded: str, kind: str, port: str) -> None:
     """Be one side of a pair: measure a block for each line on stdin."""
     block = WORK[kind](int(port))
     if guarded == "guard()":
-        import tailbite
-
         tailbite.guard()  # after the listener is there: most clients have none of their own on that port
     if guarded == LEAST_HOOK:
         add_least_hook()
@@ -270,32 +270,67 @@ def one_of_each(stack: contextlib.ExitStack, kind: str, port: int, guard: str, b
 
 
 def beside_floor(floor: str) -> list[Ratio]:
-    """Measure what ``run`` adds as a multiple of what the least supervisor in C adds, in the same run."""
-    with contextlib.ExitStack() as stack:
-
-        def three(kind: str, port: int) -> list[Side]:
-            prefixes: tuple[tuple[str, ...], ...] = ((), (floor,), RUN)
-            return [
-                stack.enter_context(side("plain", kind, str(port + 2 * number), before=before))
-                for number, before in enumerate(prefixes)
-            ]
-
-        plain, in_c, ours = three("live", INSIDE)
-        for each in (plain, in_c, ours):
-            each()
-        ratios = [
-            compare(
-                "run: added to a live connect, beside C",
-                lambda: max(in_c() - plain(), 1e-9),
-                lambda: max(ours() - plain(), 1e-9),
-                limit=1.75,
+    """Measure what ``run`` costs beside the least supervisor in C, in the same run."""
+    ratios = [added_beside_floor("run: added to a live connect, beside C", floor, RUN, INSIDE, 1.75)]
+    if (python := distribution_python()) is None:
+        left_out("run by the distribution's Python", "/usr/bin/python3 is missing or cannot run tailbite")
+    else:
+        ratios.append(
+            added_beside_floor(
+                "run by the distribution's Python: the same", floor, (*python, *RUN[1:]), INSIDE + 300, 1.55
             )
-        ]
-        plain, _, ours = three("parallel", INSIDE + 100)
+        )
+    with contextlib.ExitStack() as stack:
+        plain, _, ours = three_sides(stack, "parallel", INSIDE + 100, floor, RUN)
         ratios.append(compare("run: a connect of 50 threads, beside plain", plain, ours, blocks=20, limit=1 / 0.75))
-        _, in_c, ours = three("parallel median", INSIDE + 200)
+        _, in_c, ours = three_sides(stack, "parallel median", INSIDE + 200, floor, RUN)
         ratios.append(compare("run: median of 50 threads, beside C", in_c, ours, blocks=20))
     return ratios
+
+
+def added_beside_floor(name: str, floor: str, run: tuple[str, ...], port: int, limit: float) -> Ratio:
+    """Measure what ``run`` adds to a connect as a multiple of what the supervisor in C adds; each on one CPU."""
+    with contextlib.ExitStack() as stack:
+        sides = []
+        for number in range(PROCESSES):
+            with on_cpu(number):
+                sides.append(three_sides(stack, "live", port + 6 * number, floor, run))
+        for each in itertools.chain(*sides):
+            each()
+        in_c, ours = itertools.cycle(sides), itertools.cycle(sides)
+
+        def added_in_c() -> float:
+            plain, guarded, _ = next(in_c)
+            return max(guarded() - plain(), 1e-9)
+
+        def added_by_ours() -> float:
+            plain, _, guarded = next(ours)
+            return max(guarded() - plain(), 1e-9)
+
+        return compare(name, added_in_c, added_by_ours, blocks=BLOCKS, limit=limit)
+
+
+def three_sides(
+    stack: contextlib.ExitStack, kind: str, port: int, floor: str, run: tuple[str, ...]
+) -> tuple[Side, Side, Side]:
+    """Start a process without a supervisor, one under the supervisor in C, and one under ``run``."""
+    plain, in_c, ours = (
+        stack.enter_context(side("plain", kind, str(port + 2 * number), before=before))
+        for number, before in enumerate(((), (floor,), run))
+    )
+    return plain, in_c, ours
+
+
+def distribution_python() -> tuple[str, ...] | None:
+    """Return the command of the distribution's Python with tailbite on its path; None if it is too old or missing."""
+    python = "/usr/bin/python3"
+    folders = ":".join(str(Path(module.__file__ or "").parents[1]) for module in (tailbite, click))
+    command = ("env", f"PYTHONPATH={folders}", python)
+    try:
+        subprocess.run([*command, "-m", "tailbite", "--version"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return command
 
 
 def main() -> None:

@@ -11,13 +11,13 @@ from typing import Final
 
 from tailbite.kernel.seccomp import NOTIFICATION_SIZE
 
-__all__ = ["MOST_WORKERS", "Outcome", "SharedPage", "WorkerSlot"]
+__all__ = ["BUFFER_SIZE", "MOST_WORKERS", "Outcome", "SharedPage", "WorkerSlot"]
 
 MOST_WORKERS: Final = 4
 """The number of slots."""
 
 _SLOT_SIZE: Final = 256
-_BUFFER_SIZE: Final = 2048
+BUFFER_SIZE: Final = 2048
 """Of a buffer of at most 1024 bytes (IOCTL_BUFSZ in CPython's Modules/fcntlmodule.c) fcntl.ioctl makes a copy, and a
 call received into that is lost when the process is killed before it is copied back."""
 _COUNTS_AT: Final = 128
@@ -67,7 +67,7 @@ class WorkerSlot:
         at = number * _SLOT_SIZE
         self.number = number
         self.call = page[at : at + NOTIFICATION_SIZE]
-        self.buffer = page[at : at + _BUFFER_SIZE]
+        self.buffer = page[at : at + BUFFER_SIZE]
         words = page[at + _COUNTS_AT : at + _SLOT_SIZE].cast("Q")
         self.counts = words[: len(Outcome)]
         self.moves = page[_MOVES_AT : _MOVES_AT + 8].cast("Q")
