@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tailbite.guards.program.mechanism import choose, read_capabilities
-from tailbite.kernel import bpf, fork, kcmp, libc, perf_event
+from tailbite.kernel import bpf, fork, kcmp, libc, perf_event, seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,3 +70,45 @@ def test_run_says_that_a_32_bit_python_cannot_guard() -> None:
     choice = choose(read_capabilities())
     assert f"the system call numbers of 32-bit programs on {os.uname().machine} are not known" in choice.reason
     assert "--port" in choice.reason
+
+
+HEADERS = {"x86_64": "x86_64-linux-gnu/asm/unistd_64.h"} | dict.fromkeys(
+    ("aarch64", "riscv64", "loongarch64"), "asm-generic/unistd.h"
+)
+"""The kernel's headers for programs; the three younger machines share their numbers."""
+
+
+def header(name: str) -> str:
+    path = Path("/usr/include", name)
+    if not path.exists():
+        assert os.environ.get("CI") != "true", f"{path} is missing"
+        pytest.skip(f"{path} is not installed (Debian's linux-libc-dev, on x86_64)")
+    return path.read_text(encoding="ascii", errors="replace")
+
+
+@pytest.mark.parametrize("machine", sorted(HEADERS))
+def test_the_numbers_are_those_of_the_kernels_headers(machine: str) -> None:
+    defined = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)\b", header(HEADERS[machine])))
+    abi = seccomp.ABIS[machine]
+    numbers = {
+        **{name: getattr(abi, name) for name in ("connect", "sendto", "seccomp", "setns", "unshare", "setsockopt")},
+        "close_range": abi.close_range,
+        "kcmp": kcmp._NUMBER[machine],
+        "clone": fork._CLONE[machine],
+        "bpf": bpf._BPF_CALL[machine],
+        "perf_event_open": perf_event._PERF_EVENT_OPEN[machine],
+    }
+    assert numbers == {name: int(defined[name]) for name in numbers}
+
+
+@pytest.mark.parametrize("machine", sorted(seccomp.ABIS))
+def test_the_architecture_of_a_filter_is_that_of_the_kernels_headers(machine: str) -> None:
+    name = "X86_64" if machine == "x86_64" else machine.upper()
+    architecture = re.search(rf"#define AUDIT_ARCH_{name}\s+\((.*)\)", header("linux/audit.h"))
+    assert architecture is not None
+    elf = re.search(r"EM_\w+", architecture[1])
+    assert elf is not None
+    number = re.search(rf"#define {elf[0]}\s+(\d+)", header("linux/elf-em.h"))
+    assert number is not None
+    assert "64BIT" in architecture[1] and "LE" in architecture[1]
+    assert seccomp.ABIS[machine].arch == int(number[1]) | 0x8000_0000 | 0x4000_0000
