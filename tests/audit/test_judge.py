@@ -199,7 +199,8 @@ def test_a_connection_that_was_seen_too_briefly_has_no_class() -> None:
     verdict = judge(CLIENT, [Observation(PHASE, True, 3.0, dials=2, self_connects=(hit,))])
     assert verdict.verdict is Word.INCONCLUSIVE
     assert (
-        verdict.reason == "it connected to itself 300.0 ms before the watch ended: too late to tell what it does then"
+        verdict.reason
+        == "it connected to itself 300.0 ms before the watch ended: too late to see what it does after that"
     )
 
 

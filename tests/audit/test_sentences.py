@@ -35,7 +35,7 @@ def why(word: Word, ending: Ending, held: float, bind: tuple[bool, bool] | None)
         (Word.BLOCKS, Ending.CLOSED, 1.004, (False, False), "after 1.0 s; the TIME-WAIT", "!"),
         (Word.BLOCKS, Ending.CLOSED, 1.004, (False, False), "a server is down for 61 s in all", "!"),
         (Word.ABORTS, Ending.RESET, 0.01, (True, True), "after 10.0 ms, which left the port free", "line"),
-        (Word.ABORTS, Ending.RESET, 1.002, (True, True), "a server was down for that time (the line is 1.5", "!"),
+        (Word.ABORTS, Ending.RESET, 1.002, (True, True), "a server was down for that time (the limit is 1.5", "!"),
         (Word.ABORTS, Ending.RESET, 0.01, (False, False), "reset the connection", "free"),
     ],
 )
@@ -54,19 +54,22 @@ def test_a_sentence_says_what_was_measured_and_nothing_else(
             {"exit_status": 2, "has_exited_at": 0.1, "output": Output(b"usage: x\n")},
             "exited with 2 after 100.0 ms",
         ),
-        ({"exit_status": 2, "has_exited_at": 0.1, "output": Output(b"usage: x\n")}, "said last: usage: x (an option"),
-        ({"exit_status": 0}, "it said nothing"),
+        (
+            {"exit_status": 2, "has_exited_at": 0.1, "output": Output(b"usage: x\n")},
+            "was: usage: x (an option",
+        ),
+        ({"exit_status": 0}, "it printed nothing"),
         ({"exit_status": 0, "has_exited_at": 0.1}, "and what it had started was still running after 6 s"),
-        ({"exit_status": 0, "has_exited_at": 0.1, "is_gone": True}, "with 0 after 100.0 ms; it said nothing"),
+        ({"exit_status": 0, "has_exited_at": 0.1, "is_gone": True}, "with 0 after 100.0 ms; it printed nothing"),
         ({"exit_status": -11}, "it was ended by signal 11"),
-        ({}, "it was still running after 6 s (--timeout SECONDS waits longer); it said nothing (does it wait for"),
+        ({}, "it was still running after 6 s (--timeout SECONDS waits longer); it printed nothing (does it wait for"),
         ({"output": Output(b"stdin is not a tty")}, "script -qec"),
         ({"output": Output(b"Name or service not known")}, "no DNS in the trap"),
         ({"output": Output(b"[Errno 99] Cannot assign requested address")}, "EADDRNOTAVAIL"),
         ({"output": Output(b"key.pem: No such file or directory")}, "a file seems to be missing"),
         ({"output": Output(b"Permission denied")}, "lacks a permission"),
         ({"output": Output(b"Network is unreachable")}, "dials another host"),
-        ({"output": Output(b"starting")}, "it said last: starting"),
+        ({"output": Output(b"starting")}, "its last output was: starting"),
         ({"served": True}, "a listener of its own took the dead port"),
     ],
 )
@@ -83,9 +86,11 @@ def test_a_client_that_was_not_run_is_told() -> None:
 
 def test_an_immune_clients_sentence_says_how_often_it_came_back() -> None:
     once = replace(SEEN, dials=1, is_gone=True)
-    assert "dialled the dead port once, never itself" in sentences.why_immune([once])
+    assert "dialled the dead port once and never connected to itself" in sentences.why_immune([once])
     running = replace(SEEN, dials=4, rounds=4, had_to_come_back=True)
-    assert "5 times, came back 3 times or more" in sentences.why_immune([once, running])
+    assert "5 times, came back at least 3 times while it was watched, and never" in sentences.why_immune(
+        [once, running]
+    )
 
 
 def test_a_dial_whose_time_was_lost_does_not_break_the_sentence() -> None:

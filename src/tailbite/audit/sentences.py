@@ -18,7 +18,7 @@ __all__ = ["did_not_come_back", "no_class", "seconds", "unexercised", "why_immun
 _BAND: Final = (0.5, 3.0)
 """Seconds of holding for which a sentence gives both figures: the time it was held, and the time a server is down.
 
-A client that waits a second before it drops a connection is near the line of 1.5 s: both words would be right.
+A client that waits a second before it drops a connection is near the limit of 1.5 s: both verdicts would be right.
 """
 
 _USUAL_REASONS: Final = (
@@ -46,8 +46,11 @@ def why_immune(proofs: Sequence[Observation]) -> str:
     dials = sum(o.dials for o in proofs)
     times = "once" if dials == 1 else f"{dials} times"
     running = [o for o in proofs if o.had_to_come_back and not o.is_gone]
-    came = f", came back {min(o.rounds - 1 for o in running)} times or more while it was watched" if running else ""
-    return f"it dialled the dead port {times}{came}, never itself; a plain client in the same place did"
+    back = min((o.rounds - 1 for o in running), default=0)
+    came = f", came back at least {'once' if back == 1 else f'{back} times'} while it was watched," if running else ""
+    return (
+        f"it dialled the dead port {times}{came} and never connected to itself; a plain client in the same trap did"
+    )
 
 
 def did_not_come_back(observation: Observation) -> str:
@@ -61,9 +64,9 @@ def did_not_come_back(observation: Observation) -> str:
 
 
 def no_class(observation: Observation, hit: ConnectionToItself) -> str:
-    """Say that a client connected to itself, but too late to tell what it does then."""
+    """Say that a client connected to itself, but too late to see what it does after that."""
     lasted = seconds(hit.lasted(observation.duration))
-    return f"it connected to itself {lasted} before the watch ended: too late to tell what it does then"
+    return f"it connected to itself {lasted} before the watch ended: too late to see what it does after that"
 
 
 def why_self_connected(word: Word, observation: Observation, hit: ConnectionToItself) -> str:
@@ -75,7 +78,7 @@ def why_self_connected(word: Word, observation: Observation, hit: ConnectionToIt
     if hit.ending is Ending.CLOSED:
         down = f"; a server is down for {held + TIME_WAIT:.0f} s in all" if _BAND[0] <= held <= _BAND[1] else ""
         return f"it closed the connection to itself after {seconds(held)}{_after_close(observation.bind)}{down}"
-    down = f": a server was down for that time (the line is {SHORT:g} s)" if _BAND[0] <= held <= _BAND[1] else ""
+    down = f": a server was down for that time (the limit is {SHORT:g} s)" if _BAND[0] <= held <= _BAND[1] else ""
     free = "" if observation.bind is None or not observation.bind.plain else ", which left the port free"
     return f"it reset the connection to itself after {seconds(held)}{free}{down}"
 
@@ -102,7 +105,7 @@ def _after_close(bind: BindAttempt | None) -> str:
 
 
 def unexercised(watched: Sequence[Observation]) -> str:
-    """Say that the client never dialled the port, how it ended, what it said last, and the usual reason for that."""
+    """Say that the client never dialled the port, how it ended, its last output, and the usual reason for that."""
     if any(o.served for o in watched):
         return "a listener of its own took the dead port in every trap, so it was never refused"
     if not watched:
@@ -117,7 +120,7 @@ def unexercised(watched: Sequence[Observation]) -> str:
         if not last.is_gone:
             end += f", and what it had started was still running after {last.duration:.0f} s"
     line = last.output.last_line
-    said = f"; it said last: {line}" if line else "; it said nothing"
+    said = f"; its last output was: {line}" if line else "; it printed nothing"
     return f"it never dialled the port: {end}{said}{_usual_reason(watched)}"
 
 

@@ -54,13 +54,13 @@ details { margin: .4rem 0 1rem; } summary { cursor: pointer; } h2 { margin-top: 
 """
 
 _MEANINGS = {
-    Word.IMMUNE: "dialled the dead port, came back or ended, never itself",
-    Word.ABORTS: "connected to itself; a server is down for less than 1.5 s",
-    Word.BLOCKS: "let go, but a server is down for up to a minute, by TIME-WAIT mostly",
-    Word.HOLDS: "kept it: a server is down for longer, mostly as long as the client runs",
-    Word.UNEXERCISED: "never dialled the port: no pass",
-    Word.INCONCLUSIVE: "too little was seen: no pass",
-    Word.UNSUPPORTED: "not possible here",
+    Word.IMMUNE: "dialled the dead port, came back or ended, and never connected to itself",
+    Word.ABORTS: "connected to itself; a server is kept down for less than 1.5 s",
+    Word.BLOCKS: "connected to itself and let go; a server is kept down for up to a minute, mostly by TIME-WAIT",
+    Word.HOLDS: "connected to itself and stayed so; a server is kept down for longer, mostly while the client runs",
+    Word.UNEXERCISED: "never dialled the port, so it does not pass",
+    Word.INCONCLUSIVE: "too little was seen, so it does not pass",
+    Word.UNSUPPORTED: "cannot be audited here",
 }
 
 
