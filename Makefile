@@ -6,7 +6,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: demo test setup dev lint coverage kernels bench figures measure man clean peers matrix dist try-packages try-deploy
+# The tests start tailbite thousands of times. Without compiled code, each start compiles it again (0.3 s instead of 0.05 s).
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test setup dev lint lint-types lint-rules coverage kernels bench figures measure man clean peers matrix dist try-packages try-deploy
 .PHONY: cpython fuzz explore
 .PHONY: image try-image try-units try-chart ansible-sanity
 .PHONY: docs docs-browser api reference story diagram
@@ -21,10 +24,16 @@ setup: $(VENV)/.all
 
 dev: $(VENV)/.dev
 
+# Both cores work: mypy takes as long as the others together.
 lint: dev
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint-types lint-rules
+
+lint-types:
+	$(BIN)/mypy
+
+lint-rules:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/lint.py
 	$(BIN)/codespell
