@@ -125,7 +125,7 @@ def test_the_list_names_every_client_and_says_what_is_missing() -> None:
     by_name = {client["client"]: client for client in told["clients"]}
     assert by_name["python-socket"]["installed"]
     assert all(client["install"] for client in told["clients"])
-    assert "telnet" in run("--list", status=0)
+    assert "telnet" in run("--list", "--catalogue", "telnet", status=0)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_wrong_usage_is_one_sentence_and_status_2(arguments: list[str]) -> None:
     [
         ["--help"],
         ["demo", "--help"],
-        ["audit", "--list"],
+        ["audit", "--list", "--catalogue", "redis"],
         ["lab", "odds", "--port", "32246", "--json"],
     ],
 )
