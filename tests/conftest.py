@@ -36,6 +36,9 @@ settings.register_profile("same", deadline=None, print_blob=True, derandomize=Tr
 settings.register_profile("explore", deadline=None, print_blob=True, max_examples=1000)
 settings.load_profile("same")
 
+# Go compiles its standard library once for all programs that tests build, not for each (10 s of CPU time).
+os.environ.setdefault("GOCACHE", str(Path(__file__).parents[1] / ".peers" / "go-cache"))
+
 TOGETHER = (
     "tests/audit/test_known_clients.py::test_each_of_the_postgresql_group",
     "tests/audit/test_known_clients.py::",

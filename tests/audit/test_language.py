@@ -50,9 +50,7 @@ def cured(language: str) -> Client:
     assert match
     name, _ = FILES[language]
     build = BUILD.get(language)
-    prepare = (
-        ("sh", "-c", f"GO111MODULE=off GOFLAGS= CGO_ENABLED=0 GOCACHE=$PWD/cache {' '.join(build)}") if build else ()
-    )
+    prepare = ("sh", "-c", f"GO111MODULE=off GOFLAGS= CGO_ENABLED=0 {' '.join(build)}") if build else ()
     command = (*RUN[language], "{host}", "{port}")
     return Client(language, command, files={name: match[1]}, prepare=prepare, in_scratch=True)
 

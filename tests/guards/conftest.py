@@ -62,7 +62,7 @@ def _compile(command: list[str], folder: Path) -> None:
         "PATH": f"/usr/bin:/bin:{Path(command[0]).parent}",
         "HOME": str(Path.home()),
         "CGO_ENABLED": "0",  # Go: static, and system calls of its own
-        "GOCACHE": str(folder / "go"),
+        "GOCACHE": os.environ["GOCACHE"],
         "GO111MODULE": "off",
     }
     subprocess.run(command, check=True, env=environment, timeout=110)
