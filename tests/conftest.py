@@ -69,6 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     try:
         namespace.enter_private_network()
+        namespace.give_child_networks_small_tables()
     except NamespaceUnavailable as error:
         if CI:
             raise

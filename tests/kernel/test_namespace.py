@@ -113,3 +113,20 @@ def test_the_error_names_the_setting_that_forbids_it(forbid: str, says: str) -> 
         check=True,
     )
     assert says in done.stdout
+
+
+@pytest.mark.usefixtures("network")
+def test_a_network_may_have_a_small_table_of_connections_and_works_as_any_other() -> None:
+    setting = Path("/proc/sys/net/ipv4/tcp_child_ehash_entries")
+    if not setting.exists():
+        namespace.give_child_networks_small_tables()  # changes nothing
+        pytest.skip("this kernel has one table for all network namespaces (before 6.1)")
+    size = Path("/proc/sys/net/ipv4/tcp_ehash_entries")
+    setting.write_text("0")
+    with namespace.fresh_network():
+        assert int(size.read_text()) < 0  # shared, as the documentation of the kernel says
+    namespace.give_child_networks_small_tables()
+    with namespace.fresh_network():
+        assert int(size.read_text()) == 4096
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname()).close()

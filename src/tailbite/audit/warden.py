@@ -217,6 +217,7 @@ def _observe(job: _Job, warden: int) -> NoReturn:
         if os.getppid() != warden:
             os._exit(0)
         namespace.enter_private_network(keep_user=True)
+        namespace.give_child_networks_small_tables()
         run_audit(job.client, job.limits, job.scratch, send)
         _send(None)
     except BrokenPipeError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.errors import NamespaceUnavailable
 from tailbite.kernel.libc import last_error, libc
+from tailbite.kernel.sysctl import write_sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,7 @@ __all__ = [
     "enter_private_network",
     "entered",
     "fresh_network",
+    "give_child_networks_small_tables",
     "setns",
     "unshare",
 ]
@@ -41,6 +43,7 @@ CLONE_NEWNET = 0x40000000
 """unshare(2) with this flag makes a network namespace (include/uapi/linux/sched.h)."""
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
+_SMALL_TABLE = 4096
 _THREAD_NETWORK = "/proc/thread-self/ns/net"
 
 
@@ -128,6 +131,17 @@ def fresh_network() -> Iterator[None]:
             setns(home, CLONE_NEWNET)
     finally:
         os.close(home)
+
+
+def give_child_networks_small_tables() -> None:
+    """Let each network namespace that is made in this one have a table of connections of its own, with 4,096 buckets.
+
+    A dump of sockets (sock_diag(7)) walks the whole table. The table that all namespaces share has 262,144 buckets on
+    a host with 24 GB: 0.2 ms for every dump. Needs Linux 6.1 (net.ipv4.tcp_child_ehash_entries) and the permission;
+    without them nothing changes.
+    """
+    with contextlib.suppress(OSError):
+        write_sysctl("tcp_child_ehash_entries", str(_SMALL_TABLE))
 
 
 @contextlib.contextmanager
