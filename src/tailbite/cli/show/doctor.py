@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tailbite.host.explain.checkup import Checkup
     from tailbite.host.explain.finding import Finding
     from tailbite.host.explain.subject import Subject
+    from tailbite.host.see.records import Namespace
 
 __all__ = ["print_report", "summary"]
 
@@ -37,8 +38,11 @@ def print_report(out: Console, seen: Checkup, findings: Sequence[Finding]) -> No
     out.print(_kernel(seen))
     if not seen.selection.is_measured:
         out.print(Text(seen.selection.sentence()))
+    by_namespace: dict[Namespace, list[Finding]] = {}
+    for one in findings:
+        by_namespace.setdefault(one.namespace, []).append(one)
     for subject in seen.subjects:
-        here = [one for one in findings if one.namespace == subject.seen.namespace]
+        here = by_namespace.get(subject.seen.namespace, [])
         if not here and not subject.seen.namespace.is_own and len(seen.subjects) > 1:
             continue  # a host may have hundreds of namespaces that are all well: the summary counts them
         out.print()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["print_explanation", "print_finding"]
 
+_SHOWN = 10  # namespaces that have a line of their own
 _STYLES = {
     Severity.CRITICAL: "bold red",
     Severity.WARNING: "bold yellow",
@@ -43,11 +44,14 @@ def print_explanation(seen: Explanation, port: int) -> None:
         if seen.findings:
             out.print()
         out.print(Text("In other network namespaces, which do not share ports with this one:"))
-    for finding in seen.elsewhere:
+    shown = sorted(seen.elsewhere, key=lambda one: not one.severity.is_bad)[:_SHOWN]
+    for finding in shown:
         command = finding.remedies[0].commands[0] if finding.remedies else ""
         what = finding.what.removeprefix("In another network namespace, ").removesuffix(".")
         _print_indented(out, Text(f"{finding.code}  {plain(what)}"), 2)
         out.print(Text(f"      {plain(command)}"), soft_wrap=True)
+    if more := len(seen.elsewhere) - len(shown):
+        _print_indented(out, Text(f"and {more} more namespace{'' if more == 1 else 's'}, which --json lists"), 2)
 
 
 def print_finding(

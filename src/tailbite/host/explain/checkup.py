@@ -13,7 +13,7 @@ from tailbite.host.explain.subject import Subject
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.abilities import kernel_abilities, socket_abilities
 from tailbite.host.see.exhaustion import destinations_of
-from tailbite.host.see.port import inspect_port
+from tailbite.host.see.port import inspect_sockets
 from tailbite.host.see.port_selection import running_selection
 from tailbite.host.see.processes import find_holders
 from tailbite.host.see.scan import scan_snapshots
@@ -21,7 +21,7 @@ from tailbite.host.see.snapshot import take_snapshot
 from tailbite.host.sysctl.tree import HOST, is_host_namespace, read_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from tailbite.host.explain.finding import Finding
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tailbite.host.see.abilities import Ability
     from tailbite.host.see.port_selection import SelectionEvidence
     from tailbite.host.see.records import Namespace, NotVisible
-    from tailbite.host.see.scan import Scan
+    from tailbite.host.see.scan import Scan, Sighting
 
 __all__ = ["Checkup", "check_host"]
 
@@ -92,11 +92,14 @@ def check_host(
     findings: list[Finding] = []
     able = kernel_abilities()
     selection = running_selection()
-    held = _held_ports(seen)
+    sightings: dict[Namespace, list[Sighting]] = {}
+    for one in seen.sightings:
+        sightings.setdefault(one.namespace, []).append(one)
+    held = _held_ports(sightings)
     for shot in (one for one in shots if one.ephemeral is not None):  # the others are among the not_visible
         subject = Subject(
             shot,
-            tuple(one for one in seen.sightings if one.namespace == shot.namespace),
+            tuple(sightings.get(shot.namespace, ())),
             tuple(services) if shot.namespace.is_own or len(places) == 1 else (),
             owners,
             selection.selection,
@@ -122,16 +125,17 @@ def _next_boot(subject: Subject, root: Path | None, unseen: list[NotVisible]) ->
     return boot_findings(subject, tree)
 
 
-def _held_ports(seen: Scan) -> dict[Namespace, tuple[Finding, ...]]:
+def _held_ports(sightings: Mapping[Namespace, Sequence[Sighting]]) -> dict[Namespace, tuple[Finding, ...]]:
     """Explain the ports that self-connects hold, in the words of ``tailbite why``."""
+    places = [
+        (port, namespace)
+        for namespace, here in sightings.items()
+        for port in sorted({one.socket.endpoints.local.port for one in here})[:_MOST_HELD]
+    ]
+    able = socket_abilities(one.socket.state for here in sightings.values() for one in here)
     found: dict[Namespace, tuple[Finding, ...]] = {}
-    for namespace in dict.fromkeys(one.namespace for one in seen.sightings):
-        here = [one for one in seen.sightings if one.namespace == namespace]
-        able = socket_abilities(one.socket.state for one in here)
-        findings: list[Finding] = []
-        for port in sorted({one.socket.endpoints.local.port for one in here})[:_MOST_HELD]:
-            (shot,) = inspect_port(port, [namespace])
-            explained = explain_port(shot, abilities=able).findings
-            findings += (one for one in explained if one.code in _SELF_CONNECTS)
-        found[namespace] = tuple(findings)
+    for shot in inspect_sockets(places):
+        explained = explain_port(shot, abilities=able).findings
+        held = tuple(one for one in explained if one.code in _SELF_CONNECTS)
+        found[shot.namespace] = (*found.get(shot.namespace, ()), *held)
     return found

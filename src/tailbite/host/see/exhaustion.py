@@ -124,7 +124,7 @@ def destinations_of(
     try:
         if bound is None:
             return call_in_namespace(namespace, partial(_count_here, usage, ports))
-        used = {one.endpoints.local.port for one in bound} & set(ports)
+        used = {one.endpoints.local.port for one in bound if one.endpoints.local.port in ports}
         counted = read_usage(namespace)
         if counted is not None and _are_few(counted, usage.available, len(used)):
             return replace(usage, bound=len(used))
@@ -140,7 +140,7 @@ def _are_few(counted: TcpUsage, available: int, bound: int) -> bool:
 def _count_here(usage: PortUsage, ports: PortSet) -> PortUsage:
     with SockDiag() as diag:
         listed = diag.dump((TcpState.BOUND_INACTIVE, TcpState.LISTEN))
-        bound = {one.endpoints.local.port for one in listed} & set(ports)
+        bound = {one.endpoints.local.port for one in listed if one.endpoints.local.port in ports}
         counted = usage_here()
         if counted is not None and _are_few(counted, usage.available, len(bound)):
             return replace(usage, bound=len(bound))

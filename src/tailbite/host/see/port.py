@@ -22,20 +22,21 @@ from tailbite.host.see.other_protocols import OtherUse, other_protocol_uses
 from tailbite.host.see.own_address import ask_address
 from tailbite.host.see.records import NotVisible
 from tailbite.host.see.redirects import NO_REDIRECTS, Redirects, redirects_of
+from tailbite.host.see.usage import usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.capabilities import CAP_NET_BIND_SERVICE, has_capability
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sysctl import has_random_steps, read_ephemeral_range, read_reserved_ports, read_sysctl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from tailbite.core.ports import PortRange, PortSet
     from tailbite.host.see.records import Namespace, Process
     from tailbite.kernel.sock_diag import TcpSocket
     from tailbite.kernel.tcp_info import TcpInfo
 
-__all__ = ["PortSnapshot", "PortUse", "inspect_port"]
+__all__ = ["PortSnapshot", "PortUse", "inspect_port", "inspect_sockets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +103,35 @@ class PortSnapshot:
 
 
 def inspect_port(port: int, namespaces: Iterable[Namespace]) -> tuple[PortSnapshot, ...]:
-    """Inspect a port in each namespace. Never raises for what the kernel refuses: that becomes ``not_visible``."""
-    places = tuple(namespaces)
-    shots = _with_owners([_inspect(port, namespace) for namespace in places])
-    if any(_seems_ownerless(use) for shot in shots if shot.sees_processes for use in shot.uses):
+    """Inspect a port in the first namespace, and list the sockets on it in the others, of which a host has hundreds.
+
+    Never raises for what the kernel refuses: that becomes ``not_visible``.
+    """
+    first, *others = namespaces
+    return _inspect_all(
+        [partial(_inspect, port, first, _inspect_here), *(partial(_inspect, port, one, _list_here) for one in others)]
+    )
+
+
+def inspect_sockets(places: Iterable[tuple[int, Namespace]]) -> tuple[PortSnapshot, ...]:
+    """Inspect several ports, each in a namespace, without other protocols and rules; raises as :func:`inspect_port`.
+
+    The processes behind all of them are looked for once.
+    """
+    return _inspect_all([partial(_inspect, port, namespace, _inspect_sockets) for port, namespace in places])
+
+
+def _inspect_all(inspections: list[Callable[[], PortSnapshot]]) -> tuple[PortSnapshot, ...]:
+    shots = _with_owners([inspect() for inspect in inspections])
+    if doubtful := [number for number, shot in enumerate(shots) if shot.sees_processes and _seems_ownerless(shot)]:
         # A process may have ended between the two lists: a socket that is there in a second list has no owner.
-        shots = _with_owners([_inspect(port, namespace) for namespace in places])
+        for number, shot in zip(doubtful, _with_owners([inspections[number]() for number in doubtful]), strict=True):
+            shots[number] = shot
     return tuple(shots)
 
 
-def _seems_ownerless(use: PortUse) -> bool:
-    return bool(use.socket.inode) and not use.owners
+def _seems_ownerless(shot: PortSnapshot) -> bool:
+    return any(use.socket.inode and not use.owners for use in shot.uses)
 
 
 def _with_owners(shots: list[PortSnapshot]) -> list[PortSnapshot]:
@@ -135,9 +154,9 @@ def _with_owners(shots: list[PortSnapshot]) -> list[PortSnapshot]:
     ]
 
 
-def _inspect(port: int, namespace: Namespace) -> PortSnapshot:
+def _inspect(port: int, namespace: Namespace, inspect: Callable[[int, Namespace], PortSnapshot]) -> PortSnapshot:
     try:
-        return call_in_namespace(namespace, partial(_inspect_here, port, namespace))
+        return call_in_namespace(namespace, partial(inspect, port, namespace))
     except OSError as error:
         not_visible = NotVisible.of(str(namespace), error)
         return PortSnapshot(
@@ -146,6 +165,31 @@ def _inspect(port: int, namespace: Namespace) -> PortSnapshot:
 
 
 def _inspect_here(port: int, namespace: Namespace) -> PortSnapshot:
+    shot = _inspect_sockets(port, namespace)
+    return replace(shot, others=other_protocol_uses(port), redirects=redirects_of(port))
+
+
+def _list_here(port: int, namespace: Namespace) -> PortSnapshot:
+    inspection = Inspection()
+    usage = usage_here()
+    sockets: tuple[TcpSocket, ...] = ()
+    if usage is None or usage.sockets or not usage.is_empty:  # sockets that are bound only are among the former
+        sockets = inspection.list_sockets(f"the sockets on port {port}", lambda diag: diag.listing(local_port=port))
+    return PortSnapshot(
+        namespace,
+        port,
+        tuple(map(PortUse, sockets)),
+        frozenset(),
+        None,
+        None,
+        1024,
+        may_bind_privileged=False,
+        sees_bound=lists_bound_sockets(),
+        not_visible=tuple(inspection.not_visible),
+    )
+
+
+def _inspect_sockets(port: int, namespace: Namespace) -> PortSnapshot:
     inspection = Inspection()
     sockets = inspection.list_sockets(f"the sockets on port {port}", lambda diag: diag.listing(local_port=port))
     listeners = inspection.list_sockets("the listening sockets", lambda diag: diag.listing((TcpState.LISTEN,)))
@@ -163,8 +207,6 @@ def _inspect_here(port: int, namespace: Namespace) -> PortSnapshot:
         privileged_below=int(start) if start and start.isdigit() else 1024,
         may_bind_privileged=has_capability(CAP_NET_BIND_SERVICE),
         sees_bound=lists_bound_sockets(),
-        others=other_protocol_uses(port),
-        redirects=redirects_of(port),
         not_visible=tuple(inspection.not_visible),
         has_random_steps=has_random_steps(),
         devices=_devices(),
