@@ -236,7 +236,7 @@ def connected_at_once(sock: socket.socket, destination: Any) -> bool:
 
     The handshake with a listener on this host takes place within connect(2), but while the socket is locked: the
     answer waits in its backlog until the call returns, so the call says EINPROGRESS. A second connect(2) says
-    how it went, or EALREADY if the other sub-range is further away (connect(2); Linux net/ipv4/af_inet.c).
+    how it went, or EALREADY if the destination is further away (connect(2); Linux net/ipv4/af_inet.c).
     """
     if not _LINUX:
         return False
