@@ -80,6 +80,13 @@ def test_a_client_that_never_dialled_is_told_with_its_end_its_last_words_and_the
     assert "\n" not in sentences.unexercised([replace(SEEN, **seen)])
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "<0.1 ms"), (0.00006, "0.1 ms"), (0.0011, "1.1 ms"), (1.0, "1.0 s"), (61.04, "61.0 s")]
+)
+def test_a_time_is_never_written_as_zero(value: float, text: str) -> None:
+    assert sentences.seconds(value) == text
+
+
 def test_a_client_that_was_not_run_is_told() -> None:
     assert "it was not run" in sentences.unexercised([])
 

@@ -21,6 +21,9 @@ _BAND: Final = (0.5, 3.0)
 A client that waits a second before it drops a connection is near the limit of 1.5 s: both verdicts would be right.
 """
 
+_SHORTEST: Final = 0.00005
+"""Seconds that would be written as 0.0 ms."""
+
 _USUAL_REASONS: Final = (
     (r"not a (tty|terminal)|must be a terminal|no tty|inappropriate ioctl",
      "it needs a terminal: script -qec 'COMMAND' /dev/null gives it one"),
@@ -38,6 +41,8 @@ _USUAL_REASONS: Final = (
 
 def seconds(value: float) -> str:
     """Write a time as people read it: milliseconds below a second."""
+    if value < _SHORTEST:
+        return "<0.1 ms"
     return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.1f} ms"
 
 

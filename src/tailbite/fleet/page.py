@@ -24,6 +24,9 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var
   max-width: 64rem; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); }
+@media (max-width: 50rem) { .scroll { border-right: 3px dashed var(--text); }
+  .scroll::before { content: "scrolls sideways →"; position: sticky; left: .7rem; font-size: .8rem; } }
+td code { display: inline-block; min-width: 20rem; }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; padding: .5rem .7rem; background: var(--soft); }
 caption span { display: block; position: sticky; left: .7rem; max-width: calc(100vw - 4rem); }

@@ -99,6 +99,15 @@ def test_any_output_of_a_client_makes_well_formed_xml_and_html_without_its_marku
     assert "\x00" not in html
 
 
+def test_the_page_says_in_a_sentence_what_the_client_did_in_each_phase() -> None:
+    html = page(VERDICTS, Word.IMMUNE)
+    assert "The client dialled once, never connected to itself, and exited with 1." in html
+    assert "The client dialled 900 times, connected to itself 700 times, and exited with 1." in html
+    assert "The client never dialled the port and exited with 1." in html
+    assert "The client dialled once, never connected to itself, and was still running at the end." in html
+    assert "<p>It never dialled the port: " in html
+
+
 CHECK = """
 <script>
 addEventListener("load", () => {

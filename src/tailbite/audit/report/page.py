@@ -15,6 +15,7 @@ from tailbite._version import __version__
 from tailbite.audit.judge import meets
 from tailbite.audit.language import cure_of, cure_url
 from tailbite.audit.report.timeline import timeline
+from tailbite.audit.sentences import seconds
 from tailbite.audit.verdict import Figure, Remains, Word
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ a { color: var(--link); }
 p, h2, h3 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; color: var(--muted); padding: .3rem 0; }
+caption span { display: block; position: sticky; left: 0; max-width: calc(100vw - 3rem); }
+.legend { list-style: none; padding: 0; } .legend li { margin: .2rem 0; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody th { font-weight: normal; }
 .origin { color: var(--muted); }
@@ -112,7 +115,7 @@ def page(
     rows = "".join(_row(position, verdict) for position, verdict in enumerate(verdicts))
     parts = "".join(_client(position, verdict) for position, verdict in enumerate(verdicts))
     missing = f"<p>Interrupted; not audited: {_text(', '.join(left_out))}.</p>" if left_out else ""
-    legend = " ".join(f"{_badge(word)} {escape(meaning)};" for word, meaning in _MEANINGS.items()).rstrip(";")
+    legend = "".join(f"<li>{_badge(word)} {escape(meaning)}</li>" for word, meaning in _MEANINGS.items())
     made = "" if origin is None else _origin(origin)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -121,12 +124,12 @@ def page(
         f"<h1>Would it connect to itself?</h1><p>{good} of {len(verdicts)} clients are {required.value}"
         f"{'' if required is Word.IMMUNE else ' or better'}.</p>{made}{missing}"
         '<div class="scroll" tabindex="0" role="region" aria-label="Verdicts"><table id="matrix">'
-        "<caption>Verdict of each client, and the worst that was seen of it</caption><thead><tr>"
+        "<caption><span>Verdict of each client, and the worst that was seen of it</span></caption><thead><tr>"
         '<th scope="col">client</th><th scope="col">verdict</th><th scope="col">believed</th>'
         '<th scope="col" class="number">times</th><th scope="col" class="number">longest hold</th>'
         '<th scope="col">left</th><th scope="col" class="number">server down<br>plain / reuse</th>'
         '<th scope="col" class="number">recovered</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div><p>{legend}.</p>{parts}</main></body></html>\n"
+        f"<tbody>{rows}</tbody></table></div><ul class='legend'>{legend}</ul>{parts}</main></body></html>\n"
     )
 
 
@@ -142,7 +145,7 @@ def _badge(word: Word) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
+    return "–" if value is None else escape(seconds(value))
 
 
 def _row(position: int, verdict: Verdict) -> str:
@@ -177,9 +180,10 @@ def _client(position: int, verdict: Verdict) -> str:
     language = cure_of(verdict)
     cure = f'<p><a href="{cure_url(language)}">The cure, with an example</a></p>' if language else ""
     image = f"<p>In the image {_text(verdict.image)}.</p>" if verdict.image else ""
+    reason = verdict.reason[:1].upper() + verdict.reason[1:]
     return (
         f'<section id="client-{position}"><h2>{_text(verdict.client)} {_badge(verdict.verdict)}</h2>'
-        f"<p>{_text(verdict.reason)}.</p>{cure}{image}<pre>{_text(shlex.join(verdict.command))}</pre>{phases}</section>"
+        f"<p>{_text(reason)}.</p>{cure}{image}<pre>{_text(shlex.join(verdict.command))}</pre>{phases}</section>"
     )
 
 
@@ -187,16 +191,31 @@ def _phase(seen: Observation) -> str:
     said = seen.output.text
     output = f"<details><summary>output, {seen.output.total} bytes</summary><pre>{_text(said[:8000])}</pre></details>"
     trouble = f"<p>{_text(seen.trouble)}</p>" if seen.trouble else ""
-    name, count = escape(seen.phase.name, quote=True), len(seen.self_connects)
-    hits = {0: "never", 1: "once"}.get(count, f"{count} times")
+    name = escape(seen.phase.name, quote=True)
     return (
         f"<h3>{name}</h3><p>{_purpose(seen.phase.name)} "
-        f"Port {seen.phase.port}, ephemeral ports {seen.phase.ephemeral}; "
-        f"dialled {seen.dials}, connected to itself {hits}; "
-        f"exit status {'none, still running' if seen.exit_status is None else seen.exit_status}.</p>{trouble}"
+        f"The dead port is {seen.phase.port}, the ephemeral range {seen.phase.ephemeral}. "
+        f"{_course(seen)}</p>{trouble}"
         f'<div class="scroll" tabindex="0" role="region" aria-label="{name}, timeline">'
         f"{timeline(seen)}</div>{output if seen.output.total else ''}"
     )
+
+
+def _course(seen: Observation) -> str:
+    hits = len(seen.self_connects)
+    if seen.exit_status is None:
+        end = "was still running at the end"
+    elif seen.exit_status < 0:
+        end = f"was ended by signal {-seen.exit_status}"
+    else:
+        end = f"exited with {seen.exit_status}"
+    to_itself = "never connected to itself" if hits == 0 else f"connected to itself {_times(hits)}"
+    dialled = f"dialled {_times(seen.dials)}, {to_itself}," if seen.dials else "never dialled the port"
+    return f"The client {dialled} and {end}."
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _purpose(name: str) -> str:

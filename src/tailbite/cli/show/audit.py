@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tailbite.audit.language import cure_of
+from tailbite.audit.sentences import seconds
 from tailbite.audit.verdict import Belief, Figure, Remains, Word
 from tailbite.cli.output import console, plain
 
@@ -89,8 +90,7 @@ def _held(verdict: Verdict) -> str:
     if verdict.longest_hold is None:
         return "-"
     more = ">" if verdict.left is Remains.ESTABLISHED else ""
-    hold = verdict.longest_hold
-    return f"{more}{hold:.1f} s" if hold >= 1 else f"{more}{hold * 1000:.1f} ms"
+    return f"{more}{seconds(verdict.longest_hold)}"
 
 
 def _down(verdict: Verdict) -> str:
