@@ -235,7 +235,7 @@ def test_silence_and_a_close_without_a_word_are_told_apart(verifier: verify.Veri
 
 
 def test_half_an_answer_is_quoted() -> None:
-    with pytest.raises(VerifyError, match=r'it said no more after "SSH-2\.0-Op"') as refused:
+    with pytest.raises(VerifyError, match=r'it sent only "SSH-2\.0-Op" in time') as refused:
         meet(verify.ssh, Says(OPENSSH[:10]), then=TimeoutError())
     assert refused.value.reason == "silent"
     with pytest.raises(VerifyError, match=r'it closed the connection after "\+PO"') as refused:

@@ -12,8 +12,14 @@ import sys
 __all__ = ["main"]
 
 _OBJECTS = 50_000
-_OUTPUT_CLOSED = 141  # as in tailbite.cli.status
-_INTERRUPTED = 130  # tailbite.cli.status has it too, and would have to be imported where it is needed
+# The same as in tailbite.cli.status, which would have to be imported where they are needed.
+_UNSUPPORTED = 4
+_INTERRUPTED = 130
+_OUTPUT_CLOSED = 141
+_REMEDIES = {
+    12: "; allow it more memory (ulimit -v, or the limit of the container)",  # ENOMEM
+    24: "; allow it more of them (ulimit -n)",  # EMFILE
+}
 
 
 def main() -> None:
@@ -21,23 +27,47 @@ def main() -> None:
     # A start makes some ten thousand objects that stay: looking for garbage among them every 700 is a tenth of it.
     gc.set_threshold(_OBJECTS)
     closed = sys.stdout is None
-    if closed and sys.argv[1:2] not in (["run"], ["wait"]):  # those pass descriptors on to a program as they are
+    passes_on = sys.argv[1:2] in (["run"], ["wait"])  # their status and their descriptors are a program's
+    if sys.argv[1:2] != ["run"]:
         _open_output()
     try:
         ended = _main()
         # The status for "found something" must not come from a command whose output nobody can read.
-        sys.exit(_OUTPUT_CLOSED if closed and ended == 1 and sys.argv[1:2] not in (["run"], ["wait"]) else ended)
+        sys.exit(_OUTPUT_CLOSED if closed and ended == 1 and not passes_on else ended)
     except KeyboardInterrupt:  # click knows what to do with it, but may not be loaded yet
         sys.exit(_INTERRUPTED)
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        sys.exit(_report_shortage(error))
     finally:
         gc.freeze()  # nor when it ends: the system frees all memory at once
 
 
 def _open_output() -> None:
     """Give the command streams to write to, where the caller has closed them (``>&-``)."""
-    sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
+    # Open until the process ends, and closed in every program that it starts (PEP 446).
+    if sys.stdout is None:
+        sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115
     if sys.stderr is None:
-        sys.stderr = sys.stdout
+        sys.stderr = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115
+
+
+def _report_shortage(error: Exception) -> int:
+    """Say what the system refused, and return the status for that; a fault of our own goes on as it is.
+
+    Nothing is imported here: that takes a file descriptor, which may be what is missing.
+    """
+    if isinstance(error, OSError) and not sys.flags.dev_mode:
+        where = f"{error.filename}: " if error.filename else ""
+        what = f"{where}{error.strerror or error}{_REMEDIES.get(error.errno or 0, '')}"
+    elif isinstance(error, MemoryError) or "start new thread" in str(error):
+        what = f"the system has no memory or no thread left for this{_REMEDIES[12]}"
+    elif isinstance(error, ImportError) and (error.path or "").endswith(".so"):
+        what = f"a library cannot be loaded: {error}"
+    else:
+        raise error
+    if sys.stderr is not None:
+        sys.stderr.write(f"tailbite: {what}\n")
+    return _UNSUPPORTED
 
 
 def _main() -> int:
@@ -56,8 +86,12 @@ def _main() -> int:
     if sys.argv[1:] == ["--version"]:
         from tailbite._version import __version__
 
-        print(f"tailbite {__version__}")  # noqa: T201
-        return 0
+        try:
+            sys.stdout.write(f"tailbite {__version__}\n")
+            sys.stdout.flush()
+            return 0
+        except OSError:
+            pass  # as above
     try:
         import click  # noqa: F401
     except ImportError as error:

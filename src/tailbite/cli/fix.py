@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tailbite.cli.fix_plan import FixPlan
     from tailbite.core.ports import PortRange, PortSet
     from tailbite.host.change.apply import Done
+    from tailbite.host.change.records import Change
     from tailbite.host.explain.subject import Service
 
 __all__ = ["command"]
@@ -208,10 +209,11 @@ def _apply(plan: FixPlan, journal: Journal, root: Path, *, as_document: bool) ->
     """Make the changes and print each; return False if a socket could not be destroyed."""
     changes = plan.changes
     done: list[Done] = []
+    shown = _Shown()
     with refusals(done, journal.path, changes):
         for one in apply_changes(changes, journal, root):
             done.append(one)
-            _print_done(one, as_document=as_document)
+            _print_done(one, shown, as_document=as_document)
     made = [one.change for one in done if not one.refused]
     if as_document:
         emit_json("fix", applied=True, changes=[done_fields(one) for one in done])
@@ -225,16 +227,35 @@ def _apply(plan: FixPlan, journal: Journal, root: Path, *, as_document: bool) ->
             )
         back = all(isinstance(change, Destroy) for change in made)
         note(f"done{'' if back else '; tailbite fix --undo --apply reverts it'}")
+    shown.check()
     return len(made) == len(done)
 
 
-def _print_done(one: Done, *, as_document: bool) -> None:
+def _print_done(one: Done, shown: _Shown, *, as_document: bool) -> None:
     if one.refused:
         note(f"not destroyed: {change_name(one.change)}: {one.refused}")
     elif not as_document:
-        click.echo(as_bytes(one.change))
+        shown.show(one.change)
         if one.note:
             note(one.note)
+
+
+class _Shown:
+    """The changes on stdout. A reader that left, or a full disk, is reported when all of the changes are made."""
+
+    def __init__(self) -> None:
+        self._error: OSError | None = None
+
+    def show(self, change: Change) -> None:
+        if self._error is None:
+            try:
+                click.echo(as_bytes(change))
+            except OSError as error:
+                self._error = error
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
 
 
 def _undo(root: Path | None, *, do_it: bool, dry_run: bool, as_document: bool) -> int:
@@ -253,14 +274,16 @@ def _undo(root: Path | None, *, do_it: bool, dry_run: bool, as_document: bool) -
     if not (do_it or dry_run):
         note(_UNDO_ACTS)
     done: list[Done] = []
+    shown = _Shown()
     with refusals(done, journal.path, ()):
         for one in revert_last(journal, root or HOST, dry=dry_run, files_only=root is not None):
             done.append(one)
             if one.note:
                 note(f"{change_name(one.change)}: {one.note}")
             elif not as_document:
-                click.echo(as_bytes(one.change))
+                shown.show(one.change)
     if as_document:
         emit_json("fix", applied=not dry_run, changes=[as_fields(one.change, one.note) for one in done])
     note("nothing has been changed; write --undo --apply to do it" if dry_run else "reverted")
+    shown.check()
     return status.FOUND if dry_run else status.FINE

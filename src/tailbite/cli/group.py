@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -12,9 +13,11 @@ import click
 
 from tailbite._version import __version__
 from tailbite.cli import front, status
-from tailbite.cli.output import plain
+from tailbite.cli.output import note, plain, print_to_stderr
 
 __all__ = ["LazyGroup", "tailbite"]
+
+_LONG: Final = 120  # letters of a word of the user's that are repeated in a message; others may be elsewhere
 
 # Since click 8.2 a group that is called without a command raises its help.
 _NO_ARGUMENTS: Final[type[click.UsageError] | tuple[()]] = getattr(click.exceptions, "NoArgsIsHelpError", ())
@@ -62,23 +65,22 @@ class LazyGroup(click.Group):
         """Run, and turn an interruption into status 130, and a reader that went away into status 141."""
         try:
             result = super().main(*args, **{**kwargs, "standalone_mode": False}) or status.FINE
-            sys.stdout.flush()  # here, where a full disk can still be reported
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a full disk can still be reported
             return result
         except SystemExit:
             if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):  # click met EPIPE, and would exit with 1
                 sys.exit(status.OUTPUT_CLOSED)
             raise
         except OSError as error:
-            if error.errno == errno.EPIPE:
+            if error.errno == errno.EPIPE and error.filename is None:
                 _discard_output()
                 sys.exit(status.OUTPUT_CLOSED)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or error.filename is not None:
                 raise
             _discard_output()
-            click.echo(
-                f"tailbite: the output cannot be written: {error.strerror}; free space, or write elsewhere", err=True
-            )
-            sys.exit(status.FOUND)
+            note(f"the output cannot be written: {error.strerror}; free space, or write elsewhere")
+            sys.exit(status.UNSUPPORTED)
         except click.Abort:
             sys.exit(status.INTERRUPTED)
         except click.UsageError as error:
@@ -86,10 +88,10 @@ class LazyGroup(click.Group):
                 error.show()
                 sys.exit(status.USAGE)
             path = error.ctx.command_path if error.ctx is not None else self._path_of(args, kwargs)
-            click.echo(f"{path}: {plain(error.format_message())} (see '{path} --help')", err=True)
+            print_to_stderr(f"{path}: {_shortened(error.format_message())} (see '{path} --help')")
             sys.exit(status.USAGE)
         except click.ClickException as error:
-            click.echo(f"tailbite: {plain(error.format_message())}", err=True)
+            print_to_stderr(f"tailbite: {_shortened(error.format_message())}")
             sys.exit(error.exit_code)
 
     def _path_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -103,6 +105,11 @@ class LazyGroup(click.Group):
             if (group := group.get_command(click.Context(group), word)) is not None:
                 names.append(word)
         return " ".join(names)
+
+
+def _shortened(message: str) -> str:
+    """Return a sentence about wrong input without what a terminal would obey; very long words are cut."""
+    return re.sub(rf"(\S{{{_LONG}}})\S{{{_LONG},}}", r"\1...", plain(message))
 
 
 def _discard_output() -> None:

@@ -7,10 +7,12 @@ has no blanks at the end of a line.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 from enum import Enum
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
@@ -19,7 +21,7 @@ from tailbite.cli import status
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Unsupported", "as_json", "console", "emit_json", "note", "plain"]
+__all__ = ["Unsupported", "as_json", "console", "emit_json", "note", "plain", "print_to_stderr"]
 
 _UNLIMITED = 10_000  # columns of what is piped
 _WIDEST = 100  # columns of prose on a wide terminal: longer lines are hard to read
@@ -57,16 +59,23 @@ def console(*, stderr: bool = False) -> Console:
     """Return a rich console on stdout, or on stderr for prose and progress."""
     from rich.console import Console
 
+    class OurConsole(Console):
+        def on_broken_pipe(self) -> NoReturn:
+            """Leave a reader that went away to the command: rich would exit with status 1, which means "found"."""
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
     stream = sys.stderr if stderr else sys.stdout
     if stream.isatty():
         plain_text = bool(os.environ.get("NO_COLOR"))
-        made = Console(stderr=stderr, highlight=False, soft_wrap=False, color_system=None if plain_text else "auto")
+        made = OurConsole(
+            stderr=stderr, highlight=False, soft_wrap=False, color_system=None if plain_text else "auto"
+        )
         if made.width > _WIDEST:
             made.width = _WIDEST
         return made
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isascii() and columns.isdigit() and int(columns) else _UNLIMITED
-    return Console(file=cast("IO[str]", _Trimmed(stream)), highlight=False, soft_wrap=False, width=width)
+    return OurConsole(file=cast("IO[str]", _Trimmed(stream)), highlight=False, soft_wrap=False, width=width)
 
 
 def plain(text: str) -> str:
@@ -83,7 +92,13 @@ def note(text: str) -> None:
 
         width = max(20, shutil.get_terminal_size().columns)
         line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-    click.echo(line, err=True)
+    print_to_stderr(line)
+
+
+def print_to_stderr(line: str) -> None:
+    """Print a line to stderr, if it can be written: no command fails because its notes cannot be read."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
 
 
 def emit_json(command: str, *, schema_version: int = 1, **fields: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DURATION",
+    "LONGEST_S",
     "PLACE",
     "PORTS",
     "PORT_NUMBER",
@@ -36,6 +36,8 @@ __all__ = [
     "service_port",
 ]
 
+LONGEST_S: Final = 100 * 365.25 * 86400
+"""The longest time that a command takes, in seconds; that of a lock is 292 years (threading.TIMEOUT_MAX)."""
 _ITEM = re.compile(r"(\d+)(?:-(\d+))?")
 _PROTOCOLS = ("tcp", "udp", "sctp", "dccp")
 _NUMBER, _NAME = f"write a number from 1 to {HIGHEST_PORT}", "service name such as ssh"
@@ -245,6 +247,12 @@ class Count(click.IntRange):
 
     name = "whole number"
 
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read digits, with _ between them as in Python."""
+        if isinstance(value, str) and not re.fullmatch(r"-?\d+(_\d+)*", value.strip(), re.ASCII):
+            self.fail(f"{value!r} is not a valid whole number.", param, ctx)
+        return int(super().convert(value, param, ctx))  # type: ignore[arg-type]
+
     def fail(self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None) -> NoReturn:
         """Refuse a value, with the bounds in words."""
         super().fail(_in_words(message, self.min, self.max), param, ctx)
@@ -254,6 +262,12 @@ class Share(click.FloatRange):
     """A number in a range, such as a percentage."""
 
     name = "number"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read digits with a point: float() takes "nan" too, which no range can refuse."""
+        if isinstance(value, str) and not re.fullmatch(r"-?(\d+(\.\d*)?|\.\d+)", value.strip(), re.ASCII):
+            self.fail(f"{value!r} is not a valid number.", param, ctx)
+        return float(super().convert(value, param, ctx))  # type: ignore[arg-type]
 
     def fail(self, message: str, param: click.Parameter | None = None, ctx: click.Context | None = None) -> NoReturn:
         """Refuse a value, with the bounds in words."""
@@ -278,8 +292,8 @@ class _Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
         if seconds <= 0:
             self.fail(f"{value} is not a valid time to wait: give more than 0", param, ctx)
-        if math.isinf(seconds):
-            self.fail(f"{str(value)[:20]}... is not a valid time to wait: it is too long", param, ctx)
+        if seconds > LONGEST_S:
+            self.fail(f"{str(value)[:20]} is not a valid time to wait: it is longer than 100 years", param, ctx)
         return seconds
 
 
@@ -290,7 +304,7 @@ class _Whole(click.ParamType[int]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
-            number = float(str(value))
+            number = float(str(value)) if str(value).isascii() else 0.0
         except ValueError:
             number = 0.0
         if not 1 <= number <= 1e15 or number != int(number):

@@ -14,9 +14,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import click
 
 from tailbite.cli import status
-from tailbite.cli.output import Unsupported, emit_json, note
-from tailbite.cli.params import service_port
-from tailbite.core.duration import parse_duration
+from tailbite.cli.output import Unsupported, emit_json, note, plain, print_to_stderr
+from tailbite.cli.signals import call_when_ended
+from tailbite.cli.wait_arguments import (
+    TIME,
+    check_certificates,
+    choose_verifier,
+    read_binds,
+    read_bytes,
+    read_statuses,
+)
 from tailbite.errors import NotReadyError
 from tailbite.readiness.target import Wanted
 
@@ -26,7 +33,6 @@ if TYPE_CHECKING:
     from tailbite.cli.show.wait import Progress
     from tailbite.readiness.free import Bind
     from tailbite.readiness.status import Readiness
-    from tailbite.verify import Verifier
 
 __all__ = ["command"]
 
@@ -44,71 +50,6 @@ class _WithCommand(click.Command):
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [*super().collect_usage_pieces(ctx), "[-- CMD...]"]
-
-
-class _Time(click.ParamType[float]):
-    """A duration as in every other command; also 0, and "never" for no end."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float | int):
-            return float(value)
-        if str(value).strip().lower() in ("never", "inf", "infinity"):
-            return math.inf
-        try:
-            return parse_duration(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-_TIME = _Time()
-
-
-def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> bytes | None:
-    r"""Read text with escapes, ``\r \n \t \0 \xNN \\``, as bytes."""
-    if value is None:
-        return None
-    try:
-        return value.encode().decode("unicode_escape").encode("latin-1")
-    except UnicodeError:
-        raise click.BadParameter(
-            f"{value} has an escape that is not a byte: write \\n, \\0 or \\x0a", ctx, param
-        ) from None
-
-
-def _statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> range | None:
-    """Read ``204`` or ``200-299``."""
-    if value is None:
-        return None
-    if (found := re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", value)) is None or (found[2] or "999") < found[1]:
-        raise click.BadParameter(f"{value!r} is not a valid HTTP status: write 204 or 200-299", ctx, param)
-    return range(int(found[1]), int(found[2] or found[1]) + 1)
-
-
-def _with_number(text: str) -> str:
-    """Return the text with a number for the name of a service at its end: ``db:postgresql``, ``ssh``, ``80/tcp``."""
-    if "://" in text or text[:1] in ("/", "."):
-        return text
-    text = text[:-4] if text.lower().endswith("/tcp") else text
-    host, colon, port = text.rpartition(":")
-    number = service_port(port)
-    return text if number is None else f"{host}{colon}{number}"
-
-
-def _target_text(text: str) -> str:
-    """Return a target with the number of its service; a name alone stays, because it can be that of a host too."""
-    return _with_number(text) if ":" in text or text[:1].isdigit() else text
-
-
-def _binds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[Bind, ...]:
-    """Read ``8080`` or ``127.0.0.1:8080``."""
-    from tailbite.readiness.free import Bind
-
-    try:
-        return tuple(dict.fromkeys(Bind.parse(_with_number(value)) for value in values))
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,22 +82,26 @@ class _Request:
 @click.option("--ssh", is_flag=True, help="SSH.")
 @click.option("--smtp", is_flag=True, help="SMTP.")
 @click.option("--http", metavar="PATH", help="HTTP: GET PATH answers with --status.")
-@click.option("--status", callback=_statuses, metavar="N[-N]", help="The status for HTTP.  [default: 200-399]")
-@click.option("--banner", callback=_bytes, metavar="TEXT", help=r"The server speaks first: TEXT. (Escapes: \n \xNN.)")
-@click.option("--send", callback=_bytes, metavar="TEXT", help="Send TEXT, and --expect the answer.")
-@click.option("--expect", callback=_bytes, metavar="TEXT", help="The beginning of the answer to --send.")
-@click.option("--tls", is_flag=True, help="TLS; with another protocol: that protocol inside TLS.")
+@click.option("--status", callback=read_statuses, metavar="N[-N]", help="The status for HTTP.  [default: 200-399]")
 @click.option(
-    "--free", "binds", multiple=True, callback=_binds, metavar="[HOST:]PORT", help="A server can bind PORT."
+    "--banner", callback=read_bytes, metavar="TEXT", help=r"The server speaks first: TEXT. (Escapes: \n \xNN.)"
+)
+@click.option("--send", callback=read_bytes, metavar="TEXT", help="Send TEXT, and --expect the answer.")
+@click.option("--expect", callback=read_bytes, metavar="TEXT", help="The beginning of the answer to --send.")
+@click.option("--tls", is_flag=True, help="TLS; with another protocol: that protocol inside TLS.")
+@click.option("--check-certificate", is_flag=True, help="For TLS: the certificate must be valid, and for that host.")
+@click.option("--cacert", metavar="FILE", help="Check it, and trust the CAs in FILE (PEM) instead of the system's.")
+@click.option(
+    "--free", "binds", multiple=True, callback=read_binds, metavar="[HOST:]PORT", help="A server can bind PORT."
 )
 @click.option("--reuseaddr", "reuse", is_flag=True, help="For --free: the server sets SO_REUSEADDR.")
-@click.option("-t", "--timeout", type=_TIME, default="60s", metavar="TIME", help="Give up then; 0: one try.  [60s]")
-@click.option("--interval", type=_TIME, default="500ms", metavar="TIME", help="Between two attempts.  [500ms]")
+@click.option("-t", "--timeout", type=TIME, default="60s", metavar="TIME", help="Give up then; 0: one try.  [60s]")
+@click.option("--interval", type=TIME, default="500ms", metavar="TIME", help="Between two attempts.  [500ms]")
 @click.option(
     "--attempt-timeout",
     "--patience",
     "patience",
-    type=_TIME,
+    type=TIME,
     default="5s",
     metavar="TIME",
     help="For one attempt.  [5s]",
@@ -171,18 +116,20 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **options: Any) -
     postgres://db redis://cache:6379 mysql:// ssh:// smtp:// http://web:8080/health https:// tls:// tcp://.
     Without a protocol, a server that accepts the connection and holds it is ready. --free waits until a server
     could bind a port of this host. Times are written 500ms, 10s, 2m or 1m30s; a bare number is in seconds.
+    Redirects are not followed, certificates not checked unless --check-certificate is given, proxies not used.
 
     Unlike "nc -z" and /dev/tcp this cannot be satisfied by a connection to itself, and cannot keep the server from
     starting.
 
     \b
+    Examples:
       tailbite wait db:5432 cache:6379 --timeout 30s -- ./app --port 80
       tailbite wait postgres://db redis://cache https://web/health -- ./app
       tailbite wait --status 401 http://web:8080/private
       tailbite wait --free 8080 -- ./server --port 8080
     """
     request = _read_request(ctx, **options)
-    signal.signal(signal.SIGTERM, _terminate)  # process 1 of a container has no default action for signals
+    call_when_ended(_terminate)  # process 1 of a container has no default action for signals
     missing = None
     try:
         progress = _progress(quiet, request)
@@ -208,6 +155,8 @@ def _read_request(
     interval: float,
     patience: float,
     status: range | None,
+    check_certificate: bool,
+    cacert: str | None,
     **protocol: Any,
 ) -> _Request:
     if not targets and not binds:
@@ -221,10 +170,12 @@ def _read_request(
     if status is not None and not has_http and not any(re.match("https?://", target) for target in targets):
         raise click.UsageError("--status belongs to --http, or to an http:// or https:// URL", ctx)
     try:
-        verifier = _verifier(ctx, status=status, **protocol)
-        wanted = tuple(Wanted.of(_target_text(target), verifier, http_status=status) for target in targets)
+        verifier = choose_verifier(ctx, status=status, **protocol)
+        wanted = tuple(Wanted.of(target, verifier, http_status=status) for target in targets)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error), ctx) from error
+    if check_certificate or cacert is not None:
+        wanted = check_certificates(ctx, wanted, cacert)
     if verifier is not None and all("://" in target for target in targets):
         raise click.UsageError("the URLs name their protocol: leave the protocol's option out", ctx)
     return _Request(wanted, binds, reuse, timeout, interval, patience)
@@ -270,36 +221,6 @@ def _wait_for_ports(
         raise Unsupported(f"no server of this user can bind here: {error.strerror or error}") from None
 
 
-def _verifier(
-    ctx: click.Context,
-    *,
-    http: str | None,
-    status: range | None,
-    banner: bytes | None,
-    send: bytes | None,
-    expect: bytes | None,
-    tls: bool,
-    **plain: bool,
-) -> Verifier | None:
-    """Make the verifier that the options ask for."""
-    from tailbite import verify
-
-    if (send is None) != (expect is None):
-        raise click.UsageError("--send and --expect belong together", ctx)
-    chosen: list[Verifier] = [getattr(verify, name) for name, wanted in plain.items() if wanted]
-    if http is not None:
-        chosen.append(verify.http(http) if status is None else verify.http(http, status))
-    if banner is not None:
-        chosen.append(verify.banner(banner))
-    if send is not None and expect is not None:
-        chosen.append(verify.send_expect(send, expect))
-    if len(chosen) > 1:
-        names = " and ".join(f"--{verifier.name}" for verifier in chosen)
-        raise click.UsageError(f"{names}: a server speaks one protocol; for different ones write URLs", ctx)
-    inside = chosen[0] if chosen else None
-    return verify.tls(inside) if tls else inside
-
-
 def _progress(quiet: bool, request: _Request) -> Progress:
     from tailbite.cli.show import wait
 
@@ -326,7 +247,7 @@ def _report(last: Sequence[Readiness], missing: NotReadyError | None, *, quiet: 
     after = f"after {missing.seconds:g} s" if missing.seconds else "at once"
     note(f"not ready {after}:")
     for readiness in last:
-        click.echo(f"  {readiness}", err=True)
+        print_to_stderr(f"  {plain(str(readiness))}")
 
 
 def _fields(readiness: Readiness) -> dict[str, Any]:
@@ -340,13 +261,14 @@ def _fields(readiness: Readiness) -> dict[str, Any]:
     }
 
 
-def _terminate(*_: object) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
+def _terminate(number: int) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _become(command: list[str]) -> NoReturn:
     """Run ``command`` in place of this process: same process id, so signals and exit status are its own."""
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     # Signals that Python ignores would be ignored by the command as well (signal(7), execve(2)).
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored, signal.SIG_DFL)

@@ -240,7 +240,7 @@ def _print_lines(run: _Run, *, as_lines: bool) -> None:
     finally:
         writer.close()
         if writer.error is not None and not isinstance(writer.error, BrokenPipeError):
-            raise click.ClickException(f"the output cannot be written: {writer.error.strerror}")
+            raise writer.error
 
 
 def _last_round(watcher: Watcher) -> dict[str, Any]:

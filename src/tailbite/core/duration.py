@@ -8,7 +8,7 @@ import re
 __all__ = ["checked_seconds", "parse_duration", "spell_duration"]
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)")
+_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)", re.ASCII)
 _LADDER = (
     (365.25 * 86400, "year", "years"),
     (86400.0, "day", "days"),

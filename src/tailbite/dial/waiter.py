@@ -17,6 +17,8 @@ __all__ = ["READ", "WRITE", "Interrupted", "Waiter", "is_ready"]
 # poll(2) needs no descriptor of its own, and knows no limit of 1024; Windows has select() alone.
 _Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_LONGEST = 86400.0
+"""Seconds of one call at most: poll(2) has an int of milliseconds, which is less than 25 days."""
 _LOOK_UP = 0.1
 """Seconds between two checks of the flag where no bell can ring."""
 
@@ -95,7 +97,7 @@ class Waiter:
                 selector.register(sock, what)
             if self.is_interrupted:
                 raise Interrupted
-            ready = [key.fileobj for key, _ in selector.select(max(0.0, until - monotonic()))]
+            ready = [key.fileobj for key, _ in selector.select(min(max(0.0, until - monotonic()), _LONGEST))]
         if self.is_interrupted:
             raise Interrupted
         if ear is not None and ear in ready:

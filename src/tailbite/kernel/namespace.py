@@ -45,6 +45,7 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
 _SMALL_TABLE = 4096
 _THREAD_NETWORK = "/proc/thread-self/ns/net"
+_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
 def unshare(flags: int) -> None:
@@ -106,6 +107,7 @@ def enter_private_network(*, keep_user: bool = False) -> None:
         bring_up()
     except OSError as error:
         raise NamespaceUnavailable(error.errno or errno.EPERM, _why_not(error)) from error
+    _require_settings()
 
 
 @contextlib.contextmanager
@@ -118,7 +120,10 @@ def fresh_network() -> Iterator[None]:
     Raises:
         NamespaceUnavailable: not permitted.
     """
-    home = os.open(_THREAD_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        home = os.open(_THREAD_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NamespaceUnavailable(errno.ENOENT, "/proc is not mounted here: mount -t proc proc /proc") from error
     try:
         try:
             unshare(CLONE_NEWNET)
@@ -126,6 +131,7 @@ def fresh_network() -> Iterator[None]:
             raise NamespaceUnavailable(error.errno or errno.EPERM, _why_not(error)) from error
         try:
             bring_up()
+            _require_settings()
             yield
         finally:
             setns(home, CLONE_NEWNET)
@@ -164,6 +170,18 @@ def entered(path: str | Path) -> Iterator[None]:
             setns(home, CLONE_NEWNET)
     finally:
         os.close(home)
+
+
+def _require_settings() -> None:
+    """Refuse a network whose ephemeral range cannot be set: containers often have a read-only /proc/sys."""
+    try:
+        os.close(os.open(_RANGE, os.O_WRONLY | os.O_CLOEXEC))
+    except OSError as error:
+        remedy = (
+            "mount -o remount,rw /proc/sys, or Docker: --privileged" if error.errno == errno.EROFS else "mount /proc"
+        )
+        reason = f"the port range of a private network cannot be set here ({_RANGE}: {error.strerror}): {remedy}"
+        raise NamespaceUnavailable(error.errno or errno.EPERM, reason) from error
 
 
 def _setting(path: str) -> str | None:

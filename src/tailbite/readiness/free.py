@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import socket
 import time
 from dataclasses import dataclass, replace
@@ -18,11 +19,15 @@ from tailbite.errors import NotReadyError
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.readiness.gate import check_times
 from tailbite.readiness.status import Readiness, TargetStatus
+from tailbite.readiness.target import check_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = ["Bind", "wait_until_free"]
+
+_LONGEST_PAUSE = 86400.0
+"""Seconds; sleep() refuses a time that the kernel's clock cannot represent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,11 @@ class Bind:
             host = host[1:-1]
         elif ":" in host:
             raise ValueError(f"{text!r} is not a valid port or HOST:PORT: write an IPv6 address like [::1]:8080")
-        if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+        if port.lower().endswith(("/udp", "/sctp", "/dccp")):
+            raise ValueError(f"{text!r} is not a TCP port: --free waits for those only")
+        if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
             raise ValueError(f"{text!r} is not a valid port or HOST:PORT: write it like 8080 or 127.0.0.1:8080")
-        if host[:4].lower() == "fe80" and "%" not in host:
-            raise ValueError(f"{host} is link-local: name its interface too, as in [{host}%eth0]:{port}")
+        check_host(host, int(port))
         return cls("" if host == "*" else host, int(port))
 
     def __str__(self) -> str:
@@ -98,7 +104,7 @@ def wait_until_free(
         left = None if timeout is None else start + timeout - time.monotonic()
         if left is not None and left <= 0:
             raise NotReadyError(tuple(last), timeout or 0.0)
-        time.sleep(interval if left is None else min(interval, left))
+        time.sleep(min(interval, math.inf if left is None else left, _LONGEST_PAUSE))
 
 
 def _try_bind(bind: Bind, reuse: bool) -> tuple[TargetStatus, str]:

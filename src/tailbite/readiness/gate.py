@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ class Gate:
         for target in targets:
             if (each := Wanted.of(target, verify)) not in wanted:
                 wanted.append(each)
+        if timeout is not None and timeout > threading.TIMEOUT_MAX:  # 292 years, or inf
+            timeout = None
         return cls(tuple(wanted), timeout, interval, patience)
 
     @property

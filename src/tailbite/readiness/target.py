@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tailbite.verifiers.verification import Verifier
 
-__all__ = ["Wanted"]
+__all__ = ["Wanted", "check_host"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class Wanted:
         if "://" in what and not what.startswith("unix:"):
             return cls._of_url(what, http_status)
         path = what.removeprefix("unix://").removeprefix("unix:")
+        if path != what and not path:
+            raise ValueError(f"{what!r} has no path: write it as unix:/run/app.sock")
         if path != what or what.startswith(("/", "./", "../")):
             return cls(Target.of(f"\0{path[1:]}" if path.startswith("@") else path), verifier)
         return cls(_of_host_and_port(what), verifier)
@@ -68,23 +70,30 @@ class Wanted:
 
         try:
             url = urlsplit(text.removeprefix("jdbc:"))
-            host, port = url.hostname, url.port
+            host = url.hostname
         except ValueError as error:
-            # urllib repeats what it takes for the port: with a slash in a password, the beginning of the password.
-            reason = _ESCAPE if _bare(text) != text else str(error)
-            raise ValueError(f"{_bare(text)!r} is not a valid URL: {reason}") from None
+            raise ValueError(
+                f"{_bare(text)!r} is not a valid URL: {str(error)[:1].lower()}{str(error)[1:]}"
+            ) from None
         if url.scheme.endswith("+unix"):
             raise ValueError(f"{_bare(text)!r}: for HTTP over a Unix socket write --http PATH /run/app.sock")
         name = url.scheme.partition("+")[0]  # "postgresql+psycopg" is how SQLAlchemy names the driver as well
         if name not in _SCHEMES:
             raise ValueError(f"{_bare(text)!r}: {url.scheme}:// is unknown; known are {', '.join(_SCHEMES)}")
         default, verifier_for = _SCHEMES[name]
+        if _bare(text) != text and "@" not in url.netloc and not re.search(r":\d*\Z", url.netloc, re.ASCII):
+            # What urllib takes for the port is the beginning of the password, and must not be repeated.
+            raise ValueError(f"{_bare(text)!r} is not a valid URL: {_ESCAPE}")
+        port = _port_of_url(url, default)
         if not host:
             raise ValueError(f"{_bare(text)!r} has no host")
-        if port is None:
-            port = default
+        if ":" in host:
+            host = host.replace("%25", "%", 1)  # how a URL spells the % before a zone (RFC 6874)
+        elif host.lower().startswith("%2f"):
+            raise ValueError(f"{_bare(text)!r}: for a Unix socket write its path, with an option for the protocol")
         if not port:
             raise ValueError(f"{_bare(text)!r} has no port: write {name}://{host}:PORT")
+        check_host(host, port)
         if url.password is not None and name not in _SEND_PASSWORD:
             raise ValueError(
                 f"{_bare(text)!r}: the password would not be sent, because no login is tried: "
@@ -99,6 +108,21 @@ class Wanted:
         return f"{self.target} ({self.verifier.name})" if self.verifier else str(self.target)
 
 
+def _port_of_url(url: SplitResult, default: int) -> int:
+    """Return the port of a URL, which may be the name of a service.
+
+    Raises:
+        ValueError: it is neither; the message says so, without user and password.
+    """
+    place = url.netloc.rpartition("@")[2]
+    port = place.rpartition("]")[2].partition(":")[2]
+    if place.startswith("[") and not place.endswith("]") and "]:" not in place:
+        raise ValueError(f"{place!r} has something else than a port after the address: write it like [::1]:80")
+    if ":" in port:
+        raise ValueError(f"{place!r} has more than one colon: write an IPv6 address in brackets, as in [::1]:80")
+    return _port_number(port, f"{url.scheme}://{place}") if port else default
+
+
 _ESCAPE = "the characters / ? # @ in a password must be percent-encoded, as in %2F"
 
 
@@ -108,17 +132,43 @@ def _bare(url: str) -> str:
 
 
 def _of_host_and_port(text: str) -> Target:
-    found = re.fullmatch(r"\[([^]\s]+)\]:(\S+)|([^:\s]*):([^:\s]+)|()([0-9]+)", text)
+    found = re.fullmatch(r"\[([^]\s]+)\]:(\S+)|([^:\s]*):([^:\s]+)|()([0-9]+(?:/[a-zA-Z]+)?)", text)
     if found is None:
         if text.isalnum() and _service_port(text):
             raise ValueError(f"{text!r} can be a host or a service: write {text}:PORT, or localhost:{text}")
         example = "[::1]:5432" if text.count(":") > 1 else "db:5432"
         raise ValueError(f"{text!r} is not HOST:PORT: write it like {example}, or as a URL like postgres://db")
     host, port = found[1] or found[3] or "localhost", found[2] or found[4] or found[6]
-    number = int(port) if port.isascii() and port.isdigit() else _service_port(port)
+    number = _port_number(port, text)
+    check_host(host, number)
+    return Target.of((host, number))
+
+
+def check_host(host: str, port: int) -> None:
+    """Refuse what cannot be a host, and a link-local address without an interface: which is meant, nobody knows.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    if not host.isprintable() or " " in host:
+        raise ValueError(f"{host!r} is not a valid host name")
+    if re.match("fe[89ab][0-9a-f]:", host, re.IGNORECASE) and "%" not in host:
+        raise ValueError(f"{host} is link-local: name its interface too, as in [{host}%eth0]:{port}")
+
+
+def _port_number(port: str, text: str) -> int:
+    """Return the number of a port, or of the service that has this name."""
+    if port.isascii() and port.isdigit():
+        if not 0 < int(port[:9]) <= 65535:
+            raise ValueError(f"{port} is not a valid port to connect to: it must be 1 to 65535")
+        return int(port)
+    name, _, protocol = port.partition("/")
+    if protocol and protocol.lower() != "tcp":
+        raise ValueError(f"{text!r} asks about {protocol}: only TCP servers can be waited for")
+    number = int(name) if name.isascii() and name.isdigit() else _service_port(name) or _service_port(name.lower())
     if number is None:
         raise ValueError(f"{text!r}: {port} is neither a port nor the name of a service")
-    return Target.of((host, number))
+    return number
 
 
 def _service_port(name: str) -> int | None:

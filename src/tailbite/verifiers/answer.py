@@ -114,5 +114,8 @@ class Answer:
             return self.wrong()
         if not self.data:
             return VerifyError(reason, "it said nothing" if reason == "silent" else f"it {what}")
-        where = "in the middle of TLS" if self._protocol == "TLS" else f"after {quoted(self.data)}"
-        return VerifyError(reason, f"it {what} {where}")
+        if self._protocol == "TLS":
+            return VerifyError(reason, f"it {what} in the middle of TLS")
+        if reason == "silent":  # or too slow: bytes may still be coming
+            return VerifyError(reason, f"it sent only {quoted(self.data)} in time")
+        return VerifyError(reason, f"it {what} after {quoted(self.data)}")

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from tailbite.connect.target import Target
+    from tailbite.verifiers.answer import Part
     from tailbite.verifiers.verification import Conversation, Receive, Send
 
 __all__ = ["HTTP"]
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([^\r\n]*))?\Z")  # RFC 9112 section 4
 _BEGINS = b"HTTP/1."
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,14 @@ class HTTP:
         while True:
             found = yield from _status_line(answer)
             status = int(found[1])
-            if status >= 200:
+            if status >= 200 or status == 101:  # no other protocol was asked for (RFC 9110 section 15.2.2)
                 break
-            yield from answer.until(b"\r\n\r\n")  # an interim answer (RFC 9110 section 15.2): the next one counts
-            answer.begin += answer.news.index(b"\r\n\r\n") + 4
+            yield from _end_of_head(answer)  # an interim answer (RFC 9110 section 15.2): the next one counts
         if status not in (self.status if isinstance(self.status, Container) else (self.status,)):
             reason = f" {printed(found[2])}" if found[2] else ""
-            raise VerifyError("not ready", f"{self.path} answers {status}{reason}, not {_wording_of(self.status)}")
+            note = " (redirects are not followed)" if 300 <= status < 400 else ""
+            wanted = _wording_of(self.status)
+            raise VerifyError("not ready", f"{self.path} answers {status}{reason}, not {wanted}{note}")
         return b""
 
     def _request(self, target: Target) -> bytes:
@@ -112,7 +115,16 @@ def _status_line(answer: Answer) -> Generator[Send | Receive, bytes, re.Match[by
         yield from answer.more()
 
 
+def _end_of_head(answer: Answer) -> Part:
+    """Move to what follows the empty line, whose ends may be bare LF (RFC 9112 section 2.2)."""
+    while (end := _EMPTY_LINE.search(answer.news)) is None:
+        yield from answer.more()
+    answer.begin += end.end()
+
+
 def _wording_of(status: int | Container[int]) -> str:
+    if isinstance(status, range) and len(status) == 1:
+        return str(status.start)
     if isinstance(status, range) and status.step == 1:
         return f"{status.start}-{status.stop - 1}"
     return str(status)

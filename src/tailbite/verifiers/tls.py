@@ -115,7 +115,7 @@ class Channel:
             except self._ssl.SSLWantReadError:
                 yield from self._fill()
             except self._ssl.SSLCertVerificationError as error:
-                raise VerifyError("protocol", f"its certificate is not trusted: {error.verify_message}") from error
+                raise VerifyError("not ready", f"its certificate is not trusted: {error.verify_message}") from error
             except self._ssl.SSLError as error:
                 if self._wants_our_certificate(error):
                     return
