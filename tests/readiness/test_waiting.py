@@ -324,7 +324,7 @@ def test_what_a_url_says_is_asked_for() -> None:
         ("gopher://x", "gopher:// is unknown; known are postgres"),
         ("tcp://db", "has no port: write tcp://db:PORT"),
         ("redis://", "has no host"),
-        ("redis://h:99999", "is not a valid URL"),
+        ("redis://h:99999", "99999 is not a valid port to connect to"),
         ("http://h/a b", "percent-encoded"),
     ],
 )
@@ -394,3 +394,4 @@ def test_a_hurried_last_try_does_not_hide_what_was_seen_before() -> None:
     assert (after.status, after.detail, after.attempts) == (TargetStatus.WRONG_PROTOCOL, "looks like SSH", 4)
     assert next_readiness(before, TargetStatus.REFUSED, "", 2.0, hurried=True).status is TargetStatus.REFUSED
     assert next_readiness(before, TargetStatus.SILENT, "", 2.0, hurried=False).status is TargetStatus.SILENT
+    assert next_readiness(before, TargetStatus.INCOMPLETE, "HT", 2.0, hurried=True).status is before.status

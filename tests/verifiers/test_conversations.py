@@ -56,6 +56,11 @@ FRIENDS: dict[str, tuple[verify.Verifier, Callable[[], Says], bytes]] = {
     "smtp, several lines": (verify.smtp, lambda: Says(b"220-wait\r\n" + POSTFIX), b"220-wait\r\n" + POSTFIX),
     "http": (verify.http(), lambda: Says(b"", [NGINX]), b""),
     "http, early hints": (verify.http(), lambda: Says(b"", [b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + NGINX]), b""),
+    "http, bare LF": (
+        verify.http(),
+        lambda: Says(b"", [b"HTTP/1.1 103 Early\nLink: x\r\n\nHTTP/1.1 100 Go\n\r\nHTTP/1.1 200 OK\n\n"]),
+        b"",
+    ),
     "http, one status": (verify.http("/gone", 410), lambda: Says(b"", [b"HTTP/1.0 410\r\n\r\n"]), b""),
     "banner": (verify.banner(b"RFB 003"), lambda: Says(b"RFB 003.008\n"), b"RFB 003.008\n"),
     "banner, a pattern": (
@@ -214,6 +219,17 @@ def test_fragments_change_no_verdict(name: str, data: st.DataObject) -> None:
         (verify.smtp, Says(b"554 no service here\r\n"), "554 no service"),
         (verify.http("/up"), Says(b"", [b"HTTP/1.1 503 Not yet\r\n\r\n"]), r"/up answers 503 Not yet, not 200-399"),
         (verify.http("/", 204), Says(b"", [NGINX]), r"/ answers 200 OK, not 204"),
+        (verify.http("/", range(204, 205)), Says(b"", [NGINX]), r"/ answers 200 OK, not 204$"),
+        (
+            verify.http("/", 200),
+            Says(b"", [b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"]),
+            r"302 Found, not 200 \(redirects are not followed\)$",
+        ),
+        (
+            verify.http("/"),
+            Says(b"", [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"]),
+            r"/ answers 101 Switching Protocols, not 200-399$",
+        ),
     ],
 )
 def test_the_right_server_that_cannot_serve_is_not_ready_in_its_own_words(

@@ -68,6 +68,8 @@ complete -c tailbite -n '__tailbite_at inside wait' -l banner -r -f -d 'The serv
 complete -c tailbite -n '__tailbite_at inside wait' -l send -r -f -d 'Send TEXT, and --expect the answer'
 complete -c tailbite -n '__tailbite_at inside wait' -l expect -r -f -d 'The beginning of the answer to --send'
 complete -c tailbite -n '__tailbite_at inside wait' -l tls -d 'TLS'
+complete -c tailbite -n '__tailbite_at inside wait' -l check-certificate -d 'For TLS: the certificate must be valid, and for that host'
+complete -c tailbite -n '__tailbite_at inside wait' -l cacert -r -F -d 'Check it, and trust the CAs in FILE (PEM) instead of the system'\''s'
 complete -c tailbite -n '__tailbite_at inside wait' -l free -r -f -d 'A server can bind PORT'
 complete -c tailbite -n '__tailbite_at inside wait' -l reuseaddr -d 'For --free: the server sets SO_REUSEADDR'
 complete -c tailbite -n '__tailbite_at inside wait' -s t -l timeout -r -f -d 'Give up then'

@@ -118,7 +118,7 @@ def _not_watched(client: Client, error: OSError, seen: Sequence[Observation]) ->
         client=client.name,
         version=client.version,
         verdict=Word.INCONCLUSIVE,
-        reason=f"the client could not be watched: {error}",
+        reason=f"the client could not be watched: {error.strerror or error}",
         observations=tuple(seen),
         command=client.command,
         groups=client.groups,

@@ -52,7 +52,7 @@ def _open_output() -> None:
 
 
 def _report_shortage(error: Exception) -> int:
-    """Say what the system refused, and return the status for that; a fault of our own goes on as it is.
+    """Say what the system refused, and return the status for that; raise any other error again.
 
     Nothing is imported here: that takes a file descriptor, which may be what is missing.
     """

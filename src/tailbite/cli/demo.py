@@ -177,7 +177,8 @@ def _natural_settings(port: int | None) -> DemoSettings:
     try:
         ephemeral = read_ephemeral_range()
     except (OSError, ValueError) as error:
-        raise Unsupported(f"this system's ephemeral range cannot be read ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise Unsupported(f"this system's ephemeral range cannot be read ({why})") from error
     if port is None:
         # connect(2) chooses ports of the low end's parity (Linux 4.2). Not the first one, which others may use.
         port = min(ephemeral.low + 6, ephemeral.high - (ephemeral.high - ephemeral.low) % 2)

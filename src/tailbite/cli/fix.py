@@ -227,7 +227,7 @@ def _apply(plan: FixPlan, journal: Journal, root: Path, *, as_document: bool) ->
             )
         back = all(isinstance(change, Destroy) for change in made)
         note(f"done{'' if back else '; tailbite fix --undo --apply reverts it'}")
-    shown.check()
+    shown.raise_error()
     return len(made) == len(done)
 
 
@@ -235,7 +235,7 @@ def _print_done(one: Done, shown: _Shown, *, as_document: bool) -> None:
     if one.refused:
         note(f"not destroyed: {change_name(one.change)}: {one.refused}")
     elif not as_document:
-        shown.show(one.change)
+        shown.print_change(one.change)
         if one.note:
             note(one.note)
 
@@ -246,14 +246,14 @@ class _Shown:
     def __init__(self) -> None:
         self._error: OSError | None = None
 
-    def show(self, change: Change) -> None:
+    def print_change(self, change: Change) -> None:
         if self._error is None:
             try:
                 click.echo(as_bytes(change))
             except OSError as error:
                 self._error = error
 
-    def check(self) -> None:
+    def raise_error(self) -> None:
         if self._error is not None:
             raise self._error
 
@@ -281,9 +281,9 @@ def _undo(root: Path | None, *, do_it: bool, dry_run: bool, as_document: bool) -
             if one.note:
                 note(f"{change_name(one.change)}: {one.note}")
             elif not as_document:
-                shown.show(one.change)
+                shown.print_change(one.change)
     if as_document:
         emit_json("fix", applied=not dry_run, changes=[as_fields(one.change, one.note) for one in done])
     note("nothing has been changed; write --undo --apply to do it" if dry_run else "reverted")
-    shown.check()
+    shown.raise_error()
     return status.FOUND if dry_run else status.FINE

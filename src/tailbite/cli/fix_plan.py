@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tailbite.cli.output import note
+from tailbite.cli.output import Unsupported, note
 from tailbite.cli.params import chosen_namespaces
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.host.change.plan import (
     FixRefused,
     FixRequest,
+    SettingsUnreadable,
     plan_boot_changes,
     plan_changes,
     ports_of_refused_lines,
@@ -91,9 +92,12 @@ def plan_fix(options: FixOptions) -> FixPlan:
 
     Raises:
         click.UsageError: they would do harm, or are not possible; the message says why.
+        Unsupported: the settings of a namespace cannot be read here.
     """
     try:
         return _plan_host(options) if options.root is None else FixPlan(_plan_image(options, options.root))
+    except SettingsUnreadable as error:
+        raise Unsupported(str(error)) from None
     except FixRefused as error:
         raise click.UsageError(str(error)) from None
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -267,14 +265,10 @@ def _terminate(number: int) -> NoReturn:
 
 def _become(command: list[str]) -> NoReturn:
     """Run ``command`` in place of this process: same process id, so signals and exit status are its own."""
+    from tailbite.guards.program.exec import InheritedSignals, become, original_environment, status_of
+
     if sys.stdout is not None:
         sys.stdout.flush()
-    # Signals that Python ignores would be ignored by the command as well (signal(7), execve(2)).
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(ignored, signal.SIG_DFL)
-    try:
-        os.execvp(command[0], command)
-    except OSError as error:
-        note(f"cannot run {command[0]}: {error.strerror}")
-        # The statuses of sh(1) and env(1).
-        sys.exit(127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126)
+    failure = become(command, original_environment(), InheritedSignals.take_over())
+    note(f"cannot run {command[0] or repr(command[0])}: {failure.strerror}")
+    sys.exit(status_of(failure))

@@ -19,7 +19,7 @@ from tailbite.errors import NotReadyError
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.readiness.gate import check_times
 from tailbite.readiness.status import Readiness, TargetStatus
-from tailbite.readiness.target import check_host
+from tailbite.readiness.target import require_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ class Bind:
             raise ValueError(f"{text!r} is not a TCP port: --free waits for those only")
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
             raise ValueError(f"{text!r} is not a valid port or HOST:PORT: write it like 8080 or 127.0.0.1:8080")
-        check_host(host, int(port))
+        require_host(host, int(port))
         return cls("" if host == "*" else host, int(port))
 
     def __str__(self) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HOLD", "Gate", "check_times", "hang_up", "listener_of", "needs_reset", "next_readiness"]
 
+_UNFINISHED = (TargetStatus.NO_ANSWER, TargetStatus.SILENT, TargetStatus.INCOMPLETE)
 _LAST = 0.05
 """Seconds for the last attempt."""
 
@@ -132,7 +133,7 @@ def next_readiness(
     before: Readiness, status: TargetStatus, detail: str, seconds: float, *, hurried: bool
 ) -> Readiness:
     """Return the readiness after another attempt; a hurried attempt without an answer changes nothing."""
-    if hurried and status in (TargetStatus.NO_ANSWER, TargetStatus.SILENT) and before.attempts:
+    if hurried and status in _UNFINISHED and before.attempts:
         status, detail = before.status, before.detail
     return replace(before, status=status, detail=detail, attempts=before.attempts + 1, seconds=seconds)
 

@@ -25,6 +25,7 @@ class TargetStatus(Enum):
     NO_ANSWER = "no answer"
     ITSELF = "connected to itself"
     SILENT = "accepted but silent"
+    INCOMPLETE = "answer incomplete"
     CLOSED = "accepted, then closed"
     ECHO = "own echo"
     WRONG_PROTOCOL = "wrong protocol"
@@ -81,8 +82,8 @@ _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EN
 def describe_error(error: Exception) -> tuple[TargetStatus, str]:
     """Return the status and the detail of an attempt that ended with ``error``."""
     if isinstance(error, VerifyError):
-        if error.reason == "silent" and error.received:
-            return TargetStatus.NOT_READY, error.detail
+        if error.reason == "silent" and error.received and not error.detail.startswith("it said nothing"):
+            return TargetStatus.INCOMPLETE, error.detail
         # "it said nothing" would repeat "accepted but silent".
         return _REASONS[error.reason], error.detail if error.received or error.reason == "not ready" else ""
     if isinstance(error, AddressesError) and error.errors:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tailbite.verifiers.verification import Verifier
 
-__all__ = ["Wanted", "check_host"]
+__all__ = ["Wanted", "require_host"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Wanted:
             raise ValueError(f"{_bare(text)!r}: for a Unix socket write its path, with an option for the protocol")
         if not port:
             raise ValueError(f"{_bare(text)!r} has no port: write {name}://{host}:PORT")
-        check_host(host, port)
+        require_host(host, port)
         if url.password is not None and name not in _SEND_PASSWORD:
             raise ValueError(
                 f"{_bare(text)!r}: the password would not be sent, because no login is tried: "
@@ -140,11 +140,11 @@ def _of_host_and_port(text: str) -> Target:
         raise ValueError(f"{text!r} is not HOST:PORT: write it like {example}, or as a URL like postgres://db")
     host, port = found[1] or found[3] or "localhost", found[2] or found[4] or found[6]
     number = _port_number(port, text)
-    check_host(host, number)
+    require_host(host, number)
     return Target.of((host, number))
 
 
-def check_host(host: str, port: int) -> None:
+def require_host(host: str, port: int) -> None:
     """Refuse what cannot be a host, and a link-local address without an interface: which is meant, nobody knows.
 
     Raises:

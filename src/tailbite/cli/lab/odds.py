@@ -118,7 +118,8 @@ def _range_and_reserved(ephemeral: PortRange | None, reserved: PortSet | None) -
     try:
         return read_ephemeral_range(), read_reserved_ports() if reserved is None else reserved
     except (OSError, ValueError) as error:
-        raise Unsupported(f"this system's ephemeral range cannot be read ({error}); give one with --range") from error
+        why = getattr(error, "strerror", None) or error
+        raise Unsupported(f"this system's ephemeral range cannot be read ({why}); give one with --range") from error
 
 
 def _selection(system: str | None) -> tuple[Selection, SelectionEvidence | None]:

@@ -112,7 +112,9 @@ def _reason(error: Exception, path: object, planned: Iterable[Change]) -> str:
         return f"this file system is read-only: {_what(error)}; in a container, set it where the container is started"
     if isinstance(error, FileNotFoundError) and _what(error).startswith("/proc/"):
         return "the network namespace can no longer be entered: the process that was in it has ended"
-    return f"{_what(error)}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+    return str(error)
 
 
 def _what(error: OSError) -> str:

@@ -339,7 +339,7 @@ def run_firewall(command: tuple[str, ...]) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise FirewallError(command, 126, str(error)) from error
+        raise FirewallError(command, 126, getattr(error, "strerror", None) or str(error)) from error
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("#")]
         raise FirewallError(command, done.returncode, " ".join(said) or f"exit status {done.returncode}")

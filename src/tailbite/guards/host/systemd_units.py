@@ -157,6 +157,6 @@ def run_systemctl(command: tuple[str, ...]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise FirewallError(command, 126, str(error)) from error
+        raise FirewallError(command, 126, getattr(error, "strerror", None) or str(error)) from error
     if done.returncode:
         raise FirewallError(command, done.returncode, done.stderr.strip() or f"exit status {done.returncode}")

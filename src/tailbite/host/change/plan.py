@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FixRefused",
     "FixRequest",
+    "SettingsUnreadable",
     "plan_boot_changes",
     "plan_changes",
     "plan_running_changes",
@@ -36,6 +37,10 @@ _NULL = "/dev/null"
 
 class FixRefused(ValueError):  # noqa: N818 - it says what was done, and nothing is broken
     """A request that would do harm, or that is not possible; the message says why."""
+
+
+class SettingsUnreadable(FixRefused):
+    """The settings of a namespace cannot be read, so nothing can be merged with them: not the user's mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ def plan_running_changes(seen: Snapshot, ports: PortSet, wanted: PortRange | Non
             read.
     """
     if seen.reserved is None or seen.ephemeral is None:
-        raise FixRefused(
+        raise SettingsUnreadable(
             f"the port settings of {seen.namespace} could not be read; so ports cannot be merged with them"
         )
     if wanted is not None:

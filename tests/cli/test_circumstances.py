@@ -1,0 +1,165 @@
+"""Every command where something is wrong around it: one sentence, the right status, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.forked_cli import CIRCUMSTANCES, Case, Ended, run_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("network")
+
+HERE = "--netns self"
+ENDED_BY = {
+    int(signal.SIGINT): (130,),
+    int(signal.SIGTERM): (143, -signal.SIGTERM),
+    int(signal.SIGHUP): (129, -signal.SIGHUP),
+}
+LINES: dict[str, tuple[int, bool]] = {
+    # What is typed: the exit status where nothing is wrong, and whether the answer goes to standard output.
+    "--help": (0, True),
+    "--version": (0, True),
+    "run --in-process -- true": (0, False),
+    "wait -t 0 127.0.0.1:1": (1, False),
+    "wait -t 0 --free 8080 -- true": (0, False),
+    f"scan {HERE}": (0, True),
+    f"why 40000 {HERE}": (1, True),
+    f"doctor {HERE}": (0, True),
+    "fix --reserve 8125 --no-files": (1, True),
+    f"watch --for 20ms --source poll {HERE}": (0, False),
+    f"check {HERE}": (0, True),
+    "lab odds --port 32774 --range 32768-60999": (0, True),
+    "schema": (0, True),
+}
+PRIVATE = ("demo", "lab handshake", "lab loop --hits 1", "lab parity")
+"""Those that need a private network."""
+
+
+def check(cases: list[Case], is_right: Callable[[Case, int, bool, Ended], bool]) -> None:
+    """Run each case; ``is_right`` gets it with the usual status, whether it prints, and what came of it."""
+    for case, found in zip(cases, run_all(cases), strict=True):
+        assert "Traceback" not in found.err, (case, found.err)
+        assert found.left == [], case
+        assert is_right(case, *LINES.get(" ".join(case.line), (0, True)), found), (case, found)
+
+
+def everywhere(*circumstances: str, more: tuple[str, ...] = ()) -> list[Case]:
+    return [Case(line.split(), name) for name in circumstances for line in (*LINES, *more)]
+
+
+def test_each_command_answers_where_nothing_is_wrong_and_does_not_repeat_a_very_long_argument() -> None:
+    def is_right(case: Case, status: int, prints: bool, found: Ended) -> bool:
+        if " ".join(case.line) not in LINES:
+            return found.status == 2 and 0 < len(found.err) < 1000
+        return (found.status, found.out != "") == (status, prints)
+
+    word = "x" * 70_000
+    lines = (word, f"why {word}", f"scan --netns {word}", f"wait {word}", f"wait http://{word}:{word}/")
+    check(everywhere("nothing unusual", more=lines), is_right)
+
+
+def test_an_output_that_nobody_reads_is_no_finding_and_notes_decide_nothing() -> None:
+    """Status 1 means "found", so a command that cannot print ends with another one; notes may be lost."""
+
+    def is_right(case: Case, status: int, prints: bool, found: Ended) -> bool:
+        if case.circumstance in ("stderr closed", "notes on a full disk"):
+            return (found.status, found.out != "") == (status, prints)
+        if case.line[0] in ("run", "wait"):  # their status is the program's, or the server's
+            return found.status == status
+        if case.circumstance == "reader gone":
+            return found.status == (141 if prints else status)
+        if case.circumstance == "disk full":
+            return found.status == (4 if prints else status) and (
+                not prints or found.err.splitlines()[-1].endswith("; free space, or write elsewhere")
+            )
+        return found.status == (141 if status == 1 else 0)
+
+    outputs = ("reader gone", "stdout closed", "all closed", "disk full")
+    check(everywhere(*outputs, "stderr closed", "notes on a full disk"), is_right)
+
+
+def test_an_odd_environment_changes_no_answer() -> None:
+    def is_right(case: Case, status: int, prints: bool, found: Ended) -> bool:
+        runs = case.line[-1] == "true" and case.circumstance == "no home"  # where no program can be found
+        if "-j" in case.line:
+            return bool(json.loads(found.out)["schema"].startswith("tailbite."))
+        return (found.status, found.out != "") == (127 if runs else status, prints) and "\x1b" not in found.out
+
+    documents = (f"scan -j {HERE}", f"why 40000 -j {HERE}", f"check -j {HERE}", "wait -j -t 0 127.0.0.1:1")
+    cases = everywhere("folder gone", "no environment", "no home", "40 columns", "odd terminal")
+    check([*cases, *(Case(line.split(), "odd terminal") for line in documents)], is_right)
+
+
+def test_what_the_system_refuses_is_one_sentence_and_status_4() -> None:
+    def is_right(_: Case, status: int, __: bool, found: Ended) -> bool:
+        return found.status in (status, 3) or (found.status == 4 and "tailbite: " in found.err)
+
+    scarce = ("5 descriptors", "8 descriptors", "little memory", "no file may grow")
+    check(everywhere(*scarce, more=PRIVATE[:3]), is_right)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_proc_that_lacks_something_is_named() -> None:
+    """Containers have a read-only /proc/sys, and some sandboxes none."""
+
+    def is_right(case: Case, status: int, _: bool, found: Ended) -> bool:
+        if " ".join(case.line) in PRIVATE:
+            return found.status == 4 and "/proc" in found.err
+        return found.status in (status, 3) or (found.status == 4 and "tailbite: " in found.err)
+
+    check(everywhere("no settings", "settings read-only", "no processes", more=PRIVATE), is_right)
+
+
+MIDST = (
+    "wait -t never 127.0.0.1:1",
+    "wait -t never --free 1",
+    *(line for line in LINES if HERE in line),
+    "lab parity",
+)
+
+
+def test_a_signal_in_the_midst_ends_a_command_and_leaves_nothing() -> None:
+    held = socket.create_server(("127.0.0.1", 1))
+    with held:
+        cases = [
+            Case(line.split(), signal=number, after=after)
+            for line in MIDST
+            for number in ENDED_BY
+            for after in (1, 3)
+        ]
+        for case, found in zip(cases, run_all(cases), strict=True):
+            assert "Traceback" not in found.err, (case, found.err)
+            assert found.left == [], case
+            assert found.status in ENDED_BY[case.signal], (case, found)
+
+
+def test_a_change_is_complete_though_nobody_reads_of_it(tmp_path: Path) -> None:
+    """`fix --apply | head -1` makes all of its changes, as does one whose output fills the disk; so does --undo."""
+    theirs = "net.ipv4.ip_local_port_range = 9000 65500\n"
+    cases = []
+    for circumstance in ("reader gone", "disk full"):
+        (folder := tmp_path / circumstance / "etc/sysctl.d").mkdir(parents=True)
+        (folder / "90-theirs.conf").write_text(theirs)
+        root = ("--root", str(tmp_path / circumstance))
+        wanted = ("fix", "--reserve", "8125", "--range", "49152-65535", "--apply", *root)
+        back = ("fix", "--undo", "--apply", *root)
+        cases += [Case([*wanted], circumstance), Case([*wanted]), Case([*back], circumstance)]
+    found = run_all(cases)
+    assert [one.status for one in found] == [141, 0, 141, 4, 0, 4], [one.err for one in found]
+    assert all("nothing to do" in one.err for one in found[1::3])
+    for folder in tmp_path.glob("*/etc/sysctl.d"):
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {"90-theirs.conf": theirs}
+
+
+def test_each_circumstance_is_used() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in CIRCUMSTANCES if f'"{name}"' not in text] == []

@@ -1,0 +1,280 @@
+"""Command lines under bad circumstances, each in a fork of one process that has loaded everything: milliseconds each.
+
+``run_all(cases)`` starts this file as a program, which reads the cases from its standard input as JSON, and prints
+what came of each. It adopts orphans (PR_SET_CHILD_SUBREAPER), so a process that a command left behind is noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["CIRCUMSTANCES", "Case", "Ended", "run_all"]
+
+_LONGEST_S = 60
+_MODULES = (
+    *("tailbite.cli.group", "rich.table", "rich.live", "rich.console", "tailbite.verify", "tailbite.readiness.sync"),
+    *(f"tailbite.cli.{name}" for name in ("demo", "run", "wait", "scan", "why", "doctor", "fix", "host_guard")),
+    *(f"tailbite.cli.{name}" for name in ("watch", "exporter", "check", "audit", "report", "schema", "man")),
+    *(f"tailbite.cli.lab.{name}" for name in ("group", "loop", "odds", "parity", "handshake", "cures")),
+    *(f"tailbite.cli.show.{name}" for name in ("doctor", "findings", "fix", "scan", "wait", "report")),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line and its circumstance.
+
+    Attributes:
+        line: the words after ``tailbite``.
+        circumstance: a name in :data:`CIRCUMSTANCES`.
+        signal: a signal that the command gets, if any.
+        after: the number of files, sockets and processes that it opens before the signal comes.
+    """
+
+    line: list[str]
+    circumstance: str = "nothing unusual"
+    signal: int = 0
+    after: int = 0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The outcome of a case.
+
+    Attributes:
+        status: the exit status, or the negative number of a signal; None if it did not end in time.
+        out: standard output.
+        err: standard error.
+        left: files in its folders and processes that it left behind.
+        opened: the number of files, sockets and processes that it opened.
+    """
+
+    status: int | None
+    out: str
+    err: str
+    left: list[str] = field(default_factory=list)
+    opened: int = 0
+
+
+def run_all(cases: Sequence[Case]) -> list[Ended]:
+    """Run each case, one after the other."""
+    done = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps([asdict(case) for case in cases]),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Ended(**each) for each in json.loads(done.stdout)]
+
+
+def _reader_gone() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+    os.close(writing)
+
+
+def _closed(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+        setattr(sys, ("stdin", "stdout", "stderr")[descriptor], None)  # as Python itself does at its start
+
+
+def _full(descriptor: int) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, descriptor)
+    os.close(full)
+
+
+def _mounted(*arguments: str) -> None:
+    assert ctypes.CDLL(None).unshare(0x00020000) == 0  # CLONE_NEWNS
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def _folder_gone() -> None:
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    Path(folder).rmdir()
+
+
+CIRCUMSTANCES: dict[str, Callable[[], object]] = {
+    "nothing unusual": lambda: None,
+    "stdout closed": lambda: _closed(1),
+    "stderr closed": lambda: _closed(2),
+    "all closed": lambda: _closed(0, 1, 2),
+    "reader gone": _reader_gone,
+    "disk full": lambda: _full(1),
+    "notes on a full disk": lambda: _full(2),
+    "no file may grow": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    "8 descriptors": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8)),
+    "5 descriptors": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5)),
+    "little memory": lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 26, 1 << 26)),
+    "no settings": lambda: _mounted("-t", "tmpfs", "none", "/proc/sys"),
+    "settings read-only": lambda: _mounted("--bind", "-o", "ro", "/proc/sys", "/proc/sys"),
+    "no processes": lambda: _mounted("-t", "tmpfs", "none", "/proc"),
+    "folder gone": _folder_gone,
+    "no environment": os.environ.clear,
+    "no home": lambda: os.environ.update(HOME="/nonexistent", TMPDIR="/nonexistent", PATH="/nonexistent"),
+    "40 columns": lambda: os.environ.update(COLUMNS="40"),
+    "odd terminal": lambda: os.environ.update(COLUMNS="abc", TERM="dumb", NO_COLOR="1", LC_ALL="C"),
+}
+"""The changes to the process before the command begins."""
+
+
+class _Counter:
+    """Counts what a command opens, and sends it a signal in its midst."""
+
+    def __init__(self, number: int, after: int, report: int) -> None:
+        self._number, self._after, self._report = number, after, report
+        self._opened = 0
+        sys.addaudithook(self._count_event)
+
+    def _count_event(self, event: str, _: object) -> None:
+        if event == "open" or event.startswith(("socket.__new__", "subprocess.", "os.fork", "os.listdir")):
+            self._opened += 1
+            with contextlib.suppress(OSError):  # a process that closed all descriptors
+                os.pwrite(self._report, self._opened.to_bytes(4, "little"), 0)
+            if self._number and self._opened == self._after:
+                os.kill(os.getpid(), self._number)
+
+
+def _child(case: Case, out: int, err: int, report: int) -> None:
+    # A command must find descriptors and streams as a fresh Python does.
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (out, 1), (err, 2)):
+        os.dup2(source, target)
+    os.dup2(report, 900)
+    os.closerange(3, 900)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
+    CIRCUMSTANCES[case.circumstance]()
+    _Counter(case.signal, case.after, 900)
+    sys.argv = ["tailbite", *case.line]
+    from tailbite.cli import main
+
+    main()
+
+
+def _run(case: Case, folder: Path) -> dict[str, Any]:
+    for name in ("cwd", "tmp"):
+        (folder / name).mkdir(mode=0o1777)
+        (folder / name).chmod(0o1777)
+    out, err = _pipe(), _pipe()  # limits on files do not concern pipes
+    with (folder / "n").open("w+b") as report:
+        child = os.fork()
+        if not child:
+            os.setsid()
+            os.chdir(folder / "cwd")
+            os.environ["TMPDIR"] = str(folder / "tmp")
+            tempfile.tempdir = None
+            try:
+                _child(case, out[1], err[1], report.fileno())
+            except SystemExit as end:
+                _end(end.code)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            _end(0)
+    status = _wait(child)
+    left = [f"{path.parent.name}/{path.name}" for name in ("cwd", "tmp") for path in (folder / name).rglob("*")]
+    left += _orphans()
+    return {
+        "status": status,
+        "out": _text(out),
+        "err": _text(err),
+        "left": left,
+        "opened": int.from_bytes((folder / "n").read_bytes()[:4], "little"),
+    }
+
+
+def _pipe() -> tuple[int, int]:
+    """Return a pipe that holds more than any command prints, so that nobody need read meanwhile."""
+    ends = os.pipe()
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 1 << 20)
+    return ends
+
+
+def _text(ends: tuple[int, int]) -> str:
+    os.close(ends[1])
+    with os.fdopen(ends[0], "rb") as reading:
+        return reading.read().decode("utf-8", "replace")
+
+
+def _end(code: object) -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        code = 120  # as Python ends if it cannot flush
+    os._exit(code if isinstance(code, int) else 1 if code else 0)
+
+
+def _wait(child: int) -> int | None:
+    signal.alarm(_LONGEST_S)
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except TimeoutError:
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return None
+    finally:
+        signal.alarm(0)
+
+
+def _orphans() -> list[str]:
+    """Return the processes that are still there after ten seconds; a guard ends soon after its program."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                if time.monotonic() > end:
+                    return ["a process"]
+                time.sleep(0.005)
+        except ChildProcessError:
+            return []
+
+
+def _ring(*_: object) -> None:
+    raise TimeoutError
+
+
+def _main() -> None:
+    cases = [Case(**each) for each in json.load(sys.stdin)]
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    signal.signal(signal.SIGALRM, _ring)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in _MODULES:
+        import_module(name)
+    gc.freeze()
+    results = []
+    for case in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)
+            results.append(_run(case, Path(folder)))
+    json.dump(results, sys.stdout)
+
+
+if __name__ == "__main__":
+    _main()
