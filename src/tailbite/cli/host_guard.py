@@ -375,9 +375,12 @@ def _explain(error: FirewallError) -> str:
     said = error.said.lower()
     if "permission denied" in said or "not permitted" in said or "lock file" in said:
         return f"{_sentence(error)} {_NEEDS}"
-    if "couldn't load match" in said or "no such file" in said or "extension bpf" in said:
+    if any(text in said for text in ("couldn't load match", "no such file", "extension bpf", "target/match by that")):
         missing = "The kernel or iptables has no 'bpf' match here (xt_bpf, CONFIG_NETFILTER_XT_MATCH_BPF)"
         return f"{_sentence(error)} {missing}; {_INSTEAD}"
+    if "not supported" in said or "table does not exist" in said:
+        missing = "The kernel lacks what this variant of iptables needs (nf_tables and nft_compat, or ip_tables)"
+        return f"{_sentence(error)} {missing}; try the other one, --variant legacy or --variant nft. {_INSTEAD}"
     if error.status == 127:
         return f"{_sentence(error)} {_INSTEAD}"
     return str(error)
