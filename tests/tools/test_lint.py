@@ -33,6 +33,8 @@ def messages(found: object) -> list[str]:
     "sentence",
     [
         "The port is bound anew.",
+        "The caller was not told of it.",
+        "An inspection is dear.",
         "'99999' is no port.",
         "a delay that is none",
         "names no port",

@@ -71,8 +71,9 @@ TURNS = {
     "say 'no longer'": r"any ?more(?! than| of)",
     "say 'exactly this', or leave 'very' out": r"(this|that|these|those) very",
     "say 'continue', or name the state": r"(go|goes|went|gone|going) on(?! (lo|stdout|stderr)\b)",
-    "say 'is reported', 'is printed' or 'is known'": r"(is|are|was|were) (told|said)|(be|to be) told",
+    "say 'is reported', 'is printed' or 'is known'": r"(is|are|was|were)( not| never)? (told|said)|(be|to be) told",
     "say 'inspect' or 'examine'": r"look(s|ed|ing)? into",
+    "say 'expensive' or 'slow'": r"dear(er|est)?",
     "say 'its own' or 'your own'": r"one's own|oneself",
     "say 'cannot be pulled', 'cannot be made' or 'is not available'": r"(can|could)(not)? be had",
 }

@@ -83,8 +83,8 @@ class Jail:
 
     Attributes:
         exit_status: the client's; negative for a signal; None while it runs.
-        was_single: True if the client has exited and had started no other process, so that its exit status is the
-            word of the one process that held its connections.
+        was_single: True if the client has exited and had started no other process, so that its exit status is
+            that of the process that held its connections.
         is_empty: True when neither the client nor anything it started is left.
         trouble: one sentence if it could not be started; the exit status is 127 then.
         output: stdout and stderr, in the order they came.
@@ -278,7 +278,7 @@ def _reap(start: _Start, tied: int) -> NoReturn:
 
 
 def _wait_for_all(client: int, start: _Start) -> NoReturn:
-    """Reap every process of the namespace, and tell how the client exited.
+    """Reap every process of the namespace, and report the client's exit status.
 
     Raises:
         ChildProcessError: none is left.

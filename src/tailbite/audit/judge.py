@@ -1,4 +1,4 @@
-"""The judge: observations in, verdict out. Pure; an expert who reads the observations must come to the same word.
+"""The judge: observations in, verdict out. Pure; an expert who reads the observations must come to the same verdict.
 
 The worst of the observations decides: a client that binds first in one build and not in the next is as bad as its
 worse half. What was not seen never counts for the client: neither a trap that did not work, nor a port that was never

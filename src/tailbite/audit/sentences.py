@@ -49,7 +49,7 @@ def seconds(value: float) -> str:
 def why_immune(proofs: Sequence[Observation]) -> str:
     """Say on which evidence a client is immune."""
     dials = sum(o.dials for o in proofs)
-    times = "once" if dials == 1 else f"{dials} times"
+    times = {1: "once", 2: "twice"}.get(dials, f"{dials} times")
     running = [o for o in proofs if o.had_to_come_back and not o.is_gone]
     back = min((o.rounds - 1 for o in running), default=0)
     came = f", came back at least {'once' if back == 1 else f'{back} times'} while it was watched," if running else ""

@@ -104,10 +104,11 @@ def structlog(logger: Any = None) -> Hook:
 def prometheus(registry: Any = None) -> Hook:
     """Return a hook for prometheus-client (``tailbite[prometheus]``); one serves all loops of a process.
 
-    ``tailbite_connection_attempts_total{target,outcome}`` counts outcomes (connected, refused, self_connected,
-    verify_failed), ``tailbite_connections_lost_total{target}``, ``tailbite_connections_given_up_total{target}``,
-    the gauge ``tailbite_connections_open{target}`` tells how many there are, and
-    ``tailbite_connect_seconds{target}`` is a histogram of how long it took to get one.
+    ``tailbite_connection_attempts_total{target,outcome}`` counts the attempts by outcome (connected, refused,
+    self_connected, verify_failed). ``tailbite_connections_lost_total{target}`` and
+    ``tailbite_connections_given_up_total{target}`` count lost connections and loops that gave up. The gauge
+    ``tailbite_connections_open{target}`` has the number of open connections. ``tailbite_connect_seconds{target}`` is
+    a histogram of the time that it took to get a connection.
 
     Args:
         registry: a ``CollectorRegistry``; the process's own if not given. Making a second hook for one registry is

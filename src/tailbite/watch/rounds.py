@@ -2,8 +2,8 @@
 
 The watcher's own namespace is inspected each time. The others take turns, so that each is inspected within
 :data:`ROUND_S`; those that an event named come first, then the ones that waited longest. Namespaces without TCP
-sockets are skipped, which costs next to nothing and counts as inspected. One whose inspection was dear rests for a
-while, whether it is named or not, but not beyond its turn.
+sockets are skipped, which costs next to nothing and counts as inspected. A namespace whose inspection took much CPU
+time rests for a while, even if an event named it, but not beyond its turn.
 """
 
 from __future__ import annotations

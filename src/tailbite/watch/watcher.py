@@ -95,7 +95,7 @@ class Watcher:
             self._due = min(self._due, max(self._clock(), self._inspected_at + self._pause()))
 
     def _pause(self) -> float:
-        """Return the seconds to wait before an event causes another inspection: the last one may have been dear."""
+        """Return the seconds to wait before an event causes another inspection: the last one may have taken long."""
         return max(_SOON_S, self.last_round.cpu / _SOON_SHARE if self.last_round is not None else 0.0)
 
     def _notice(self, event: SelfConnectEvent) -> Noticed:

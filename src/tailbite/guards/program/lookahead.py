@@ -13,9 +13,9 @@ The last term needs two figures: the connects of others per second (ActiveOpens 
 the longest time for which this process may not run. Under a CPU quota, or at a low priority on a busy machine, that
 is much longer than the kernel's usual slices, and the supervisor sees it by its own delays.
 
-Where P is near, some draws move the sequence past it. What remains is held: a range of few ports, a host with
-thousands of sockets, a busy host that gives this process little time, and a kernel that chooses at random
-(``ip_local_port_step_width``).
+Where P is near, this process has the kernel choose some ports, which moves the sequence past P. P is held only in
+the cases that remain: a range of few ports, a host with thousands of sockets, a busy host that gives this process
+little time, and a kernel that chooses at random (``ip_local_port_step_width``).
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def connect_early(sock: Any, address: Any, port: int, *, has_other_port: bool) -
 
 
 def _is_harmless(sock: Any, destination: Any, port: int, *, has_other_port: bool) -> bool:
-    """Inspect the early connect; False if its source port cannot be kept for the program's own, so draw another.
+    """Inspect the early connect; False if the program's connect needs another source port.
 
     Raises:
         OSError: EADDRNOTAVAIL, no other source port is left.
@@ -164,7 +164,7 @@ def _await_answer(sock: Any) -> None:
 
 
 def _is_unused(sock: Any) -> bool:
-    """Tell whether no connect is under way, and none has failed that the program was not told of yet."""
+    """Tell whether no connect is under way, and the program knows of each that has failed."""
     if _state(sock) != _CLOSE:
         return False
     poll = select.poll()
