@@ -76,7 +76,7 @@ def main() -> None:
     )
 
 
-LOOP = ["sh", "-c", "for each in $(lsns -n -t net -o PID); do nsenter -t $each -n ss -Htanp; done"]
+LOOP = ["sh", "-c", "for each in $(lsns -n -t net -o PID); do nsenter -t $each -n ss -Htanp; done; true"]
 
 
 def enter() -> None:

@@ -25,7 +25,7 @@ from tailbite.host.explain.why import explain_port
 from tailbite.host.see.abilities import SocketAbilities, socket_abilities
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.host.see.port import inspect_port
-from tailbite.host.see.records import Process
+from tailbite.host.see.records import Container, Process
 from tailbite.kernel.sock_diag import TcpState
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import read_reserved_ports, write_ephemeral_range, write_reserved_ports
@@ -186,12 +186,12 @@ def test_run_is_advised_for_a_client_whose_port_the_kernel_chose_and_helps() -> 
         (Process(812, "app", container="0123456789ab"), ()),
         (Process(812, "app", container="web", runtime="kubernetes"), ("crictl stop web",)),
         (
-            Process(812, "app", container="web", runtime="kubernetes", within="docker exec node"),
+            Process(812, "app", container="web", runtime="kubernetes", within=(Container("node", "docker"),)),
             ("docker exec node crictl stop web",),
         ),
         (
             Process(
-                812, "nginx", unit="nginx.service", container="web", runtime="lxc", within="lxc-attach -n web --"
+                812, "nginx", unit="nginx.service", container="web", runtime="lxc", within=(Container("web", "lxc"),)
             ),
             ("lxc-attach -n web -- systemctl restart nginx.service",),
         ),
@@ -262,7 +262,7 @@ PROGRAMS = (
             ],
         ),
         (
-            Process(812, "app", container="in", runtime="docker", within="docker exec out"),
+            Process(812, "app", container="in", runtime="docker", within=(Container("out", "docker"),)),
             ["docker", "exec", "out", "docker", "restart", "in"],
         ),
         (Process(812, "docker-proxy", unit="docker.service"), ["docker", "ps", "--filter", "publish=8080"]),

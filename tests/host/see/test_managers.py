@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tailbite.host.see.managers import Manager, manager_of
+from tailbite.host.see.records import Container
 
 ID = "0123456789ab" + "c" * 52
 NODE = "ab" * 32
@@ -33,6 +34,7 @@ NESTED = f"0::/docker/{NODE}/kubelet.slice/kubelet-kubepods.slice/kubepods-pod1.
         (f"{USER}/user.slice/libpod-{ID}.scope/container\n", Manager("", ID[:12], "podman", uid=1000)),
         (f"0::/machine.slice/libpod-conmon-{ID}.scope\n", Manager("", ID[:12], "podman")),
         (f"0::/system.slice/web.service/libpod-payload-{ID}\n", Manager("web.service", ID[:12], "podman")),
+        (f"{USER}/libpod_parent/{NODE}/{ID}\n", Manager("", ID[:12], "podman", uid=1000)),  # in a pod
         (f"0::/kubepods/burstable/pod12/{ID}\n", Manager("", ID[:12], "kubernetes")),
         (
             f"0::/system.slice/containerd.service/kubepods-burstable-pod1.slice:cri-containerd:{ID}\n",
@@ -40,18 +42,18 @@ NESTED = f"0::/docker/{NODE}/kubelet.slice/kubelet-kubepods.slice/kubepods-pod1.
         ),
         (
             "0::/lxc.payload.web/system.slice/nginx.service\n",
-            Manager("nginx.service", "web", "lxc", "lxc-attach -n web --"),
+            Manager("nginx.service", "web", "lxc", (Container("web", "lxc"),)),
         ),
         (
             "0::/machine.slice/systemd-nspawn@my\\x2dbox.service/payload/system.slice/nginx.service\n",
-            Manager("nginx.service", "my-box", "machinectl", "systemd-run --machine=my-box --wait --pipe --quiet"),
+            Manager("nginx.service", "my-box", "machinectl", (Container("my-box", "machinectl"),)),
         ),
         ("0::/machine.slice/systemd-nspawn@box.service/supervisor\n", Manager("systemd-nspawn@box.service")),
-        (NESTED, Manager("", ID[:12], "kubernetes", f"docker exec {NODE[:12]}")),
-        (f"0::/docker/{NODE}/docker/{ID}\n", Manager("", ID[:12], "docker", f"docker exec {NODE[:12]}")),
+        (NESTED, Manager("", ID[:12], "kubernetes", (Container(NODE[:12], "docker"),))),
+        (f"0::/docker/{NODE}/docker/{ID}\n", Manager("", ID[:12], "docker", (Container(NODE[:12], "docker"),))),
         (
             f"0::/lxc.payload.ci/docker/{ID}/system.slice/app.service\n",
-            Manager("app.service", ID[:12], "docker", f"lxc-attach -n ci -- docker exec {ID[:12]}"),
+            Manager("app.service", ID[:12], "docker", (Container("ci", "lxc"), Container(ID[:12], "docker"))),
         ),
     ],
 )

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.host.explain.finding import Remedy
 from tailbite.host.explain.phrases import join_words, time_left
+from tailbite.host.see.records import Container
 from tailbite.kernel.inet_diag import TcpState
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tailbite.core.address import Endpoint
     from tailbite.host.explain.evaluation import Evaluation
     from tailbite.host.see.port import PortUse
-    from tailbite.host.see.records import Process
+    from tailbite.host.see.records import Process, Supervisor
 
 __all__ = [
     "destroy_connection",
@@ -59,6 +60,21 @@ _STOP = {
     "podman": "podman stop {}",
     "lxc": "lxc-stop --name {}",
     "machinectl": "machinectl poweroff {}",
+}
+_ENTER = {
+    "docker": "docker exec {}",
+    "podman": "podman exec {}",
+    "lxc": "lxc-attach -n {} --",
+    "machinectl": "systemd-run --machine={} --wait --pipe --quiet",
+    "kubernetes": "crictl exec {}",
+}
+"""Beginnings of commands that run the rest of it in a container."""
+_SUPERVISED = {
+    "supervisord": "supervisorctl {verb} {service}",
+    "runit": "sv {verb} {service}",
+    "s6": "s6-svc {flag} {service}",
+    "daemontools": "svc {term} {service}",
+    "openrc": "rc-service {service} {verb}",
 }
 _FORWARDERS = {
     "docker-proxy": "docker ps{}",
@@ -187,6 +203,8 @@ def _restart(owner: Process, verb: str, port: int | None) -> Remedy:
         )
     if owner.name in _INITS and (owner.pid == _INIT or (owner.user_unit and not owner.unit)):
         return _stop_socket_unit(owner, who)
+    if owner.supervisor is not None:
+        return _restart_supervised(owner, owner.supervisor, who, verb)
     if owner.unit:
         return _restart_unit(owner, who, verb)
     if owner.container:
@@ -207,9 +225,33 @@ def _stop_socket_unit(owner: Process, who: str) -> Remedy:
 
 def _restart_unit(owner: Process, who: str, verb: str) -> Remedy:
     where = f" in container {owner.container}" if owner.within else ""
-    line = f"{owner.within} {_systemctl(owner)} {verb} {shlex.quote(owner.unit)}".lstrip()
+    line = f"{_entering(owner.within)}{_systemctl(owner)} {verb} {shlex.quote(owner.unit)}"
     needs_root = not owner.user_unit or bool(owner.manager or owner.within)
     return Remedy(f"{verb} {owner.unit}{where}, which {who} belongs to", (line,), needs_root)
+
+
+def _entering(within: Iterable[Container]) -> str:
+    """Return the beginning of a command that runs the rest of it in containers, with a blank behind it."""
+    return "".join(f"{_ENTER[one.runtime].format(shlex.quote(one.name))} " for one in within if one.runtime in _ENTER)
+
+
+def _restart_supervised(owner: Process, supervisor: Supervisor, who: str, verb: str) -> Remedy:
+    line = _SUPERVISED[supervisor.name].format(
+        verb=verb,
+        service=shlex.quote(supervisor.service),
+        flag="-d" if verb == "stop" else "-r",
+        term="-d" if verb == "stop" else "-t",  # SIGTERM: supervise starts it again
+    )
+    around = (
+        owner.within
+        if owner.unit or not owner.container
+        else (*owner.within, Container(owner.container, owner.runtime))
+    )
+    return Remedy(
+        f"{verb} {supervisor.service}, a service of {supervisor.name} that {who} belongs to",
+        (f"{_entering(around)}{line}",),
+        needs_root=True,
+    )
 
 
 def _systemctl(owner: Process) -> str:
@@ -220,7 +262,7 @@ def _systemctl(owner: Process) -> str:
 
 def _restart_container(owner: Process, who: str, verb: str) -> Remedy:
     template = (_STOP if verb == "stop" else _RESTART).get(owner.runtime, "")
-    line = f"{owner.within} {template.format(shlex.quote(owner.container))}".lstrip() if template else ""
+    line = f"{_entering(owner.within)}{template.format(shlex.quote(owner.container))}" if template else ""
     again = "; the kubelet starts it again unless its pod is deleted" if owner.runtime == "kubernetes" else ""
     return Remedy(
         f"{verb} container {owner.container}, in which {who} runs{again}",

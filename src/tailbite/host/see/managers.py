@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
+from tailbite.host.see.records import Container
 from tailbite.kernel import procfs
 
 __all__ = ["Manager", "manager_of"]
@@ -27,13 +29,6 @@ _RUNTIMES = (
     ("/machine-", "machinectl"),
     ("/systemd-nspawn@", "machinectl"),
 )
-_ENTER = {
-    "docker": "docker exec {}",
-    "podman": "podman exec {}",
-    "lxc": "lxc-attach -n {} --",
-    "machinectl": "systemd-run --machine={} --wait --pipe --quiet",
-    "kubernetes": "crictl exec {}",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +39,8 @@ class Manager:
         unit: the systemd unit; empty if none. In a container, one of the systemd that runs there.
         container: the innermost container, by short id or name; empty if none.
         runtime: the program that manages it: docker, podman, lxc, machinectl, kubernetes, or empty.
-        within: the beginning of a command that runs the rest of it where ``unit`` or ``container`` is known: in the
-            containers around it; empty if that is here.
+        within: the containers in which ``unit`` or ``container`` is known, the outermost first; empty if that is
+            here.
         uid: the user whose own systemd or container engine it is; None for that of the system.
         is_instance: True for a user's systemd itself.
     """
@@ -53,7 +48,7 @@ class Manager:
     unit: str = ""
     container: str = ""
     runtime: str = ""
-    within: str = ""
+    within: tuple[Container, ...] = ()
     uid: int | None = None
     is_instance: bool = False
 
@@ -81,7 +76,13 @@ def _of_path(path: str, own: tuple[tuple[str, int], ...]) -> Manager:
     found = procfs.containers_in(path)
     shared = sum(one[0] == other[0] for one, other in zip(found, own, strict=False))
     starts = [0, *(end for _, end in found)]
-    around = [(name, _runtime(path[starts[number] : end])) for number, (name, end) in enumerate(found)][shared:]
+    segments = [path[start:end] for start, end in pairwise(starts)]
+    pods = [_is_pod(segment, inner) for segment, inner in pairwise([*segments, ""])]
+    around = tuple(
+        Container(name, "podman" if number and pods[number - 1] else _runtime(segments[number]))
+        for number, (name, _) in enumerate(found)
+        if not pods[number]
+    )[shared:]
     inside, last = path[starts[-1] :], path[starts[-2] if found else 0 :]
     unit = _unit(inside)
     if not unit and around and _QUADLET in last:
@@ -92,11 +93,16 @@ def _of_path(path: str, own: tuple[tuple[str, int], ...]) -> Manager:
     users = _USER.findall(inside if unit and within == around else last)
     return Manager(
         unit,
-        *(around[-1] if around else ("", "")),
-        " ".join(_ENTER.get(runtime, "").format(name) for name, runtime in within).strip(),
+        *((around[-1].name, around[-1].runtime) if around else ("", "")),
+        within,
         int(users[-1]) if users else None,
         bool(users) and inside.endswith("/init.scope"),
     )
+
+
+def _is_pod(segment: str, inner: str) -> bool:
+    """Tell whether it is not a container but the pod of the next one: /libpod_parent/POD/CONTAINER of podman."""
+    return _runtime(segment) == "podman" and re.fullmatch("/[0-9a-f]{64}", inner) is not None
 
 
 def _unit(path: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.host.see.managers import manager_of
 from tailbite.host.see.records import NotVisible, Process, not_permitted
+from tailbite.host.see.supervisors import supervisor_of
 from tailbite.kernel import procfs
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def describe_process(pid: int) -> Process | None:
         return None
     except (OSError, ValueError):
         return Process(pid, "unknown")
-    found = manager_of(procfs.read_cgroup(pid), procfs.read_cgroup("self"))
+    cgroup = procfs.read_cgroup(pid)
+    found = manager_of(cgroup, procfs.read_cgroup("self"))
     return Process(
         pid,
         name,
@@ -97,6 +99,7 @@ def describe_process(pid: int) -> Process | None:
         found.runtime,
         found.within,
         "" if found.uid in (None, os.geteuid()) else user_name(found.uid or 0),
+        supervisor_of(pid, cgroup),
     )
 
 

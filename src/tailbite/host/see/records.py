@@ -20,7 +20,7 @@ from tailbite.kernel.capabilities import (
     is_in_user_namespace,
 )
 
-__all__ = ["Namespace", "NamespaceKind", "NotVisible", "Process", "not_permitted"]
+__all__ = ["Container", "Namespace", "NamespaceKind", "NotVisible", "Process", "Supervisor", "not_permitted"]
 
 _USED = {"CAP_SYS_PTRACE": CAP_SYS_PTRACE, "CAP_SYS_ADMIN": CAP_SYS_ADMIN, "CAP_NET_ADMIN": CAP_NET_ADMIN}
 """For /proc/PID/ns and /proc/PID/fd of other users (ptrace(2)), to enter a namespace, for SOCK_DESTROY."""
@@ -83,6 +83,32 @@ class NotVisible:
 
 
 @dataclass(frozen=True, slots=True)
+class Container:
+    """A container.
+
+    Attributes:
+        name: its short id or name.
+        runtime: the program that manages it: docker, podman, lxc, machinectl, kubernetes, or empty.
+    """
+
+    name: str
+    runtime: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Supervisor:
+    """A program that starts a service again when it ends.
+
+    Attributes:
+        name: supervisord, runit, s6, daemontools or openrc.
+        service: the service as the supervisor's own command names it: its name, or its folder.
+    """
+
+    name: str
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """A process that holds a socket.
 
@@ -98,10 +124,10 @@ class Process:
         user_unit: True if a user's own systemd or container engine manages it (``systemctl --user``, rootless).
         container: the container it runs in, by short id or name; empty if none, or if it is ours as well.
         runtime: the program that manages the container: docker, podman, lxc, machinectl, kubernetes, or empty.
-        within: the beginning of a command that runs the rest of it in the containers around ``unit`` or
-            ``container``, such as ``docker exec 0123456789ab``; empty if that is here.
+        within: the containers around ``unit`` or ``container``, the outermost first; empty if that is here.
         manager: the user whose own systemd or container engine manages it; empty if that is the system or the user
             who asks.
+        supervisor: the supervisor that starts it again, if it is another one than systemd.
     """
 
     pid: int
@@ -115,8 +141,9 @@ class Process:
     user_unit: bool = False
     container: str = ""
     runtime: str = ""
-    within: str = ""
+    within: tuple[Container, ...] = ()
     manager: str = ""
+    supervisor: Supervisor | None = None
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
