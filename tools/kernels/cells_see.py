@@ -117,12 +117,17 @@ def _watched(*words: str, close: bool) -> tuple[dict[str, Any], bool]:
             sock.close()
         try:
             for event in map(json.loads, process.stdout):
-                if event["event"] == "self-connect" and (event["end"] or "--kill" not in words):
+                if event["event"] == "self-connect" and ("--kill" not in words or _is_last_word(event["end"], close)):
                     return event, server_can_bind()
         finally:
             process.terminate()
             sock.close()
     raise FaultError(f"no event: {source.strip()}")
+
+
+def _is_last_word(end: dict[str, Any] | None, close: bool) -> bool:
+    """Tell whether an event's end is what --kill came to: a refusal of an open one is not, if it is then closed."""
+    return end is not None and (end["is_destroyed"] or not close)
 
 
 def watch(_: Run) -> str:
