@@ -132,7 +132,7 @@ class SourcePortError(TailbiteError, ValueError):
 
 
 class VerifyError(TailbiteError, ConnectionError):
-    """The peer was reached, but did not show that it is the server that was asked for.
+    """The peer accepted the connection, but did not show that it is the server that was asked for.
 
     It is a :class:`ConnectionError`, without an errno: the connection exists, the server does not.
 
@@ -189,7 +189,7 @@ class AddressesError(TailbiteError, ConnectionError):
     def __str__(self) -> str:
         if not self.errors:
             return f"{self.target} has no address"
-        return f"no address of {self.target} could be reached: {'; '.join(map(str, self.errors))}"
+        return f"no address of {self.target} accepts a connection: {'; '.join(map(str, self.errors))}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return (AddressesError, (self.target, self.errors))

@@ -89,8 +89,8 @@ async def create_connection(
             the connect, and reset.
 
     Raises:
-        OSError: no address could be reached; :class:`~tailbite.SelfConnectError`, a ConnectionRefusedError, if
-            the one that was reached turned out to be the socket itself.
+        OSError: no address accepts a connection; :class:`~tailbite.SelfConnectError`, a ConnectionRefusedError,
+            if a connect made a self-connect, which has been reset.
         ExceptionGroup: the same with ``all_errors``.
         SourcePortError: ``local_addr`` would make it a self-connect; nothing was connected.
         ValueError: arguments that contradict each other.

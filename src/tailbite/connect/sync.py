@@ -39,8 +39,8 @@ def create_connection(
             that want it; a self-connect is then found after the connect, and reset.
 
     Raises:
-        OSError: no address could be reached; :class:`~tailbite.SelfConnectError`, a ConnectionRefusedError, if
-            the one that was reached turned out to be the socket itself.
+        OSError: no address accepts a connection; :class:`~tailbite.SelfConnectError`, a ConnectionRefusedError,
+            if a connect made a self-connect, which has been reset.
         ExceptionGroup: the same with ``all_errors``.
         SourcePortError: ``source_address`` would make it a self-connect; nothing was connected.
     """

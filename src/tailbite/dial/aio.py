@@ -35,7 +35,7 @@ async def dial(target: Target, options: Options, timeout: float) -> Line:
     """Return a connection from which nothing was read yet.
 
     Raises:
-        OSError: the name does not resolve, no address could be reached, TLS failed, or the time is over.
+        OSError: the name does not resolve, no address accepts a connection, TLS failed, or the time is over.
     """
     try:
         async with asyncio.timeout(timeout) as limit:

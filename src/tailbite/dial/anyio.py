@@ -30,7 +30,7 @@ async def dial(target: Target, options: Options, timeout: float) -> ByteStream:
     """Return a connected stream; a ``TLSStream`` if TLS was asked for.
 
     Raises:
-        OSError: the name does not resolve, no address could be reached, TLS failed, or the time is over.
+        OSError: the name does not resolve, no address accepts a connection, TLS failed, or the time is over.
     """
     try:
         with anyio.fail_after(timeout) as limit:

@@ -35,7 +35,7 @@ def dial(target: Target, options: Options, timeout: float, waiter: Waiter) -> so
     """Return a connected socket without a timeout; an ``ssl.SSLSocket`` if TLS was asked for.
 
     Raises:
-        OSError: the name does not resolve, no address could be reached, TLS failed, or the time is over.
+        OSError: the name does not resolve, no address accepts a connection, TLS failed, or the time is over.
         Interrupted: the waiter was interrupted.
     """
     until = monotonic() + timeout
