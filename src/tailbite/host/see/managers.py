@@ -73,15 +73,11 @@ def _told(found: Manager) -> tuple[bool, bool, bool]:
 
 
 def _of_path(path: str, own: tuple[tuple[str, int], ...]) -> Manager:
-    found = procfs.containers_in(path)
+    found = _without_pods(path)
     shared = sum(one[0] == other[0] for one, other in zip(found, own, strict=False))
     starts = [0, *(end for _, end in found)]
-    segments = [path[start:end] for start, end in pairwise(starts)]
-    pods = [_is_pod(segment, inner) for segment, inner in pairwise([*segments, ""])]
     around = tuple(
-        Container(name, "podman" if number and pods[number - 1] else _runtime(segments[number]))
-        for number, (name, _) in enumerate(found)
-        if not pods[number]
+        Container(name, _runtime(path[start:end])) for (name, end), start in zip(found, starts, strict=False)
     )[shared:]
     inside, last = path[starts[-1] :], path[starts[-2] if found else 0 :]
     unit = _unit(inside)
@@ -100,9 +96,16 @@ def _of_path(path: str, own: tuple[tuple[str, int], ...]) -> Manager:
     )
 
 
-def _is_pod(segment: str, inner: str) -> bool:
-    """Tell whether it is not a container but the pod of the next one: /libpod_parent/POD/CONTAINER of podman."""
-    return _runtime(segment) == "podman" and re.fullmatch("/[0-9a-f]{64}", inner) is not None
+def _without_pods(path: str) -> list[tuple[str, int]]:
+    """Return the containers in a path without the pods of podman: /libpod_parent/POD/CONTAINER."""
+    found = procfs.containers_in(path)
+    starts = [0, *(end for _, end in found)]
+    inner = [path[start:end] for start, end in pairwise(starts)][1:]
+    return [
+        one
+        for one, start, next_one in zip(found, starts, [*inner, ""], strict=False)
+        if _runtime(path[start : one[1]]) != "podman" or not re.fullmatch("/[0-9a-f]{64}", next_one)
+    ]
 
 
 def _unit(path: str) -> str:
