@@ -52,6 +52,13 @@ def test_every_public_name_can_be_used_and_dir_knows_it(module: str) -> None:
         assert name in {*dir(loaded), *loaded.__all__}
 
 
+def test_dir_shows_public_names_only_whatever_has_been_loaded() -> None:
+    importlib.import_module("tailbite.connect.sync")
+    assert "connect" in vars(tailbite)
+    shown = {name for name in dir(tailbite) if not name.startswith("__")}
+    assert shown == {*tailbite._HOMES, *tailbite._MODULES}
+
+
 def test_the_page_lists_every_public_name_and_is_what_the_source_says() -> None:
     assert api.PAGE.read_text() == api.page(), "run `make api`"
 
