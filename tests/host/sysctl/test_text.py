@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailbite.core.ports import PortRange, PortSet
+from tailbite.host.sysctl import text as sysctl_text
 from tailbite.host.sysctl.text import (
     OWN_FILE,
     BootOrder,
@@ -170,3 +171,29 @@ def test_each_program_has_its_own_reading_of_a_strange_line(
     for in_turn, value in ((False, systemd), (True, procps)):
         found = assignments(at("", line), KEY, in_turn=in_turn)
         assert [item.value for item in found] == ([] if value is None else [value])
+
+
+@pytest.mark.parametrize(
+    "key", ["net/ipv6/../ipv4/ip_local_reserved_ports", "/net/./ipv4/../ipv4/ip_local_reserved_ports"]
+)
+def test_dots_in_a_key_are_resolved_where_the_program_opens_the_path(key: str) -> None:
+    """Seen with procps 4.0 and systemd 252: the first writes the setting, the second refuses the key."""
+    file = at("/etc/sysctl.d/a.conf", f"{key} = 50051\n")
+    (found,) = assignments(file, KEY, in_turn=True)
+    assert found.value == "50051"
+    assert assignments(file, KEY, in_turn=False) == []
+
+
+def test_lines_about_other_settings_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of 10 MB has 700 000 of them, which took a minute."""
+    parsed = []
+    parse = sysctl_text._parse
+
+    def counting(line: str, in_turn: bool) -> tuple[str, str | None]:
+        parsed.append(line)
+        return parse(line, in_turn)
+
+    monkeypatch.setattr(sysctl_text, "_parse", counting)
+    file = at("/etc/sysctl.d/a.conf", "kernel.panic = 1\n" * 1000 + f"{KEY} = 50051\nnet.*.x = 1\n")
+    assert [one.line for one in assignments(file, KEY)] == [1000]
+    assert len(parsed) == 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import HIGHEST_PORT, PortRange, PortSet
@@ -164,11 +165,12 @@ def lost_lines(file: ConfigFile) -> Iterator[LostLine]:
         match = _LINE_KEY.fullmatch(line)
         if match is None:
             yield from _unassigned(number, line, settings)
-        elif not any(char in match[1] for char in "*?[") and (meant := _nearest(match[1], settings)):
+        elif not any(char in match[1] for char in "*?[") and (meant := _nearest(match[1], tuple(settings))):
             yield LostLine(number, settings[meant], match[1], match[2].strip())
 
 
-def _nearest(key: str, settings: dict[str, Setting[Any]]) -> str | None:
+@lru_cache(maxsize=1024)
+def _nearest(key: str, settings: tuple[str, ...]) -> str | None:
     name = re.split(r"[./]", key)[-1]
     close = difflib.get_close_matches(name.lower(), settings, 1, _ALIKE)
     return close[0] if close and name not in _OTHER_SETTINGS else None

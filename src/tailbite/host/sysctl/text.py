@@ -19,10 +19,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import TypeVar
 
     from tailbite.host.sysctl.value import Setting
@@ -55,6 +56,7 @@ _HEADER = """\
 _BLANKS = " \t\n\v\f\r"  # str.strip() takes more: the no-break space is part of a value, which the kernel refuses
 # A line that can be edited: both programs read it alike. Indentation, "-" for "a failure does not matter", the key,
 # "=", the value, and white space, which includes the \r of a CRLF file.
+_GLOB = re.compile(r"[*?\[]")
 _LINE = re.compile(r"(?P<head>[ \t]*-?[^\s=#;-][^\s=]*[ \t]*=[ \t]*)[^\r\0\v\f]*?(?P<tail>[ \t]*\r?)", re.ASCII)
 
 
@@ -129,11 +131,20 @@ class Assignment:
     is_pattern: bool = False
 
 
-def _path_of(key: str) -> str:
-    """Return the path below /proc/sys: if a dot comes first, dots and slashes change places (sysctl.d(5))."""
+def _path_of(key: str, *, resolves: bool = False) -> str:
+    """Return the path below /proc/sys: if a dot comes first, dots and slashes change places (sysctl.d(5)).
+
+    procps opens the path as it is, so that the kernel resolves "..". systemd refuses a key with "..".
+    """
     first = next((char for char in key if char in "./"), ".")
     path = key if first == "/" else key.translate({ord("."): "/", ord("/"): "."})
-    return "/".join(part for part in path.split("/") if part not in ("", "."))  # as the kernel resolves it
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == ".." and resolves:
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
 
 
 def assignments(file: ConfigFile, key: str, *, in_turn: bool | None = None) -> list[Assignment]:
@@ -149,9 +160,9 @@ def assignments(file: ConfigFile, key: str, *, in_turn: bool | None = None) -> l
         return sorted(either, key=lambda item: item.line)
     wanted = _path_of(key)
     found = []
-    for number, line in _lines(file.text, in_turn):
+    for number, line in _lines_about(file.text, key.rpartition(".")[2], in_turn):
         left, value = _parse(line, in_turn)
-        written = _path_of(left)
+        written = _path_of(left, resolves=in_turn)
         if written == wanted and not (in_turn and left.endswith((".", "/"))):
             found.append(Assignment(file, number, value))
         elif value is not None and _matches(wanted, written):
@@ -159,11 +170,17 @@ def assignments(file: ConfigFile, key: str, *, in_turn: bool | None = None) -> l
     return found
 
 
-def _lines(text: str, in_turn: bool) -> Iterator[tuple[int, str]]:
-    """Yield lines with their numbers. For systemd \\r and NUL end a line too, for procps NUL hides the rest."""
-    for number, line in enumerate(text.split("\n")):
-        for part in [line.partition("\0")[0]] if in_turn else re.split(r"[\r\0]", line):
-            yield number, part
+@lru_cache(maxsize=256)
+def _lines_about(text: str, name: str, in_turn: bool) -> tuple[tuple[int, str], ...]:
+    """Return the lines that have the name of a setting, or a glob. A file may have many thousand others."""
+    wanted = re.compile(f"{re.escape(name)}|{_GLOB.pattern}").search
+    lines = ((number, line) for number, line in enumerate(text.split("\n")) if wanted(line)) if wanted(text) else ()
+    return tuple((number, part) for number, line in lines for part in _parts(line, in_turn))
+
+
+def _parts(line: str, in_turn: bool) -> list[str]:
+    """Return what a program takes for lines: for systemd \\r and NUL end one too, for procps NUL hides the rest."""
+    return [line.partition("\0")[0]] if in_turn else re.split(r"[\r\0]", line)
 
 
 def _parse(line: str, in_turn: bool) -> tuple[str, str | None]:
