@@ -32,7 +32,7 @@ def _trap(way: str) -> Callable[[Run], str]:
 
     def cell(run: Run) -> str:
         places = [(host, source, high) for host in ADDRESSES for source in ("", host) for high in (False, True)]
-        tries = sum(_one_trap(way, run.per_trap, *place) for place in places)
+        tries = sum(_one_trap(way, run.connects, *place) for place in places)
         return f"{tries:,} connects in {len(places)} traps, 0 self-connects"
 
     return cell

@@ -32,7 +32,6 @@ class Run:
 
     Attributes:
         connects: number of connects in each trap of a row.
-        per_trap: the same for the rows that have twelve traps.
         hits: number of self-connects that the model is compared with.
         connections: number of connections at once, of which a range of 5 000 source ports must allow as many as plain
             sockets get.
@@ -41,7 +40,6 @@ class Run:
     """
 
     connects: int = 500
-    per_trap: int = 500
     hits: int = 40
     connections: int = 11_000
     starts: int = 100
