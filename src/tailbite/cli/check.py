@@ -102,8 +102,10 @@ def command(form: str, item: str, place: str, timeout: float, as_document: bool)
       tailbite check --as nagios
       tailbite check --as prometheus
 
+    Exit status: 0 fine, 1 found, 3 unknown, 2 wrong usage; with --as those of that format (see below).
+
     \b
-    Exit status   fine  found        unknown  wrong usage
+    format        fine  found        unknown  wrong usage
     text          0     1            3        2
     nagios        0     1 or 2       3        3
     npd           0     1            2        2

@@ -132,7 +132,8 @@ def _plan_host(options: FixOptions) -> FixPlan:
     if options.says_what_is_left:
         _note_what_is_left(changes, shots)
     looks_for_self_connects = bool(options.request.kill) or not asked
-    return FixPlan(changes, not (looks_for_self_connects and any(shot.not_visible for shot in shots)))
+    missed = any(shot.not_visible for shot in shots) or any(not item.is_gone for item in not_visible)
+    return FixPlan(changes, not (looks_for_self_connects and missed))
 
 
 def _as_asked(options: FixOptions, places: tuple[Namespace, ...], not_visible: tuple[NotVisible, ...]) -> _Seen:

@@ -70,8 +70,6 @@ class _Request:
 @click.command(
     "wait",
     cls=_WithCommand,
-    epilog="Exit status: 0 ready (or CMD's own), 1 not ready in time, 2 wrong usage, 4 a port that this user may not "
-    "bind, 126 CMD cannot be run, 127 CMD not found.",
 )
 @click.argument("targets", nargs=-1, metavar="TARGET...")
 @click.option("--postgres", is_flag=True, help="PostgreSQL, and it takes logins.")
@@ -125,6 +123,9 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **options: Any) -
       tailbite wait postgres://db redis://cache https://web/health -- ./app
       tailbite wait --status 401 http://web:8080/private
       tailbite wait --free 8080 -- ./server --port 8080
+
+    Exit status: 0 ready (or CMD's own), 1 not ready in time, 2 wrong usage, 4 a port that this user may not bind, 126
+    CMD cannot be run, 127 CMD not found, 130 interrupted.
     """
     request = _read_request(ctx, **options)
     call_when_ended(_terminate)  # process 1 of a container has no default action for signals

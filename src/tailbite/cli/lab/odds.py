@@ -72,8 +72,11 @@ def command(
     """Calculate whether and when a client that reconnects to a dead port of its own host connects to itself.
 
     \b
-    tailbite lab odds --port 32246 --range 9000-65500 --every 1s
-    tailbite lab odds --port 32774 --hosts 1e6 --outage 10m --every 100ms
+    Examples:
+      tailbite lab odds --port 32246 --range 9000-65500 --every 1s
+      tailbite lab odds --port 32774 --hosts 1e6 --outage 10m --every 100ms
+
+    Exit status: 0; 2 wrong usage, 4 if the ephemeral range is not given and cannot be read here.
     """
     if hosts is not None and outage is None:
         raise click.UsageError("--hosts needs --outage, the time without a listener")

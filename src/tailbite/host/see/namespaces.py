@@ -42,6 +42,8 @@ def visible_namespaces() -> tuple[tuple[Namespace, ...], tuple[NotVisible, ...]]
     try:
         living = procfs.network_namespaces()
         mounted = procfs.named_namespaces()
+    except FileNotFoundError:  # no process ended meanwhile, none can be listed at all
+        return (mine,), (NotVisible("the other network namespaces", "/proc is not mounted here"),)
     except OSError as error:
         return (mine,), (NotVisible.of("the other network namespaces", error),)
     if living.closed:
