@@ -142,7 +142,7 @@ def _exit_statuses() -> str:
         status.FOUND: "Something was found, a verdict was not met, or the server was not ready in time.",
         status.USAGE: "Wrong usage: one sentence says what is wrong and what to do.",
         3: "Nothing was found, but not everything was visible; standard error lists what was not.",
-        status.UNSUPPORTED: "The system lacks what the command needs, does not permit it, or cannot write its output.",
+        status.UNSUPPORTED: "The system lacks or forbids what the command needs, or its output cannot be written.",
         status.INTERRUPTED: "Interrupted.",
         status.OUTPUT_CLOSED: "The reader of standard output has left, as in `tailbite scan | head -1`.",
     }

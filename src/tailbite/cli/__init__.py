@@ -17,6 +17,7 @@ _UNSUPPORTED = 4
 _INTERRUPTED = 130
 _OUTPUT_CLOSED = 141
 _REMEDIES = {
+    2: ": the working directory may have been removed",  # ENOENT of getcwd(2)
     12: "; allow it more memory (ulimit -v, or the limit of the container)",  # ENOMEM
     24: "; allow it more of them (ulimit -n)",  # EMFILE
 }
@@ -58,7 +59,8 @@ def _report_shortage(error: Exception) -> int:
     """
     if isinstance(error, OSError) and not sys.flags.dev_mode:
         where = f"{error.filename}: " if error.filename else ""
-        what = f"{where}{error.strerror or error}{_REMEDIES.get(error.errno or 0, '')}"
+        remedy = "" if error.errno == 2 and where else _REMEDIES.get(error.errno or 0, "")
+        what = f"{where}{error.strerror or error}{remedy}"
     elif isinstance(error, MemoryError) or "start new thread" in str(error):
         what = f"the system has no memory or no thread left for this{_REMEDIES[12]}"
     elif isinstance(error, ImportError) and (error.path or "").endswith(".so"):

@@ -38,7 +38,7 @@ class _Check(click.Command):
         except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            text = error.format_message() if isinstance(error, click.ClickException) else _words_of(error)
             _end_unknown(CheckFormat(ctx.params.get("form", "text")), text or type(error).__name__)
             raise
 
@@ -57,6 +57,12 @@ def _end_unknown(form: CheckFormat, reason: str) -> None:
         click.echo(said[0])
         sys.stdout.flush()
         sys.exit(said[1])
+
+
+def _words_of(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 @click.command("check", cls=_Check)

@@ -207,7 +207,7 @@ def _remove_units(quiet: bool) -> None:
                 note(f"removed {path}")
         _systemctl([("systemctl", "daemon-reload")])
     except (OSError, FirewallError) as error:
-        raise Unsupported(str(error)) from error
+        raise Unsupported(getattr(error, "strerror", None) or str(error)) from error
 
 
 @command.command("status")
