@@ -23,7 +23,11 @@ PORT = 40000
 # A reason in place of a line says where else it is tested.
 _PRIVATE = "no settings"
 PROMISED: dict[str, dict[int, tuple[str, str] | str]] = {
-    "demo": {0: ("", ""), 1: "an act that failed: tests/cli/test_demo.py", 4: ("", _PRIVATE)},
+    "demo": {
+        0: "acts that succeed: tests/cli/test_demo.py",
+        1: "an act that failed: tests/cli/test_demo.py",
+        4: ("", _PRIVATE),
+    },
     "run": {
         127: ("-- no-such-program", ""),
         126: ("-- /", ""),
@@ -71,8 +75,8 @@ PROMISED: dict[str, dict[int, tuple[str, str] | str]] = {
         130: ("--netns self --source poll --textfile TMP/n.prom", "SIGINT"),
     },
     "check": {
-        0: ("--netns self", ""),
-        1: ("--netns self", "self-connect"),
+        0: ("--netns self --timeout 10m", ""),
+        1: ("--netns self --timeout 10m", "self-connect"),
         3: ("", "no processes"),
         2: ("--netns other", ""),
     },
@@ -89,7 +93,7 @@ PROMISED: dict[str, dict[int, tuple[str, str] | str]] = {
         4: ("", _PRIVATE),
     },
     "lab parity": {
-        0: ("", ""),
+        0: "agreement in all cells: tests/cli/lab/test_group.py",
         1: "a kernel that differs from the model: tests/lab/test_parity.py",
         4: ("", _PRIVATE),
     },

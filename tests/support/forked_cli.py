@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CIRCUMSTANCES", "Case", "Ended", "run_all"]
 
-_LONGEST_S = 60
+_LONGEST_S = 300
 _MODULES = (
     *("tailbite.cli.group", "rich.table", "rich.live", "rich.console", "tailbite.verify", "tailbite.readiness.sync"),
     *(f"tailbite.cli.{name}" for name in ("demo", "run", "wait", "scan", "why", "doctor", "fix", "host_guard")),
@@ -81,7 +81,7 @@ def run_all(cases: Sequence[Case]) -> list[Ended]:
         input=json.dumps([asdict(case) for case in cases]),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     return [Ended(**each) for each in json.loads(done.stdout)]
@@ -243,8 +243,8 @@ def _wait(child: int) -> int | None:
 
 
 def _orphans() -> list[str]:
-    """Return the processes that are still there after ten seconds; a guard ends soon after its program."""
-    end = time.monotonic() + 10
+    """Return the processes that are still there after two minutes; a guard ends soon after its program."""
+    end = time.monotonic() + 120
     while True:
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
