@@ -49,6 +49,11 @@ ABOUT = {
         " with tailbite's function of the same name. The last two rows compare each with a bare "
         "`socket.connect`."
     ),
+    "crowd": (
+        "The commands on a host with 5 000 processes, 500 network namespaces and 100 000 TIME-WAITs, beside a "
+        "shell loop that enters each namespace and lists its sockets (`nsenter`, `ss -Htan`), and looks for "
+        "nothing. The time is CPU time of all processes."
+    ),
     "doctor": (
         "`tailbite doctor` without `--ports` (*plain*) beside `tailbite doctor --ports` for many ports. The "
         "time is CPU time of the whole process."
