@@ -23,12 +23,16 @@ from tailbite.core.ports import PortRange
 from tailbite.guards.program import port_hold
 from tailbite.guards.program.lookahead import LocalDestination
 from tailbite.guards.program.port_hold import Holds, hold
+from tailbite.guards.program.shared_page import SharedPage
 from tailbite.kernel.sysctl import write_ephemeral_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONNECT = 42
+NO_THREAD = 1 << 22
+"""The numbers of threads are lower (PID_MAX_LIMIT in include/linux/threads.h)."""
+
 pytestmark = pytest.mark.usefixtures("network")
 
 
@@ -64,8 +68,8 @@ def call(monkeypatch: pytest.MonkeyPatch) -> type[Call]:
 
 
 @pytest.fixture
-def holds() -> Iterator[Holds]:
-    holds = Holds(CONNECT)
+def holds(page: SharedPage) -> Iterator[Holds]:
+    holds = Holds(CONNECT, page.slots[0])
     yield holds
     holds.close()
 
@@ -147,6 +151,17 @@ def test_once_sockets_may_have_ranges_of_their_own_every_port_is_held(
     assert holds.hold_during_call(8, PORT, destination=HERE)
 
 
+def test_what_one_worker_hears_of_own_ranges_holds_for_all(
+    ahead: Ahead, call: type[Call], holds: Holds, page: SharedPage
+) -> None:
+    """The filter reports a call to one worker only, whichever comes first."""
+    holds.hold_during_call(7, PORT, destination=HERE)
+    Holds(CONNECT, page.slots[1]).hold_always()
+    assert holds.release_over() is not None
+    assert is_held(), "a call under way"
+    assert holds.hold_during_call(8, PORT, destination=HERE), "and the next"
+
+
 def test_another_call_of_the_same_thread_ends_the_first_hold(call: type[Call], holds: Holds) -> None:
     holds.hold_during_call(7, PORT)
     holds.hold_during_call(7, PORT + 1)
@@ -170,18 +185,18 @@ def open_files() -> int:
 
 @given(st.lists(st.tuples(st.integers(1, 400), st.integers(40000, 40005)), max_size=600))
 def test_any_sequence_of_calls_holds_the_last_port_of_each_thread(calls: list[tuple[int, int]]) -> None:
+    page = SharedPage()
     before = open_files()
-    holds = Holds(CONNECT)
+    holds = Holds(CONNECT, page.slots[0])
     last: dict[int, int] = {}
     for tid, port in calls:
-        holds.hold_during_call(
-            -tid, port
-        )  # no such thread: nothing can be read, and nothing is looked up in this test
+        holds.hold_during_call(NO_THREAD + tid, port)
         last[tid] = port
     assert open_files() - before == len(set(last.values()))
     while holds.release_over() is not None:
         pass
     assert open_files() == before
+    os.close(page.descriptor)
 
 
 def test_however_many_threads_are_under_way_the_first_call_is_held_until_it_is_over(
@@ -200,12 +215,12 @@ def test_however_many_threads_are_under_way_the_first_call_is_held_until_it_is_o
     assert passes > 10, "one pass inspects a few, or each call would wait for all of them"
 
 
-def test_a_server_has_the_port_so_it_need_not_be_held() -> None:
+def test_a_server_has_the_port_so_it_need_not_be_held(page: SharedPage) -> None:
     with socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True):
         with pytest.raises(OSError) as taken:
             hold(PORT).close()
         assert taken.value.errno == errno.EADDRINUSE
-        Holds(CONNECT).hold_during_call(os.getpid(), PORT)
+        Holds(CONNECT, page.slots[0]).hold_during_call(os.getpid(), PORT)
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the emulated limits know x86_64's system calls")

@@ -47,12 +47,14 @@ def supervise_beside(
     seccomp.Listener(descriptors[0], page.slots[0].call).wake_synchronously()
     end.send(b"+")
     end.close()
+    most_workers = 1 if watched is not None else _most_workers()
+    page.open_deposits(most_workers)
     workers = _Workers(descriptors[0], page, make, watched)
     do_task(
         Task(
             workers.work,
             descriptors[0],
-            most_workers=1 if watched is not None else _most_workers(),
+            most_workers=most_workers,
             take_lead=page.take_lead,
             slots_left=workers.slots_left,
             after_takeover=page.count_takeover,
@@ -91,12 +93,12 @@ class _Workers:
             self._page.free_slot(number)
 
     def slots_left(self) -> list[int]:
-        """Return the slots that workers of an ended monitor use still, or were killed in with a call in hand."""
+        """Return the slots that workers of an ended monitor use still, or were killed in with calls not over."""
         used = self._page.used_slots()
         return [slot.number for slot in self._page.slots[1:] if slot.number in used or self._has_call(slot)]
 
     def _has_call(self, slot: WorkerSlot) -> bool:
-        return bool(slot.call_id) and seccomp.Listener(self._listener, slot.call).is_waiting()
+        return any(slot.pending) or (bool(slot.call_id) and seccomp.Listener(self._listener, slot.call).is_waiting())
 
 
 def _most_workers() -> int:

@@ -14,7 +14,8 @@ Around one connect call, the port is held only if the kernel can choose it withi
 
 A port that is held stays held until the call is known to be over (:mod:`tailbite.guards.program.pending_call`), or
 the same thread makes its next call. A port that is out of reach is checked again until then, and held if it comes
-near.
+near. If the holding process is killed, the port stays held, and the process's successor waits for the end of the call
+(:mod:`tailbite.guards.program.takeover`).
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from typing import TYPE_CHECKING, Final
 
 from tailbite.guards.program.lookahead import Lookahead
 from tailbite.guards.program.pending_call import PendingCall
+from tailbite.guards.program.takeover import CallTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tailbite.guards.program.lookahead import LocalDestination
+    from tailbite.guards.program.shared_page import WorkerSlot
 
 __all__ = ["Holds", "hold"]
 
@@ -87,11 +90,13 @@ class _Call:
         key: the network namespace and the port that is held for the call.
         unheld: the destination while its port is out of reach; None while the port is held.
         pending: the evidence that the call is over.
+        place: the call's place in the table of calls.
     """
 
     key: tuple[object, int]
     unheld: LocalDestination | None
     pending: PendingCall
+    place: int | None
 
 
 class Holds:
@@ -99,18 +104,42 @@ class Holds:
 
     Args:
         connect: the number of connect(2) on this machine.
+        slot: the worker's part of the memory that helpers share; the next worker there continues with these calls.
     """
 
-    def __init__(self, connect: int) -> None:
+    def __init__(self, connect: int, slot: WorkerSlot) -> None:
         self._connect = connect
         self._calls: dict[int, _Call] = {}  # by thread
         self._sockets: dict[tuple[object, int], socket.socket] = {}
         self._pause = _FIRST_PAUSE
         self._lookahead: Lookahead | None = Lookahead()
         self._due = 0.0
+        self._has_own_ranges = slot.has_own_ranges
+        self._table = CallTable(slot.pending)
+        self._deposit = slot.deposit
+        self._left: set[int] = set()  # threads
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Hold what a killed predecessor held or might have had to hold, until its calls are over."""
+        if self._deposit is not None:
+            self._deposit.take_over()
+        for tid, port, place in self._table.left():
+            key = None, port
+            with contextlib.suppress(OSError):  # if this process may not hold it, the predecessor's socket does
+                self._hold(key)
+            self._calls[tid] = _Call(key, None, PendingCall(tid, self._connect), place)
+            self._left.add(tid)
+        self._drop_left()
+
+    @property
+    def has_pending_calls(self) -> bool:
+        """True while a call is not known to be over."""
+        return bool(self._calls)
 
     def hold_always(self) -> None:
         """Hold ports even if they are out of reach: sockets may have a sequence of source ports of their own."""
+        self._has_own_ranges[0] = True  # all workers must know
         self._lookahead = None
         for call in list(self._calls.values()):
             self._hold_after_all(call)
@@ -141,6 +170,7 @@ class Holds:
         """
         key = place, port
         unheld = None
+        self._hear_of_own_ranges()
         self._due = monotonic()
         if self._lookahead is not None and place is None:
             self._lookahead.count_call()
@@ -149,11 +179,15 @@ class Holds:
         if unheld is None and not self._hold(key, hold_there):
             return True
         before = self._calls.pop(tid, None)
-        self._calls[tid] = _Call(key, unheld, PendingCall(tid, self._connect))
-        if before is not None and before.key != key:
-            self._close_unused(before.key)
+        self._calls[tid] = _Call(key, unheld, PendingCall(tid, self._connect), self._table.add(tid, port))
+        if before is not None:
+            self._forget(tid, before)
         self._pause = _FIRST_PAUSE
         return unheld is None
+
+    def _hear_of_own_ranges(self) -> None:
+        if self._lookahead is not None and self._has_own_ranges[0]:
+            self.hold_always()
 
     def _is_out_of_reach(self, destination: LocalDestination) -> bool:
         return self._lookahead is not None and self._lookahead.is_out_of_reach(destination, len(self._calls) + 1)
@@ -171,6 +205,8 @@ class Holds:
                 if error.errno != errno.EADDRINUSE:
                     raise
                 return False
+            if self._deposit is not None:
+                self._deposit.add(key, self._sockets[key])
         return True
 
     def _hold_after_all(self, call: _Call) -> None:
@@ -182,6 +218,7 @@ class Holds:
         """Release the ports of calls that are over; return the seconds until this is due again, or None."""
         if not self._calls:
             return None
+        self._hear_of_own_ranges()
         now = monotonic()
         if self._lookahead is not None and now > self._due:
             self._lookahead.add_delay(now - self._due)
@@ -217,13 +254,26 @@ class Holds:
 
     def close(self) -> None:
         """Release every port."""
-        self._calls.clear()
-        while self._sockets:
-            self._sockets.popitem()[1].close()
+        for tid in list(self._calls):
+            self._release(tid)
 
     def _release(self, tid: int) -> None:
-        self._close_unused(self._calls.pop(tid).key)
+        self._forget(tid, self._calls.pop(tid))
+
+    def _forget(self, tid: int, call: _Call) -> None:
+        """Forget a call that is over; it is no longer among those under way."""
+        self._table.remove(call.place)
+        self._close_unused(call.key)
+        if tid in self._left:
+            self._left.remove(tid)
+            self._drop_left()
+
+    def _drop_left(self) -> None:
+        if self._deposit is not None and not self._left:
+            self._deposit.drop_left()
 
     def _close_unused(self, key: tuple[object, int]) -> None:
         if key in self._sockets and all(call.key != key for call in self._calls.values()):
             self._sockets.pop(key).close()
+            if self._deposit is not None:
+                self._deposit.remove(key)

@@ -72,7 +72,7 @@ def serve_blocking(listener: Listener, slot: WorkerSlot, steerer: Steerer, watch
         _finish_left(listener, slot, steerer)
         while not watch.has_ended():
             if slot.number and alarm.rang:
-                if (now_served := sum(slot.counts)) == served:
+                if (now_served := sum(slot.counts)) == served and not steerer.has_pending_calls:
                     return True
                 served = now_served
             alarm.notice()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import resource
 from enum import IntEnum
 from time import sleep
 from typing import Final
 
+from tailbite.guards.program.takeover import Deposit
 from tailbite.kernel.seccomp import NOTIFICATION_SIZE
 
 __all__ = ["BUFFER_SIZE", "MOST_WORKERS", "Outcome", "SharedPage", "WorkerSlot"]
@@ -24,6 +26,10 @@ _COUNTS_AT: Final = 128
 _GUARDED_AT: Final = MOST_WORKERS * _SLOT_SIZE
 _TAKEOVERS_AT: Final = _GUARDED_AT + 8
 _MOVES_AT: Final = _TAKEOVERS_AT + 8
+_OWN_RANGES_AT: Final = _MOVES_AT + 8
+_MOST_PENDING: Final = 1024
+_PENDING_SIZE: Final = 8 * _MOST_PENDING
+_FEW_DESCRIPTORS: Final = 64
 _MOST_TRIES: Final = 2
 _LEAD: Final = MOST_WORKERS
 _LEAD_TRIES: Final = 20
@@ -61,6 +67,10 @@ class WorkerSlot:
         buffer: the same and what follows it, more than fcntl.ioctl copies.
         counts: number of calls per Outcome, indexed by its value.
         moves: one number for all workers: how often a thread moved to another network namespace or descriptor table.
+        has_own_ranges: one byte for all workers: not 0 once the program has given a socket a range of its own, if the
+            filter reports that.
+        pending: a number for each call under way for which the worker holds a port, or may have to.
+        deposit: keeps the holding sockets of a killed worker open; None if there is none.
     """
 
     def __init__(self, page: memoryview, number: int) -> None:
@@ -70,6 +80,10 @@ class WorkerSlot:
         self.buffer = page[at : at + BUFFER_SIZE]
         words = page[at + _COUNTS_AT : at + _SLOT_SIZE].cast("Q")
         self.counts = words[: len(Outcome)]
+        pending_at = mmap.PAGESIZE + number * _PENDING_SIZE
+        self.pending = page[pending_at : pending_at + _PENDING_SIZE].cast("Q")
+        self.deposit: Deposit | None = None
+        self.has_own_ranges = page[_OWN_RANGES_AT : _OWN_RANGES_AT + 1]
         self.moves = page[_MOVES_AT : _MOVES_AT + 8].cast("Q")
         self._tries = words[len(Outcome) :]  # the id of the call tried last, and how often it was tried
 
@@ -87,7 +101,7 @@ class WorkerSlot:
 
 
 class SharedPage:
-    """One page that all helpers map.
+    """The memory that all helpers map.
 
     Attributes:
         slots: a slot for each worker there may be.
@@ -96,11 +110,18 @@ class SharedPage:
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("tailbite-guard")
-        os.ftruncate(self.descriptor, mmap.PAGESIZE)
-        page = memoryview(mmap.mmap(self.descriptor, mmap.PAGESIZE))
+        size = mmap.PAGESIZE + MOST_WORKERS * _PENDING_SIZE
+        os.ftruncate(self.descriptor, size)
+        page = memoryview(mmap.mmap(self.descriptor, size))
         self.slots = tuple(WorkerSlot(page, number) for number in range(MOST_WORKERS))
         self._guarded = page[_GUARDED_AT : _GUARDED_AT + 1]
         self._takeovers = page[_TAKEOVERS_AT : _TAKEOVERS_AT + 8].cast("Q")
+
+    def open_deposits(self, count: int) -> None:
+        """Give the first slots a deposit each, unless descriptors are scarce; call this before workers are forked."""
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= _FEW_DESCRIPTORS:
+            for slot in self.slots[:count]:
+                slot.deposit = Deposit()
 
     def take_lead(self) -> bool:
         """Become the one process that starts the others; False if another process has become that.

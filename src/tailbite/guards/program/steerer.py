@@ -111,12 +111,17 @@ class Steerer:
         self._newcomer = self._address = 0
         # The program's limit of descriptors is ours as well, and may be a small one.
         self._most_threads = min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-        self._holds = Holds(abi.connect)
+        self._holds = Holds(abi.connect, slot)
         self._namespaces = Namespaces()
         self._has_one_namespace = True
         self._fast_path = FastPath(listener, slot, abi.connect, self._namespaces.home_cookie, ask)
         self.serve_fast_path = self._fast_path.serve
         self.release_ports = self._holds.release_over
+
+    @property
+    def has_pending_calls(self) -> bool:
+        """True while ports are held, or may have to be, for calls that are not known to be over."""
+        return self._holds.has_pending_calls
 
     def inspect_call(self) -> Outcome | None:
         """Inspect the current call before it is answered, and prevent that it connects its socket to itself.
