@@ -5,7 +5,8 @@ being chosen until the call has its source port. The call may run long after the
 
 - ``nice``: at the lowest priority, beside two storms of connects;
 - ``quota``: under a CPU quota, here 5 ms in 100 ms, beside the same storms outside of it (root, and a control group
-  of its own, version 1 or 2).
+  of its own, version 1 or 2);
+- ``killed``: at a low priority, beside the same storms, while the worker that holds the port is killed every 20 ms.
 
 Each is done in two ranges of source ports. In one of two ports every connect needs the hold. In one of 500 ports the
 supervisor looks ahead, and the storms move the kernel's sequence, as they dial the same dead port from the same
@@ -21,9 +22,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
@@ -35,7 +39,8 @@ from tailbite.kernel.sysctl import write_ephemeral_range
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAYS = ("nice", "quota")
+WAYS = ("nice", "quota", "killed")
+KILL_PAUSE = 0.02
 RANGES = (2, 500)
 PORT, ELSEWHERE = 40000, 50000
 EMULATE = Path(__file__).parents[1] / "tests" / "support" / "limits.py"
@@ -108,8 +113,8 @@ def starved(way: str) -> Iterator[list[str]]:
     Raises:
         OSError: no control group can be made.
     """
-    if way == "nice":
-        yield ["nice", "-n", "19"]
+    if way != "quota":
+        yield ["nice", "-n", "19" if way == "nice" else "5"]
         return
     if (group := make_group()) is None:
         raise OSError("no control group with a CPU quota can be made here")
@@ -123,6 +128,50 @@ def starved(way: str) -> Iterator[list[str]]:
             sleep(0.05)
 
 
+class Killer(threading.Thread):
+    """Kills the workers of the guard in this network namespace, one after the other, until it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kills = 0
+        self.ends = threading.Event()
+
+    def run(self) -> None:
+        while not self.ends.wait(KILL_PAUSE):
+            if (monitor := _monitor()) is not None:
+                self._kill_workers_of(monitor)
+
+    def _kill_workers_of(self, monitor: Path) -> None:
+        """Kill them until the monitor itself has ended."""
+        with contextlib.suppress(OSError):
+            while not self.ends.wait(KILL_PAUSE):
+                for worker in (monitor / "task" / monitor.name / "children").read_text(encoding="ascii").split():
+                    os.kill(int(worker), signal.SIGKILL)
+                    self.kills += 1
+
+
+def _monitor() -> Path | None:
+    here = Path("/proc/self/ns/net").readlink()
+    helpers = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            name, _, rest = (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")
+            if name.endswith("(tailbite-guard") and (process / "ns" / "net").readlink() == here:
+                helpers[process.name] = rest.split()[1]
+    return next((Path("/proc", parent) for parent in helpers.values() if parent in helpers), None)
+
+
+def count_while_killing(command: list[str]) -> tuple[tuple[int, int], dict[str, int]]:
+    """Run a guarded client as :func:`count` does while its workers are killed; return how many those were as well."""
+    killer = Killer()
+    killer.start()
+    try:
+        return count(command), {"kills": killer.kills}
+    finally:
+        killer.ends.set()
+        killer.join()
+
+
 def measure(way: str, ports: int, given: argparse.Namespace) -> dict[str, Any]:
     """Run one way in one range, in a process of its own."""
     enter_private_network()
@@ -131,15 +180,21 @@ def measure(way: str, ports: int, given: argparse.Namespace) -> dict[str, Any]:
     tries = 8 if ports == 2 else 4_000
     start, controls = perf_counter(), [count(client(PORT, tries))[0] > 0]
     with tempfile.TemporaryDirectory() as folder, starved(way) as prefix:
-        stats = Path(folder, "stats.json")
         limited = [*prefix, sys.executable, str(EMULATE), given.without, "--"]
-        run = [sys.executable, "-m", "tailbite", "run", "--require", "--stats-json", str(stats), "--"]
+        run = [sys.executable, "-m", "tailbite", "run", "--require"]
         with storms(ELSEWHERE if ports == 2 else PORT, given.storm_nice):
-            itself, refused = count([*limited, *run, *client(PORT, given.connects)])
-        connects = json.loads(stats.read_text(encoding="utf-8"))["connects"]
+            if way == "killed":  # with --stats-json there are no workers that can be replaced
+                (itself, refused), counted = count_while_killing(
+                    [*limited, *run, "--", *client(PORT, given.connects)]
+                )
+            else:
+                stats = Path(folder, "stats.json")
+                run += ["--stats-json", str(stats), "--"]
+                itself, refused = count([*limited, *run, *client(PORT, given.connects)])
+                connects = json.loads(stats.read_text(encoding="utf-8"))["connects"]
+                counted = {name: connects[name] for name in ("held", "out_of_reach")}
     controls.append(count(client(PORT, tries))[0] > 0)
     figures = {"way": way, "ports": ports, "connects": given.connects, "self-connects": itself, "refused": refused}
-    counted = {name: connects[name] for name in ("held", "out_of_reach")}
     return {**figures, **counted, "controls": controls, "seconds": round(perf_counter() - start)}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +28,7 @@ class Thread:
         self.state, self.ran, self.call = "S", 0, f"{CONNECT} 0x3 0x1 0x10 0x0 0x0 0x0 0x7ffe5000 0x401000"
         self.below = BEFORE
         self.error: OSError | None = None
+        self.exists = True
 
     def read(self, path: str) -> bytes:
         if self.error is not None:
@@ -49,6 +49,7 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> Thread:
     made_up = Thread()
     monkeypatch.setattr(pending_call, "_read", made_up.read)
     monkeypatch.setattr(pending_call, "_read_below", made_up.read_below)
+    monkeypatch.setattr(pending_call, "_exists", lambda _: made_up.exists)
     return made_up
 
 
@@ -69,8 +70,9 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> Thread:
         ({"state": "D", "call": f"{CONNECT} 0x3 0x7ffe"}, False),
         ({"state": "D", "call": f"{READ} 0x3 0x7ffe"}, True),
         ({"state": "D", "call": "running"}, False),
-        ({"error": FileNotFoundError()}, True),
-        ({"error": ProcessLookupError()}, True),
+        ({"error": FileNotFoundError(), "exists": False}, True),
+        ({"error": ProcessLookupError(), "exists": False}, True),
+        ({"error": FileNotFoundError()}, False),
         ({"error": PermissionError()}, False),
     ],
 )
@@ -78,7 +80,7 @@ def test_what_shows_that_a_call_is_over(thread: Thread, then: dict[str, object],
     call = PendingCall(7, CONNECT)
     for name, value in then.items():
         setattr(thread, name, value)
-    assert call.is_over(monotonic()) is is_over
+    assert call.is_over() is is_over
 
 
 @pytest.mark.parametrize("hidden", ["running", "", f"{CONNECT} 0x3", f"{CONNECT} 0 0 0 0 0 0 - 0"])
@@ -86,16 +88,26 @@ def test_without_a_stack_pointer_only_time_on_a_cpu_is_left(thread: Thread, hidd
     thread.call = hidden
     call = PendingCall(7, CONNECT)
     thread.state, thread.below = "R", AFTER
-    assert not call.is_over(monotonic())
+    assert not call.is_over()
     thread.ran = 21_000_000_000
-    assert call.is_over(monotonic())
+    assert call.is_over()
 
 
-def test_a_thread_that_cannot_be_inspected_is_waited_for_a_second(thread: Thread) -> None:
-    thread.error = PermissionError()
+@pytest.mark.parametrize("error", [PermissionError(), FileNotFoundError()])
+def test_a_thread_that_proc_does_not_show_is_waited_for_until_it_ends(thread: Thread, error: OSError) -> None:
+    """No /proc, or one that is mounted with hidepid=2."""
+    thread.error = error
     call = PendingCall(7, CONNECT)
-    assert not call.is_over(monotonic())
-    assert call.is_over(monotonic() + 1.1)
+    assert not call.is_over()
+    thread.exists = False
+    assert call.is_over()
+
+
+def test_threads_are_found_without_proc(reader: subprocess.Popen[bytes]) -> None:
+    assert pending_call._exists(reader.pid)
+    reader.kill()
+    reader.wait()
+    assert not pending_call._exists(reader.pid)
 
 
 SHALLOW = "import os; os.read(0, 1)\nwhile True: sum(range(100))"
@@ -127,7 +139,7 @@ class TestRealThreads:
         reader.stdin.write(b"x")
         reader.stdin.flush()
         wait_until(lambda: _call_of(reader.pid) == "running\n", "it computes")
-        wait_until(lambda: call.is_over(monotonic()), "its stack has changed", seconds=90)
+        wait_until(call.is_over, "its stack has changed", seconds=90)
         ran = run_time(reader.pid)
         assert ran is not None and ran < 20, "the time alone would have shown it"
 
@@ -137,7 +149,7 @@ class TestRealThreads:
     ) -> None:
         call = PendingCall(reader.pid, CONNECT)
         reader.send_signal(end)
-        wait_until(lambda: call.is_over(monotonic()), "it has stopped")
+        wait_until(call.is_over, "it has stopped")
 
 
 def test_the_stack_of_a_thread_in_a_call_stays_as_it_is(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Call:
     def __init__(self, tid: int, number: int) -> None:
         assert number == CONNECT
 
-    def is_over(self, now: float) -> bool:
+    def is_over(self) -> bool:
         return self.over
 
 

@@ -67,6 +67,17 @@ def test_where_no_port_can_be_held_either_it_says_that_nothing_is_guarded(tmp_pa
     assert (refused.returncode, refused.stdout) == (4, "")
 
 
+def test_without_proc_it_says_that_nothing_is_guarded() -> None:
+    """A chroot in which nobody has mounted it: connects must not wait for a worker that cannot work."""
+    Trap().set()
+    hidden = ["unshare", "-Urm", "sh", "-c", f'{find_peer("mount")} -t tmpfs none /proc; exec "$@"', "sh"]
+    done = run([*hidden, *guarded(client())])
+    assert "runs without a guard: /proc is not mounted here" in done.stderr
+    itself, _ = counts(done.stdout)
+    assert itself > 0, "it was guarded after all"
+    assert run([*hidden, *guarded(client(), "--require")]).returncode == 4
+
+
 STATES = """
 import ctypes, os, resource, socket, sys, threading
 port, itself, refused = int(sys.argv[1]), 0, 0

@@ -37,7 +37,7 @@ class Call:
     def __init__(self, tid: int, number: int) -> None:
         pass
 
-    def is_over(self, now: float) -> bool:
+    def is_over(self) -> bool:
         return self.over
 
 

@@ -4,8 +4,8 @@
 system capability                                                 mechanism    place of the supervisor
 ================================================================  ===========  =================================
 the user named the ports                                          NAMED_PORTS  beside the program
-no user notification that reports its end, memory cannot be       NONE
-read, Yama 2 without privilege, Yama 3; neither of the next two
+no user notification that reports its end, no /proc, memory       NONE
+cannot be read, Yama 2 without privilege, Yama 3; neither of the next two
 descriptors can be copied and sockets can have a range            STEER        beside it; above it with Yama 1
 otherwise                                                         HOLD         the same
 ================================================================  ===========  =================================
@@ -16,6 +16,7 @@ the program's parent, because Yama's scope 1 lets only ancestors trace a process
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from enum import Enum
@@ -62,6 +63,7 @@ class Capabilities:
         release: the kernel's version, its first two numbers.
         reports_calls: the kernel has seccomp user notification.
         reports_end: a listener reports that no process is left under its filter.
+        has_proc: /proc is mounted and shows this process.
         reads_memory: process_vm_readv(2) is not forbidden here.
         copies_descriptors: pidfd_getfd(2) exists and is not forbidden here.
         steers: sockets can have a port range of their own (IP_LOCAL_PORT_RANGE; Linux 6.3, backported by some).
@@ -76,6 +78,7 @@ class Capabilities:
     release: tuple[int, int]
     reports_calls: bool
     reports_end: bool
+    has_proc: bool
     reads_memory: bool
     copies_descriptors: bool
     steers: bool
@@ -150,6 +153,8 @@ def _hindrance(capabilities: Capabilities) -> str | None:
             "Yama does not let one process trace another here "
             f"(sysctl kernel.yama.ptrace_scope is {capabilities.yama})"
         )
+    if not capabilities.has_proc:
+        return "/proc is not mounted here, and namespaces and threads cannot be inspected without it"
     if not capabilities.reads_memory:
         return "reading another process's memory is forbidden here (a container's seccomp profile does that)"
     return None
@@ -174,6 +179,7 @@ def read_capabilities() -> Capabilities:
         release=release,
         reports_calls=reports_calls,
         reports_end=reports_calls and (release >= REPORTS_END or _reports_end()),
+        has_proc=os.access("/proc/self/ns/net", os.F_OK),
         reads_memory=is_linux and memory.can_read_memory(),
         copies_descriptors=copies_descriptors,
         steers=steers,

@@ -20,13 +20,15 @@ the thread has run for 20 s (/proc/TID/schedstat)      a thread that spends that
 
 The last one is for a thread that computes after its call without a sleep and without a deeper function call than
 before. A shorter run time proves nothing: on a virtual CPU it may include time in which the host ran others.
+
+Where /proc does not show the thread (there is no /proc, or it is mounted with hidepid=), only the thread's end shows
+that the call is over, or another call that the thread reports.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from time import monotonic
 from typing import Final
 
 from tailbite.kernel.memory import MemoryReader
@@ -35,9 +37,6 @@ __all__ = ["PendingCall", "run_time"]
 
 _LOCKUP: Final = 20.0
 """Twice the default of kernel.watchdog_thresh: Documentation/admin-guide/lockup-watchdogs.rst."""
-
-_PATIENCE: Final = 1.0
-"""Seconds after which a call counts as over where the thread's state cannot be read."""
 
 _BELOW: Final = 256
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -56,7 +55,7 @@ class PendingCall:
         number: the number of the call on this machine.
     """
 
-    __slots__ = ("_below", "_number", "_pointer", "_run_time", "_tid", "_until")
+    __slots__ = ("_below", "_number", "_pointer", "_run_time", "_tid")
 
     def __init__(self, tid: int, number: int) -> None:
         self._tid = tid
@@ -64,18 +63,15 @@ class PendingCall:
         self._run_time = run_time(tid)
         self._pointer = _stack_pointer(tid)
         self._below = _read_below(tid, self._pointer)
-        self._until = monotonic() + _PATIENCE
 
-    def is_over(self, now: float) -> bool:
-        """Tell whether the call is known to be over, at the time ``now`` of the monotonic clock."""
+    def is_over(self) -> bool:
+        """Tell whether the call is known to be over."""
         try:
             state = _read(f"/proc/{self._tid}/stat").rpartition(b") ")[2][:1]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
         except OSError:
-            return now > self._until
+            return not _exists(self._tid)
         if state == b"R":
-            return self._has_returned() or self._has_run_too_long(now)
+            return self._has_returned() or self._has_run_too_long()
         if state == b"D":
             return self._is_in_another_call()
         return True
@@ -84,16 +80,24 @@ class PendingCall:
         below = _read_below(self._tid, self._pointer) if self._below else b""
         return bool(below) and below != self._below
 
-    def _has_run_too_long(self, now: float) -> bool:
+    def _has_run_too_long(self) -> bool:
         ran = run_time(self._tid)
-        if ran is None or self._run_time is None:
-            return now > self._until
-        return ran - self._run_time > _LOCKUP
+        return ran is not None and self._run_time is not None and ran - self._run_time > _LOCKUP
 
     def _is_in_another_call(self) -> bool:
         with contextlib.suppress(OSError, IndexError):
             return _read(f"/proc/{self._tid}/syscall").split()[0] not in (b"running", str(self._number).encode())
         return False
+
+
+def _exists(tid: int) -> bool:
+    try:
+        os.kill(tid, 0)  # kill(2) finds threads as well
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _stack_pointer(tid: int) -> int:

@@ -223,7 +223,7 @@ class Holds:
         if self._lookahead is not None and now > self._due:
             self._lookahead.add_delay(now - self._due)
         for tid in list(itertools.islice(self._calls, _INSPECTED_AT_ONCE)):
-            self._inspect(tid, now)
+            self._inspect(tid)
         self._look_again()
         longest = _LONGEST_PAUSE
         if any(call.unheld is not None for call in self._calls.values()):
@@ -233,9 +233,9 @@ class Holds:
         self._due = monotonic() + pause
         return pause if self._calls else None
 
-    def _inspect(self, tid: int, now: float) -> None:
+    def _inspect(self, tid: int) -> None:
         """Release the port of a call if that is over; else inspect the others before it again."""
-        if self._calls[tid].pending.is_over(now):
+        if self._calls[tid].pending.is_over():
             self._release(tid)
         else:
             self._calls[tid] = self._calls.pop(tid)

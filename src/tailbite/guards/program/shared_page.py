@@ -30,7 +30,9 @@ _OWN_RANGES_AT: Final = _MOVES_AT + 8
 _MOST_PENDING: Final = 1024
 _PENDING_SIZE: Final = 8 * _MOST_PENDING
 _FEW_DESCRIPTORS: Final = 64
-_MOST_TRIES: Final = 2
+_MOST_TRIES: Final = 8
+"""A call that is left by so many killed workers is let run unguarded: it may be the call itself that ends them."""
+
 _LEAD: Final = MOST_WORKERS
 _LEAD_TRIES: Final = 20
 _LEAD_PAUSE: Final = 0.01
