@@ -129,7 +129,7 @@ def starved(way: str) -> Iterator[list[str]]:
 
 
 class Killer(threading.Thread):
-    """Kills the workers of the guard in this network namespace, one after the other, until it is told to end."""
+    """Kills the workers of the guard in this network namespace, one after the other, until ``ends`` is set."""
 
     def __init__(self) -> None:
         super().__init__()

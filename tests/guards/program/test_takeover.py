@@ -231,7 +231,7 @@ def test_a_successor_reads_the_calls_that_are_in_the_table(calls: list[tuple[int
     table = CallTable(memory)
     places = [table.add(tid, port) for tid, port in calls]
     assert [place is None for place in places] == [number >= 8 for number in range(len(calls))]
-    assert sorted(CallTable(memory).left()) == sorted(
+    assert sorted(CallTable(memory).calls_left()) == sorted(
         (tid, port, place) for (tid, port), place in zip(calls, places, strict=True) if place is not None
     )
     for place in places:

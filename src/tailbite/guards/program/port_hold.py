@@ -124,7 +124,7 @@ class Holds:
         """Hold what a killed predecessor held or might have had to hold, until its calls are over."""
         if self._deposit is not None:
             self._deposit.take_over()
-        for tid, port, place in self._table.left():
+        for tid, port, place in self._table.calls_left():
             key = None, port
             with contextlib.suppress(OSError):  # if this process may not hold it, the predecessor's socket does
                 self._hold(key)

@@ -72,7 +72,7 @@ class WorkerSlot:
         has_own_ranges: one byte for all workers: not 0 once the program has given a socket a range of its own, if the
             filter reports that.
         pending: a number for each call under way for which the worker holds a port, or may have to.
-        deposit: keeps the holding sockets of a killed worker open; None if there is none.
+        deposit: keeps the holding sockets of a killed worker open; None without one.
     """
 
     def __init__(self, page: memoryview, number: int) -> None:

@@ -51,7 +51,7 @@ class Deposit:
 
     def add(self, key: Hashable, sock: socket.socket) -> None:
         """Keep a copy of a socket open; without space in the queue, it ends with this process."""
-        self._put(key, sock.fileno())
+        self._put_copy(key, sock.fileno())
 
     def remove(self, key: Hashable) -> None:
         """Drop the copy of a socket; the others stay open all the time."""
@@ -59,12 +59,12 @@ class Deposit:
             first = self._keys.pop(0)
             if first != key:
                 for copy in self._receive(socket.MSG_PEEK):  # a copy of what stays in the queue
-                    self._put(first, copy)
+                    self._put_copy(first, copy)
                     os.close(copy)
             for dropped in self._receive(0):
                 os.close(dropped)
 
-    def _put(self, key: Hashable, descriptor: int) -> None:
+    def _put_copy(self, key: Hashable, descriptor: int) -> None:
         with contextlib.suppress(OSError):
             socket.send_fds(self._enter, [b"\0"], [descriptor])
             self._keys.append(key)
@@ -90,13 +90,13 @@ class CallTable:
         self._memory = memory
         self._free = [place for place, word in enumerate(memory) if not word]
 
-    def left(self) -> list[tuple[int, int, int]]:
+    def calls_left(self) -> list[tuple[int, int, int]]:
         """Return the thread, the port and the place of each call in the table."""
         mask = (1 << _PORT_BITS) - 1
         return [(word >> _PORT_BITS, word & mask, place) for place, word in enumerate(self._memory) if word]
 
     def add(self, tid: int, port: int) -> int | None:
-        """Write a call into the table, and return its place; None if there is none."""
+        """Write a call into the table, and return its place; None if the table is full."""
         if not self._free:
             return None
         place = self._free.pop()
