@@ -120,11 +120,15 @@ def test_an_answer_that_comes_late_makes_no_self_connect(
         return state
 
     monkeypatch.setattr(without_range, "_state", recorded)
-    while len(late) < 6:
+    for _ in range(60):
         late_answers()
         with socket.socket() as sock:
             sock.settimeout(timeout)
             assert sock.connect_ex((HOST, PORT)) == errno.ECONNREFUSED
+        if len(late) == 6:
+            return
+    if not late:
+        pytest.skip("the answers of this kernel's loopback are never late")
 
 
 @pytest.mark.needs("SCH_TBF")
