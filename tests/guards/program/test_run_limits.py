@@ -78,6 +78,14 @@ def test_without_proc_it_says_that_nothing_is_guarded() -> None:
     assert run([*hidden, *guarded(client(), "--require")]).returncode == 4
 
 
+def test_a_program_that_may_write_no_file_is_guarded() -> None:
+    Trap().set()
+    done = run(["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *guarded(client(), "--require")])
+    assert counts(done.stdout) == (0, 200), done.stderr
+    itself, _ = counts(run(client()).stdout)
+    assert itself > 0, "the control did not self-connect"
+
+
 STATES = """
 import ctypes, os, resource, socket, sys, threading
 port, itself, refused = int(sys.argv[1]), 0, 0

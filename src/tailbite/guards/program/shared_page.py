@@ -113,8 +113,7 @@ class SharedPage:
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("tailbite-guard")
         size = mmap.PAGESIZE + MOST_WORKERS * _PENDING_SIZE
-        os.ftruncate(self.descriptor, size)
-        page = memoryview(mmap.mmap(self.descriptor, size))
+        page = memoryview(mmap.mmap(-1, size))  # no file: a limit of file sizes (RLIMIT_FSIZE) does not matter
         self.slots = tuple(WorkerSlot(page, number) for number in range(MOST_WORKERS))
         self._guarded = page[_GUARDED_AT : _GUARDED_AT + 1]
         self._takeovers = page[_TAKEOVERS_AT : _TAKEOVERS_AT + 8].cast("Q")
