@@ -43,7 +43,7 @@ def test_thousands_of_connects_to_the_dead_port_never_reach_themselves(
 @pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.usefixtures("network")
 def test_the_whole_range_stays_in_use() -> None:
-    """Both sides are used, so no source port but P is given up."""
+    """Both sub-ranges are used, so no source port but P is given up."""
     write_ephemeral_range(PortRange(PORT - 8, PORT + 4))
     seen = set()
     with socket.create_server(("127.0.0.1", PORT), backlog=64) as server:

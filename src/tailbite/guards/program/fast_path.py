@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tailbite.guards.program.shared_page import WorkerSlot
     from tailbite.kernel.seccomp import Listener
 
-    Sides: TypeAlias = tuple[int, float, int, int]
+    SubRanges: TypeAlias = tuple[int, float, int, int]
 
 __all__ = ["HEAD_LENGTH", "FastPath", "open_memory"]
 
@@ -111,7 +111,7 @@ class FastPath:
         self._threads_until = 0.0
         self._ranges: object = None
         self._threads: dict[int, tuple[int, int]] = {}
-        self._heads: dict[bytes, Sides | None] = {}
+        self._heads: dict[bytes, SubRanges | None] = {}
         self._sample = Backlog(listener, ask).sample
         self._receive_instead = _receiver(listener)
         self._response = bytearray(seccomp.LET_RUN.ljust(BUFFER_SIZE, b"\0"))
@@ -132,7 +132,7 @@ class FastPath:
             self._threads_until = now + _THREADS_FRESH_FOR
         self.until = until
 
-    def learn(self, tid: int, pidfd: int, memory: int, head: bytes, sides: Sides | None) -> None:
+    def learn(self, tid: int, pidfd: int, memory: int, head: bytes, sub_ranges: SubRanges | None) -> None:
         """Handle the next calls of a thread to a destination here.
 
         Args:
@@ -140,13 +140,13 @@ class FastPath:
             pidfd: its pidfd.
             memory: a descriptor of its memory.
             head: the first bytes of the destination's address.
-            sides: the destination's port, the lower side's share of the source ports, and the two values of
+            sub_ranges: the destination's port, the lower sub-range's share of the source ports, and the two values of
                 IP_LOCAL_PORT_RANGE that leave the port out; None for a port outside the ephemeral range.
         """
         if len(self._heads) >= _MOST:
             self._heads.clear()
         self._threads[tid] = pidfd, memory
-        self._heads[head] = None if sides is None else (socket.htons(sides[0]), *sides[1:])
+        self._heads[head] = None if sub_ranges is None else (socket.htons(sub_ranges[0]), *sub_ranges[1:])
 
     def forget(self) -> None:
         """Leave the next calls to the slow path."""
