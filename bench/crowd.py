@@ -3,8 +3,8 @@
 There are 5 000 processes, 500 network namespaces and 100 000 TIME-WAITs. The processes, each with some sockets open,
 live in a PID namespace of their own; each of the network namespaces has a server on the same port, and a
 self-connect. Compared is the CPU time of the whole command with that of a shell loop, which enters each namespace and
-lists its sockets (``nsenter ss -Htan``). Promised: each command takes less than 3 seconds of CPU time, ``scan`` less
-than 2.
+lists its sockets (``nsenter ss -Htan``). Promised: less than 3 seconds of CPU time, less than 5 for
+``doctor``, which lists the sockets of each namespace more than once.
 
 Run: ``python bench/crowd.py [--processes N] [--namespaces N] [--time-waits N]``
 """
@@ -36,6 +36,7 @@ PORT, CLOSING_PORT, SELF_PORT = 8080, 9000, 40001
 OPEN = 5  # sockets of a process that has nothing to do with the port
 EACH = 20_000  # connections to one address: there are no more source ports
 BLOCKS = 3
+MOST = {"doctor": 5e6}  # microseconds, else 3e6
 INSIDE = "TAILBITE_BENCH_INSIDE"
 
 
@@ -57,14 +58,16 @@ def main() -> None:
     for _ in range(wanted.processes - wanted.namespaces):
         start(lambda: [socket.socket() for _ in range(OPEN)])
     ratios = []
-    for name, most, arguments in (
-        ("scan", 2e6, ("scan",)),
-        ("why of a port that every namespace uses", 3e6, ("why", str(PORT))),
-        ("why of a port in TIME-WAIT", 3e6, ("why", str(CLOSING_PORT))),
-        ("doctor", 3e6, ("doctor",)),
+    for name, *arguments in (
+        ("scan", "scan"),
+        ("why of a port that every namespace uses", "why", str(PORT)),
+        ("why of a port in TIME-WAIT", "why", str(CLOSING_PORT)),
+        ("doctor", "doctor"),
     ):
         leave_time_waits(wanted.time_waits)
-        ratios.append(compare(name, cpu_of(LOOP), cpu_of(["tailbite", *arguments]), blocks=BLOCKS, most_us=most))
+        ratios.append(
+            compare(name, cpu_of(LOOP), cpu_of(["tailbite", *arguments]), blocks=BLOCKS, most_us=MOST.get(name, 3e6))
+        )
         print(f"  TIME-WAITs left: {read_tcp_usage('/proc/self').time_wait}", file=sys.stderr)
     server.close()
     report(

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["print_report", "summary"]
 
+_IN_FULL = 10
+"""So many other namespaces are printed in full, those with the most severe findings."""
+
 
 def print_report(out: Console, seen: Checkup, findings: Sequence[Finding]) -> None:
     """Print the report.
@@ -41,20 +44,43 @@ def print_report(out: Console, seen: Checkup, findings: Sequence[Finding]) -> No
     by_namespace: dict[Namespace, list[Finding]] = {}
     for one in findings:
         by_namespace.setdefault(one.namespace, []).append(one)
-    for subject in seen.subjects:
-        here = by_namespace.get(subject.seen.namespace, [])
-        if not here and not subject.seen.namespace.is_own and len(seen.subjects) > 1:
-            continue  # a host may have hundreds of namespaces that are all well: the summary counts them
+    in_full, folded = _divided(seen.subjects, by_namespace)
+    for subject in in_full:
+        _print_subject(out, subject, by_namespace.get(subject.seen.namespace, []))
+    alike = Counter(_counts(by_namespace[subject.seen.namespace]) for subject in folded)
+    if alike:
         out.print()
-        out.print(Text(plain(str(subject.seen.namespace)), style="bold"))
-        out.print(_facts(subject))
-        told: set[str] = set()
-        for one in here:
-            out.print()
-            print_finding(out, one, again=one.code in told)
-            told.add(one.code)
-        if not here:
-            out.print(Text("  nothing found", style="green"))
+    for counts, number in alike.most_common():
+        has = "more namespace has" if number == 1 else "more namespaces have"
+        each = "" if number == 1 else ", each"
+        out.print(Text(f"{number} {has}: {counts}{each} (--json has all, --netns shows one in full)"))
+
+
+def _divided(
+    subjects: Sequence[Subject], by_namespace: dict[Namespace, list[Finding]]
+) -> tuple[list[Subject], list[Subject]]:
+    """Return the namespaces to print in full, the caller's own first, and those to count.
+
+    A host may have hundreds of namespaces. Those without a finding are left to the summary.
+    """
+    own = [subject for subject in subjects if subject.seen.namespace.is_own or len(subjects) == 1]
+    others = [subject for subject in subjects if subject not in own and subject.seen.namespace in by_namespace]
+    order = list(Severity)
+    others.sort(key=lambda subject: min(order.index(one.severity) for one in by_namespace[subject.seen.namespace]))
+    return own + others[:_IN_FULL], others[_IN_FULL:]
+
+
+def _print_subject(out: Console, subject: Subject, findings: Sequence[Finding]) -> None:
+    out.print()
+    out.print(Text(plain(str(subject.seen.namespace)), style="bold"))
+    out.print(_facts(subject))
+    told: set[str] = set()
+    for one in findings:
+        out.print()
+        print_finding(out, one, again=one.code in told)
+        told.add(one.code)
+    if not findings:
+        out.print(Text("  nothing found", style="green"))
 
 
 def summary(findings: Sequence[Finding], *, namespaces: int, hidden: int, accepts: bool) -> str:
@@ -71,14 +97,18 @@ def summary(findings: Sequence[Finding], *, namespaces: int, hidden: int, accept
     rest += "; without what --ignore and --baseline accept" if accepts else ""
     if not findings:
         return f"Nothing found in {places}{rest}."
+    number = len(findings)
+    return f"{number} finding{'' if number == 1 else 's'} in {places}: {_counts(findings)}{rest}."
+
+
+def _counts(findings: Sequence[Finding]) -> str:
     parts = []
     for severity in Severity:
         codes = Counter(one.code for one in findings if one.severity is severity)
         if codes:
             names = ", ".join(f"{code} x{count}" if count > 1 else code for code, count in sorted(codes.items()))
             parts.append(f"{codes.total()} {severity.label} ({names})")
-    number = len(findings)
-    return f"{number} finding{'' if number == 1 else 's'} in {places}: {', '.join(parts)}{rest}."
+    return ", ".join(parts)
 
 
 def _kernel(seen: Checkup) -> Text:
