@@ -28,7 +28,7 @@ UNITS = ROOT / "deploy/systemd"
 SERVICES = "tailbite-check.timer tailbite-exporter.socket tailbite-exporter.service tailbite-watch.service"
 
 INSTALLED = f"""\
-find {LIBRARY} -name __pycache__ -prune -exec rm -rf {{}} +
+find {LIBRARY} \\( -name __pycache__ -o -name '*.pyc' \\) -prune -exec rm -rf {{}} +
 for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
   if path=$(command -v "$python") && "$path" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
     ln -sfn "$path" {LIBRARY}/python3
@@ -44,7 +44,7 @@ fi
 """After an installation or upgrade: choose Python, compile, and restart what was running."""
 
 CLEANED = f"""\
-find {LIBRARY} -name __pycache__ -prune -exec rm -rf {{}} +
+find {LIBRARY} \\( -name __pycache__ -o -name '*.pyc' \\) -prune -exec rm -rf {{}} +
 """
 """Before the files of this version go, on an upgrade too: the compiled files that no package knows."""
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 def build_wheels(folder: Path) -> list[Path]:
     """Build ``tailbite-core`` and ``tailbite`` into a folder, and return the paths of the wheels."""
+    for compiled in (ROOT / "src").rglob("*.pyc"):
+        if compiled.parent.name != "__pycache__":
+            compiled.unlink()  # a guarded Python 2 leaves it beside the module, where the build would include it
     environment = {**os.environ, "TAILBITE_RELEASE": "1", "SOURCE_DATE_EPOCH": str(EPOCH)}
     build = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder)
     run(*build, "--wheel", ROOT / "deploy/core", env=environment)
