@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,31 @@ def test_a_dash_is_standard_output_and_no_file(tmp_path: Path, options: tuple[st
     assert (found["schema"], found["guarded"]) == ("tailbite.run/1", True)
     assert found["status"] == (None if options else 0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("descriptors", [7, 8, 9])
+def test_too_few_descriptors_for_the_guard_change_no_exit_status(descriptors: int, tmp_path: Path) -> None:
+    line = " ".join(guarded(["sh", "-c", "'exit 3'"], "--stats-json", "-"))
+    done = run(["sh", "-c", f"ulimit -n {descriptors}; exec {line}"], cwd=tmp_path)
+    assert done.returncode == 3, done
+    assert "runs without a guard" in done.stderr
+
+
+def test_an_end_that_was_told_just_before_the_supervisor_ended_is_not_lost() -> None:
+    code = """if True:
+        import os, socket
+        from tailbite.guards.program import as_parent
+        ours, theirs = socket.socketpair()
+        if not (supervisor := os.fork()):
+            theirs.send(as_parent._NEWS.pack(4711, 3 << 8))
+            os._exit(0)
+        os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
+        front = as_parent._Front(ours, supervisor)
+        front._reap()  # as after a look at the news that came too early
+        print(os.waitstatus_to_exitcode(front._status))
+    """
+    done = run([sys.executable, "-c", code])
+    assert done.stdout == "3\n", done.stderr
 
 
 def test_a_standard_output_that_nobody_reads_changes_no_exit_status(tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ def run_above(order: Order, choice: Choice) -> Report:
     page = SharedPage()
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, _ALL)
     become_subreaper()
-    ours, theirs = socket.socketpair()
     front = os.getpid()
     try:
+        (ours, theirs), ends = socket.socketpair(), socket.socketpair()
         supervisor = os.fork()
     except OSError as error:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -64,10 +64,11 @@ def run_above(order: Order, choice: Choice) -> Report:
     if supervisor == 0:
         ours.close()
         try:
-            _supervise(theirs, front, mask, page, order, choice)
+            _supervise(theirs, ends, front, mask, page, order, choice)
         finally:
             os._exit(0)
-    theirs.close()
+    for end in (theirs, *ends):
+        end.close()
     status = _Front(ours, supervisor).wait()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return Report(status, page.is_guarded, page.counts_by_name())
@@ -132,7 +133,8 @@ class _Front:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
-                if self._lost:
+                self._read_news()  # sent since they were read, by a supervisor that ended then
+                if self._lost and self._status is None:
                     self._status = signal.SIGKILL  # it ended just when nobody could report it
                 return
             if pid == 0:
@@ -184,23 +186,29 @@ def mirror(status: int | None) -> int:
 
 
 def _supervise(
-    news: socket.socket, front: int, mask: set[int | signal.Signals], page: SharedPage, order: Order, choice: Choice
+    news: socket.socket,
+    ends: tuple[socket.socket, socket.socket],
+    front: int,
+    mask: set[int | signal.Signals],
+    page: SharedPage,
+    order: Order,
+    choice: Choice,
 ) -> None:
-    """Live the whole life of the supervisor."""
+    """Live the whole life of the supervisor; ``ends`` are its and the program's."""
     make = steerer_maker(order, choice)
     become_subreaper()
-    ours, theirs = socket.socketpair()
+    ours, theirs = ends
     child = os.fork()
     if child == 0:
         _become(ours, news, theirs, mask, page, order, choice)
     theirs.close()
+    family = _Family(child, front, news)
+    family.send_news(_STARTED)  # before anything that may fail: the front reports the status of a program it knows
     watched_front = os.pidfd_open(front)
     wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     detach(ours.fileno(), news.fileno(), watched_front, wake, woken, *((2,) if order.is_verbose else ()))
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    family = _Family(child, front, news)
-    family.send_news(_STARTED)
     try:
         ours.send(b"+")
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
