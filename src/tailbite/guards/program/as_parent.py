@@ -209,6 +209,7 @@ def _supervise(
     detach(ours.fileno(), news.fileno(), watched_front, wake, woken, *((2,) if order.is_verbose else ()))
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    family.reap(wake)  # a signal that the front passed on may have ended the program before SIGCHLD was handled
     try:
         ours.send(b"+")
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
