@@ -110,7 +110,7 @@ def test_an_end_that_was_told_just_before_the_supervisor_ended_is_not_lost() -> 
             os._exit(0)
         os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
         front = as_parent._Front(ours, supervisor)
-        front._reap()  # as after a look at the news that came too early
+        front._reap()  # the news came after they were read
         print(os.waitstatus_to_exitcode(front._status))
     """
     done = run([sys.executable, "-c", code])

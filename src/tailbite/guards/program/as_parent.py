@@ -222,8 +222,7 @@ def _supervise(
         return
     listener = Listener(descriptors[0], page.slots[0].call)
     listener.wake_synchronously()
-    family.stand_by = lambda: _stand_by(listener, page)
-    family.start_stand_by()
+    family.begin_stand_by(lambda: _stand_by(listener, page))
     ours.send(b"+")
     ours.close()
     steerer = make(listener, page.slots[0], lambda: None)
@@ -233,9 +232,7 @@ def _supervise(
             steerer.report = None
             let_go_of_stderr()
 
-    family.at_program_end = program_ended
-    if family.is_over:
-        program_ended()
+    family.when_over(program_ended)
     while (ended := serve_polling(listener, page.slots[0], steerer, others)) is not None:
         del others[ended]
 
@@ -287,16 +284,24 @@ class _Family:
         self._news = news
         self.is_over = False
         self._helper = 0
-        self.at_program_end: Callable[[], None] = lambda: None
-        self.stand_by: Callable[[], int] = lambda: 0
+        self._at_program_end: Callable[[], None] = lambda: None
+        self._stand_by: Callable[[], int] = lambda: 0
 
     def send_news(self, status: int) -> None:
         with contextlib.suppress(OSError):
             self._news.send(_NEWS.pack(self._child, status))
             os.kill(self._front, signal.SIGCHLD)
 
-    def start_stand_by(self) -> None:
-        self._helper = self.stand_by()
+    def begin_stand_by(self, start: Callable[[], int]) -> None:
+        """Start the stand-by, and again whenever it ends; ``start`` returns its pid."""
+        self._stand_by = start
+        self._helper = start()
+
+    def when_over(self, act: Callable[[], None]) -> None:
+        """Act when the program has ended; at once if it has."""
+        self._at_program_end = act
+        if self.is_over:
+            act()
 
     def reap(self, wake: int) -> bool:
         with contextlib.suppress(BlockingIOError):
@@ -312,9 +317,9 @@ class _Family:
                 self.is_over = not os.WIFSTOPPED(status)
                 self.send_news(status)
                 if self.is_over:
-                    self.at_program_end()
+                    self._at_program_end()
             elif pid == self._helper and not os.WIFSTOPPED(status):
-                self.start_stand_by()
+                self._helper = self._stand_by()
 
     def front_is_gone(self) -> bool:
         """Have the program die with the process its caller knows as it."""
