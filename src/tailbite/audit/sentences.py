@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tailbite.audit.records import BindAttempt, ConnectionToItself, Observation
 
-__all__ = ["did_not_come_back", "no_class", "seconds", "unexercised", "why_immune", "why_self_connected"]
+__all__ = ["did_not_come_back", "no_class", "seconds", "times", "unexercised", "why_immune", "why_self_connected"]
 
 _BAND: Final = (0.5, 3.0)
 """Seconds of holding for which a sentence gives both figures: the time it was held, and the time a server is down.
@@ -46,16 +46,19 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.1f} ms"
 
 
+def times(count: int) -> str:
+    """Write how often something happened, from once on."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
 def why_immune(proofs: Sequence[Observation]) -> str:
     """Say on which evidence a client is immune."""
     dials = sum(o.dials for o in proofs)
-    times = {1: "once", 2: "twice"}.get(dials, f"{dials} times")
     running = [o for o in proofs if o.had_to_come_back and not o.is_gone]
     back = min((o.rounds - 1 for o in running), default=0)
-    came = f", came back at least {'once' if back == 1 else f'{back} times'} while it was watched," if running else ""
-    return (
-        f"it dialled the dead port {times}{came} and never connected to itself; a plain client in the same trap did"
-    )
+    came = f", came back at least {times(back)} while it was watched," if running else ""
+    course = f"it dialled the dead port {times(dials)}{came} and never connected to itself"
+    return f"{course}; a plain client in the same trap did"
 
 
 def did_not_come_back(observation: Observation) -> str:

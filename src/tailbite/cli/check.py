@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tailbite._extras import needed
-from tailbite.cli.output import Unsupported, emit_json, note
+from tailbite.cli.output import Unsupported, emit_json, note, reason_of
 from tailbite.cli.params import DURATION
 from tailbite.watch.check import CheckFormat, CheckResult, Item, check_result, exit_status, render, unknown_line
 
@@ -38,7 +38,11 @@ class _Check(click.Command):
         except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            text = error.format_message() if isinstance(error, click.ClickException) else _words_of(error)
+            text = (
+                error.format_message()
+                if isinstance(error, click.ClickException)
+                else reason_of(error, with_file=True)
+            )
             _end_unknown(CheckFormat(ctx.params.get("form", "text")), text or type(error).__name__)
             raise
 
@@ -57,12 +61,6 @@ def _end_unknown(form: CheckFormat, reason: str) -> None:
         click.echo(said[0])
         sys.stdout.flush()
         sys.exit(said[1])
-
-
-def _words_of(error: Exception) -> str:
-    if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 @click.command("check", cls=_Check)

@@ -10,7 +10,7 @@ import click
 from rich.text import Text
 
 from tailbite.cli import status
-from tailbite.cli.output import Unsupported, console, emit_json
+from tailbite.cli.output import Unsupported, console, emit_json, reason_of
 from tailbite.cli.params import RANGE, PortNumber
 from tailbite.core.ports import PortRange
 from tailbite.errors import NamespaceUnavailable
@@ -177,8 +177,7 @@ def _natural_settings(port: int | None) -> DemoSettings:
     try:
         ephemeral = read_ephemeral_range()
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise Unsupported(f"this system's ephemeral range cannot be read ({why})") from error
+        raise Unsupported(f"this system's ephemeral range cannot be read ({reason_of(error)})") from error
     if port is None:
         # connect(2) chooses ports of the low end's parity (Linux 4.2). Not the first one, which others may use.
         port = min(ephemeral.low + 6, ephemeral.high - (ephemeral.high - ephemeral.low) % 2)

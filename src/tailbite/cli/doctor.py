@@ -9,7 +9,7 @@ import click
 
 from tailbite._files import write_atomically
 from tailbite.cli import status
-from tailbite.cli.output import as_json, console, emit_json, note
+from tailbite.cli.output import as_json, console, emit_json, note, reason_of
 from tailbite.cli.params import chosen_namespaces, netns_option
 from tailbite.cli.services import SERVICES
 from tailbite.host.explain.baseline import KnownFinding, KnownFindings, baseline_of, parse_baseline, parse_ignored
@@ -164,7 +164,7 @@ def _read_baseline(file: Path | None) -> tuple[KnownFinding, ...]:
         with file.open(encoding="utf-8") as opened:
             return parse_baseline(opened.read(_LARGEST_FILE))
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise click.BadParameter(f"{file} cannot be used: {reason}", param_hint="--baseline") from None
 
 

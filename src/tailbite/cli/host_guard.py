@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tailbite.cli import status
-from tailbite.cli.output import Unsupported, console, emit_json, note
+from tailbite.cli.output import Unsupported, console, emit_json, note, reason_of
 from tailbite.errors import FirewallError
 from tailbite.guards.host import firewall as host_firewall
 from tailbite.guards.host import systemd_units
@@ -207,7 +207,7 @@ def _remove_units(quiet: bool) -> None:
                 note(f"removed {path}")
         _systemctl([("systemctl", "daemon-reload")])
     except (OSError, FirewallError) as error:
-        raise Unsupported(getattr(error, "strerror", None) or str(error)) from error
+        raise Unsupported(reason_of(error)) from error
 
 
 @command.command("status")

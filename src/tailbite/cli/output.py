@@ -21,7 +21,7 @@ from tailbite.cli import status
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Unsupported", "as_json", "console", "emit_json", "note", "plain", "print_to_stderr"]
+__all__ = ["Unsupported", "as_json", "console", "emit_json", "note", "plain", "print_to_stderr", "reason_of"]
 
 _UNLIMITED = 10_000  # columns of what is piped
 _WIDEST = 100  # columns of prose on a wide terminal: longer lines are hard to read
@@ -93,6 +93,13 @@ def note(text: str) -> None:
         width = max(20, shutil.get_terminal_size().columns)
         line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
     print_to_stderr(line)
+
+
+def reason_of(error: Exception, *, with_file: bool = False) -> str:
+    """Return what went wrong in the system's words, without "[Errno N]"; ``with_file``: after the file's name."""
+    reason = getattr(error, "strerror", None) or str(error)
+    file = getattr(error, "filename", None) if with_file else None
+    return f"{file}: {reason}" if file else reason
 
 
 def print_to_stderr(line: str) -> None:

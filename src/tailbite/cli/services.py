@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from tailbite.cli.output import reason_of
 from tailbite.cli.params import parse_ports
 from tailbite.host.explain.subject import Service
 
@@ -35,7 +36,7 @@ class _Services(click.ParamType[tuple[Service, ...]]):
             with Path(text).open(encoding="utf-8-sig") as file:
                 lines = file.read(_LARGEST_FILE).splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            self.fail(f"cannot read {text}: {getattr(error, 'strerror', None) or error}", param, ctx)
+            self.fail(f"cannot read {text}: {reason_of(error)}", param, ctx)
         found: dict[int, Service] = {}
         for number, line in enumerate(lines, 1):
             ports, name = (*line.partition("#")[0].split(maxsplit=1), "", "")[:2]

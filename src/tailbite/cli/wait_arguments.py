@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tailbite.cli.output import reason_of
 from tailbite.cli.params import LONGEST_S, service_port
 from tailbite.core.duration import parse_duration
 
@@ -92,11 +93,7 @@ def check_certificates(ctx: click.Context, wanted: tuple[Wanted, ...], cacert: s
     try:
         context = ssl.create_default_context(cafile=cacert)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError without a file
-        reason = (
-            "it has no certificate in PEM form"
-            if isinstance(error, ssl.SSLError)
-            else getattr(error, "strerror", error)
-        )
+        reason = "it has no certificate in PEM form" if isinstance(error, ssl.SSLError) else reason_of(error)
         raise click.UsageError(f"--cacert {cacert}: {reason}", ctx) from None
     if not any(isinstance(each.verifier, TLS) for each in wanted):
         raise click.UsageError("--check-certificate belongs to --tls, or to a URL with TLS, such as https://", ctx)

@@ -15,7 +15,7 @@ from tailbite._version import __version__
 from tailbite.audit.judge import meets
 from tailbite.audit.language import cure_of, cure_url
 from tailbite.audit.report.timeline import timeline
-from tailbite.audit.sentences import seconds
+from tailbite.audit.sentences import seconds, times
 from tailbite.audit.verdict import Figure, Remains, Word
 
 if TYPE_CHECKING:
@@ -209,13 +209,9 @@ def _course(seen: Observation) -> str:
         end = f"was ended by signal {-seen.exit_status}"
     else:
         end = f"exited with {seen.exit_status}"
-    to_itself = "never connected to itself" if hits == 0 else f"connected to itself {_times(hits)}"
-    dialled = f"dialled {_times(seen.dials)}, {to_itself}," if seen.dials else "never dialled the port"
+    to_itself = "never connected to itself" if hits == 0 else f"connected to itself {times(hits)}"
+    dialled = f"dialled {times(seen.dials)}, {to_itself}," if seen.dials else "never dialled the port"
     return f"The client {dialled} and {end}."
-
-
-def _times(count: int) -> str:
-    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _purpose(name: str) -> str:

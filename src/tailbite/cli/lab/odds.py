@@ -9,7 +9,7 @@ import click
 
 from tailbite._extras import how_to_install
 from tailbite.cli.lab.files import FIGURE, Files
-from tailbite.cli.output import Unsupported, console, emit_json, note
+from tailbite.cli.output import Unsupported, console, emit_json, note, reason_of
 from tailbite.cli.params import DURATION, PORT_NUMBER, PORTS, RANGE, WHOLE
 from tailbite.core.duration import spell_duration
 from tailbite.core.odds import Odds, odds
@@ -121,8 +121,8 @@ def _range_and_reserved(ephemeral: PortRange | None, reserved: PortSet | None) -
     try:
         return read_ephemeral_range(), read_reserved_ports() if reserved is None else reserved
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise Unsupported(f"this system's ephemeral range cannot be read ({why}); give one with --range") from error
+        reason = f"this system's ephemeral range cannot be read ({reason_of(error)}); give one with --range"
+        raise Unsupported(reason) from error
 
 
 def _selection(system: str | None) -> tuple[Selection, SelectionEvidence | None]:

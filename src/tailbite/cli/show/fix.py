@@ -7,7 +7,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from tailbite.cli.output import Unsupported, plain
+from tailbite.cli.output import Unsupported, plain, reason_of
 from tailbite.core.ports import shortened
 from tailbite.host.change.apply import ChangedMeanwhile
 from tailbite.host.change.records import Destroy, FileChange, SettingChange
@@ -113,7 +113,7 @@ def _reason(error: Exception, path: object, planned: Iterable[Change]) -> str:
     if isinstance(error, FileNotFoundError) and _what(error).startswith("/proc/"):
         return "the network namespace can no longer be entered: the process that was in it has ended"
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        return reason_of(error, with_file=True)
     return str(error)
 
 
