@@ -50,10 +50,10 @@ def print_report(out: Console, seen: Checkup, findings: Sequence[Finding]) -> No
     alike = Counter(_counts(by_namespace[subject.seen.namespace]) for subject in folded)
     if alike:
         out.print()
+        out.print(Text("Counted only (--json lists all, --netns shows one in full):"))
     for counts, number in alike.most_common():
-        has = "more namespace has" if number == 1 else "more namespaces have"
-        each = "" if number == 1 else ", each"
-        out.print(Text(f"{number} {has}: {counts}{each} (--json has all, --netns shows one in full)"))
+        words = f"namespace has {counts}" if number == 1 else f"namespaces have {counts} each"
+        out.print(Text(f"  {number} more {words}"))
 
 
 def _divided(
@@ -63,8 +63,10 @@ def _divided(
 
     A host may have hundreds of namespaces. Those without a finding are left to the summary.
     """
-    own = [subject for subject in subjects if subject.seen.namespace.is_own or len(subjects) == 1]
-    others = [subject for subject in subjects if subject not in own and subject.seen.namespace in by_namespace]
+    if len(subjects) == 1:
+        return list(subjects), []
+    own = [subject for subject in subjects if subject.seen.namespace.is_own]
+    others = [one for one in subjects if not one.seen.namespace.is_own and one.seen.namespace in by_namespace]
     order = list(Severity)
     others.sort(key=lambda subject: min(order.index(one.severity) for one in by_namespace[subject.seen.namespace]))
     return own + others[:_IN_FULL], others[_IN_FULL:]
