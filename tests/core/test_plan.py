@@ -16,7 +16,7 @@ draws = st.floats(0, 1, exclude_max=True)
 
 
 @given(ephemeral=ranges.filter(lambda ports: len(ports) > 1), where=st.floats(0, 1), draw=draws)
-def test_no_side_of_a_steering_plan_holds_the_port_and_together_they_are_all_the_rest(
+def test_no_sub_range_of_a_steering_plan_holds_the_port_and_together_they_are_all_the_rest(
     ephemeral: PortRange, where: float, draw: float
 ) -> None:
     port = ephemeral.low + round(where * (len(ephemeral) - 1))
@@ -29,7 +29,7 @@ def test_no_side_of_a_steering_plan_holds_the_port_and_together_they_are_all_the
 
 
 @given(low=st.integers(1, 40000), below=st.integers(1, 12000), above=st.integers(1, 12000))
-def test_the_lower_side_comes_first_for_its_share_of_the_draws(low: int, below: int, above: int) -> None:
+def test_the_lower_sub_range_comes_first_for_its_share_of_the_draws(low: int, below: int, above: int) -> None:
     port = low + below
     made = plan(port, 0, HostFacts(PortRange(low, port + above), True))
     lower, upper = made.sub_ranges

@@ -1,4 +1,4 @@
-"""The C library, for the system calls that Python's own modules do not offer, and whose numbers these are."""
+"""The C library, for system calls that Python's own modules do not offer, and the machine that has their numbers."""
 
 from __future__ import annotations
 

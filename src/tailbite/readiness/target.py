@@ -145,7 +145,7 @@ def _of_host_and_port(text: str) -> Target:
 
 
 def require_host(host: str, port: int) -> None:
-    """Refuse what cannot be a host, and a link-local address without an interface: which is meant, nobody knows.
+    """Refuse what cannot be a host, and a link-local address without its interface, which every interface may have.
 
     Raises:
         ValueError: it is one of these.

@@ -50,7 +50,7 @@ class Deposit:
         self.remove(_LEFT)
 
     def add(self, key: Hashable, sock: socket.socket) -> None:
-        """Keep a copy of a socket open; without space in the queue, it ends with this process."""
+        """Keep a copy of a socket open. If the queue has no space, the socket ends with this process."""
         self._put_copy(key, sock.fileno())
 
     def remove(self, key: Hashable) -> None:

@@ -1,4 +1,4 @@
-"""Addresses of this host: is an address one of them, may a server bind it, and which source does a client have to it.
+"""An address as this host treats it: its own or not, free to bind or not, and the source of a client that dials it.
 
 All is asked with UDP sockets: UDP has ports of its own, so no TCP port is touched, and a UDP socket that is connected
 sends nothing.

@@ -1,4 +1,4 @@
-"""The supervisor of a process beside systemd and containers: supervisord, runit, s6, daemontools, OpenRC.
+"""The supervisor of a process, other than systemd and container engines: supervisord, runit, s6, daemontools, OpenRC.
 
 Such a program starts a service again when it ends, so that a pid that is killed comes back. It is an ancestor of the
 process; OpenRC has none, and puts its services into control groups of their own (rc-cgroup.sh). What a person
