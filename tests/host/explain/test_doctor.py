@@ -263,7 +263,24 @@ def made_up(*sysctls: Sysctl) -> Subject:
 def test_simultaneous_open_switched_off_makes_the_risk_a_notice() -> None:
     found = examine_namespace(made_up(Sysctl("tcp_simult_connect", "0")))
     assert [(one.code, one.severity) for one in found] == [("TB109", Severity.NOTICE), ("TB210", Severity.FINE)]
+    assert "connected to itself" not in found[0].why
     assert [one.code for one in examine_namespace(made_up(Sysctl("tcp_simult_connect", "1")))] == ["TB109"]
+
+
+@pytest.mark.parametrize(
+    ("port", "client"),
+    [
+        (50008, "a client that retries may be given"),
+        (50009, "a client that retries and binds before it connects may be given"),
+        (50010, "no client is given"),  # the last of an odd number of ports: no search ends there
+    ],
+)
+def test_a_service_that_is_down_and_a_server_name_the_same_client(port: int, client: str) -> None:
+    subject = made_up()
+    seen = replace(subject.seen, ephemeral=PortRange(50008, 50010))
+    (down,) = examine_namespace(replace(subject, seen=seen, services=(Service(port),)))
+    assert client in down.what
+    assert down.severity is (Severity.NOTICE if client.startswith("no ") else Severity.WARNING)
 
 
 def test_random_steps_change_the_odds_of_a_port_behind_taken_ones_alone() -> None:

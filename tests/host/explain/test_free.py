@@ -11,7 +11,7 @@ import pytest
 from support.holders import Holder
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import Selection
-from tailbite.host.explain.finding import Confidence
+from tailbite.host.explain.finding import Confidence, Severity
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.host.see.port import PortSnapshot, inspect_port
@@ -77,3 +77,31 @@ def test_a_connection_of_the_kernels_choice_leaves_the_port_at_risk_for_other_de
     with Holder("source_chosen", "127.0.0.1", reuse=False).held(PORT):
         (shot,) = inspect_port(PORT, [current_namespace()])
         assert [one.code for one in explain_port(shot, (), "::1").findings] == ["TB109", "TB103"]
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    ("port", "client"),
+    [(50008, "a client that retries can"), (50009, "a client that retries and binds"), (50010, "no client")],
+)
+def test_the_client_that_is_named_is_given_the_port_and_no_other_is(port: int, client: str) -> None:
+    """Odd ports are for clients that bind first; of an odd number of ports no search ends at the last one."""
+    write_ephemeral_range(PortRange(50008, 50010))
+    (shot,) = inspect_port(port, [current_namespace()])
+    (finding,) = explain_port(shot, (), "127.0.0.1").findings
+    assert client in finding.what
+    given = []
+    for binds in (False, True):
+        with socket.socket() as sock:
+            if binds:
+                sock.bind(("127.0.0.1", 0))
+            given.append(sock.connect_ex(("127.0.0.1", port)) == 0)
+            abort(sock)
+    assert given == [fact.value is not None for fact in finding.facts[:2]] == [port == 50008, port == 50009]
+    assert finding.severity is (Severity.WARNING if any(given) else Severity.NOTICE)
+
+
+def test_without_simultaneous_open_no_client_is_said_to_be_connected_to_itself() -> None:
+    (finding,) = explain_port(replace(made_up(), opens_simultaneously=False)).findings
+    assert "no client connects to itself" in finding.what
+    assert finding.severity is Severity.NOTICE

@@ -116,4 +116,10 @@ def _switched_off(subject: Subject) -> Finding:
 
 
 def _without_risk(one: Finding) -> Finding:
-    return replace(one, severity=Severity.NOTICE) if one.code in ("TB109", "TB204") else one
+    if one.code not in ("TB109", "TB204"):
+        return one
+    why = (
+        "A client that dials the port itself is refused then, because simultaneous open is switched off. One that "
+        "dials another port holds the connection, and the service cannot start until that ends."
+    )
+    return replace(one, severity=Severity.NOTICE, why=why)

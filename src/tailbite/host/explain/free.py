@@ -9,12 +9,13 @@ from tailbite.core.odds import odds
 from tailbite.core.ports import PortSet
 from tailbite.core.selection import Selection
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
-from tailbite.host.explain.phrases import holder_name, range_words, spell_forecasts, verb_for
+from tailbite.host.explain.phrases import client_at_risk, holder_name, range_words, spell_forecasts, verb_for
 from tailbite.host.explain.remedies import reserve_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tailbite.core.odds import Odds
     from tailbite.host.explain.evaluation import Evaluation
     from tailbite.host.see.own_address import HostAddress
     from tailbite.host.see.port import PortSnapshot
@@ -56,26 +57,17 @@ def free_findings(found: Evaluation, evidence: SelectionEvidence | None = None) 
             ports=ports,
         )
     taken = found.can_be_chosen and found.reaches_itself
-    risk = ""
-    if taken:
-        risk = (
-            " While no server is up, a client that keeps dialling the port can be connected to itself, and hold it."
-        )
-    elif found.can_be_chosen:
-        risk = (
-            f" A client that dials {found.host} has another source address, so it cannot be connected to itself, "
-            "unless it binds that address first."
-        )
+    chances = _chances(found, evidence) if taken else {}
     yield Finding(
         "TB109" if taken else "TB110",
-        Severity.WARNING if taken else Severity.FINE,
+        _severity(found, chances),
         sure,
-        f"{unused}. {spell_forecasts(found.forecasts, shot.port)}{risk}",
+        f"{unused}. {spell_forecasts(found.forecasts, shot.port)}{_risk(found, chances)}",
         f"The kernel chooses source ports from the ephemeral range, and {range_words(shot)}.",
         reserve_port(found) if taken else (),
         shot.namespace,
         end,
-        facts=(*(_odds_facts(found, evidence) if taken else ()), *_not_inspected(shot)),
+        facts=(*_odds_facts(chances, evidence), *_not_inspected(shot)),
         ports=ports,
     )
 
@@ -85,15 +77,15 @@ def _unused(found: Evaluation) -> str:
     return f"No TCP socket {'uses' if found.shot.sees_bound else 'that this kernel lists uses'} {where}"
 
 
-def _odds_facts(found: Evaluation, evidence: SelectionEvidence | None) -> Iterator[Fact]:
-    """Yield the odds of both kinds of client, if the kernel may choose the port."""
+def _chances(found: Evaluation, evidence: SelectionEvidence | None) -> dict[str, Odds]:
+    """Return the odds of both kinds of client, by the name of the fact; nothing if the range is not known."""
     shot = found.shot
-    if not found.can_be_chosen or shot.ephemeral is None:
-        return
+    if shot.ephemeral is None:
+        return {}
     taken = (shot.reserved or PortSet()) | PortSet.of(shot.listening - {shot.port})
     selection = evidence.selection if evidence is not None else Selection.STRIDES
-    for name, first in (("odds", False), ("odds if it binds first", True)):
-        seen = odds(
+    return {
+        name: odds(
             shot.port,
             shot.ephemeral,
             taken,
@@ -101,9 +93,39 @@ def _odds_facts(found: Evaluation, evidence: SelectionEvidence | None) -> Iterat
             selection=selection,
             scatters=shot.has_random_steps,
         )
+        for name, first in (("odds", False), ("odds if it binds first", True))
+    }
+
+
+def _severity(found: Evaluation, chances: dict[str, Odds]) -> Severity:
+    if not chances:
+        return Severity.FINE
+    at_risk = found.shot.opens_simultaneously and any(one.is_possible for one in chances.values())
+    return Severity.WARNING if at_risk else Severity.NOTICE
+
+
+def _risk(found: Evaluation, chances: dict[str, Odds]) -> str:
+    """Say who can be connected to itself while no server is up, by the odds that are listed below the sentence."""
+    if found.can_be_chosen and not found.reaches_itself:
+        return (
+            f" A client that dials {found.host} has another source address, so it cannot be connected to itself, "
+            "unless it binds that address first."
+        )
+    if not chances:
+        return ""
+    if not found.shot.opens_simultaneously:
+        return " Simultaneous open is switched off here (tcp_simult_connect is 0), so no client connects to itself."
+    client = client_at_risk(*(one.is_possible for one in chances.values()))
+    if client is None:
+        return " While other source ports are free, the kernel gives no client this one."
+    return f" While no server is up, {client} can be connected to itself on this port, and hold it."
+
+
+def _odds_facts(chances: dict[str, Odds], evidence: SelectionEvidence | None) -> Iterator[Fact]:
+    for name, seen in chances.items():
         mean = round(seen.seconds(every=1.0), 3) if seen.is_possible else None
         yield Fact(name, mean, "s", seen.sentence(every=1.0))
-    if evidence is not None and not evidence.is_measured:
+    if chances and evidence is not None and not evidence.is_measured:
         yield Fact("source ports", evidence.selection.label, text=evidence.sentence())
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tailbite.host.see.records import Process
 
 __all__ = [
+    "client_at_risk",
     "holder_name",
     "join_words",
     "process_names",
@@ -75,6 +76,18 @@ def process_names(owners: Iterable[Process]) -> str:
     names = list(dict.fromkeys(map(str, owners)))
     more = [f"{len(names) - 3} more"] if len(names) > 4 else names[3:]
     return join_words([*names[:3], *more])
+
+
+def client_at_risk(dials: bool, binds: bool) -> str | None:
+    """Name the client that can be given the port that it dials; None if no client can.
+
+    Args:
+        dials: a client that only connects can.
+        binds: a client that binds to port 0 before it connects can.
+    """
+    if dials:
+        return "a client that retries"
+    return "a client that retries and binds before it connects" if binds else None
 
 
 def verb_for(owners: Iterable[Process], singular: str, plural: str) -> str:

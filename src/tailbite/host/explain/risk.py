@@ -14,7 +14,7 @@ from tailbite.core.address import Endpoint
 from tailbite.core.odds import Odds, odds
 from tailbite.core.ports import PortRange, PortSet, shortened
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
-from tailbite.host.explain.phrases import join_words
+from tailbite.host.explain.phrases import client_at_risk, join_words
 from tailbite.host.explain.subject import exposed_ports, fix_command, guard_remedy, prevention_remedy
 
 if TYPE_CHECKING:
@@ -70,13 +70,13 @@ def _down(subject: Subject, name: str, ports: Sequence[int]) -> Finding:
     one = len(ports) == 1
     who = name or ("the service" if one else "services")
     where = f"port {ports[0]}" if one else f"{len(ports)} ports ({shortened(str(listed))})"
-    may, severity, facts = _odds_of(subject, ports)
+    client, severity, facts = _odds_of(subject, ports)
     return Finding(
         "TB109",
         severity,
         Confidence.CERTAIN,
-        f"{who[0].upper()}{who[1:]} on {where} {'is' if one or name else 'are'} down, and {may} may be given "
-        f"{'its port' if one else 'one of these ports'}.",
+        f"{who[0].upper()}{who[1:]} on {where} {'is' if one or name else 'are'} down, and "
+        f"{_may_be_given(client, 'its port' if one else 'one of these ports')}.",
         "The client would be connected to itself then, and keep the server from starting: Address already in use.",
         (prevention_remedy(subject, listed), guard_remedy()),
         subject.seen.namespace,
@@ -118,14 +118,14 @@ def _listening(
     owners = {port: _owners(subject, listening[port]) for port in ports}
     every = tuple(dict.fromkeys(owner for some in owners.values() for owner in some))
     names = list(dict.fromkeys(owner.name for owner in every))
-    may, severity, odds_facts = _odds_of(subject, ports)
+    client, severity, odds_facts = _odds_of(subject, ports)
     if len(ports) == 1:
         who = f"{join_words(names[:3])} {'listens' if len(names) == 1 else 'listen'}" if names else "A server listens"
-        what = f"{who} on port {ports[0]}: while it restarts, {may} may be given that port."
+        what = f"{who} on port {ports[0]}: while it restarts, {_may_be_given(client, 'that port')}."
     else:
         what = (
             f"Servers listen on {len(ports)} ports of the ephemeral range ({shortened(str(listed))}): while one of "
-            f"them restarts, {may} may be given its port."
+            f"them restarts, {_may_be_given(client, 'its port')}."
         )
     return Finding(
         "TB204",
@@ -202,7 +202,11 @@ def _fits(name: str, owner: Process) -> bool:
     return any(wanted in text for text in texts) or (len(texts[0]) > 2 and texts[0] in wanted)
 
 
-def _odds_of(subject: Subject, ports: Sequence[int]) -> tuple[str, Severity, tuple[Fact, ...]]:
+def _may_be_given(client: str | None, port: str) -> str:
+    return f"{client} may be given {port}" if client else f"no client is given {port} while other ports are free"
+
+
+def _odds_of(subject: Subject, ports: Sequence[int]) -> tuple[str | None, Severity, tuple[Fact, ...]]:
     """Return which client is at risk, how severe that is, and the odds of the port that is hit most easily.
 
     Ports of one parity have nearly the same odds (RFC 6056 double-hash in Linux), so one of each stands for all.
@@ -213,7 +217,6 @@ def _odds_of(subject: Subject, ports: Sequence[int]) -> tuple[str, Severity, tup
         seen = [_sampled_odds(subject, port, binds_first=first) for port in samples]
         best.append((name, next((one for one in seen if one.is_possible), seen[0])))
     dials, binds = (one.is_possible for _, one in best)
-    may = "a client that retries" if dials or not binds else "a client that retries and binds before it connects"
     facts = tuple(
         Fact(
             name,
@@ -223,7 +226,8 @@ def _odds_of(subject: Subject, ports: Sequence[int]) -> tuple[str, Severity, tup
         )
         for name, one in best
     )
-    return may, Severity.WARNING if dials or binds else Severity.NOTICE, facts
+    client = client_at_risk(dials, binds)
+    return client, Severity.WARNING if client else Severity.NOTICE, facts
 
 
 def _sampled_odds(subject: Subject, port: int, *, binds_first: bool) -> Odds:

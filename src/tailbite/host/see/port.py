@@ -75,6 +75,7 @@ class PortSnapshot:
         not_visible: what could not be inspected.
         has_random_steps: ``ip_local_port_step_width`` is set.
         devices: the names of the network devices, by their index.
+        opens_simultaneously: False if ``tcp_simult_connect`` is 0 (linux-hardened): no self-connect can complete.
         absent: the addresses of listeners on the port that this host does not have.
         as_root: True if this process is root, so that running it as root would show no more.
     """
@@ -96,6 +97,7 @@ class PortSnapshot:
     devices: Mapping[int, str] = field(default_factory=dict)
     as_root: bool = False
     absent: frozenset[str] = frozenset()
+    opens_simultaneously: bool = True
 
     def in_states(self, *states: TcpState) -> tuple[PortUse, ...]:
         """Return the uses in these states."""
@@ -211,6 +213,7 @@ def _inspect_sockets(port: int, namespace: Namespace) -> PortSnapshot:
         has_random_steps=has_random_steps(),
         devices=_devices(),
         as_root=os.geteuid() == 0,
+        opens_simultaneously=read_sysctl("tcp_simult_connect") != "0",
         absent=frozenset(_absent(one) for one in sockets if one.state is TcpState.LISTEN) - {""},
     )
 
