@@ -25,7 +25,7 @@ from tailbite.host.see import namespaces
 from tailbite.host.see.abilities import Ability, SocketAbilities, kernel_abilities, port_selection
 from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.host.see.snapshot import Snapshot, Sysctl
-from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
+from tailbite.kernel.sysctl import read_ephemeral_range, write_ephemeral_range, write_reserved_ports, write_sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,6 +224,17 @@ def test_lines_and_files_without_effect_are_told_with_the_line_that_was_meant(tm
     assert "'net.ipv4.ip_local_reserved_port', which is not a setting of the kernel" in misspelt
     assert "30-other sets source ports, but is not read at boot" in unread
     assert [found[each].severity for each in (unread, backup)] == [Severity.WARNING, Severity.NOTICE]
+
+
+@pytest.mark.usefixtures("network")
+def test_a_range_of_one_number_sets_the_lower_end_as_the_kernel_does(tmp_path: Path) -> None:
+    root = empty_tree(tmp_path)
+    (root / "etc/sysctl.d/10-range.conf").write_text("net.ipv4.ip_local_port_range = 40000\n")
+    (one,) = checkup(root=root).findings
+    assert "sets only the lower end of the ephemeral range, to 40000." in one.what
+    assert "ip_local_port_range = 40000 60999" in one.remedies[0].text
+    write_sysctl("ip_local_port_range", "40000")
+    assert read_ephemeral_range() == PortRange(40000, 60999)
 
 
 @pytest.mark.usefixtures("network")

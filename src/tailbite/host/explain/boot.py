@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tailbite.core.ports import PortSet, shortened
+from tailbite.core.ports import HIGHEST_PORT, PortSet, shortened
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.subject import fix_command
 from tailbite.host.sysctl.mistakes import lost_lines, mistake_in_range, mistake_in_reserved
 from tailbite.host.sysctl.text import OWN_FILE, assignments, value_at_boot
-from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED
+from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED, lower_end_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,8 +99,11 @@ def _refused(subject: Subject, tree: Tree) -> Iterator[Finding]:
             for item in assignments(file, setting.key):
                 if item.value is None or setting.parse(item.value) is not None:
                     continue
-                mistake = explain(item.value)
                 where = f"line {item.line + 1} of {file.path}"
+                if setting is EPHEMERAL and (low := lower_end_value(item.value)) is not None:
+                    yield _half_a_range(subject, where, low)
+                    continue
+                mistake = explain(item.value)
                 yield _line_finding(
                     subject,
                     f"{where[0].upper()}{where[1:]} sets nothing: the kernel refuses {item.value!r}"
@@ -110,6 +113,16 @@ def _refused(subject: Subject, tree: Tree) -> Iterator[Finding]:
                     if mistake.corrected is not None
                     else f"correct {where}",
                 )
+
+
+def _half_a_range(subject: Subject, where: str, low: int) -> Finding:
+    high = subject.seen.ephemeral.high if subject.seen.ephemeral is not None else HIGHEST_PORT
+    return _line_finding(
+        subject,
+        f"{where[0].upper()}{where[1:]} sets only the lower end of the ephemeral range, to {low}.",
+        "The setting has two numbers. The kernel leaves the upper end as it is, and refuses the line if that is below.",
+        f"write {where} as: {EPHEMERAL.key} = {low} {max(low, high)}",
+    )
 
 
 def _lost_lines(subject: Subject, tree: Tree) -> Iterator[Finding]:

@@ -61,6 +61,8 @@ _ADVICE = {
     "\u2013": "a range is written as LOW-HIGH, with a hyphen",
     "\u2014": "a range is written as LOW-HIGH, with a hyphen",
 }
+_COMMENT = re.compile(r"#|(?<![0-9]);|;(?!\s*[0-9])")  # a semicolon between two numbers separates them
+_LIST_ADVICE = "a list has digits, commas and hyphens only"
 _RANGE_ADVICE = "the two ports are separated by a blank"
 
 
@@ -79,7 +81,7 @@ class Mistake:
 
 def ports_meant(value: str) -> PortSet:
     """Return the ports that a value of ``ip_local_reserved_ports`` was meant to have, whatever surrounds them."""
-    text = re.split(r"[#;]", value, maxsplit=1)[0]
+    text = _COMMENT.split(value, maxsplit=1)[0]
     found: list[PortRange] = []
     for match in _PART.finditer(text):
         numbers = [int(number) for number in match.groups() if number]
@@ -103,14 +105,15 @@ def mistake_in_reserved(value: str) -> Mistake:
 
 def mistake_in_range(value: str) -> Mistake:
     """Explain why the kernel refuses a value of ``ip_local_port_range``; it must be one that is refused."""
-    numbers = [int(number) for number in re.findall(r"[0-9]+", re.split(r"[#;]", value, maxsplit=1)[0])]
+    numbers = [int(number) for number in re.findall(r"[0-9]+", _COMMENT.split(value, maxsplit=1)[0])]
     meant = f"{min(numbers)} {max(numbers)}" if len(numbers) == 2 else None
     corrected = meant if meant is not None and range_value(meant) is not None else None
-    if wrong := re.search(r"[\"'#;\\]", value):
+    if (wrong := re.search(r"[\"'#;\\]", value)) and not _separates(value, wrong.start()):
         return Mistake(_character(value, wrong.start()), corrected)
     if wrong := re.search(r"[^0-9a-fA-FxX \t\n\v\f\r]", value):
         char = value[wrong.start()]
-        return Mistake(f"of {_NAMES.get(char, 'the character')} {char!r}: {_RANGE_ADVICE}", corrected)
+        name = "the semicolon" if char == ";" else _NAMES.get(char, "the character")
+        return Mistake(f"of {name} {char!r}: {_RANGE_ADVICE}", corrected)
     if len(numbers) != 2:
         return Mistake(f"it has {len(numbers)} number{'' if len(numbers) == 1 else 's'} instead of two", None)
     low, high = numbers
@@ -123,9 +126,16 @@ def mistake_in_range(value: str) -> Mistake:
 
 def _character(value: str, place: int) -> str:
     char = value[place]
-    name = _NAMES.get(char, "the character")
+    name, advice = _NAMES.get(char, "the character"), _ADVICE.get(char, _LIST_ADVICE)
+    if _separates(value, place):
+        name, advice = "the semicolon", _ADVICE[" "]
     before = f" behind {value[:place]!r}" if place else " at its beginning"
-    return f"of {name} {char!r}{before}: {_ADVICE.get(char, 'a list has digits, commas and hyphens only')}"
+    return f"of {name} {char!r}{before}: {advice}"
+
+
+def _separates(value: str, place: int) -> bool:
+    """Tell whether there is a semicolon between two numbers, which does not begin a comment."""
+    return value[place] == ";" and _COMMENT.match(value, place) is None
 
 
 def _number(part: str) -> str:

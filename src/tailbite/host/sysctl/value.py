@@ -16,7 +16,16 @@ from tailbite.core.ports import HIGHEST_PORT, PortRange, PortSet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EPHEMERAL", "LOWEST_EPHEMERAL", "PAGE", "RESERVED", "Setting", "range_value", "reserved_value"]
+__all__ = [
+    "EPHEMERAL",
+    "LOWEST_EPHEMERAL",
+    "PAGE",
+    "RESERVED",
+    "Setting",
+    "lower_end_value",
+    "range_value",
+    "reserved_value",
+]
 
 T = TypeVar("T")
 
@@ -45,13 +54,23 @@ def reserved_value(text: str) -> PortSet | None:
 def range_value(text: str) -> PortRange | None:
     """Return the range of ``ip_local_port_range = text``, or None if the kernel refuses the text.
 
-    One number alone, which sets the lower end and leaves the upper one, counts as refused.
+    One number alone counts as refused, see :func:`lower_end_value`.
     """
     match = _PAIR.fullmatch(text)
     if match is None:
         return None
     low, high = (_number(part) for part in match.groups())
     return PortRange(low, high) if LOWEST_EPHEMERAL <= low <= high <= HIGHEST_PORT else None
+
+
+def lower_end_value(text: str) -> int | None:
+    """Return the port of ``ip_local_port_range = text`` with one number, which sets the lower end alone, or None.
+
+    The kernel refuses it if the upper end, which it leaves, is below.
+    """
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*", text, re.ASCII)
+    low = _number(match[1]) if match is not None else 0
+    return low if LOWEST_EPHEMERAL <= low <= HIGHEST_PORT else None
 
 
 def _item(text: str) -> PortRange:
