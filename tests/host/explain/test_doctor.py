@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.boot import empty_tree
+from support.holders import Holder
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import Selection
 from tailbite.host.explain import checkup as host_checkup
@@ -107,6 +108,27 @@ def test_a_service_that_is_down_inside_the_range_is_at_risk_with_odds(port: int)
     assert ports_at_risk(subject) == PortSet.of([port])
     write_reserved_ports(PortSet.of([port]))
     assert codes(checkup(Service(port))) == []
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("source_chosen", "TB103"),
+        ("source_chosen_time_wait", "TB104"),
+        ("accepted_time_wait", "TB104"),
+        pytest.param("bound", "TB105", marks=pytest.mark.needs("BOUND_SOCKETS_LISTED")),
+        ("accepted", "TB111"),
+    ],
+)
+def test_a_service_that_is_down_is_not_fine_while_something_else_holds_its_port(kind: str, code: str) -> None:
+    """kubernetes#103375 and others: a connection has the port of the service as its source port."""
+    with Holder(kind, "127.0.0.1", reuse=False).held(EVEN):
+        found = [one for one in checkup(Service(EVEN, "broker")).findings if EVEN in one.ports]
+        assert not any(EVEN in one.ports for one in checkup().findings)  # nobody said that it is a service's
+    (one,) = found
+    assert one.code == code
+    assert one.what.endswith("The port is that of broker on port 50050.")
 
 
 @pytest.mark.usefixtures("network")
@@ -346,7 +368,7 @@ def test_the_way_ports_are_drawn_goes_by_the_kernel_s_release(release: str, expe
 def test_every_finding_of_the_doctor_has_its_page() -> None:
     """The codes in its table are those it uses, and each page has the parts of a page."""
     source = Path(doctor.__file__).parent
-    shared = {"TB101", "TB102", "TB109"}
+    shared = {*doctor.HOLDS, "TB109"}
     old = {"TB201", "TB202", "TB203"}  # codes of 0.1, which --ignore still takes
     used = {code for file in source.glob("*.py") for code in re.findall(r'"(TB2\d\d)"', file.read_text())}
     assert (used - old) | shared == set(re.findall(r"TB\d{3}", doctor.__doc__ or ""))

@@ -120,7 +120,7 @@ def _half_a_range(subject: Subject, where: str, low: int) -> Finding:
     return _line_finding(
         subject,
         f"{where[0].upper()}{where[1:]} sets only the lower end of the ephemeral range, to {low}.",
-        "The setting has two numbers. The kernel leaves the upper end as it is, and refuses the line if that is below.",
+        "The setting has two numbers. The kernel leaves the upper end as it is, and refuses a lower end above it.",
         f"write {where} as: {EPHEMERAL.key} = {low} {max(low, high)}",
     )
 

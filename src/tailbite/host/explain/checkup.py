@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from tailbite.host.explain.baseline import NOTHING_KNOWN, KnownFindings
 from tailbite.host.explain.boot import boot_findings
-from tailbite.host.explain.doctor import examine_kernel, examine_namespace
+from tailbite.host.explain.doctor import HOLDS, examine_kernel, examine_namespace
 from tailbite.host.explain.subject import Subject
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.abilities import kernel_abilities, socket_abilities
 from tailbite.host.see.exhaustion import destinations_of
-from tailbite.host.see.port import inspect_sockets
+from tailbite.host.see.port import connected_ports, inspect_sockets
 from tailbite.host.see.port_selection import running_selection
 from tailbite.host.see.processes import find_holders
+from tailbite.host.see.records import NotVisible
 from tailbite.host.see.scan import scan_snapshots
 from tailbite.host.see.snapshot import take_snapshot
 from tailbite.host.sysctl.tree import HOST, is_host_namespace, read_tree
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     from tailbite.host.explain.subject import Service
     from tailbite.host.see.abilities import Ability
     from tailbite.host.see.port_selection import SelectionEvidence
-    from tailbite.host.see.records import Namespace, NotVisible
+    from tailbite.host.see.records import Namespace
     from tailbite.host.see.scan import Scan, Sighting
+    from tailbite.host.see.snapshot import Snapshot
 
 __all__ = ["Checkup", "check_host"]
 
-_SELF_CONNECTS = frozenset({"TB101", "TB102"})
 _MOST_HELD = 100  # ports with self-connects that are explained one by one
+_MOST_BLOCKED = 10  # ports of services that something else holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,14 @@ def check_host(
     sightings: dict[Namespace, list[Sighting]] = {}
     for one in seen.sightings:
         sightings.setdefault(one.namespace, []).append(one)
-    held = _held_ports(sightings)
-    for shot in (one for one in shots if one.ephemeral is not None):  # the others are among the not_visible
+    visible = [one for one in shots if one.ephemeral is not None]  # the others are among the not_visible
+    expected = {one.namespace: tuple(services) for one in visible if one.namespace.is_own or len(places) == 1}
+    held = _held_ports(visible, expected, unseen)
+    for shot in visible:
         subject = Subject(
             shot,
             tuple(sightings.get(shot.namespace, ())),
-            tuple(services) if shot.namespace.is_own or len(places) == 1 else (),
+            expected.get(shot.namespace, ()),
             owners,
             selection.selection,
             held.get(shot.namespace, ()),
@@ -125,17 +129,32 @@ def _next_boot(subject: Subject, root: Path | None, unseen: list[NotVisible]) ->
     return boot_findings(subject, tree)
 
 
-def _held_ports(sightings: Mapping[Namespace, Sequence[Sighting]]) -> dict[Namespace, tuple[Finding, ...]]:
-    """Explain the ports that self-connects hold, in the words of ``tailbite why``."""
-    places = [
-        (port, namespace)
-        for namespace, here in sightings.items()
-        for port in sorted({one.socket.endpoints.local.port for one in here})[:_MOST_HELD]
-    ]
-    able = socket_abilities(one.socket.state for here in sightings.values() for one in here)
+def _held_ports(
+    shots: Sequence[Snapshot], services: Mapping[Namespace, Sequence[Service]], unseen: list[NotVisible]
+) -> dict[Namespace, tuple[Finding, ...]]:
+    """Explain the ports that self-connects hold, and those of services that are down, in the words of ``why``."""
+    places: list[tuple[int, Namespace]] = []
+    for shot in shots:
+        stuck = sorted({one.endpoints.local.port for one in shot.self_connects})[:_MOST_HELD]
+        blocked = _blocked_ports(shot, services.get(shot.namespace, ()), unseen)
+        places += [(port, shot.namespace) for port in (*stuck, *blocked)]
+    able = socket_abilities(one.state for shot in shots for one in shot.self_connects)
     found: dict[Namespace, tuple[Finding, ...]] = {}
     for shot in inspect_sockets(places):
         explained = explain_port(shot, abilities=able).findings
-        held = tuple(one for one in explained if one.code in _SELF_CONNECTS)
+        held = tuple(one for one in explained if one.code in HOLDS and one.severity.is_bad)
         found[shot.namespace] = (*found.get(shot.namespace, ()), *held)
     return found
+
+
+def _blocked_ports(shot: Snapshot, services: Sequence[Service], unseen: list[NotVisible]) -> list[int]:
+    """Return ports of services that are down and that something else holds."""
+    known = {one.endpoints.local.port for one in (*shot.listeners, *shot.self_connects)}
+    down = {service.port for service in services} - known
+    bound = {one.endpoints.local.port for one in shot.bound} & down
+    try:
+        connected = connected_ports(shot.namespace, down)
+    except OSError as error:
+        unseen.append(NotVisible.of("what holds the ports of services", error))
+        connected = frozenset()
+    return sorted(bound | connected)[:_MOST_BLOCKED]

@@ -5,7 +5,11 @@ code   situation                                                      severity
 =====  =============================================================  ========
 TB101  a socket is connected to itself now                            critical
 TB102  a self-connect left a TIME-WAIT, which blocks the port         warning
+TB103  a connection has the port of a service as its source port      critical
+TB104  TIME-WAIT of a connection blocks the port of a service         warning
+TB105  a program has bound the port of a service                      critical
 TB109  a service that should listen is down, and its port is exposed  warning
+TB111  connections of a service outlive it                            warning
 TB204  a server listens on a port that is exposed while it is down    warning
 TB205  ports are reserved now, but not after the next boot            warning
 TB206  a line of a sysctl.d file has no effect                        warning
@@ -36,7 +40,10 @@ if TYPE_CHECKING:
     from tailbite.host.explain.subject import Subject
     from tailbite.host.see.abilities import Ability
 
-__all__ = ["examine_kernel", "examine_namespace", "ports_to_free"]
+__all__ = ["HOLDS", "examine_kernel", "examine_namespace", "ports_to_free"]
+
+HOLDS = frozenset({"TB101", "TB102", "TB103", "TB104", "TB105", "TB111"})
+"""Codes about what holds a port and is not a server."""
 
 _LACKING = {
     "IP_LOCAL_PORT_RANGE": (
@@ -59,7 +66,7 @@ _LACKING = {
 
 def examine_namespace(subject: Subject) -> list[Finding]:
     """Return what is wrong with one namespace, the worst first."""
-    found = [*_self_connects(subject), *risks(subject)]
+    found = [*_held(subject), *risks(subject)]
     if subject.usage is not None:
         found += exhaustion_findings(subject.usage)
     if subject.seen.sysctl("tcp_simult_connect") == "0":
@@ -75,7 +82,7 @@ def ports_to_free(findings: list[Finding]) -> PortSet:
     return PortSet.of(one.endpoint.port for one in findings if one.code in ("TB101", "TB102") and one.endpoint)
 
 
-def _self_connects(subject: Subject) -> Iterator[Finding]:
+def _held(subject: Subject) -> Iterator[Finding]:
     services = {service.port: str(service) for service in subject.services}
     for one in subject.held:
         port = one.endpoint.port if one.endpoint else 0

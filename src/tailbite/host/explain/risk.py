@@ -53,7 +53,8 @@ def _ports_in_use(subject: Subject) -> set[int]:
 
 def _services_down(subject: Subject) -> Iterator[Finding]:
     exposed = exposed_ports(subject.seen)
-    used = _ports_in_use(subject)  # a self-connect on the port is a finding of its own, and worse
+    used = _ports_in_use(subject)  # what holds the port is a finding of its own, and worse
+    used |= {port for one in subject.held for port in one.ports}
     names: dict[str, list[int]] = {}
     for service in subject.services:
         if service.port in exposed and service.port not in used:

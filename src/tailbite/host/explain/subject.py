@@ -57,7 +57,8 @@ class Subject:
         services: what should run in it.
         owners: the processes behind the inodes of its listeners, as far as they could be seen.
         selection: how the kernel chooses source ports.
-        held: the findings about ports that a self-connect, or what it left, holds.
+        held: the findings about ports that a self-connect, or what it left, holds, and about ports of services that
+            something else holds.
         usage: the source ports in use to each destination; None if they were not counted.
         accepted: findings that are not reported again.
     """

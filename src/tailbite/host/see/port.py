@@ -22,21 +22,23 @@ from tailbite.host.see.other_protocols import OtherUse, other_protocol_uses
 from tailbite.host.see.own_address import ask_address
 from tailbite.host.see.records import NotVisible
 from tailbite.host.see.redirects import NO_REDIRECTS, Redirects, redirects_of
-from tailbite.host.see.usage import usage_here
+from tailbite.host.see.usage import read_usage, usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.capabilities import CAP_NET_BIND_SERVICE, has_capability
-from tailbite.kernel.sock_diag import SockDiag, TcpState
+from tailbite.kernel.inet_diag import CONNECTION_STATES, TcpState
+from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import has_random_steps, read_ephemeral_range, read_reserved_ports, read_sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from tailbite.core.ports import PortRange, PortSet
     from tailbite.host.see.records import Namespace, Process
     from tailbite.kernel.sock_diag import TcpSocket
     from tailbite.kernel.tcp_info import TcpInfo
 
-__all__ = ["PortSnapshot", "PortUse", "inspect_port", "inspect_sockets"]
+__all__ = ["PortSnapshot", "PortUse", "connected_ports", "inspect_port", "inspect_sockets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,24 @@ def inspect_sockets(places: Iterable[tuple[int, Namespace]]) -> tuple[PortSnapsh
     The processes behind all of them are looked for once.
     """
     return _inspect_all([partial(_inspect, port, namespace, _inspect_sockets) for port, namespace in places])
+
+
+def connected_ports(namespace: Namespace, among: AbstractSet[int]) -> frozenset[int]:
+    """Return those of some ports that a connection or a TIME-WAIT has as its local port.
+
+    Raises:
+        OSError: the sockets could not be listed.
+    """
+    counts = read_usage(namespace)
+    if not among or (counts is not None and counts.is_empty):
+        return frozenset()
+    return call_in_namespace(namespace, partial(_connected_here, among))
+
+
+def _connected_here(among: AbstractSet[int]) -> frozenset[int]:
+    with SockDiag() as diag:
+        found = {payload[4] << 8 | payload[5] for payload in diag.payloads(CONNECTION_STATES)}
+    return frozenset(found & among)
 
 
 def _inspect_all(inspections: list[Callable[[], PortSnapshot]]) -> tuple[PortSnapshot, ...]:
