@@ -109,10 +109,11 @@ def command(
 ) -> int:
     """Tell whether this host is at risk of self-connects, and what helps.
 
-    Inspects each network namespace: the range of source ports, the ports reserved in it, servers that listen there
-    all the same, self-connects and the TIME-WAIT they left, whatever else holds the port of a service that is down,
-    source ports that are used up; and the kernel, and what the next boot will set. Each finding says how bad it is and how sure, the odds for a client that retries every
-    second, and the remedy. Ports in the same state are one finding. Changes nothing.
+    Inspects each network namespace: the range of source ports, the ports reserved in it, servers that listen
+    there all the same, self-connects and the TIME-WAIT they left, whatever else holds the port of a service that
+    is down, source ports that are used up; and the kernel, and what the next boot will set. Each finding says
+    how bad it is and how sure, the odds for a client that retries every second, and the remedy. Ports in the
+    same state are one finding. Changes nothing.
 
     Needs no root; what only root can see is named on stderr.
 
