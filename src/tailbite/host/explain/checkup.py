@@ -140,10 +140,10 @@ def _held_ports(
         places += [(port, shot.namespace) for port in (*stuck, *blocked)]
     able = socket_abilities(one.state for shot in shots for one in shot.self_connects)
     found: dict[Namespace, tuple[Finding, ...]] = {}
-    for shot in inspect_sockets(places):
-        explained = explain_port(shot, abilities=able).findings
+    for port in inspect_sockets(places):
+        explained = explain_port(port, abilities=able).findings
         held = tuple(one for one in explained if one.code in HOLDS and one.severity.is_bad)
-        found[shot.namespace] = (*found.get(shot.namespace, ()), *held)
+        found[port.namespace] = (*found.get(port.namespace, ()), *held)
     return found
 
 
