@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import boot_kernels
-from kernels import boot, page, vm
+from kernels import boot, inside, page, vm
 from kernels.packages import PackageUnavailableError, Suite
 from kernels.records import HOST, KERNELS, Cell, debian, ubuntu
 
@@ -156,6 +156,12 @@ def test_a_shell_command_is_run_in_the_repository_and_its_output_is_kept(tmp_pat
     assert found.complete, found.console
     assert re.fullmatch(r"README\.md\ntailbite.*\n", found.output)
     assert found.cells == []
+
+
+def test_a_detail_names_no_folder_of_the_machine_that_ran_it() -> None:
+    python = Path(sys.executable)
+    said = f"cannot guard {python}; see {boot.ROOT}/docs/guards.md"
+    assert inside.without_folders(said) == f"cannot guard {python.name}; see docs/guards.md"
 
 
 @pytest.mark.usefixtures("network")

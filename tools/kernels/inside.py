@@ -58,7 +58,14 @@ def _cell(row: str, cell: Callable[[Run], str], run: Run) -> Cell:
     except Exception as error:  # the other cells are still worth running
         traceback.print_exc()
         outcome, detail = "fault", f"{type(error).__name__}: {error}"
-    return Cell(row, outcome, " ".join(detail.split()), round(monotonic() - start, 1))
+    return Cell(row, outcome, without_folders(" ".join(detail.split())), round(monotonic() - start, 1))
+
+
+def without_folders(detail: str) -> str:
+    """Return the detail without the folders of this machine, which mean nothing to the page's readers."""
+    for folder in (Path(sys.executable).parent, ROOT):
+        detail = detail.replace(f"{folder}/", "")
+    return detail
 
 
 def tests(path: str, seconds: float) -> Cell:
