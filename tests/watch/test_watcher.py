@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -221,6 +222,28 @@ def test_a_time_wait_that_the_kernel_does_not_destroy_is_ended(monkeypatch: pyte
     result = confirm_port_free(event, destroy_noticed(event))
     assert (result.is_destroyed, result.is_port_free, result.refused) == (True, True, "")
     assert server_can_bind()
+
+
+def test_a_refusal_is_reported_once_and_again_when_the_reason_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_to_destroy(monkeypatch)
+    watch = watcher(PollSource(), kill=True, every=0.01)
+    with connected_to_itself(PORT):
+        (first,) = watch.wait(1.0)
+        assert first.event.end is not None
+        assert first.event.end.refused.endswith("end the program that has it")
+        for _ in range(5):
+            assert watch.wait(1.0) == []
+    monkeypatch.setattr("tailbite.kernel.end_socket.replace_time_wait", refuse_repair)
+    (second,) = watch.wait(1.0)
+    assert not second.is_new
+    assert second.event.end is not None
+    assert "wait for its end" in second.event.end.refused
+    for _ in range(5):
+        assert watch.wait(1.0) == []
+
+
+def refuse_repair(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
 
 
 def test_an_unknown_namespace_and_a_refusal_are_said() -> None:

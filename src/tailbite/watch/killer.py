@@ -29,10 +29,10 @@ def destroy_noticed(event: SelfConnectEvent) -> EndResult:
     if event.namespace is None:
         return EndResult(False, False, 0, "the process that dialled has ended: its network namespace is not known")
     try:
-        is_destroyed, finished = call_in_namespace(event.namespace, partial(_destroy, event))
-    except OSError as error:
-        return EndResult(False, False, _since(event), _why_refused(event, error))
-    return EndResult(is_destroyed, True, max(round((finished - event.time) * 1e6), 0))
+        is_destroyed, finished, refused = call_in_namespace(event.namespace, partial(_destroy, event))
+    except OSError as error:  # the namespace cannot be entered, or sock_diag does not answer there
+        return EndResult(False, False, _since(event.time, time.time()), _why_refused(event, error))
+    return EndResult(is_destroyed, not refused, _since(event.time, finished), refused)
 
 
 def confirm_port_free(event: SelfConnectEvent, result: EndResult) -> EndResult:
@@ -45,13 +45,16 @@ def confirm_port_free(event: SelfConnectEvent, result: EndResult) -> EndResult:
         return result
 
 
-def _destroy(event: SelfConnectEvent) -> tuple[bool, float]:
-    """Return whether there was something to destroy, and when that was done."""
+def _destroy(event: SelfConnectEvent) -> tuple[bool, float, str]:
+    """Return whether there was something to destroy, when that was done, and why it was refused."""
     with SockDiag() as diag:
         target = diag.find(event.family, FourTuple(event.endpoint, event.endpoint))
         if target is None:
-            return False, time.time()
-        return end_self_connect(diag, target), time.time()
+            return False, time.time(), ""
+        try:
+            return end_self_connect(diag, target), time.time(), ""
+        except OSError as error:
+            return False, time.time(), why_not_ended(error, event.endpoint, target.state)
 
 
 def _why_refused(event: SelfConnectEvent, error: OSError) -> str:
@@ -66,5 +69,6 @@ def _is_bound(event: SelfConnectEvent) -> bool:
     return any(one.endpoints.local.port == event.endpoint.port for one in left)
 
 
-def _since(event: SelfConnectEvent) -> int:
-    return max(round((time.time() - event.time) * 1e6), 0)
+def _since(began: float, ended: float) -> int:
+    """Return the microseconds between two times of a clock that may have been set back."""
+    return max(round((ended - began) * 1e6), 0)

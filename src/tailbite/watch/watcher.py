@@ -11,11 +11,12 @@ from tailbite.host.see.processes import describe_process, find_holders
 from tailbite.kernel.sock_diag import TcpState
 from tailbite.watch.killer import confirm_port_free, destroy_noticed
 from tailbite.watch.records import Moment, SelfConnectEvent, SourceKind
-from tailbite.watch.tally import Tally
+from tailbite.watch.tally import MOST_REMEMBERED, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tailbite.core.address import Endpoint
     from tailbite.watch.inspector import InspectionRound, Inspector, NamespaceReport
     from tailbite.watch.sources import EventSource
 
@@ -73,6 +74,7 @@ class Watcher:
         self._due = clock()
         self._inspected_at = float("-inf")
         self._lost = 0
+        self._refusals: dict[tuple[int, Endpoint], str] = {}
 
     def wait(self, timeout: float) -> list[Noticed]:
         """Wait for events or an inspection, at most ``timeout`` seconds; return what was noticed."""
@@ -101,6 +103,7 @@ class Watcher:
     def _notice(self, event: SelfConnectEvent) -> Noticed:
         if event.end is not None:
             event = replace(event, end=confirm_port_free(event, event.end))
+            self._is_news(event)
         if event.pid:
             event = replace(event, process=describe_process(event.pid))
         inode = event.namespace.inode if event.namespace is not None else 0
@@ -154,8 +157,20 @@ class Watcher:
             )
             if self._kill:
                 event = replace(event, end=confirm_port_free(event, destroy_noticed(event)))
-            if is_new or self._kill:
+            if self._is_news(event) or is_new:
                 yield Noticed(event, is_new)
+
+    def _is_news(self, event: SelfConnectEvent) -> bool:
+        """Tell whether a self-connect was destroyed, or could not be for a reason that was not reported of it yet."""
+        if event.end is None:
+            return False
+        key = (event.namespace.inode if event.namespace is not None else 0, event.endpoint)
+        before = self._refusals.pop(key, "")
+        if event.end.refused:
+            self._refusals[key] = event.end.refused
+        while len(self._refusals) > MOST_REMEMBERED:
+            del self._refusals[next(iter(self._refusals))]
+        return event.end.is_destroyed or event.end.refused not in ("", before)
 
 
 def _destroy(event: SelfConnectEvent) -> SelfConnectEvent:
