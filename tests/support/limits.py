@@ -22,6 +22,7 @@ _LIMITS: dict[str, tuple[int, int, int, bool, int]] = {
     "IP_LOCAL_PORT_RANGE": (54, 2, 51, False, errno.ENOPROTOOPT),  # setsockopt, before Linux 6.3
     "IP_FREEBIND": (54, 2, 15, False, errno.EPERM),  # a profile that allows a few options only
     "SO_REUSEADDR": (54, 2, 2, False, errno.EPERM),  # a profile that allows hardly any
+    "pidfd_open": (434, 1, 0, False, errno.ENOSYS),  # of a process, before Linux 5.3
     "PIDFD_THREAD": (434, 1, os.O_EXCL, True, errno.EINVAL),  # before Linux 6.9
     "WAIT_KILLABLE_RECV": (317, 1, 1 << 5, True, errno.EINVAL),  # before Linux 5.19
     "SYNC_WAKE_UP": (16, 1, 0x40082104, False, errno.EINVAL),  # an ioctl, before Linux 6.6

@@ -11,13 +11,35 @@ from typing import Final
 from tailbite.kernel.kcmp import shares_descriptors
 from tailbite.kernel.libc import last_error, libc, quick_error, quick_libc
 
-__all__ = ["PIDFD_GETFD", "can_copy_descriptors", "copy_descriptor", "open_thread"]
+__all__ = [
+    "PIDFD_GETFD",
+    "can_copy_descriptors",
+    "can_watch_processes",
+    "copy_descriptor",
+    "open_process",
+    "open_thread",
+]
 
 # The same on every architecture since Linux 5.1 unified the numbers (include/uapi/asm-generic/unistd.h).
 _PIDFD_OPEN: Final = 434
 PIDFD_GETFD: Final = 438
 """The number of pidfd_getfd(2)."""
 _PIDFD_THREAD = os.O_EXCL  # Linux 6.9
+
+
+def open_process(pid: int) -> int:
+    """Return a pidfd of a process, which becomes readable when the process ends (Linux 5.3).
+
+    ``os.pidfd_open`` is missing in a Python that was built with the headers of an older C library, as those of uv and
+    conda are.
+
+    Raises:
+        OSError: ESRCH, the process is gone; ENOSYS before Linux 5.3.
+    """
+    descriptor = libc().syscall(_PIDFD_OPEN, pid, 0)
+    if descriptor < 0:
+        raise last_error("pidfd_open")
+    return int(descriptor)
 
 
 def open_thread(tid: int) -> int:
@@ -32,7 +54,7 @@ def open_thread(tid: int) -> int:
         leader = _leader(tid)
         if not shares_descriptors(tid, leader):
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-        descriptor = libc().syscall(_PIDFD_OPEN, leader, 0)
+        return open_process(leader)
     if descriptor < 0:
         raise last_error("pidfd_open")
     return int(descriptor)
@@ -60,6 +82,15 @@ def copy_descriptor(pidfd: int, descriptor: int) -> int:
     if copy < 0:
         raise quick_error("pidfd_getfd")
     return copy
+
+
+def can_watch_processes() -> bool:
+    """Tell whether this system reports the end of any process (pidfd_open(2), Linux 5.3)."""
+    try:
+        os.close(open_process(os.getpid()))
+    except OSError:
+        return False
+    return True
 
 
 def can_copy_descriptors() -> bool:

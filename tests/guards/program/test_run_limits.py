@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -291,3 +292,30 @@ def test_without_a_process_to_spare_the_program_runs_unguarded_and_says_so() -> 
         assert done.returncode == 0, done.stderr
         assert done.stdout == "out\n"
         assert "runs without a guard: no process can be started" in done.stderr
+
+
+OLD_HEADERS = """
+import os, runpy
+del os.pidfd_open, os.memfd_create
+runpy.run_module("tailbite", run_name="__main__", alter_sys=True)
+"""
+"""A Python that was built with the headers of an old C library, as uv's, conda's and that of Google's cloud tools."""
+
+
+@pytest.mark.parametrize("options", [("-v",), ("--port", str(PORT)), ("--stats-json", "/dev/null")])
+def test_a_python_without_the_functions_of_newer_c_libraries_guards_as_well(options: tuple[str, ...]) -> None:
+    Trap().set().control()
+    done = run([sys.executable, "-c", OLD_HEADERS, "run", "--require", *options, "--", *client()])
+    assert done.returncode == 0, done.stderr
+    assert counts(done.stdout) == (0, 200)
+
+
+def test_where_no_helper_is_told_of_a_programs_end_no_port_can_be_named_and_that_is_said() -> None:
+    done = run([*without("pidfd_open"), *RUN, "-v", "--port", str(PORT), "--", "true"])
+    assert done.returncode == 0
+    assert (
+        "not told here when the program ends (pidfd_open, Linux 5.3); what does work here: --in-process"
+        in done.stderr
+    )
+    done = run([*without("pidfd_open", "NEW_LISTENER"), *RUN, "-v", "--", "true"])
+    assert "what does work here: --in-process for Pythons" in done.stderr

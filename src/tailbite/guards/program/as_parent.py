@@ -30,6 +30,7 @@ from tailbite.guards.program.helpers import detach, let_go_of_stderr
 from tailbite.guards.program.order import Order, Report, become_program, refuse_or_go_unguarded
 from tailbite.guards.program.serving import answer_all_unguarded, serve_polling
 from tailbite.guards.program.shared_page import SharedPage
+from tailbite.kernel.pidfd import open_process
 from tailbite.kernel.prctl import become_subreaper
 from tailbite.kernel.seccomp import Listener
 
@@ -204,7 +205,7 @@ def _supervise(
     theirs.close()
     family = _Family(child, front, news)
     family.send_news(_STARTED)  # before anything that may fail: the front reports the status of a program it knows
-    watched_front = os.pidfd_open(front)
+    watched_front = open_process(front)
     wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     detach(ours.fileno(), news.fileno(), watched_front, wake, woken, *((2,) if order.is_verbose else ()))
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -262,7 +263,7 @@ def _become(
 
 def _stand_by(listener: Listener, page: SharedPage) -> int:
     # Opened before the fork: the supervisor may be killed before the stand-by does anything.
-    watched = os.pidfd_open(os.getpid())
+    watched = open_process(os.getpid())
     child = os.fork()
     if child == 0:
         try:

@@ -11,6 +11,7 @@ from tailbite.guards.program.monitor import Task, do_task
 from tailbite.guards.program.serving import serve_blocking, serve_polling
 from tailbite.guards.program.shared_page import MOST_WORKERS
 from tailbite.kernel import seccomp
+from tailbite.kernel.pidfd import open_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +117,7 @@ def _serve_verbosely(
 ) -> bool:
     """Answer calls in a worker that writes to the program's stderr, until nobody is left or the monitor has ended."""
     try:
-        watched = os.pidfd_open(watch.monitor)
+        watched = open_process(watch.monitor)
     except ProcessLookupError:
         return False
     others: dict[int, Callable[[], bool]] = {watched: lambda: True}

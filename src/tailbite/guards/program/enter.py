@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tailbite.guards.program.helpers import HELPER_ENDED, hears_go
-from tailbite.guards.program.mechanism import NAMES_PORTS_INSTEAD
+from tailbite.guards.program.mechanism import what_works_instead
 from tailbite.guards.program.order import refuse_or_go_unguarded, write_line
 from tailbite.guards.program.steerer import GUARDED, IS_GUARDED, Steerer
 from tailbite.kernel import seccomp
@@ -77,7 +77,7 @@ def enter_filter(order: Order, choice: Choice, helper: socket.socket) -> bool:
 def _explain_refusal(order: Order, error: OSError) -> bool:
     """Report why the filter was refused; tell whether the program is guarded all the same."""
     if error.errno != errno.EBUSY:
-        refuse_or_go_unguarded(order, f"the kernel refuses the filter ({error.strerror}); {NAMES_PORTS_INSTEAD}")
+        refuse_or_go_unguarded(order, f"the kernel refuses the filter ({error.strerror}); {what_works_instead()}")
         return False
     if _is_guarded_already():
         if order.is_verbose:
@@ -85,7 +85,7 @@ def _explain_refusal(order: Order, error: OSError) -> bool:
         return True
     refuse_or_go_unguarded(
         order,
-        "another supervisor listens to its system calls already, and there can be only one; " + NAMES_PORTS_INSTEAD,
+        "another supervisor listens to its system calls already, and there can be only one; " + what_works_instead(),
     )
     return False
 

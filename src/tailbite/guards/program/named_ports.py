@@ -8,10 +8,11 @@ import select
 from typing import TYPE_CHECKING
 
 from tailbite.guards.program.helpers import HELPER_ENDED, detach, hears_go, spawn_beside
-from tailbite.guards.program.mechanism import Mechanism
+from tailbite.guards.program.mechanism import NOT_TOLD_OF_END, Mechanism
 from tailbite.guards.program.monitor import Task, do_task
 from tailbite.guards.program.order import refuse_or_go_unguarded, write_line
 from tailbite.guards.program.port_hold import hold
+from tailbite.kernel.pidfd import open_process
 from tailbite.kernel.sysctl import read_ephemeral_range
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def _hold_ports(order: Order) -> dict[int, socket.socket | None] | None:
 def _start_holder(held: dict[int, socket.socket | None]) -> str | None:
     """Start the holder; return None when it is ready, else the reason why it is not."""
     try:
-        program = os.pidfd_open(os.getpid())
+        program = open_process(os.getpid())
     except OSError as error:
-        return f"this kernel cannot tell a helper when the program ends (pidfd_open, Linux 5.3: {error.strerror})"
+        return f"{NOT_TOLD_OF_END}: {error.strerror}"
     try:
         with spawn_beside(lambda end: _keep_holding(end, held, program)) as helper:
             return None if hears_go(helper) else HELPER_ENDED
@@ -99,7 +100,7 @@ def _keep_holding(end: socket.socket, held: dict[int, socket.socket | None], pro
 def _hold_until_end(held: dict[int, socket.socket | None], program: int, monitor: int) -> bool:
     """Hold the ports until the program has ended (True) or the monitor has (False)."""
     try:
-        watched = os.pidfd_open(monitor)
+        watched = open_process(monitor)
     except ProcessLookupError:
         return False
     poll = select.poll()

@@ -60,12 +60,13 @@ def _guard_beside(order: Order, choice: Choice) -> bool:
     from tailbite.guards.program.enter import enter_filter, steerer_maker
     from tailbite.guards.program.helpers import spawn_beside
     from tailbite.guards.program.shared_page import SharedPage
+    from tailbite.kernel.pidfd import open_process
 
     page, make = SharedPage(), steerer_maker(order, choice)
     program = None
     if order.is_verbose:
         with contextlib.suppress(OSError):  # ENOSYS before Linux 5.3
-            program = os.pidfd_open(os.getpid())
+            program = open_process(os.getpid())
     try:
         helper = spawn_beside(lambda end: supervise_beside(end, page, order, make, program))
     except OSError as error:

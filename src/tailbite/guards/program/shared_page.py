@@ -11,6 +11,7 @@ from time import sleep
 from typing import Final
 
 from tailbite.guards.program.takeover import Deposit
+from tailbite.kernel.libc import last_error, libc
 from tailbite.kernel.seccomp import NOTIFICATION_SIZE
 
 __all__ = ["BUFFER_SIZE", "MOST_WORKERS", "Outcome", "SharedPage", "WorkerSlot"]
@@ -32,6 +33,8 @@ _PENDING_SIZE: Final = 8 * _MOST_PENDING
 _FEW_DESCRIPTORS: Final = 64
 _MOST_TRIES: Final = 8
 """A call that is left by so many killed workers is let run unguarded: it may be the call itself that ends them."""
+
+_MFD_CLOEXEC: Final = 1
 
 _LEAD: Final = MOST_WORKERS
 _LEAD_TRIES: Final = 20
@@ -102,6 +105,22 @@ class WorkerSlot:
         return self._tries[1] <= _MOST_TRIES
 
 
+def _anonymous_file() -> int:
+    """Return a file that has no name, to be locked.
+
+    ``os.memfd_create`` is missing in a Python that was built with the headers of an older C library, as uv's and
+    conda's; the C library that runs may have it (glibc 2.27).
+    """
+    if not hasattr(libc(), "memfd_create"):
+        from tempfile import gettempdir
+
+        return os.open(gettempdir(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = libc().memfd_create(b"tailbite-guard", _MFD_CLOEXEC)
+    if descriptor < 0:
+        raise last_error("memfd_create")
+    return int(descriptor)
+
+
 class SharedPage:
     """The memory that all helpers map.
 
@@ -111,7 +130,7 @@ class SharedPage:
     """
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create("tailbite-guard")
+        self.descriptor = _anonymous_file()
         size = mmap.PAGESIZE + MOST_WORKERS * _PENDING_SIZE
         page = memoryview(mmap.mmap(-1, size))  # no file: a limit of file sizes (RLIMIT_FSIZE) does not matter
         self.slots = tuple(WorkerSlot(page, number) for number in range(MOST_WORKERS))
