@@ -19,7 +19,7 @@ ALLOWS_ALL = Capabilities(
     reports_end=True,
     has_proc=True,
     reads_memory=True,
-    tells_end=True,
+    shows_end=True,
     copies_descriptors=True,
     steers=True,
     holds=True,
@@ -79,7 +79,7 @@ systems = st.builds(
     reports_calls=st.booleans(),
     reports_end=st.booleans(),
     reads_memory=st.booleans(),
-    tells_end=st.booleans(),
+    shows_end=st.booleans(),
     copies_descriptors=st.booleans(),
     steers=st.booleans(),
     holds=st.booleans(),
@@ -94,7 +94,7 @@ def test_for_every_system_there_is_a_guard_or_a_reason(
 ) -> None:
     chosen = choose(capabilities, names_ports=names_ports, stays_parent=stays)
     assert bool(chosen.reason) == (chosen.mechanism is Mechanism.NONE)
-    can_name = capabilities.system == "linux" and capabilities.tells_end
+    can_name = capabilities.system == "linux" and capabilities.shows_end
     assert (chosen.mechanism is Mechanism.NAMED_PORTS) == (names_ports and can_name)
     if "--port" in chosen.reason:
         assert choose(capabilities, names_ports=True).mechanism is Mechanism.NAMED_PORTS

@@ -310,11 +310,11 @@ def test_a_python_without_the_functions_of_newer_c_libraries_guards_as_well(opti
     assert counts(done.stdout) == (0, 200)
 
 
-def test_where_no_helper_is_told_of_a_programs_end_no_port_can_be_named_and_that_is_said() -> None:
+def test_where_no_helper_can_learn_when_a_program_ends_no_port_can_be_named_and_that_is_said() -> None:
     done = run([*without("pidfd_open"), *RUN, "-v", "--port", str(PORT), "--", "true"])
     assert done.returncode == 0
     assert (
-        "not told here when the program ends (pidfd_open, Linux 5.3); what does work here: --in-process"
+        "cannot learn here when the program ends (pidfd_open, Linux 5.3); what does work here: --in-process"
         in done.stderr
     )
     done = run([*without("pidfd_open", "NEW_LISTENER"), *RUN, "-v", "--", "true"])

@@ -3,7 +3,7 @@
 ================================================================  ===========  =================================
 system capability                                                 mechanism    place of the supervisor
 ================================================================  ===========  =================================
-the user named the ports, and a helper is told of a program's end  NAMED_PORTS  beside the program
+the user named the ports, and a helper can learn when it ends   NAMED_PORTS  beside the program
 no user notification that reports its end, no /proc, memory       NONE
 cannot be read, Yama 2 without privilege, Yama 3; neither of the next two
 descriptors can be copied and sockets can have a range            STEER        beside it; above it with Yama 1
@@ -23,7 +23,7 @@ from enum import Enum
 from typing import Final
 
 __all__ = [
-    "NOT_TOLD_OF_END",
+    "CANNOT_LEARN_END",
     "Capabilities",
     "Choice",
     "Mechanism",
@@ -42,7 +42,7 @@ _NAMES_PORTS_INSTEAD: Final = (
 )
 _NAMES_NO_PORTS_INSTEAD: Final = "what does work here: --in-process for Pythons"
 
-NOT_TOLD_OF_END: Final = "a helper is not told here when the program ends (pidfd_open, Linux 5.3)"
+CANNOT_LEARN_END: Final = "a helper cannot learn here when the program ends (pidfd_open, Linux 5.3)"
 
 _CANNOT_HOLD: Final = "a port cannot be held here (a filter of system calls forbids a socket option that this needs)"
 
@@ -76,7 +76,7 @@ class Capabilities:
         reports_end: a listener reports that no process is left under its filter.
         has_proc: /proc is mounted and shows this process.
         reads_memory: process_vm_readv(2) is not forbidden here.
-        tells_end: pidfd_open(2) exists and is not forbidden here, so a helper is told when a program ends.
+        shows_end: pidfd_open(2) exists and is not forbidden here, so a helper can learn when a program ends.
         copies_descriptors: pidfd_getfd(2) exists and is not forbidden here.
         steers: sockets can have a port range of their own (IP_LOCAL_PORT_RANGE; Linux 6.3, backported by some).
         holds: a port can be held on an address that no server uses; not asked where sockets are steered.
@@ -92,7 +92,7 @@ class Capabilities:
     reports_end: bool
     has_proc: bool
     reads_memory: bool
-    tells_end: bool
+    shows_end: bool
     copies_descriptors: bool
     steers: bool
     holds: bool
@@ -141,12 +141,12 @@ def choose(capabilities: Capabilities, *, names_ports: bool = False, stays_paren
     if capabilities.system != "linux":
         reason = f"this is {capabilities.system}, and programs can be guarded on Linux only"
         return Choice(Mechanism.NONE, place, reason)
-    if names_ports and not capabilities.tells_end:
-        return Choice(Mechanism.NONE, place, f"{NOT_TOLD_OF_END}; {_NAMES_NO_PORTS_INSTEAD}")
+    if names_ports and not capabilities.shows_end:
+        return Choice(Mechanism.NONE, place, f"{CANNOT_LEARN_END}; {_NAMES_NO_PORTS_INSTEAD}")
     if names_ports:
         return Choice(Mechanism.NAMED_PORTS, place)
     if (reason_or_none := _hindrance(capabilities)) is not None:
-        instead = _instead(capabilities.tells_end and capabilities.holds)
+        instead = _instead(capabilities.shows_end and capabilities.holds)
         return Choice(Mechanism.NONE, place, f"{reason_or_none}; {instead}")
     if capabilities.yama == 1 and not capabilities.is_privileged:
         place = Place.ABOVE
@@ -208,7 +208,7 @@ def read_capabilities() -> Capabilities:
         reports_end=reports_calls and (release >= REPORTS_END or _reports_end()),
         has_proc=os.access("/proc/self/ns/net", os.F_OK),
         reads_memory=is_linux and memory.can_read_memory(),
-        tells_end=is_linux and pidfd.can_watch_processes(),
+        shows_end=is_linux and pidfd.can_watch_processes(),
         copies_descriptors=copies_descriptors,
         steers=steers,
         holds=(copies_descriptors and steers) or (is_linux and _can_hold()),

@@ -8,7 +8,7 @@ import select
 from typing import TYPE_CHECKING
 
 from tailbite.guards.program.helpers import HELPER_ENDED, detach, hears_go, spawn_beside
-from tailbite.guards.program.mechanism import NOT_TOLD_OF_END, Mechanism
+from tailbite.guards.program.mechanism import CANNOT_LEARN_END, Mechanism
 from tailbite.guards.program.monitor import Task, do_task
 from tailbite.guards.program.order import refuse_or_go_unguarded, write_line
 from tailbite.guards.program.port_hold import hold
@@ -73,7 +73,7 @@ def _start_holder(held: dict[int, socket.socket | None]) -> str | None:
     try:
         program = open_process(os.getpid())
     except OSError as error:
-        return f"{NOT_TOLD_OF_END}: {error.strerror}"
+        return f"{CANNOT_LEARN_END}: {error.strerror}"
     try:
         with spawn_beside(lambda end: _keep_holding(end, held, program)) as helper:
             return None if hears_go(helper) else HELPER_ENDED
