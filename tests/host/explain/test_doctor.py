@@ -17,6 +17,7 @@ from tailbite.core.ports import PortRange, PortSet
 from tailbite.core.selection import Selection
 from tailbite.host.explain import checkup as host_checkup
 from tailbite.host.explain import doctor
+from tailbite.host.explain.boot import boot_findings
 from tailbite.host.explain.checkup import Checkup, check_host
 from tailbite.host.explain.doctor import examine_kernel, examine_namespace, ports_to_free
 from tailbite.host.explain.finding import Confidence, Severity
@@ -24,8 +25,9 @@ from tailbite.host.explain.risk import ports_at_risk
 from tailbite.host.explain.subject import Service, Subject
 from tailbite.host.see import namespaces
 from tailbite.host.see.abilities import Ability, SocketAbilities, kernel_abilities, port_selection
-from tailbite.host.see.records import Namespace, NamespaceKind
+from tailbite.host.see.records import Namespace, NamespaceKind, NotVisible
 from tailbite.host.see.snapshot import Snapshot, Sysctl
+from tailbite.host.sysctl.tree import read_tree
 from tailbite.kernel.sysctl import read_ephemeral_range, write_ephemeral_range, write_reserved_ports, write_sysctl
 
 if TYPE_CHECKING:
@@ -246,6 +248,21 @@ def test_lines_and_files_without_effect_are_told_with_the_line_that_was_meant(tm
     assert "'net.ipv4.ip_local_reserved_port', which is not a setting of the kernel" in misspelt
     assert "30-other sets source ports, but is not read at boot" in unread
     assert [found[each].severity for each in (unread, backup)] == [Severity.WARNING, Severity.NOTICE]
+
+
+@pytest.mark.usefixtures("network")
+def test_of_files_that_could_not_be_read_nothing_is_claimed_and_the_remedy_is_for_the_tree(tmp_path: Path) -> None:
+    root = empty_tree(tmp_path / "an image")
+    (root / "etc/sysctl.d/10-app.conf").write_text(f"{KEY} = 8080\n")
+    (root / "etc/sysctl.d/20-other.conf").write_text(f"{KEY} = 9090\n")
+    (root / "etc/sysctl.d/30-name.conf").write_text(f"{KEY}s = 9091\n")
+    tree = read_tree(root)
+    (subject,) = checkup().subjects
+    vain, misspelt = boot_findings(subject, tree)
+    assert vain.remedies[0].commands == (f"tailbite fix --reserve 8080 --root '{root}' --apply",)
+    assert boot_findings(subject, replace(tree, not_visible=(NotVisible("70-x.conf", "not permitted"),))) == [
+        misspelt
+    ]
 
 
 @pytest.mark.usefixtures("network")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from support.boot import copy_of_this_system, empty_tree
 from tailbite.host.sysctl.tree import read_tree, resolve_links
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -92,3 +90,22 @@ def test_this_system_is_read_without_a_blind_spot(tmp_path: Path) -> None:
     assert [file.name for file in copy.orders[0].files] == [
         file.name for file in here.orders[0].files if not file.path.startswith("/run/")
     ]
+
+
+def test_what_is_not_permitted_is_named_whether_a_program_reads_it_or_not(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("50-a.conf", "60-b.conf", "c.bak"):
+        (root / "etc/sysctl.d" / name).write_text("x = 1\n")
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name in ("60-b.conf", "c.bak"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    tree = read_tree(root)
+    assert [item.what for item in tree.not_visible] == ["what /etc/sysctl.d/60-b.conf sets at boot"]
+    assert [item.what for item in tree.not_inspected] == ["/etc/sysctl.d/c.bak, which is not read at boot"]
+    assert [file.name for file in tree.orders[0].files] == ["50-a.conf"]

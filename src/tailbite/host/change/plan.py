@@ -40,7 +40,7 @@ class FixRefused(ValueError):  # noqa: N818 - it says what was done, and nothing
 
 
 class SettingsUnreadable(FixRefused):
-    """The settings of a namespace cannot be read, so nothing can be merged with them: not the user's mistake."""
+    """Settings or files cannot be read, so nothing can be merged with them: not the user's mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +125,12 @@ def plan_boot_changes(tree: Tree, ports: PortSet, wanted: PortRange | None) -> l
     Ports of lines that the kernel refuses are reserved as well (:func:`ports_of_refused_lines`).
 
     Raises:
-        FixRefused: a file that would have to change is masked or could not be read, or the kernel would not take the
-            range.
+        FixRefused: a file that would have to change is masked, or the kernel would not take the range.
+        SettingsUnreadable: a file could not be read; what it sets could be lost, or win.
     """
+    if tree.not_visible:
+        one = tree.not_visible[0]
+        raise SettingsUnreadable(f"the files of the next boot cannot be merged without {one.what} ({one.why})")
     after: Sequence[BootOrder] = tree.orders
     there = [value for order in tree.orders if (value := value_at_boot(order, RESERVED)) is not None]
     if ports:
@@ -142,10 +145,6 @@ def plan_boot_changes(tree: Tree, ports: PortSet, wanted: PortRange | None) -> l
             raise FixRefused(f"{path} is not a file, but a directory or a link to nothing; remove it first")
     if _NULL in edits:
         raise FixRefused("60-tailbite.conf is a link to /dev/null, which masks it; remove the link first")
-    if tree.not_visible and edits:
-        raise FixRefused(
-            f"what a file of sysctl.d sets would be lost, because it could not be read: {tree.not_visible[0]}"
-        )
     added = ports - _union(there)
     return [FileChange(path, before, text, added) for path, (before, text) in edits.items()]
 

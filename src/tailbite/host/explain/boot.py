@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Sev
 from tailbite.host.explain.subject import fix_command
 from tailbite.host.sysctl.mistakes import lost_lines, mistake_in_range, mistake_in_reserved
 from tailbite.host.sysctl.text import OWN_FILE, assignments, value_at_boot
+from tailbite.host.sysctl.tree import HOST
 from tailbite.host.sysctl.value import EPHEMERAL, PAGE, RESERVED, lower_end_value
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def _lost_at_boot(subject: Subject, tree: Tree) -> Iterator[Finding]:
         f"{_ports(lost)} reserved now, but not after the next boot.",
         "No file that is applied at boot sets this, or a later file replaces it. Some programs reserve their ports "
         "each time they start; then no change is needed.",
-        (Remedy("reserve them at boot as well", (fix_command(subject, f"--reserve {lost}"),), needs_root=True),),
+        (Remedy("reserve them at boot as well", (_command(subject, tree, lost),), needs_root=True),),
         subject.seen.namespace,
         ports=lost,
     )
@@ -65,8 +67,19 @@ def _reserved_at_boot(order: BootOrder, tree: Tree) -> PortSet:
     return tree.kernel_ports if from_files is None else from_files
 
 
+def _command(subject: Subject, tree: Tree, ports: PortSet) -> str:
+    """Return the ``tailbite fix`` that edits the files that were read."""
+    below = "" if tree.root == HOST else f" --root {shlex.quote(str(tree.root))}"
+    return fix_command(subject, f"--reserve {ports}{below}")
+
+
 def _overridden(subject: Subject, tree: Tree) -> Iterator[Finding]:
-    """Yield the ports of assignments that a later one replaced; each file is reported once, for all its readers."""
+    """Yield the ports of assignments that a later one replaced; each file is reported once, for all its readers.
+
+    Nothing is claimed if a file could not be read: it may have the ports.
+    """
+    if tree.not_visible:
+        return
     told = set()
     for order in tree.orders:
         last = value_at_boot(order, RESERVED) or PortSet()
@@ -84,7 +97,7 @@ def _overridden(subject: Subject, tree: Tree) -> Iterator[Finding]:
                     f"{_ports(lost)} reserved in {file.path} without effect: a file that is applied later wins.",
                     "Files are applied in the order of their names, and the last assignment of a setting wins whole "
                     "(sysctl.d(5)).",
-                    (Remedy("merge them", (fix_command(subject, f"--reserve {lost}"),), needs_root=True),),
+                    (Remedy("merge them", (_command(subject, tree, lost),), needs_root=True),),
                     subject.seen.namespace,
                     facts=(
                         Fact(f"{file.path}, line {item.line + 1}", f"{RESERVED.key} = {item.value}"),
@@ -174,7 +187,7 @@ def _not_read(subject: Subject, tree: Tree) -> Iterator[Finding]:
 def _masked(subject: Subject, tree: Tree) -> Iterator[Finding]:
     """Yield the settings of files that are not read because another file has their name, if no other file sets
     them."""
-    for file in tree.masked:
+    for file in tree.masked if not tree.not_visible else ():
         told = [item for item in assignments(file, RESERVED.key) if item.value and not item.is_pattern]
         ports = PortSet.of(part for item in told for part in (RESERVED.parse(item.value or "") or PortSet()).ranges)
         for order in tree.orders:
@@ -192,7 +205,7 @@ def _masked(subject: Subject, tree: Tree) -> Iterator[Finding]:
                 remedies=(
                     Remedy(
                         "if they should be reserved",
-                        (fix_command(subject, f"--reserve {ports}"),),
+                        (_command(subject, tree, ports),),
                         needs_root=True,
                     ),
                 ),

@@ -125,7 +125,7 @@ def _next_boot(subject: Subject, root: Path | None, unseen: list[NotVisible]) ->
     if root is None or (root == HOST and not is_host_namespace(subject.seen.namespace)):
         return []
     tree = read_tree(root)
-    unseen += tree.not_visible
+    unseen += (*tree.not_visible, *tree.not_inspected)
     return boot_findings(subject, tree)
 
 
@@ -138,9 +138,10 @@ def _held_ports(
         stuck = sorted({one.endpoints.local.port for one in shot.self_connects})[:_MOST_HELD]
         blocked = _blocked_ports(shot, services.get(shot.namespace, ()), unseen)
         places += [(port, shot.namespace) for port in (*stuck, *blocked)]
-    able = socket_abilities(one.state for shot in shots for one in shot.self_connects)
     found: dict[Namespace, tuple[Finding, ...]] = {}
-    for port in inspect_sockets(places):
+    ports = inspect_sockets(places)
+    able = socket_abilities(use.socket.state for port in ports for use in port.uses)
+    for port in ports:
         explained = explain_port(port, abilities=able).findings
         held = tuple(one for one in explained if one.code in HOLDS and one.severity.is_bad)
         found[port.namespace] = (*found.get(port.namespace, ()), *held)

@@ -58,6 +58,8 @@ class Tree:
         kernel_ports: the ports that the kernel's command line reserves, unless a file sets the list (Linux 5.8).
         uses_systemd: True if the system has systemd-sysctl, which does not read /etc/sysctl.conf.
         not_visible: what could not be read.
+        not_inspected: what could not be read of the files that no program reads.
+        root: where the files are.
     """
 
     orders: tuple[BootOrder, ...]
@@ -67,6 +69,8 @@ class Tree:
     kernel_ports: PortSet = PortSet()  # noqa: RUF009 - a frozen value
     uses_systemd: bool = False
     not_visible: tuple[NotVisible, ...] = ()
+    not_inspected: tuple[NotVisible, ...] = ()
+    root: Path = HOST
 
 
 def read_tree(root: Path = HOST) -> Tree:
@@ -86,17 +90,21 @@ def read_tree(root: Path = HOST) -> Tree:
                 masked.append(file)
     named = tuple(file for name in sorted(chosen) if (file := chosen[name]) is not None)
     last = _read(root, _LAST, not_visible)
+    not_inspected: list[NotVisible] = []
+    unread = tuple(file for directory in DIRECTORIES for file in _unread(root, directory, not_inspected))
     return Tree(
         (
             BootOrder("systemd-sysctl", tuple(file for file in named if not file.name.startswith("."))),
             BootOrder("sysctl --system", (*named, last) if last else named, _LAST, in_turn=True),
         ),
-        tuple(file for directory in DIRECTORIES for file in _unread(root, directory)),
+        unread,
         tuple(masked),
         frozenset(not_files),
         _kernel_ports() if root == HOST else PortSet(),
         any(path_below(root, f"{folder}/systemd-sysctl").exists() for folder in ("/usr/lib/systemd", "/lib/systemd")),
         tuple(not_visible),
+        tuple(not_inspected),
+        root,
     )
 
 
@@ -110,7 +118,7 @@ def _kernel_ports() -> PortSet:
     return (RESERVED.parse(found[-1]) if found else None) or PortSet()
 
 
-def _unread(root: Path, folder: str) -> Iterator[ConfigFile]:
+def _unread(root: Path, folder: str, not_inspected: list[NotVisible]) -> Iterator[ConfigFile]:
     """Yield small files in a directory that are not applied: another ending, a hidden name, a sub-folder."""
     try:
         base = path_below(root, resolve_links(root, folder))
@@ -124,6 +132,8 @@ def _unread(root: Path, folder: str) -> Iterator[ConfigFile]:
         try:
             if stat.S_ISREG(entry.lstat().st_mode) and entry.stat().st_size <= _LARGEST_UNREAD:
                 yield ConfigFile(f"{folder}/{name}", f"{folder}/{name}", entry.read_bytes().decode(**ENCODING))
+        except PermissionError as error:
+            not_inspected.append(NotVisible.of(f"{folder}/{name}, which is not read at boot", error))
         except OSError:
             continue
 
