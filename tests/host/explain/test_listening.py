@@ -15,7 +15,7 @@ import pytest
 
 from conftest import find_peer
 from support.guarded import wait_until
-from support.holders import KINDS
+from support.holders import KINDS, Holder, server_binds
 from tailbite.host.explain.finding import Finding, Severity
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.namespaces import current_namespace
@@ -229,3 +229,22 @@ def test_a_server_is_fine_and_says_what_to_do_if_it_is_not_the_expected_one() ->
         finding = explain()
     assert (finding.code, finding.severity) == ("TB106", Severity.FINE)
     assert finding.remedies[0].text.startswith("if it is not the server that you expect: stop ")
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
+def test_a_server_is_advised_to_bind_more_addresses_only_where_it_can() -> None:
+    """Another socket on the address that clients dial, or on a third address, is in the way of a wider bind."""
+    with Holder("listening", "127.0.0.1", reuse=False).held(8080):
+        assert "127.0.0.2 as well, or 0.0.0.0 or ::" in wider("127.0.0.2")
+        with Holder("bound", "127.0.0.3", reuse=False).held(8080):
+            assert wider("127.0.0.2").endswith("127.0.0.2 as well")
+            assert server_binds("127.0.0.2", 8080, reuse=False)
+            assert wider("127.0.0.3").endswith("once nothing else holds it (see below)")
+            assert not server_binds("127.0.0.3", 8080, reuse=False)
+
+
+def wider(host: str) -> str:
+    """Return the remedy that has the server bind more, for a client that dials this address."""
+    (shot,) = inspect_port(8080, [current_namespace()])
+    return explain_port(shot, (), host).findings[0].remedies[1].text

@@ -19,7 +19,7 @@ from support.abilities import has_ability
 from support.guarded import PYTHON, needs_another_user
 from support.holders import DEFAULT_RANGE, Holder, new_socket, server_binds
 from support.users import NOBODY
-from tailbite.core.ports import PortRange
+from tailbite.core.ports import PortRange, PortSet
 from tailbite.host.explain.remedies import restart_holders
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.abilities import SocketAbilities, socket_abilities
@@ -98,6 +98,34 @@ def test_a_port_that_a_program_bound_itself_gets_no_remedy_that_does_not_help(ki
     write_reserved_ports(read_reserved_ports() | type(read_reserved_ports()).parse(str(OUTSIDE)))
     with Holder(kind, "127.0.0.1", reuse=False).held(OUTSIDE):  # the control: reserving would not have helped
         assert not server_binds("127.0.0.1", OUTSIDE, reuse=True)
+
+
+@pytest.mark.peers
+@pytest.mark.needs("SOCK_DESTROY")
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("kind", ["self_chosen", "source_chosen"])
+def test_a_port_that_was_reserved_too_late_is_freed_by_ending_the_connection(
+    kind: str, peer: Callable[[str], str]
+) -> None:
+    """Reserving comes after it in the list of remedies; done first, it leaves the connection."""
+    peer("ss")
+    with Holder(kind, "127.0.0.1", reuse=False).held(IN_RANGE):
+        write_reserved_ports(PortSet.of([IN_RANGE]))
+        (finding, *_) = findings(IN_RANGE)
+        assert "reserved then" in finding.why or "It chose the port before that" in finding.why
+        lines = commands(IN_RANGE)
+        assert not any("--reserve" in line or "tailbite run" in line for line in lines)
+        do(next(line for line in lines if "--kill" in line or line.startswith("ss -K")))
+        assert server_binds("127.0.0.1", IN_RANGE, reuse=False)
+
+
+@pytest.mark.usefixtures("network")
+def test_a_reservation_that_would_leave_no_source_port_is_not_advised() -> None:
+    write_ephemeral_range(PortRange(IN_RANGE, IN_RANGE))
+    assert not any("--reserve" in line for line in commands(IN_RANGE))
+    assert "no source port would be left" in remedies(IN_RANGE)[-1].text
+    write_ephemeral_range(PortRange(IN_RANGE, IN_RANGE + 1))
+    do(next(line for line in commands(IN_RANGE) if "--reserve" in line))
 
 
 @pytest.mark.usefixtures("network")

@@ -158,6 +158,17 @@ class Evaluation:
         return shot.ephemeral is not None and shot.port in shot.ephemeral and shot.port not in (shot.reserved or ())
 
     @cached_property
+    def is_reserved_only_now(self) -> bool:
+        """True if the port is reserved: the kernel does not choose it, and may have chosen it before that."""
+        shot = self.shot
+        return not self.is_exposed and shot.ephemeral is not None and shot.port in shot.ephemeral
+
+    @property
+    def can_have_been_chosen(self) -> bool:
+        """True if the kernel may have chosen the port for a socket that has it: ending the socket frees the port."""
+        return self.is_exposed or self.is_reserved_only_now
+
+    @cached_property
     def waiting(self) -> tuple[PortUse, ...]:
         """Connections that wait longer than a second for a server here to accept them (accept(2))."""
         return tuple(

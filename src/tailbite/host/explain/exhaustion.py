@@ -47,11 +47,11 @@ def _to_one(usage: PortUsage, one: Destination) -> Finding:
         states.append(Fact("bound by programs, for every destination", usage.bound, "ports"))
     words = join_words([f"{number} in {state.label}" for state, number in one.states] + _bound_words(usage))
     if gone:
-        effect = "A further connect fails: Cannot assign requested address (EADDRNOTAVAIL)."
+        effect = "A further connect from there fails: Cannot assign requested address (EADDRNOTAVAIL)."
     elif used >= usage.available:
-        effect = "A connect fails (EADDRNOTAVAIL) until a port has been in TIME-WAIT for a second (tcp_tw_reuse)."
+        effect = "A connect from there fails (EADDRNOTAVAIL) until a port has been in TIME-WAIT for a second (tcp_tw_reuse)."
     else:
-        effect = "When none is left, connect fails: Cannot assign requested address (EADDRNOTAVAIL)."
+        effect = "When none is left, a connect from there fails: Cannot assign requested address (EADDRNOTAVAIL)."
     return Finding(
         "TB211",
         Severity.CRITICAL if gone else Severity.WARNING,

@@ -90,11 +90,12 @@ def _self_connected(found: Evaluation, group: Group) -> Finding:
     idle = ""
     if use.traffic is not None and use.traffic.idle_ms >= 1000:
         idle = f" It has been idle for {spell_span(use.traffic.idle_ms / 1000)}."
-    cause = (
-        "its source port was that port too (chosen by the kernel, unless the client bound it)"
-        if found.is_exposed
-        else "its source port was that port too, by its own bind or because the ephemeral range was another then"
-    )
+    if found.is_exposed:
+        cause = "its source port was that port too (chosen by the kernel, unless the client bound it)"
+    elif found.is_reserved_only_now:
+        cause = "its source port was that port too, by its own bind or because the port was not reserved then"
+    else:
+        cause = "its source port was that port too, by its own bind or because the ephemeral range was another then"
     return Finding(
         "TB101",
         Severity.CRITICAL,
@@ -147,6 +148,12 @@ def _source_port(found: Evaluation, group: Group) -> Finding:
     if found.is_exposed:
         cause = f"The kernel could choose the port: {range_words(found.shot)}."
         lasting = reserve_port(found)
+    elif found.is_reserved_only_now:
+        cause = (
+            f"The kernel does not choose this port now: {range_words(found.shot)}. It chose the port before that, or "
+            "the program bound it itself, which a reservation does not prevent."
+        )
+        lasting = _own_bind_remedies(found, group)
     else:
         cause = (
             f"The kernel does not choose this port: {range_words(found.shot)}. So the program bound it itself, as "
@@ -163,13 +170,13 @@ def _source_port(found: Evaluation, group: Group) -> Finding:
         _source_port_sentence(found, group),
         f"{cause} {spell_forecasts(found.forecasts, found.port)}",
         (
-            *(lasting if not found.is_exposed else ()),
+            *(lasting if not found.can_have_been_chosen else ()),
             *wait,
             *((reuse_address(),) if group.confidence is Confidence.POSSIBLE else ()),
             *ends_now,
             *restart_holders(owners, port=found.port),
             *find_holder(found, group.uses),
-            *(lasting if found.is_exposed else ()),
+            *(lasting if found.can_have_been_chosen else ()),
         ),
         found.shot.namespace,
         ends.local,
@@ -201,7 +208,8 @@ def _is_mount(found: Evaluation, group: Group) -> bool:
 def _own_bind_remedies(found: Evaluation, group: Group) -> tuple[Remedy, ...]:
     move = Remedy("move the server to a port that no program binds as its source port")
     if not _is_mount(found, group) and found.port >= _PRIVILEGED:
-        return (Remedy("give that program another source port, or none: the kernel chooses one then"), move)
+        again = "if it takes the port again: " if found.is_reserved_only_now else ""
+        return (Remedy(f"{again}give that program another source port, or none: the kernel chooses one then"), move)
     return (
         Remedy(
             f"keep NFS clients off port {found.port}: set the ports that they bind, or mount with noresvport",

@@ -11,6 +11,7 @@ from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Sev
 from tailbite.host.explain.held import holder_of, owners_of
 from tailbite.host.explain.phrases import join_words, spell_forecasts, verb_for
 from tailbite.host.explain.remedies import find_holder, restart_holders
+from tailbite.kernel.inet_diag import TcpState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,9 +139,17 @@ def _elsewhere(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         f"{spell_forecasts(found.forecasts, found.port)}",
         remedies=(
             *((Remedy(f"dial {join_words(str(_dialled(use)) for use in there)} instead"),) if there else ()),
-            Remedy(f"{'or ' if there else ''}let the server bind {found.host} as well, or 0.0.0.0 or ::"),
+            Remedy(f"{'or ' if there else ''}let the server bind {_wider(found)}"),
         ),
     )
+
+
+def _wider(found: Evaluation) -> str:
+    """Name the addresses that a server may bind so that it is reached, as far as no other socket is in the way."""
+    if not found.is_free:
+        return f"{found.host} as well, once nothing else holds it (see below)"
+    others = any(use.socket.state is not TcpState.LISTEN for use in found.shot.uses)
+    return f"{found.host} as well{'' if others else ', or 0.0.0.0 or ::'}"
 
 
 def _on_another_device(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:

@@ -8,7 +8,8 @@ destroy a self-connect      the kernel has SOCK_DESTROY (or TCP_REPAIR for its T
                             it keeps it after the connection is gone
 destroy a connection        the same, by ``ss -K``, which ends any connection
 restart the holder          there is one; by its systemd unit or container where it has one
-reserve the port            the kernel may choose it now; it does not stop a program's own bind
+reserve the port            the kernel may choose it now, and others are left; it does not stop a
+                            program's own bind
 ``tailbite run``            the same
 SO_REUSEADDR on the server  a server left what is in the way, and nobody listens
 wait                        it is TIME-WAIT, or a connection that the kernel is closing
@@ -22,6 +23,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
+from tailbite.core.ports import PortSet
 from tailbite.host.explain.finding import Remedy
 from tailbite.host.explain.phrases import join_words, time_left
 from tailbite.host.see.records import Container
@@ -97,7 +99,7 @@ def destroy_self_connect(found: Evaluation, use: PortUse) -> tuple[Remedy, ...]:
         text = "end the TIME-WAIT now instead of waiting"
     else:
         # Outside what the kernel chooses from, the program bound the port itself, and keeps it without a connection.
-        can = able.destroy is not False and found.is_exposed
+        can = able.destroy is not False and found.can_have_been_chosen
         text = "destroy the connection: the program gets ECONNABORTED, and the port is free unless it was bound"
     if not can:
         return ()
@@ -109,7 +111,7 @@ def destroy_connection(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Reme
     """Return the remedy that destroys connections with ``ss -K``, if this kernel can and it frees the port."""
     left = all(use.socket.state is TcpState.TIME_WAIT for use in uses)
     can = found.abilities.destroy_time_wait if left else found.abilities.destroy
-    if can is False or not (left or found.is_exposed or all(not use.socket.inode for use in uses)):
+    if can is False or not (left or found.can_have_been_chosen or all(not use.socket.inode for use in uses)):
         return ()
     if left:
         line = f"ss -K -t state time-wait sport = :{found.port}"
@@ -117,7 +119,10 @@ def destroy_connection(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Reme
         ends = uses[0].socket.endpoints
         line = f"ss -K -t state all src {_ss_name(ends.local)} dst {_ss_name(ends.remote)}"
     number = f" ({len(uses)} of them: one command each)" if not left and len(uses) > 1 else ""
-    text = "end the TIME-WAIT now" if left else f"end the connection{number}; its owner gets ECONNABORTED"
+    owner = "; its owner gets ECONNABORTED" if any(use.socket.inode for use in uses) else ""
+    if owner and found.is_reserved_only_now:
+        owner += ", and the port is free unless the program bound it"
+    text = "end the TIME-WAIT now" if left else f"end the connection{number}{owner}"
     return (Remedy(text, (found.shot.namespace.enter(line),), needs_root=True),)
 
 
@@ -125,6 +130,10 @@ def reserve_port(found: Evaluation) -> tuple[Remedy, ...]:
     """Return the remedy that keeps the kernel from choosing the port, if it may choose it now."""
     if not found.is_exposed:
         return ()
+    available = PortSet.of([found.shot.ephemeral or found.port]) - (found.shot.reserved or PortSet())
+    if not available - PortSet.of([found.port]):
+        text = "move the service or the ephemeral range: with the port reserved, no source port would be left"
+        return (Remedy(text),)
     return (
         Remedy(
             "keep the kernel from choosing the port as a source port; servers may still bind it",
@@ -136,6 +145,8 @@ def reserve_port(found: Evaluation) -> tuple[Remedy, ...]:
 
 def guard_client(found: Evaluation, use: PortUse) -> tuple[Remedy, ...]:
     """Return the remedy for a client that cannot be changed, if it helps: not against its own bind of the port."""
+    if found.is_reserved_only_now:
+        return (Remedy(f"if it is connected to itself again, make the client stop binding port {found.port}"),)
     if not found.is_exposed:
         return (
             Remedy(
