@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -100,9 +101,11 @@ def _explain(code: str) -> int:
 
 def _inspect(host: str | None, port: int, wanted: str) -> tuple[Explanation, tuple[NotVisible, ...]]:
     from tailbite.host.explain.exhaustion import exhaustion_findings
+    from tailbite.host.explain.limits import within_permissions
     from tailbite.host.explain.why import explain_foreign_address, explain_port, has_address
     from tailbite.host.see.abilities import socket_abilities
     from tailbite.host.see.exhaustion import destinations_of
+    from tailbite.host.see.permissions import permissions_here
     from tailbite.host.see.port import inspect_port
     from tailbite.host.see.port_selection import running_selection
     from tailbite.host.see.visit import call_in_namespace
@@ -124,7 +127,7 @@ def _inspect(host: str | None, port: int, wanted: str) -> tuple[Explanation, tup
         selection=partial(call_in_namespace, here.namespace, running_selection),
         more=exhaustion_findings(destinations_of(places[0], here.ephemeral, here.reserved), port=port),
     )
-    return seen, not_visible
+    return replace(seen, findings=within_permissions(seen.findings, permissions_here())), not_visible
 
 
 def _with_interface(host: str | None, here: PortSnapshot) -> str | None:

@@ -82,7 +82,7 @@ def test_time_wait_is_counted_and_the_kernel_s_second_is_told(server: socket.soc
     write_sysctl("tcp_tw_reuse", "2")  # on loopback they are used again after a second
     (finding,) = findings()
     assert finding.severity is Severity.WARNING
-    assert "until a port has been in TIME-WAIT for a second" in finding.why
+    assert "until a TIME-WAIT is a second old" in finding.why
     assert "tcp_tw_reuse=1" not in str(finding.remedies)
     wait_until(connects, "a port in TIME-WAIT is used again")
 

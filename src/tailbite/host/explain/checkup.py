@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from tailbite.host.explain.baseline import NOTHING_KNOWN, KnownFindings
 from tailbite.host.explain.boot import boot_findings
 from tailbite.host.explain.doctor import HOLDS, examine_kernel, examine_namespace
+from tailbite.host.explain.limits import within_permissions
 from tailbite.host.explain.subject import Subject
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.abilities import kernel_abilities, socket_abilities
 from tailbite.host.see.exhaustion import destinations_of
+from tailbite.host.see.permissions import permissions_here
 from tailbite.host.see.port import connected_ports, inspect_sockets
 from tailbite.host.see.port_selection import running_selection
 from tailbite.host.see.processes import find_holders
@@ -117,6 +119,7 @@ def check_host(
             findings += examine_kernel(subject, able)
             findings += _next_boot(subject, root, unseen)
     told = tuple(one for one in findings if not accepted.covers(one))
+    told = within_permissions(told, permissions_here())
     return Checkup(taken, tuple(subjects), told, seen, able, tuple(dict.fromkeys(unseen)), selection)
 
 

@@ -49,7 +49,7 @@ def _to_one(usage: PortUsage, one: Destination) -> Finding:
     if gone:
         effect = "A further connect from there fails: Cannot assign requested address (EADDRNOTAVAIL)."
     elif used >= usage.available:
-        effect = "A connect from there fails (EADDRNOTAVAIL) until a port has been in TIME-WAIT for a second (tcp_tw_reuse)."
+        effect = "A connect from there fails (EADDRNOTAVAIL) until a TIME-WAIT is a second old (tcp_tw_reuse)."
     else:
         effect = "When none is left, a connect from there fails: Cannot assign requested address (EADDRNOTAVAIL)."
     return Finding(
