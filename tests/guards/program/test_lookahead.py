@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from time import sleep
 from typing import Final
 
 import pytest
@@ -21,6 +22,13 @@ LOW, HIGH = 1000, 3000
 PORT: Final = 41004
 HERE = LocalDestination(socket.AF_INET, "127.0.0.1", PORT)
 network = pytest.mark.usefixtures("network")
+
+
+def counted() -> Lookahead:
+    """Return a lookahead that has counted the connects of others for a moment."""
+    ahead = Lookahead()
+    sleep(0.06)  # its next inspection counts them
+    return ahead
 
 
 class Kernel:
@@ -89,7 +97,7 @@ def test_over_more_than_a_lap_no_connect_gets_the_port(host: str) -> None:
     write_ephemeral_range(PortRange(40000, 41999))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     destination = LocalDestination(family, host, PORT)
-    ahead = Lookahead()
+    ahead = counted()
 
     def hits(count: int, *, inspects: bool) -> int:
         hit = 0
@@ -110,7 +118,7 @@ def test_over_more_than_a_lap_no_connect_gets_the_port(host: str) -> None:
 @network
 def test_a_range_of_few_ports_is_never_out_of_reach() -> None:
     write_ephemeral_range(PortRange(PORT, PORT + 63))
-    assert not Lookahead().is_out_of_reach(HERE, 1)
+    assert not counted().is_out_of_reach(HERE, 1)
 
 
 @network
@@ -118,28 +126,28 @@ def test_ports_that_are_reserved_or_bound_only_lengthen_the_reach() -> None:
     """The kernel passes them in one step: behind 800 of them the port would be the next one."""
     write_ephemeral_range(PortRange(40000, 41999))
     write_reserved_ports(PortSet.of([PortRange(PORT - 800, PORT - 1)]))
-    assert not Lookahead().is_out_of_reach(HERE, 1)
+    assert not counted().is_out_of_reach(HERE, 1)
     write_reserved_ports(PortSet())
-    assert Lookahead().is_out_of_reach(HERE, 1)
+    assert counted().is_out_of_reach(HERE, 1)
     with contextlib.ExitStack() as stack:
         for number in range(500):
             stack.enter_context(socket.socket()).bind(("127.0.0.1", PORT - 1 - number))
-        assert not Lookahead().is_out_of_reach(HERE, 1)
+        assert not counted().is_out_of_reach(HERE, 1)
 
 
 @network
 def test_where_nothing_can_be_drawn_nothing_is_said_to_be_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     write_ephemeral_range(PortRange(32768, 60999))
     elsewhere = LocalDestination(socket.AF_INET, "192.0.2.1", PORT)
-    assert not Lookahead().is_out_of_reach(elsewhere, 1)
+    assert not counted().is_out_of_reach(elsewhere, 1)
     monkeypatch.setattr(lookahead, "read_sysctl", lambda _: "8")
-    assert not Lookahead().is_out_of_reach(HERE, 1), "ip_local_port_step_width: chosen at random"
+    assert not counted().is_out_of_reach(HERE, 1), "ip_local_port_step_width: chosen at random"
 
 
 @network
 def test_a_sequence_that_others_move_fast_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     write_ephemeral_range(PortRange(32768, 60999))
-    ahead = Lookahead()
+    ahead = counted()
     assert not ahead.is_still_out_of_reach(HERE, 1), "the first inspection has nothing to compare with"
     drawn = iter([50000, 50016, 58000, 58016])
     monkeypatch.setattr(lookahead, "draw_source_port", lambda *_: next(drawn))
@@ -166,21 +174,25 @@ def test_where_others_connect_and_this_process_hardly_runs_nothing_is_out_of_rea
         return is_out_of_reach
 
     ahead = Lookahead()
+    assert not after(0.04, 0), "a storm may be under way"
+    assert after(0.02, 0)
     assert all(after(0.0001, 0) for _ in range(500)), "these are our own calls"
     ahead.add_delay(0.5)
     assert after(0.1, 0)
     assert not after(0.1, 100)
     assert not after(1, 0), "a storm may come again"
     assert after(60, 0)
+    assert not after(3600, 5000), "all of them may have been made in the last moments"
+    assert after(3600, 0)
 
 
 @network
 def test_where_connects_cannot_be_counted_nothing_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     write_ephemeral_range(PortRange(32768, 60999))
-    assert Lookahead().is_out_of_reach(HERE, 1)
+    assert counted().is_out_of_reach(HERE, 1)
 
     def fail() -> TcpOpens:
         raise ValueError
 
     monkeypatch.setattr(lookahead, "read_tcp_opens", fail)
-    assert not Lookahead().is_out_of_reach(HERE, 1)
+    assert not counted().is_out_of_reach(HERE, 1)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -18,6 +17,7 @@ from time import sleep
 import pytest
 
 from support.guarded import PYTHON, guarded, wait_until
+from support.killing import RESTLESS, all_helpers, helpers, kill, state_of
 from support.trap import PORT, Trap, leftovers
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range
@@ -25,63 +25,6 @@ from tailbite.kernel.sysctl import write_ephemeral_range
 pytestmark = pytest.mark.usefixtures("network")
 
 KILLS = int(os.environ.get("TAILBITE_STORM", "150"))
-
-# Connects until a line comes on stdin, and prints what came of it, and how long the slowest took.
-RESTLESS = """
-import collections, errno, json, socket, sys, threading, time
-seen, slowest, done = collections.Counter(), 0.0, threading.Event()
-def work():
-    global slowest
-    while not done.is_set():
-        sock = socket.socket()
-        start = time.monotonic()
-        number = sock.connect_ex(("127.0.0.1", 32246))
-        slowest = max(slowest, time.monotonic() - start)
-        seen["itself" if number == 0 else errno.errorcode[number]] += 1
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
-        sock.close()
-threads = [threading.Thread(target=work) for _ in range(2)]
-for thread in threads: thread.start()
-print("up", flush=True)
-sys.stdin.readline()
-done.set()
-for thread in threads: thread.join(30)
-print(json.dumps([seen, slowest, sum(thread.is_alive() for thread in threads)]))
-"""
-
-
-def helpers() -> list[int]:
-    """Return the guard's processes that are alive in this thread's network namespace; others' are not ours."""
-    here = Path("/proc/thread-self/ns/net").stat().st_ino
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "comm").read_text() != "tailbite-guard\n":
-                continue
-            if (process / "ns/net").stat().st_ino == here and process.joinpath("stat").read_text().split()[2] != "Z":
-                found.append(int(process.name))
-        except OSError:
-            continue  # it ended while we looked
-    return sorted(found)
-
-
-def all_helpers() -> list[int]:
-    """Wait until at least two are there: a monitor and a worker, and one more worker or two when calls queue up."""
-    found: list[int] = []
-
-    def are_there() -> bool:
-        found[:] = helpers()
-        return len(found) >= 2
-
-    wait_until(are_there, "both helpers are there")
-    return found
-
-
-def kill(helper: int) -> None:
-    """Kill one, and see it gone: the others continue, and make a new one."""
-    with contextlib.suppress(ProcessLookupError):  # a worker that had nothing left to do
-        os.kill(helper, signal.SIGKILL)
-    wait_until(lambda: helper not in helpers(), "the one that was killed is gone")
 
 
 @pytest.mark.timeout(900)
@@ -135,13 +78,6 @@ def test_where_there_are_more_cpus_more_workers_help_and_are_replaced_as_well() 
     assert set(seen) == {"ECONNREFUSED"}, "every connect was refused, none was lost, none went to itself"
     assert hanging == 0
     assert leftovers() == []
-
-
-def state_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-    except OSError:
-        return "gone"
 
 
 @pytest.mark.parametrize("options", [(), ("--stats-json", "/dev/null")], ids=["beside", "above"])
@@ -211,28 +147,6 @@ def test_holders_of_named_ports_killed_at_random_are_replaced() -> None:
             Trap().control_fails()
         program.communicate("stop\n", timeout=60)
     wait_until(Trap().connects_to_itself, "the port is let go when the program has ended")
-
-
-def test_above_the_program_goes_on_unguarded_when_its_supervisor_is_killed() -> None:
-    """Only an ancestor may look where it stays parent, so nobody can take its place: connects run, and none hangs."""
-    with subprocess.Popen(
-        guarded([PYTHON, "-c", RESTLESS], "--stats-json", "/dev/null"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "up\n"
-        supervisor = min(all_helpers())
-        for _ in range(3):  # the one that stands by is replaced
-            kill(max(all_helpers()))
-        assert supervisor in all_helpers()
-        kill(supervisor)
-        sleep(0.2)
-        output, _ = program.communicate("stop\n", timeout=60)
-        assert program.returncode == 0
-    assert "ENOSYS" not in output
-    assert json.loads(output)[2] == 0, "no connect hangs"
 
 
 def test_above_the_program_dies_with_the_process_its_caller_knows() -> None:

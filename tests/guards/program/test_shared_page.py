@@ -41,7 +41,7 @@ def test_counts_are_the_sum_over_all_slots(calls: list[tuple[int, Outcome]]) -> 
     try:
         for number, outcome in calls:
             page.slots[number].counts[outcome] += 1
-        page.count_takeover()
+        page.record_takeover()
         found = page.counts_by_name()
         assert found.pop("takeovers") == 1
         assert found == {one.name.lower(): sum(outcome is one for _, outcome in calls) for one in Outcome}

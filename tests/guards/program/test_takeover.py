@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.trap import PORT
+from support.trap import PORT, Trap
+from tailbite.core.ports import PortRange
 from tailbite.guards.program import port_hold
+from tailbite.guards.program.beside import _Workers
 from tailbite.guards.program.lookahead import LocalDestination
-from tailbite.guards.program.port_hold import Holds
+from tailbite.guards.program.monitor import Task, do_task
+from tailbite.guards.program.port_hold import Holds, hold_calls_left
 from tailbite.guards.program.shared_page import SharedPage
 from tailbite.guards.program.takeover import CallTable, Deposit
+from tailbite.kernel.sysctl import write_ephemeral_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tailbite.guards.program.monitor import Watch
     from tailbite.guards.program.shared_page import WorkerSlot
 
 CONNECT = 42
@@ -136,25 +143,117 @@ def test_the_next_call_of_a_thread_ends_the_one_that_was_left(page: SharedPage) 
     assert not is_held(PORT + 1)
 
 
-def test_a_port_that_was_out_of_reach_is_held_by_the_successor(
-    page: SharedPage, call: type[Call], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It cannot know how far the sequence has moved meanwhile."""
+class Ahead:
+    """A lookahead to which everything is out of reach."""
 
-    class Ahead:
-        def count_call(self) -> None:
-            pass
+    def count_call(self) -> None:
+        pass
 
-        def is_out_of_reach(self, destination: LocalDestination, calls: int) -> bool:
-            return True
+    def add_delay(self, seconds: float) -> None:
+        pass
 
+    def is_out_of_reach(self, destination: LocalDestination, calls: int) -> bool:
+        return True
+
+    is_still_out_of_reach = is_out_of_reach
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(port_hold, "Lookahead", Ahead)
-    killed(page.slots[0], lambda holds: holds.hold_during_call(7, PORT, destination=HERE))
+
+
+def leave_unheld(holds: Holds) -> None:
+    """Begin a call whose port is out of reach."""
+    assert not holds.hold_during_call(7, PORT, destination=HERE)
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_port_that_was_out_of_reach_is_held_by_the_successor(page: SharedPage, call: type[Call]) -> None:
+    """It cannot know how far the sequence has moved meanwhile."""
+    killed(page.slots[0], leave_unheld)
     assert not is_held()
     successor = Holds(CONNECT, page.slots[0])
     assert is_held()
     call.over = True
     successor.close()
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_port_that_was_out_of_reach_is_held_although_no_successor_has_started(
+    page: SharedPage, call: type[Call]
+) -> None:
+    """A range of two ports stands for a sequence that has come near the port; the plain client for the call."""
+    write_ephemeral_range(PortRange(PORT, PORT + 1))
+    killed(page.slots[0], leave_unheld)
+    assert any(Trap().connects_to_itself() for _ in range(20)), "the control did not self-connect"
+    hold_calls_left(page.slots[0])
+    assert not any(Trap().connects_to_itself() for _ in range(50))
+    call.over = True
+    assert Holds(CONNECT, page.slots[0]).release_over() is None
+    assert not is_held()
+
+
+@pytest.mark.usefixtures("ahead")
+def test_from_the_first_takeover_on_no_port_is_left_unheld(page: SharedPage) -> None:
+    """A worker that lives holds the ports of its calls under way as well, and a second kill releases nothing."""
+    alive = Holds(CONNECT, page.slots[1])
+    leave_unheld(alive)
+    assert alive.release_over() is not None
+    assert not is_held()
+    page.record_takeover()
+    assert alive.release_over() is not None
+    assert is_held()
+    killed(page.slots[0], lambda holds: holds.hold_during_call(8, PORT + 1, destination=HERE))
+    assert is_held(PORT + 1)
+    alive.close()
+
+
+@pytest.mark.usefixtures("ahead")
+@pytest.mark.parametrize("prepares", [True, False], ids=["run", "control"])
+def test_the_monitor_holds_the_ports_of_a_killed_worker_before_it_starts_another(
+    page: SharedPage, prepares: bool
+) -> None:
+    """The successor sees the port held before it has done anything itself."""
+    end, told = socket.socketpair()
+    workers = _Workers(-1, page, lambda *_: pytest.fail("not needed"), None)
+
+    def work(number: int, _watch: Watch) -> bool:
+        if any(page.slots[number].pending):
+            told.send(b"held" if is_held() else b"free")
+            told.shutdown(socket.SHUT_WR)
+            return True
+        leave_unheld(Holds(CONNECT, page.slots[number]))
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    task = Task(work, end.fileno(), select.POLLRDHUP)
+    if (monitor := os.fork()) == 0:
+        do_task(replace(task, before_start=workers.hold_calls_left) if prepares else task)
+        os._exit(0)
+    assert os.waitpid(monitor, 0)[1] == 0
+    with end, told:
+        assert end.recv(4) == (b"held" if prepares else b"free")
+
+
+@pytest.mark.usefixtures("ahead")
+def test_a_slot_whose_worker_lives_is_left_to_it(page: SharedPage) -> None:
+    """Two processes that put sockets into one deposit would drop each other's."""
+    up, told = os.pipe()
+    if (worker := os.fork()) == 0:
+        leave_unheld(Holds(CONNECT, page.take_slot(0)))
+        os.write(told, b".")
+        signal.pause()
+    assert os.read(up, 1) == b"."
+    workers = _Workers(-1, page, lambda *_: pytest.fail("not needed"), None)
+    workers.hold_calls_left(0)
+    assert not is_held()
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    workers.hold_calls_left(0)
+    assert is_held()
+    os.close(up)
+    os.close(told)
 
 
 def test_a_port_held_elsewhere_stays_held_there(page: SharedPage, call: type[Call]) -> None:

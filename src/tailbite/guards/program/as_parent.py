@@ -8,9 +8,8 @@
 The front is the process that the caller started: it passes signals on, stops when the program stops, and ends as the
 program ends. The supervisor has a session of its own, so no terminal stops it, and a supervisor that is stopped is
 continued by the front. Orphaned descendants of the program become the supervisor's children
-(PR_SET_CHILD_SUBREAPER), so it stays above daemons as well. If it is killed, no other process is an ancestor that
-could guard: then the stand-by lets every call run unguarded, and the front, next in the line of ancestors, still
-reports the end.
+(PR_SET_CHILD_SUBREAPER), so it stays above daemons as well. If it is killed, the stand-by takes its place
+(:mod:`tailbite.guards.program.stand_by`), and the front, next in the line of ancestors, still reports the end.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ from typing import TYPE_CHECKING, NoReturn
 from tailbite.guards.program.enter import enter_filter, steerer_maker
 from tailbite.guards.program.helpers import detach, let_go_of_stderr
 from tailbite.guards.program.order import Order, Report, become_program, refuse_or_go_unguarded
-from tailbite.guards.program.serving import answer_all_unguarded, serve_polling
+from tailbite.guards.program.serving import serve_polling
 from tailbite.guards.program.shared_page import SharedPage
+from tailbite.guards.program.stand_by import Succession
 from tailbite.kernel.pidfd import open_process
 from tailbite.kernel.prctl import become_subreaper
 from tailbite.kernel.seccomp import Listener
@@ -37,13 +37,17 @@ from tailbite.kernel.seccomp import Listener
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tailbite.guards.program.enter import MakeSteerer
     from tailbite.guards.program.mechanism import Choice
 
 __all__ = ["mirror", "run_above"]
 
 _ALL = signal.valid_signals()
-_NEWS = struct.Struct("=ii")  # the program's pid, and what wait(2) said of it: -1 for "it has started"
+_NEWS = struct.Struct("=ii")
+"""The program's pid and what wait(2) said of it, or _STARTED; or a new supervisor's pid and _TAKEN_OVER."""
+
 _STARTED = -1
+_TAKEN_OVER = -2
 _SI_USER, _SI_QUEUE, _SI_TKILL = 0, -1, -6  # sigaction(2): sent by a process, not by the kernel
 _TIMERS = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
 """Sent by the kernel to the front alone: the timer of a caller that did alarm(5) outlives execve(2), not fork(2)."""
@@ -122,7 +126,11 @@ class _Front:
                 return
             if len(message) < _NEWS.size:
                 return
-            self._program, status = _NEWS.unpack(message)
+            pid, status = _NEWS.unpack(message)
+            if status == _TAKEN_OVER:
+                self._supervisor = pid
+                continue
+            self._program = pid
             if status != _STARTED:
                 self._follow(status)
                 continue
@@ -204,7 +212,8 @@ def _supervise(
         _become(ours, news, theirs, mask, page, order, choice)
     theirs.close()
     family = _Family(child, front, news)
-    family.send_news(_STARTED)  # before anything that may fail: the front reports the status of a program it knows
+    # Before anything that may fail: the front reports the status of a program that it knows.
+    family.send_news(child, _STARTED)
     watched_front = open_process(front)
     wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     detach(ours.fileno(), news.fileno(), watched_front, wake, woken, *((2,) if order.is_verbose else ()))
@@ -223,7 +232,7 @@ def _supervise(
         return
     listener = Listener(descriptors[0], page.slots[0].call)
     listener.wake_synchronously()
-    family.begin_stand_by(lambda: _stand_by(listener, page))
+    _begin_stand_by(family, listener, page, make)
     ours.send(b"+")
     ours.close()
     steerer = make(listener, page.slots[0], lambda: None)
@@ -236,6 +245,15 @@ def _supervise(
     family.when_over(program_ended)
     while (ended := serve_polling(listener, page.slots[0], steerer, others)) is not None:
         del others[ended]
+
+
+def _begin_stand_by(family: _Family, listener: Listener, page: SharedPage, make: MakeSteerer) -> None:
+    page.open_deposits(1)
+
+    def announce() -> None:
+        family.send_news(os.getpid(), _TAKEN_OVER)
+
+    family.begin_stand_by(Succession(listener, page, make, announce, family.kept).start_stand_by)
 
 
 def _become(
@@ -261,21 +279,6 @@ def _become(
         os._exit(1)
 
 
-def _stand_by(listener: Listener, page: SharedPage) -> int:
-    # Opened before the fork: the supervisor may be killed before the stand-by does anything.
-    watched = open_process(os.getpid())
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.set_wakeup_fd(-1)
-            detach(listener.descriptor, watched)
-            answer_all_unguarded(listener, page.slots[0], watched)
-        finally:
-            os._exit(0)
-    os.close(watched)
-    return child
-
-
 class _Family:
     """The supervisor's children: the program, orphaned descendants of the program, and the stand-by."""
 
@@ -288,13 +291,18 @@ class _Family:
         self._at_program_end: Callable[[], None] = lambda: None
         self._stand_by: Callable[[], int] = lambda: 0
 
-    def send_news(self, status: int) -> None:
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The descriptors that :meth:`send_news` needs."""
+        return (self._news.fileno(),)
+
+    def send_news(self, pid: int, status: int) -> None:
         with contextlib.suppress(OSError):
-            self._news.send(_NEWS.pack(self._child, status))
+            self._news.send(_NEWS.pack(pid, status))
             os.kill(self._front, signal.SIGCHLD)
 
     def begin_stand_by(self, start: Callable[[], int]) -> None:
-        """Start the stand-by, and again whenever it ends; ``start`` returns its pid."""
+        """Start the stand-by, and again whenever it ends; ``start`` returns its pid, or 0."""
         self._stand_by = start
         self._helper = start()
 
@@ -316,7 +324,7 @@ class _Family:
                 return False
             if pid == self._child and not self.is_over:
                 self.is_over = not os.WIFSTOPPED(status)
-                self.send_news(status)
+                self.send_news(pid, status)
                 if self.is_over:
                     self._at_program_end()
             elif pid == self._helper and not os.WIFSTOPPED(status):

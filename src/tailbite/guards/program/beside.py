@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tailbite.guards.program.helpers import detach, let_go_of_stderr
 from tailbite.guards.program.monitor import Task, do_task
+from tailbite.guards.program.port_hold import hold_calls_left
 from tailbite.guards.program.serving import serve_blocking, serve_polling
 from tailbite.guards.program.shared_page import MOST_WORKERS
 from tailbite.kernel import seccomp
@@ -58,7 +59,8 @@ def supervise_beside(
             most_workers=most_workers,
             take_lead=page.take_lead,
             slots_left=workers.slots_left,
-            after_takeover=page.count_takeover,
+            after_takeover=page.record_takeover,
+            before_start=workers.hold_calls_left,
             program=watched,
             at_program_end=let_go_of_stderr,
         )
@@ -88,9 +90,19 @@ class _Workers:
             listener = seccomp.Listener(self._listener, slot.call)
             steerer = self._make(listener, slot, watch.ask_for_worker)
             if self._program is None:
-                return serve_blocking(listener, slot, steerer, watch)
-            return _serve_verbosely(listener, slot, steerer, watch, self._program)
+                is_over = serve_blocking(listener, slot, steerer, watch)
+            else:
+                is_over = _serve_verbosely(listener, slot, steerer, watch, self._program)
+            if not is_over:
+                steerer.hold_always()  # until another worker inspects the calls
+            return is_over
         finally:
+            self._page.free_slot(number)
+
+    def hold_calls_left(self, number: int) -> None:
+        """Hold the ports of the calls that a killed worker left, unless another process has its slot."""
+        if (slot := self._page.try_slot(number)) is not None:
+            hold_calls_left(slot)
             self._page.free_slot(number)
 
     def slots_left(self) -> list[int]:

@@ -11,7 +11,8 @@ calls under way can pass::
 
 The last term needs two figures: the connects of others per second (ActiveOpens in /proc/net/snmp, less our own), and
 the longest time for which this process may not run. Under a CPU quota, or at a low priority on a busy machine, that
-is much longer than the kernel's usual slices, and the supervisor sees it by its own delays.
+is much longer than the kernel's usual slices, and the supervisor sees it by its own delays. Until the connects of
+others have been counted for a moment, nothing is out of reach.
 
 Where P is near, this process has the kernel choose some ports, which moves the sequence past P. P is held only in
 the cases that remain: a range of few ports, a host with thousands of sockets, a busy host that gives this process
@@ -43,6 +44,9 @@ _SHORTEST_DELAY: Final = 0.05
 _FIRST_DELAY: Final = 1.0
 _HALF_LIFE: Final = 5.0
 _WINDOW: Final = 0.05
+_LONGEST_WINDOW: Final = 0.2
+"""The connects counted in a longer time may all have been made at its end, so they count as if made in this time."""
+
 _FASTEST: Final = 8
 """P is held while others move the sequence by more than an eighth of the range between two inspections."""
 
@@ -115,7 +119,7 @@ class Lookahead:
         self._until = 0.0
         self._low = self._high = 0
         self._in_use = 0
-        self._is_in_turn = False
+        self._is_in_turn = self._has_counted = False
         self._last: dict[LocalDestination, int] = {}
         self._delay = _Peak(_FIRST_DELAY)
         self._others = _Peak()
@@ -157,7 +161,7 @@ class Lookahead:
         self._refresh(now)
         others = self._others.at(now) * max(_SHORTEST_DELAY, 4 * self._delay.at(now))
         reach = reach_of(calls + others, self._in_use)
-        if not self._is_in_turn or 2 * reach > self._high - self._low:
+        if not (self._is_in_turn and self._has_counted) or 2 * reach > self._high - self._low:
             return False
         for _ in range(_MOST_DRAWS if others < _MOST_DRAWS / 2 else 1):
             drawn = draw_source_port(*destination)
@@ -196,6 +200,8 @@ class Lookahead:
         opens = read_tcp_opens().active
         if self._counted:
             others = counted_since(self._opens, opens) - self._calls
-            self._others.add(max(0, others - self._not_begun) / (now - self._counted), now)
+            window = min(now - self._counted, _LONGEST_WINDOW)
+            self._others.add(max(0, others - self._not_begun) / window, now)
             self._not_begun = max(0, -others)  # the kernel counts these connects in the next window
+            self._has_counted = True
         self._opens, self._counted, self._calls = opens, now, 0

@@ -65,6 +65,7 @@ class Task:
         take_lead: tells a process whose monitor has ended whether it is the one to become the monitor.
         slots_left: the numbers of further workers that must finish something, when a worker has become the monitor.
         after_takeover: called by a process that has just taken over from one that was killed.
+        before_start: called in the monitor with a worker's number before that worker starts.
         program: a pidfd of the program; None if nobody needs to know when it ends.
         at_program_end: called in the monitor when the program has ended.
     """
@@ -76,6 +77,7 @@ class Task:
     take_lead: Callable[[], bool] = lambda: True
     slots_left: Callable[[], list[int]] = list
     after_takeover: Callable[[], None] = lambda: None
+    before_start: Callable[[int], None] = lambda _: None
     program: int | None = None
     at_program_end: Callable[[], None] = field(default=lambda: None)
 
@@ -112,6 +114,8 @@ class _Monitor:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         while True:
+            for slot in slots:
+                self._task.before_start(slot)
             for slot in slots:
                 if self._start_worker(slot):
                     return False

@@ -15,7 +15,8 @@ Around one connect call, the port is held only if the kernel can choose it withi
 A port that is held stays held until the call is known to be over (:mod:`tailbite.guards.program.pending_call`), or
 the same thread makes its next call. A port that is out of reach is checked again until then, and held if it comes
 near. If the holding process is killed, the port stays held, and the process's successor waits for the end of the call
-(:mod:`tailbite.guards.program.takeover`).
+(:mod:`tailbite.guards.program.takeover`). Ports that were out of reach are held before that successor starts, and
+from then on no port is left unheld.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from tailbite.guards.program.lookahead import LocalDestination
     from tailbite.guards.program.shared_page import WorkerSlot
 
-__all__ = ["Holds", "hold"]
+__all__ = ["Holds", "hold", "hold_calls_left"]
 
 _IP_FREEBIND = 15  # ip(7); works on AF_INET6 sockets as well
 _UNUSED_ADDRESSES = ("100::1", socket.AF_INET6), ("192.0.2.1", socket.AF_INET)  # RFC 6666; RFC 5737 without IPv6
@@ -82,6 +83,18 @@ def _bound(family: int, host: str, port: int) -> socket.socket:
         raise
 
 
+def hold_calls_left(slot: WorkerSlot) -> None:
+    """Hold the ports of a killed worker's calls, until the next worker of its slot knows that the calls are over.
+
+    The successor would hold them too, but it needs some milliseconds to start. No process may use the slot meanwhile.
+    """
+    if slot.deposit is None:
+        return
+    for port in {port for _, port, _ in CallTable(slot.pending).calls_left()}:
+        with contextlib.suppress(OSError), hold(port) as sock:  # a server may have it, or no descriptor is left
+            slot.deposit.leave(sock)
+
+
 @dataclass(slots=True)
 class _Call:
     """A connect call that may still be under way.
@@ -114,7 +127,7 @@ class Holds:
         self._pause = _FIRST_PAUSE
         self._lookahead: Lookahead | None = Lookahead()
         self._due = 0.0
-        self._has_own_ranges = slot.has_own_ranges
+        self._holds_always = slot.holds_always
         self._table = CallTable(slot.pending)
         self._deposit = slot.deposit
         self._left: set[int] = set()  # threads
@@ -138,8 +151,12 @@ class Holds:
         return bool(self._calls)
 
     def hold_always(self) -> None:
-        """Hold ports even if they are out of reach: sockets may have a sequence of source ports of their own."""
-        self._has_own_ranges[0] = True  # all workers must know
+        """Hold ports from now on even if they are out of reach, also those of calls under way.
+
+        Necessary where sockets may have a sequence of source ports of their own, and where nobody is going to inspect
+        the calls for a moment.
+        """
+        self._holds_always[0] = True  # all workers must know
         self._lookahead = None
         for call in list(self._calls.values()):
             self._hold_after_all(call)
@@ -170,7 +187,7 @@ class Holds:
         """
         key = place, port
         unheld = None
-        self._hear_of_own_ranges()
+        self._follow_others()
         self._due = monotonic()
         if self._lookahead is not None and place is None:
             self._lookahead.count_call()
@@ -185,8 +202,8 @@ class Holds:
         self._pause = _FIRST_PAUSE
         return unheld is None
 
-    def _hear_of_own_ranges(self) -> None:
-        if self._lookahead is not None and self._has_own_ranges[0]:
+    def _follow_others(self) -> None:
+        if self._lookahead is not None and self._holds_always[0]:
             self.hold_always()
 
     def _is_out_of_reach(self, destination: LocalDestination) -> bool:
@@ -218,7 +235,7 @@ class Holds:
         """Release the ports of calls that are over; return the seconds until this is due again, or None."""
         if not self._calls:
             return None
-        self._hear_of_own_ranges()
+        self._follow_others()
         now = monotonic()
         if self._lookahead is not None and now > self._due:
             self._lookahead.add_delay(now - self._due)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tailbite.guards.program.steerer import Steerer
     from tailbite.kernel.seccomp import Listener
 
-__all__ = ["answer_all_unguarded", "serve_blocking", "serve_polling"]
+__all__ = ["serve_blocking", "serve_polling"]
 
 _IDLE_SECONDS: Final = 0.5
 _REPEAT_SECONDS: Final = 0.01
@@ -105,14 +105,14 @@ def _comes_within(listener: Listener, seconds: float) -> bool:
 
 
 def serve_polling(
-    listener: Listener, slot: WorkerSlot, steerer: Steerer | None, others: dict[int, Callable[[], bool]]
+    listener: Listener, slot: WorkerSlot, steerer: Steerer, others: dict[int, Callable[[], bool]]
 ) -> int | None:
     """Answer calls, first the one that a predecessor left.
 
     Args:
         listener: the listener that calls come from.
         slot: the memory shared with the process that takes over.
-        steerer: inspects a call before it is answered; None answers at once.
+        steerer: inspects a call before it is answered.
         others: descriptors to watch as well, and functions to call when one becomes readable. True ends this; after
             False the descriptor is watched no longer if it has been removed from ``others``.
 
@@ -135,8 +135,7 @@ def serve_polling(
                     _finish(listener, slot, steerer)
             elif events & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
                 return None
-        if steerer is not None:
-            wait = steerer.release_ports()
+        wait = steerer.release_ports()
 
 
 def _finish_left(listener: Listener, slot: WorkerSlot, steerer: Steerer | None) -> None:
@@ -154,12 +153,3 @@ def _finish(listener: Listener, slot: WorkerSlot, steerer: Steerer | None) -> No
     if outcome is not None:
         slot.counts[outcome] += 1
     listener.answer()
-
-
-def answer_all_unguarded(listener: Listener, slot: WorkerSlot, watched: int) -> None:
-    """Stand by until ``watched``, a pidfd of the only process that can guard, is readable; then let all calls run."""
-    poll = select.poll()
-    poll.register(watched, select.POLLIN)
-    poll.register(listener.descriptor, 0)
-    if listener.descriptor not in dict(poll.poll()):
-        serve_polling(listener, slot, None, {})

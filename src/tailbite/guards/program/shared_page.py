@@ -27,7 +27,7 @@ _COUNTS_AT: Final = 128
 _GUARDED_AT: Final = MOST_WORKERS * _SLOT_SIZE
 _TAKEOVERS_AT: Final = _GUARDED_AT + 8
 _MOVES_AT: Final = _TAKEOVERS_AT + 8
-_OWN_RANGES_AT: Final = _MOVES_AT + 8
+_HOLDS_ALWAYS_AT: Final = _MOVES_AT + 8
 _MOST_PENDING: Final = 1024
 _PENDING_SIZE: Final = 8 * _MOST_PENDING
 _FEW_DESCRIPTORS: Final = 64
@@ -72,8 +72,8 @@ class WorkerSlot:
         buffer: the same and what follows it, more than fcntl.ioctl copies.
         counts: number of calls per Outcome, indexed by its value.
         moves: one number for all workers: how often a thread moved to another network namespace or descriptor table.
-        has_own_ranges: one byte for all workers: not 0 once the program has given a socket a range of its own, if the
-            filter reports that.
+        holds_always: one byte for all workers: not 0 once ports are held even if they are out of reach, because the
+            program has given a socket a range of its own (if the filter reports that), or a helper was killed.
         pending: a number for each call under way for which the worker holds a port, or may have to.
         deposit: keeps the holding sockets of a killed worker open; None without one.
     """
@@ -88,7 +88,7 @@ class WorkerSlot:
         pending_at = mmap.PAGESIZE + number * _PENDING_SIZE
         self.pending = page[pending_at : pending_at + _PENDING_SIZE].cast("Q")
         self.deposit: Deposit | None = None
-        self.has_own_ranges = page[_OWN_RANGES_AT : _OWN_RANGES_AT + 1]
+        self.holds_always = page[_HOLDS_ALWAYS_AT : _HOLDS_ALWAYS_AT + 1]
         self.moves = page[_MOVES_AT : _MOVES_AT + 8].cast("Q")
         self._tries = words[len(Outcome) :]  # the id of the call tried last, and how often it was tried
 
@@ -164,6 +164,10 @@ class SharedPage:
         fcntl.lockf(self.descriptor, fcntl.LOCK_EX, 1, number)
         return self.slots[number]
 
+    def try_slot(self, number: int) -> WorkerSlot | None:
+        """Take a slot; None if another process uses it."""
+        return self.slots[number] if self._try_lock(number) else None
+
     def free_slot(self, number: int) -> None:
         """Leave a slot to another process."""
         fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1, number)
@@ -194,9 +198,14 @@ class SharedPage:
     def is_guarded(self, value: bool) -> None:
         self._guarded[0] = value
 
-    def count_takeover(self) -> None:
-        """Count a helper that took over from one that was killed."""
+    def record_takeover(self) -> None:
+        """Count a helper that takes over from one that was killed, and hold ports always from now on.
+
+        A held port stays held when its worker is killed. One that is out of reach is in danger until another process
+        has inspected it, and who kills one helper may kill more.
+        """
         self._takeovers[0] += 1
+        self.slots[0].holds_always[0] = True
 
     def counts_by_name(self) -> dict[str, int]:
         """Return the number of calls per outcome, and how often a helper took over from a killed one."""

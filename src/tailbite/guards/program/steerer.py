@@ -86,6 +86,7 @@ class Steerer:
             without a call.
         release_ports: releases the ports of calls that are over; returns the seconds until this is due again, or
             None.
+        hold_always: holds ports from now on even if they are out of reach, also those of calls under way.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Steerer:
         self._fast_path = FastPath(listener, slot, abi.connect, self._namespaces.home_cookie, ask)
         self.serve_fast_path = self._fast_path.serve
         self.release_ports = self._holds.release_over
+        self.hold_always = self._holds.hold_always
 
     @property
     def has_pending_calls(self) -> bool:

@@ -39,6 +39,11 @@ class Deposit:
         self._enter.close()
         self._leave.close()
 
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """The descriptors of both ends."""
+        return self._enter.fileno(), self._leave.fileno()
+
     def take_over(self) -> None:
         """Become responsible for the sockets that a killed worker left; :meth:`drop_left` drops them."""
         count = bytearray(_INT.size)
@@ -53,6 +58,11 @@ class Deposit:
         """Keep a copy of a socket open. If the queue has no space, the socket ends with this process."""
         self._put_copy(key, sock.fileno())
 
+    def leave(self, sock: socket.socket) -> None:
+        """Add a socket to those that a killed worker left; call this only while no worker uses this deposit."""
+        with contextlib.suppress(OSError):
+            self._send(sock.fileno())
+
     def remove(self, key: Hashable) -> None:
         """Drop the copy of a socket; the others stay open all the time."""
         while key in self._keys:
@@ -66,8 +76,11 @@ class Deposit:
 
     def _put_copy(self, key: Hashable, descriptor: int) -> None:
         with contextlib.suppress(OSError):
-            socket.send_fds(self._enter, [b"\0"], [descriptor])
+            self._send(descriptor)
             self._keys.append(key)
+
+    def _send(self, descriptor: int) -> None:
+        socket.send_fds(self._enter, [b"\0"], [descriptor])
 
     def _receive(self, flags: int) -> list[int]:
         """Return a descriptor for the first socket in the queue, none if this process can open no more.

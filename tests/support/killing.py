@@ -1,0 +1,76 @@
+"""The helpers of a guarded program, which tests kill and stop, and a program that connects all the time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from support.guarded import wait_until
+
+__all__ = ["RESTLESS", "all_helpers", "helpers", "kill", "state_of"]
+
+# Connects until a line comes on stdin, and prints what came of it, and how long the slowest took.
+RESTLESS = """
+import collections, errno, json, socket, sys, threading, time
+seen, slowest, done = collections.Counter(), 0.0, threading.Event()
+def work():
+    global slowest
+    while not done.is_set():
+        sock = socket.socket()
+        start = time.monotonic()
+        number = sock.connect_ex(("127.0.0.1", 32246))
+        slowest = max(slowest, time.monotonic() - start)
+        seen["itself" if number == 0 else errno.errorcode[number]] += 1
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+        sock.close()
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads: thread.start()
+print("up", flush=True)
+sys.stdin.readline()
+done.set()
+for thread in threads: thread.join(30)
+print(json.dumps([seen, slowest, sum(thread.is_alive() for thread in threads)]))
+"""
+
+
+def helpers() -> list[int]:
+    """Return the guard's processes that are alive in this thread's network namespace; others' are not ours."""
+    here = Path("/proc/thread-self/ns/net").stat().st_ino
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "comm").read_text() != "tailbite-guard\n":
+                continue
+            if (process / "ns/net").stat().st_ino == here and process.joinpath("stat").read_text().split()[2] != "Z":
+                found.append(int(process.name))
+        except OSError:
+            continue  # it ended while we looked
+    return sorted(found)
+
+
+def all_helpers() -> list[int]:
+    """Wait until at least two are there: a monitor and a worker, and one more worker or two when calls queue up."""
+    found: list[int] = []
+
+    def are_there() -> bool:
+        found[:] = helpers()
+        return len(found) >= 2
+
+    wait_until(are_there, "both helpers are there")
+    return found
+
+
+def kill(helper: int) -> None:
+    """Kill one, and see it gone: the others continue, and make a new one."""
+    with contextlib.suppress(ProcessLookupError):  # a worker that had nothing left to do
+        os.kill(helper, signal.SIGKILL)
+    wait_until(lambda: helper not in helpers(), "the one that was killed is gone")
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "gone"
