@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tailbite.cli import status
 from tailbite.guards.program.exec import InheritedSignals, original_environment
-from tailbite.guards.program.mechanism import Mechanism, Place, choose, read_capabilities
+from tailbite.guards.program.mechanism import Mechanism, Place, choose, make_room_for_files, read_capabilities
 from tailbite.guards.program.order import Order, Report, become_program, write_line
 from tailbite.guards.program.run import run_guarded
 
@@ -51,6 +51,7 @@ def run_program(
         SystemExit: it cannot be started.
     """
     signals = InheritedSignals.take_over()
+    open_files = make_room_for_files()
     chosen = choose(read_capabilities(), names_ports=bool(ports), stays_parent=stats_json is not None)
     if is_verbose and chosen.mechanism in (Mechanism.STEER, Mechanism.HOLD):
         _describe(argv[0], chosen)
@@ -62,16 +63,17 @@ def run_program(
         is_required=is_required,
         is_verbose=is_verbose,
         status_unguarded=status.UNSUPPORTED,
+        open_files=open_files,
     )
     # A file that cannot be written is reported before anything runs.
     if stats_json != "-":
-        _write_stats(stats_json, chosen, Report(None, False, {}))
+        _write_stats(stats_json, chosen, Report(None, "it has not started", {}))
     elif not _is_open(1):
         write_line("-: standard output is closed; name a file for --stats-json")
         sys.exit(status.USAGE)
 
-    def before_exec(is_guarded: bool) -> None:
-        _write_stats(stats_json, chosen, Report(None, is_guarded, {}))
+    def before_exec(reason: str) -> None:
+        _write_stats(stats_json, chosen, Report(None, reason, {}))
 
     report = run_guarded(order, chosen, before_exec)
     _write_stats(stats_json, chosen, report)
@@ -109,9 +111,9 @@ def _write_stats(path: str | None, chosen: Choice, report: Report) -> None:
     content = {
         "schema": "tailbite.run/1",
         "mechanism": chosen.mechanism.name.lower().replace("_", "-"),
-        "guarded": report.is_guarded,
-        "reason": chosen.reason or None,
-        "not_covered": list(chosen.not_covered) if report.is_guarded else [],
+        "guarded": not report.reason,
+        "reason": report.reason or None,
+        "not_covered": [] if report.reason else list(chosen.not_covered),
         "status": None if report.status is None else os.waitstatus_to_exitcode(report.status),
         "connects": dict(report.counts),
     }

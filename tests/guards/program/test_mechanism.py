@@ -57,6 +57,7 @@ def test_what_is_chosen(changes: dict[str, object], mechanism: Mechanism, place:
         ),
         ({"reports_calls": False}, "does not allow seccomp user notification"),
         ({"has_proc": False}, "/proc is not mounted here"),
+        ({"open_files": 15}, "the limit of open files is 15 (ulimit -Hn), and a guard needs 16"),
         ({"reads_memory": False}, "reading another process's memory is forbidden"),
         ({"steers": False, "holds": False}, "a port cannot be held here"),
         ({"copies_descriptors": False, "holds": False}, "what does work here: --in-process for Pythons"),

@@ -162,44 +162,59 @@ def test_a_server_starts_at_once_while_its_port_is_held_around_every_connect(hos
             program.kill()
 
 
-@pytest.mark.parametrize(
-    ("limit", "reason"),
-    [
-        ("process_vm_readv", "reading another process's memory is forbidden here"),
-        ("NEW_LISTENER", "the kernel refuses the filter"),
-    ],
+LISTENS = (
+    "import os, sys; from tailbite.kernel import seccomp; abi = seccomp.ABIS[os.uname().machine];"
+    "never = b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f';"
+    "os.set_inheritable(seccomp.install(abi, never)[0], True); os.execvp(sys.argv[1], sys.argv[1:])"
 )
-def test_what_cannot_be_guarded_runs_and_says_so_or_does_not_run_if_it_must_be_guarded(
-    limit: str, reason: str, tmp_path: Path
+NO_GUARD = {
+    "few files": (["sh", "-c", 'ulimit -n 12; exec "$@"', "sh"], "the limit of open files is 12"),
+    "no memory of others": (without("process_vm_readv"), "reading another process's memory is forbidden here"),
+    "no filter": (without("NEW_LISTENER"), "the kernel refuses the filter"),
+    "no hold": (without("SO_REUSEADDR", "pidfd_getfd"), "a port cannot be held here"),
+    "no /proc": (
+        ["unshare", "-Urm", "sh", "-c", 'MOUNT -t tmpfs none /proc; exec "$@"', "sh"],
+        "/proc is not mounted",
+    ),
+    "another listener": ([sys.executable, "-c", LISTENS], "another supervisor listens"),
+}
+
+
+@pytest.mark.parametrize(("prefix", "reason"), NO_GUARD.values(), ids=NO_GUARD)
+def test_what_cannot_be_guarded_gives_the_same_reason_everywhere(
+    prefix: list[str], reason: str, tmp_path: Path
 ) -> None:
+    """On stderr, where it has to be guarded, and in the report."""
+    prefix = [part.replace("MOUNT", find_peer("mount")) if "MOUNT" in part else part for part in prefix]
     stats = tmp_path / "stats.json"
-    done = run([*without(limit), *guarded(["echo", "out"])])
-    assert (done.returncode, done.stdout) == (0, "out\n")
-    assert done.stderr.startswith(f"tailbite: echo runs without a guard: {reason}")
-    assert done.stderr.count("\n") == 1
-
-    done = run([*without(limit), *guarded(["echo", "out"], "--stats-json", str(stats))])
-    assert (done.returncode, done.stdout) == (0, "out\n")
-    assert json.loads(stats.read_text())["guarded"] is False
-
-    done = run([*without(limit), *guarded(["echo", "out"], "--require")])
-    assert (done.returncode, done.stdout) == (4, "")
-    assert reason in done.stderr
-
-
-def test_another_listener_means_no_guard_and_says_so() -> None:
-    """EBUSY, and the listener is not tailbite's."""
-    listen = (
-        "import os, sys; from tailbite.kernel import seccomp; abi = seccomp.ABIS[os.uname().machine];"
-        "never = b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f';"
-        "os.set_inheritable(seccomp.install(abi, never)[0], True); os.execvp(sys.argv[1], sys.argv[1:])"
-    )
-    import sys
-
-    done = run([sys.executable, "-c", listen, *guarded(["echo", "out"])])
+    done = run([*prefix, *guarded(["echo", "out"], "--stats-json", str(stats))])
     assert (done.returncode, done.stdout) == (0, "out\n"), done.stderr
-    assert "another supervisor listens" in done.stderr
-    assert run([sys.executable, "-c", listen, *guarded(["echo", "out"], "--require")]).returncode == 4
+    told = done.stderr.removeprefix("tailbite: echo runs without a guard: ").rstrip("\n")
+    assert told.startswith(reason)
+    found = json.loads(stats.read_text())
+    assert (found["guarded"], found["reason"], found["not_covered"]) == (False, told, [])
+
+    done = run([*prefix, *guarded(["echo", "out"])])
+    assert (done.returncode, done.stdout) == (0, "out\n")
+    assert done.stderr == f"tailbite: echo runs without a guard: {told}\n"
+
+    done = run([*prefix, *guarded(["echo", "out"], "--require")])
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == f"tailbite: cannot guard echo, so it was not started: {told}\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--stats-json", "/dev/null")], ids=["beside", "above"])
+@pytest.mark.parametrize("limit", ["-n 16", "-Sn 6"])
+def test_with_few_open_files_it_is_guarded_or_says_that_it_is_not(limit: str, options: tuple[str, ...]) -> None:
+    """A guard that has no descriptor left for an inspection would let the call run unguarded."""
+    Trap().set()
+    shell = ["sh", "-c", f'ulimit {limit}; exec "$@"', "sh"]
+    line = (
+        f"ulimit -Sn; for i in 1 2 3 4 5 6; do (exec 3<>/dev/tcp/127.0.0.1/{PORT}) 2>/dev/null && echo itself; done"
+    )
+    done = run([*shell, *guarded(["bash", "-c", line], "--require", *options)])
+    assert done.stdout == f"{limit.split()[1]}\n", done.stderr
+    assert "itself" in run([*shell, "bash", "-c", line]).stdout, "the control did not self-connect"
 
 
 @pytest.mark.peers
@@ -285,13 +300,14 @@ def test_few_descriptors_are_enough_for_many_processes(tmp_path: Path) -> None:
 def test_without_a_process_to_spare_the_program_runs_unguarded_and_says_so() -> None:
     """RLIMIT_NPROC; the filter must not be on before it is sure that somebody will answer."""
     limited = ["bash", "-c", 'ulimit -u 1; exec "$@"', "bash"]
-    for options in ((), ("--stats-json", "/dev/null"), ("--port", str(PORT))):
+    for options in ((), ("--stats-json", "-"), ("--port", str(PORT))):
         command = guarded([PYTHON, "-c", "print('out')"], *options, nobody=True)
         at = command.index("env")
         done = run([*command[:at], *limited, *command[at:]])
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "out\n"
+        assert done.stdout.endswith("out\n")
         assert "runs without a guard: no process can be started" in done.stderr
+        assert ("no process can be started" in done.stdout) == ("-" in options)
 
 
 OLD_HEADERS = """

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tailbite.guards.program.enter import enter_filter, steerer_maker
-from tailbite.guards.program.helpers import detach, let_go_of_stderr
+from tailbite.guards.program.helpers import HELPER_ENDED, detach, let_go_of_stderr, why_not_started
 from tailbite.guards.program.order import Order, Report, become_program, refuse_or_go_unguarded
 from tailbite.guards.program.serving import serve_polling
 from tailbite.guards.program.shared_page import SharedPage
@@ -53,30 +53,37 @@ _TIMERS = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
 """Sent by the kernel to the front alone: the timer of a caller that did alarm(5) outlives execve(2), not fork(2)."""
 
 
-def run_above(order: Order, choice: Choice) -> Report:
-    """Run the program below a supervisor, pass signals on, and return when it has ended."""
-    page = SharedPage()
+def run_above(order: Order, choice: Choice, before_exec: Callable[[str], None]) -> Report:
+    """Run the program below a supervisor, pass signals on, and return when it has ended.
+
+    Args:
+        order: the program.
+        choice: the mechanism that guards it.
+        before_exec: called with a reason if no supervisor can be started: then this process becomes the program.
+    """
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, _ALL)
     become_subreaper()
     front = os.getpid()
     try:
+        page = SharedPage()
         (ours, theirs), ends = socket.socketpair(), socket.socketpair()
         supervisor = os.fork()
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        refuse_or_go_unguarded(order, f"no process can be started for its guard ({error.strerror})")
+        before_exec(refuse_or_go_unguarded(order, why_not_started(error)))
         become_program(order)
     if supervisor == 0:
         ours.close()
         try:
-            _supervise(theirs, ends, front, mask, page, order, choice)
+            with page.leaving_reason():
+                _supervise(theirs, ends, front, mask, page, order, choice)
         finally:
             os._exit(0)
     for end in (theirs, *ends):
         end.close()
     status = _Front(ours, supervisor).wait()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return Report(status, page.is_guarded, page.counts_by_name())
+    return Report(status, "" if page.is_guarded else page.reason or HELPER_ENDED, page.counts_by_name())
 
 
 class _Front:
@@ -271,7 +278,8 @@ def _become(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
-        page.is_guarded = enter_filter(order, choice, theirs)
+        page.reason = enter_filter(order, choice, theirs, page)
+        page.is_guarded = not page.reason
         become_program(order)
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else 1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tailbite.guards.program.mechanism import Choice
     from tailbite.guards.program.order import Order
-    from tailbite.guards.program.shared_page import WorkerSlot
+    from tailbite.guards.program.shared_page import SharedPage, WorkerSlot
 
     MakeSteerer: TypeAlias = Callable[[seccomp.Listener, WorkerSlot, Callable[[], None]], Steerer]
 
@@ -43,8 +43,17 @@ def steerer_maker(order: Order, choice: Choice) -> MakeSteerer:
     )
 
 
-def enter_filter(order: Order, choice: Choice, helper: socket.socket) -> bool:
-    """Put this process under the filter and hand its listener to the helper; tell whether it is guarded now.
+def enter_filter(order: Order, choice: Choice, helper: socket.socket, page: SharedPage) -> str:
+    """Put this process under the filter and hand its listener to the helper.
+
+    Args:
+        order: the program.
+        choice: the mechanism that guards it.
+        helper: the socket to the helper.
+        page: the memory in which the helper leaves the reason if it cannot start.
+
+    Returns:
+        Why this process is not guarded; nothing if it is.
 
     Raises:
         SystemExit: the program has to be guarded and cannot be, or its guard ended when there was no way back.
@@ -53,8 +62,7 @@ def enter_filter(order: Order, choice: Choice, helper: socket.socket) -> bool:
     with helper:
         if not hears_go(helper):
             # Once the filter is on there is no way back, so the helper is asked before.
-            refuse_or_go_unguarded(order, HELPER_ENDED)
-            return False
+            return refuse_or_go_unguarded(order, page.reason or HELPER_ENDED)
         try:
             listener, no_new_privs = seccomp.install(
                 abi, seccomp.call_filter(abi, reports_port_ranges=not choice.copies)
@@ -67,27 +75,28 @@ def enter_filter(order: Order, choice: Choice, helper: socket.socket) -> bool:
         os.close(listener)
     if not is_up:
         # The filter cannot be removed, and without a listener every connect fails: better not to start at all.
-        write_line(f"the guard of {order.command[0]} was ended from outside before it was ready; nothing was started")
+        reason = page.reason or "its guard was ended from outside before it was ready"
+        write_line(f"cannot guard {order.command[0]}, so it was not started: {reason}")
         sys.exit(order.status_unguarded)
     if order.is_verbose and no_new_privs:
         write_line("without CAP_SYS_ADMIN a guarded program gains no privileges: sudo and su inside it will refuse")
-    return True
+    return ""
 
 
-def _explain_refusal(order: Order, error: OSError) -> bool:
-    """Report why the filter was refused; tell whether the program is guarded all the same."""
+def _explain_refusal(order: Order, error: OSError) -> str:
+    """Report why the filter was refused, and return that; nothing if the program is guarded all the same."""
     if error.errno != errno.EBUSY:
-        refuse_or_go_unguarded(order, f"the kernel refuses the filter ({error.strerror}); {what_works_instead()}")
-        return False
+        return refuse_or_go_unguarded(
+            order, f"the kernel refuses the filter ({error.strerror}); {what_works_instead()}"
+        )
     if _is_guarded_already():
         if order.is_verbose:
             write_line("guarded by the `tailbite run` around this one")
-        return True
-    refuse_or_go_unguarded(
+        return ""
+    return refuse_or_go_unguarded(
         order,
         "another supervisor listens to its system calls already, and there can be only one; " + what_works_instead(),
     )
-    return False
 
 
 def _is_guarded_already() -> bool:

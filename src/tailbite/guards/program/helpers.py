@@ -19,10 +19,16 @@ from tailbite.kernel.prctl import name_process, without_orphans
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["HELPER_ENDED", "detach", "hears_go", "let_go_of_stderr", "spawn_beside"]
+__all__ = ["HELPER_ENDED", "detach", "hears_go", "let_go_of_stderr", "spawn_beside", "why_not_started"]
 
 HELPER_ENDED: Final = "its guard was ended from outside while it started"
-"""The reason to report when :func:`hears_go` is false."""
+"""The reason to report when :func:`hears_go` is false and the helper left none."""
+
+_LIMITS: Final = {
+    errno.EAGAIN: "no process can be started for its guard ({}; ulimit -u shows the limit of processes)",
+    errno.EMFILE: "its guard needs more open files than the limit allows ({}; ulimit -n shows it)",
+    errno.ENOMEM: "there is too little memory for its guard ({}; ulimit -v shows a limit)",
+}
 
 _IGNORED: Final = (
     signal.SIGINT,
@@ -81,6 +87,13 @@ def _spawn(ours: socket.socket, theirs: socket.socket, work: Callable[[socket.so
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NOT_FORKED:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def why_not_started(error: OSError | MemoryError) -> str:
+    """Return why a guard could not be started, for people."""
+    number = error.errno if isinstance(error, OSError) else errno.ENOMEM
+    text = os.strerror(number or errno.EIO)
+    return _LIMITS.get(number or 0, "its guard could not be started ({})").format(text)
 
 
 def hears_go(helper: socket.socket) -> bool:

@@ -17,6 +17,7 @@ the program's parent, because Yama's scope 1 lets only ancestors trace a process
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from dataclasses import dataclass
 from enum import Enum
@@ -24,11 +25,13 @@ from typing import Final
 
 __all__ = [
     "CANNOT_LEARN_END",
+    "FEWEST_FILES",
     "Capabilities",
     "Choice",
     "Mechanism",
     "Place",
     "choose",
+    "make_room_for_files",
     "read_capabilities",
     "what_works_instead",
 ]
@@ -36,6 +39,9 @@ __all__ = [
 REPORTS_END: Final = (5, 8)
 """A listener reports that no process is left under its filter (POLLHUP) since Linux 5.8; without that helpers would
 never end. Answering "let the call run" needs 5.5, copying a descriptor 5.6."""
+
+FEWEST_FILES: Final = 16
+"""A worker has up to eleven descriptors, and four more while it inspects a call; with less, it could not guard."""
 
 _NAMES_PORTS_INSTEAD: Final = (
     "what does work here: --port PORT for each port it connects to, --in-process for Pythons"
@@ -81,6 +87,7 @@ class Capabilities:
         steers: sockets can have a port range of their own (IP_LOCAL_PORT_RANGE; Linux 6.3, backported by some).
         holds: a port can be held on an address that no server uses; not asked where sockets are steered.
         yama: kernel.yama.ptrace_scope, 0 to 3.
+        open_files: the hard limit of open files (RLIMIT_NOFILE).
         is_privileged: CAP_SYS_PTRACE is in effect, which Yama's scopes 1 and 2 do not restrict.
     """
 
@@ -98,6 +105,7 @@ class Capabilities:
     holds: bool
     yama: int
     is_privileged: bool
+    open_files: int = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,11 @@ def choose(capabilities: Capabilities, *, names_ports: bool = False, stays_paren
     place = Place.ABOVE if stays_parent else Place.BESIDE
     if capabilities.system != "linux":
         reason = f"this is {capabilities.system}, and programs can be guarded on Linux only"
+        return Choice(Mechanism.NONE, place, reason)
+    if capabilities.open_files < FEWEST_FILES:
+        reason = (
+            f"the limit of open files is {capabilities.open_files} (ulimit -Hn), and a guard needs {FEWEST_FILES}"
+        )
         return Choice(Mechanism.NONE, place, reason)
     if names_ports and not capabilities.shows_end:
         return Choice(Mechanism.NONE, place, f"{CANNOT_LEARN_END}; {_NAMES_NO_PORTS_INSTEAD}")
@@ -214,7 +227,22 @@ def read_capabilities() -> Capabilities:
         holds=(copies_descriptors and steers) or (is_linux and _can_hold()),
         yama=memory.yama_scope(),
         is_privileged=capabilities.has_capability(capabilities.CAP_SYS_PTRACE),
+        open_files=_hard_limit_of_files(),
     )
+
+
+def make_room_for_files() -> tuple[int, int] | None:
+    """Raise the soft limit of open files to what a guard needs; return the limits before, None if they suffice."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not 0 <= limits[0] < FEWEST_FILES <= _hard_limit_of_files():
+        return None
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEWEST_FILES, limits[1]))
+    return limits
+
+
+def _hard_limit_of_files() -> int:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def _can_hold() -> bool:

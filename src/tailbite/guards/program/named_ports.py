@@ -7,7 +7,7 @@ import os
 import select
 from typing import TYPE_CHECKING
 
-from tailbite.guards.program.helpers import HELPER_ENDED, detach, hears_go, spawn_beside
+from tailbite.guards.program.helpers import HELPER_ENDED, detach, hears_go, spawn_beside, why_not_started
 from tailbite.guards.program.mechanism import CANNOT_LEARN_END, Mechanism
 from tailbite.guards.program.monitor import Task, do_task
 from tailbite.guards.program.order import refuse_or_go_unguarded, write_line
@@ -26,34 +26,29 @@ __all__ = ["hold_named_ports"]
 _RETRY_MS = 50
 
 
-def hold_named_ports(order: Order, choice: Choice) -> bool:
-    """Start the helper that holds the ports; tell whether all that need it are held.
+def hold_named_ports(order: Order, choice: Choice) -> str:
+    """Start the helper that holds the ports; return why not all that need it are held, nothing if they are.
 
     Raises:
         SystemExit: the program has to be guarded and cannot be.
     """
     if choice.mechanism is Mechanism.NONE:
-        refuse_or_go_unguarded(order, choice.reason)
-        return False
-    held = _hold_ports(order)
-    if held is None:
-        return False
-    reason = _start_holder(held)
+        return refuse_or_go_unguarded(order, choice.reason)
+    held: dict[int, socket.socket | None] = {}
+    reason = _hold_ports(order, held) or _start_holder(held)
     for sock in held.values():
         if sock is not None:
             sock.close()
-    if reason is not None:
-        refuse_or_go_unguarded(order, reason)
-        return False
+    if reason:
+        return refuse_or_go_unguarded(order, reason)
     if order.is_verbose:
         for port in held:
             write_line(f"port {port} is held as long as {order.command[0]} runs")
-    return True
+    return ""
 
 
-def _hold_ports(order: Order) -> dict[int, socket.socket | None] | None:
-    """Hold each port, None for one that a server has; return None if one cannot be held."""
-    held: dict[int, socket.socket | None] = {}
+def _hold_ports(order: Order, held: dict[int, socket.socket | None]) -> str:
+    """Hold each port, None for one that a server has; return why one cannot be held, nothing if all are."""
     for port in order.ports:
         try:
             held[port] = hold(port)
@@ -61,24 +56,23 @@ def _hold_ports(order: Order) -> dict[int, socket.socket | None] | None:
             if error.errno == errno.EADDRINUSE:
                 held[port] = None
             elif _may_be_chosen(port):
-                refuse_or_go_unguarded(order, f"port {port} cannot be held ({error.strerror})")
-                return None
+                return f"port {port} cannot be held ({error.strerror})"
             elif order.is_verbose:
                 write_line(f"port {port} needs no guard: source ports are not chosen from there")
-    return held
+    return ""
 
 
-def _start_holder(held: dict[int, socket.socket | None]) -> str | None:
-    """Start the holder; return None when it is ready, else the reason why it is not."""
+def _start_holder(held: dict[int, socket.socket | None]) -> str:
+    """Start the holder; return why it is not ready, nothing when it is."""
     try:
         program = open_process(os.getpid())
     except OSError as error:
         return f"{CANNOT_LEARN_END}: {error.strerror}"
     try:
         with spawn_beside(lambda end: _keep_holding(end, held, program)) as helper:
-            return None if hears_go(helper) else HELPER_ENDED
-    except OSError as error:
-        return f"no process can be started that holds its ports ({error.strerror})"
+            return "" if hears_go(helper) else HELPER_ENDED
+    except (OSError, MemoryError) as error:
+        return why_not_started(error)
     finally:
         os.close(program)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import sys
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Order:
         is_required: do not start the program if it cannot be guarded.
         is_verbose: report on stderr what the guard does.
         status_unguarded: the exit status if the program has to be guarded and cannot be.
+        open_files: the limits of open files that the program inherits; None leaves them as they are.
     """
 
     command: tuple[str, ...]
@@ -42,6 +44,7 @@ class Order:
     is_required: bool = False
     is_verbose: bool = False
     status_unguarded: int = 4
+    open_files: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,12 @@ class Report:
 
     Attributes:
         status: the program's wait status (wait(2)); None if the program has not ended.
-        is_guarded: False if the program ran without a guard.
+        reason: the reason why the program ran without a guard; empty if it was guarded.
         counts: number of connects per :class:`~tailbite.guards.program.shared_page.Outcome`.
     """
 
     status: int | None
-    is_guarded: bool
+    reason: str
     counts: Mapping[str, int]
 
 
@@ -80,13 +83,15 @@ def become_program(order: Order) -> NoReturn:
     Raises:
         SystemExit: the program cannot be started; status 127 if it does not exist, else 126.
     """
+    if order.open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, order.open_files)
     failure = become(order.command, order.environment, order.signals)
     write_line(f"{order.command[0]}: {failure.strerror}")
     sys.exit(status_of(failure))
 
 
-def refuse_or_go_unguarded(order: Order, reason: str) -> None:
-    """Report on stderr that the program is not guarded; return only if it may run all the same.
+def refuse_or_go_unguarded(order: Order, reason: str) -> str:
+    """Report on stderr that the program is not guarded; return the reason if it may run all the same.
 
     Raises:
         SystemExit: the program has to be guarded (``--require``).
@@ -95,3 +100,4 @@ def refuse_or_go_unguarded(order: Order, reason: str) -> None:
         write_line(f"cannot guard {order.command[0]}, so it was not started: {reason}")
         sys.exit(order.status_unguarded)
     write_line(f"{order.command[0]} runs without a guard: {reason}")
+    return reason

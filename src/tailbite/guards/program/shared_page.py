@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
 import resource
 from enum import IntEnum
 from time import sleep
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from tailbite.guards.program.helpers import why_not_started
 from tailbite.guards.program.takeover import Deposit
 from tailbite.kernel.libc import last_error, libc
 from tailbite.kernel.seccomp import NOTIFICATION_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["BUFFER_SIZE", "MOST_WORKERS", "Outcome", "SharedPage", "WorkerSlot"]
 
@@ -28,6 +33,8 @@ _GUARDED_AT: Final = MOST_WORKERS * _SLOT_SIZE
 _TAKEOVERS_AT: Final = _GUARDED_AT + 8
 _MOVES_AT: Final = _TAKEOVERS_AT + 8
 _HOLDS_ALWAYS_AT: Final = _MOVES_AT + 8
+_REASON_AT: Final = _HOLDS_ALWAYS_AT + 8
+_LONGEST_REASON: Final = 512
 _MOST_PENDING: Final = 1024
 _PENDING_SIZE: Final = 8 * _MOST_PENDING
 _FEW_DESCRIPTORS: Final = 64
@@ -135,6 +142,7 @@ class SharedPage:
         page = memoryview(mmap.mmap(-1, size))  # no file: a limit of file sizes (RLIMIT_FSIZE) does not matter
         self.slots = tuple(WorkerSlot(page, number) for number in range(MOST_WORKERS))
         self._guarded = page[_GUARDED_AT : _GUARDED_AT + 1]
+        self._reason = page[_REASON_AT : _REASON_AT + _LONGEST_REASON]
         self._takeovers = page[_TAKEOVERS_AT : _TAKEOVERS_AT + 8].cast("Q")
 
     def open_deposits(self, count: int) -> None:
@@ -197,6 +205,23 @@ class SharedPage:
     @is_guarded.setter
     def is_guarded(self, value: bool) -> None:
         self._guarded[0] = value
+
+    @property
+    def reason(self) -> str:
+        """The reason why the program is not guarded, if a process has found one."""
+        return bytes(self._reason).rstrip(b"\0").decode(errors="replace")
+
+    @reason.setter
+    def reason(self, text: str) -> None:
+        self._reason[:] = text.encode()[:_LONGEST_REASON].ljust(_LONGEST_REASON, b"\0")
+
+    @contextlib.contextmanager
+    def leaving_reason(self) -> Iterator[None]:
+        """Leave the reason why a helper ends before it could guard."""
+        try:
+            yield
+        except (OSError, MemoryError) as error:
+            self.reason = why_not_started(error)
 
     def record_takeover(self) -> None:
         """Count a helper that takes over from one that was killed, and hold ports always from now on.

@@ -35,6 +35,7 @@ from tailbite.core.ports import PortRange
 from tailbite.guards.program.bind_again import bind_again, bind_to_another_port
 from tailbite.guards.program.fast_path import HEAD_LENGTH, FastPath, open_memory
 from tailbite.guards.program.lookahead import LocalDestination
+from tailbite.guards.program.mechanism import FEWEST_FILES
 from tailbite.guards.program.namespaces import Namespaces, hold_inside
 from tailbite.guards.program.port_hold import Holds
 from tailbite.guards.program.shared_page import Outcome
@@ -57,6 +58,7 @@ _AF_INET, _AF_INET6, _IPPROTO_IP = int(socket.AF_INET), int(socket.AF_INET6), in
 _HEAD = struct.Struct("=HBB")  # family, and the port in network byte order
 _ADDRESS_LENGTH = 28  # sizeof(struct sockaddr_in6)
 _MOST = 256
+_FILES_PER_THREAD = 3  # its pidfd, its memory, and one to spare
 _NO_COPY = -1
 
 IS_GUARDED: Final = struct.pack("=HH4s8s", socket.AF_INET, 0, b"tail", b"bite run")
@@ -111,7 +113,8 @@ class Steerer:
         self._memories: dict[int, int] = {}
         self._newcomer = self._address = 0
         # The program's limit of descriptors is ours as well, and may be a small one.
-        self._most_threads = min(_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        few = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FEWEST_FILES) // _FILES_PER_THREAD)
+        self._most_threads = min(_MOST, few)
         self._holds = Holds(abi.connect, slot)
         self._namespaces = Namespaces()
         self._has_one_namespace = True
@@ -158,9 +161,19 @@ class Steerer:
                 self._listener.fail(GUARDED)
             return Outcome.PASSED
         try:
-            return self._prevent(tid, descriptor, family, port)
+            return self._prevent_with_room(tid, descriptor, family, port)
         except OSError:
             return self._unseen(tid, self._destination())
+
+    def _prevent_with_room(self, tid: int, descriptor: int, family: int, port: int) -> Outcome:
+        try:
+            return self._prevent(tid, descriptor, family, port)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+        for known in list(self._threads):  # the cache is worth less than this call
+            self._forget(known)
+        return self._prevent(tid, descriptor, family, port)
 
     def _prevent(self, tid: int, descriptor: int, family: int, port: int) -> Outcome:
         try:
@@ -259,9 +272,9 @@ class Steerer:
                 return copy_descriptor(pidfd, descriptor)
             except ProcessLookupError:  # another thread has that number now
                 self._forget(tid)
-            except PermissionError:
-                raise
-            except OSError:
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
                 return None
         pidfd = open_thread(tid)
         # A pidfd names one thread forever; it is certain to be the caller's only if the caller still waits now.
@@ -274,9 +287,9 @@ class Steerer:
         self._newcomer = tid
         try:
             return copy_descriptor(pidfd, descriptor)
-        except (PermissionError, ProcessLookupError):
-            raise
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
             return None
 
     def _remember(self, tid: int, ranges: Ranges, means: Means, sub_ranges: tuple[int, float, int, int]) -> None:
