@@ -17,6 +17,7 @@ from support.users import python_as_nobody
 from tailbite.kernel import procfs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ID = "4f5c2e9d1b3a" + "0" * 52
@@ -149,3 +150,10 @@ def test_hidepid_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option
     assert procfs.hidden_processes(proc) == hidden
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert procfs.hidden_processes(proc) == ""
+
+
+@pytest.mark.peers
+def test_a_pid_namespace_is_noticed(peer: Callable[[str], str]) -> None:
+    ask = "from tailbite.kernel.procfs import is_in_pid_namespace as seen; print(seen())"
+    mine = (peer("unshare"), "--pid", "--fork", "--mount-proc", *(() if os.geteuid() == 0 else ("-Ur",)))
+    assert subprocess.run((*mine, sys.executable, "-c", ask), capture_output=True, text=True).stdout == "True\n"

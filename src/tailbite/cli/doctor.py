@@ -10,7 +10,7 @@ import click
 from tailbite._files import write_atomically
 from tailbite.cli import status
 from tailbite.cli.output import as_json, console, emit_json, note, reason_of
-from tailbite.cli.params import chosen_namespaces, netns_option
+from tailbite.cli.params import chosen_namespaces, netns_option, parse_ports
 from tailbite.cli.services import SERVICES
 from tailbite.host.explain.baseline import KnownFinding, KnownFindings, baseline_of, parse_baseline, parse_ignored
 from tailbite.host.explain.checkup import check_host
@@ -42,7 +42,7 @@ class _Ignored(click.ParamType[tuple[KnownFinding, ...]]):
         from tailbite.host.explain.pages import known_codes
 
         try:
-            found = parse_ignored(str(value))
+            found = parse_ignored(str(value), parse_ports)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         for one in found:
@@ -165,7 +165,7 @@ def _read_baseline(file: Path | None) -> tuple[KnownFinding, ...]:
         with file.open(encoding="utf-8") as opened:
             return parse_baseline(opened.read(_LARGEST_FILE))
     except (OSError, ValueError) as error:
-        reason = reason_of(error)
+        reason = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else reason_of(error)
         raise click.BadParameter(f"{file} cannot be used: {reason}", param_hint="--baseline") from None
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "container_of",
     "containers_in",
     "hidden_processes",
+    "is_in_pid_namespace",
     "named_namespaces",
     "network_namespaces",
     "own_namespace",
@@ -44,6 +45,7 @@ PROC: Path | str = "/proc"
 
 SPARE_DESCRIPTORS = 10_000
 
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _GONE = frozenset({errno.ENOENT, errno.ESRCH})
 _CLOSED = frozenset({errno.EACCES, errno.EPERM})
 
@@ -245,6 +247,14 @@ def hidden_processes(proc: Path | str = PROC) -> str:
         if name == "hidepid" and value not in ("0", "off"):
             return value
     return ""
+
+
+def is_in_pid_namespace() -> bool:
+    """Tell whether /proc is that of a PID namespace, as in a container, which does not list processes outside."""
+    try:
+        return os.stat(f"{PROC}/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE
+    except OSError:
+        return False
 
 
 def read_cgroup(pid: int | str, proc: Path | str = PROC) -> str:

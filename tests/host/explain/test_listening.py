@@ -5,10 +5,12 @@ from __future__ import annotations
 import array
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,7 +48,7 @@ def test_a_listener_in_flight_over_a_unix_socket_has_no_process_and_that_is_said
     here.close()
     there.close()
     assert (finding.code, finding.severity) == ("TB114", Severity.WARNING)
-    assert "no process has it open" in finding.what
+    assert re.search("no process (of this PID namespace )?has it open", finding.what)
     assert "uid" not in finding.what
     assert [line for remedy in finding.remedies for line in remedy.commands][:1] == ["rpcinfo -p"]
 
@@ -178,7 +180,9 @@ def test_any_socket_in_flight_says_that_no_process_has_it_or_why_that_is_not_kno
         sock.close()
     assert "kill " not in str([line for one in finding.remedies for line in one.commands if line.startswith("kill ")])
     if shot.sees_processes:
-        assert "no process has open" in f"{finding.what} {finding.why}"
+        assert re.search(
+            "no (visible )?process (of this PID namespace )?has (it )?open", f"{finding.what} {finding.why}"
+        )
         assert "scm_fds" in str(finding.remedies)
         assert f"/proc/{os.getpid()}/fdinfo/" in carriers
     else:
@@ -248,3 +252,17 @@ def wider(host: str) -> str:
     """Return the remedy that has the server bind more, for a client that dials this address."""
     (shot,) = inspect_port(8080, [current_namespace()])
     return explain_port(shot, (), host).findings[0].remedies[1].text
+
+
+@pytest.mark.usefixtures("network")
+def test_a_process_outside_the_pid_namespace_is_not_denied() -> None:
+    """In a container that shares the network of its host, the listener is another's, and no process of this one's."""
+    with Holder("listening", "127.0.0.1", reuse=False).held(8080):
+        (shot,) = inspect_port(8080, [current_namespace()])
+    orphaned = replace(shot, uses=tuple(replace(use, owners=()) for use in shot.uses), sees_processes=True)
+    (there,) = explain_port(replace(orphaned, in_pid_namespace=True)).findings
+    assert "no process of this PID namespace has it open" in there.what
+    assert any("outside this container" in remedy.text for remedy in there.remedies)
+    (here,) = explain_port(replace(orphaned, in_pid_namespace=False)).findings
+    assert "no process has it open" in here.what
+    assert "PID namespace" not in here.why

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tailbite.core.ports import PortSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tailbite.host.explain.finding import Finding
     from tailbite.host.see.records import Namespace
@@ -76,8 +76,12 @@ class KnownFindings:
 NOTHING_KNOWN = KnownFindings()
 
 
-def parse_ignored(text: str) -> tuple[KnownFinding, ...]:
+def parse_ignored(text: str, parse: Callable[[str], PortSet] = PortSet.parse) -> tuple[KnownFinding, ...]:
     """Read ``TB204``, ``TB204:40000-40010`` or several of them with commas between the codes.
+
+    Args:
+        text: the text.
+        parse: the reader of the ports.
 
     Raises:
         ValueError: the text is not of that form; the message says which part is wrong.
@@ -90,7 +94,7 @@ def parse_ignored(text: str) -> tuple[KnownFinding, ...]:
             raise ValueError(f"{part.strip()!r} is not a code such as TB204, or TB204:40000-40010")
         if colon and not ports.strip():
             raise ValueError(f"{part.strip()!r} has no ports behind the colon")
-        found.append(KnownFinding(_SAME.get(code, code), ports=PortSet.parse(ports)))
+        found.append(KnownFinding(_SAME.get(code, code), ports=parse(ports) if colon else PortSet()))
     return tuple(found)
 
 

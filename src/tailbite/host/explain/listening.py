@@ -186,10 +186,11 @@ def _without_process(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         _base(found, uses),
         code="TB114",
         severity=Severity.WARNING,
-        what=f"A socket listens on {_ends(found, uses)}, and no process has it open.",
+        what=f"A socket listens on {_ends(found, uses)}, and no process"
+        f"{' of this PID namespace' if found.shot.in_pid_namespace else ''} has it open.",
         why="It is a socket of the kernel itself (NFS lockd or callbacks, DRBD, iSCSI, an MPTCP endpoint), or it is "
-        "in flight over a Unix socket (SCM_RIGHTS), or a process has it that this one cannot see: one of another PID "
-        "namespace. "
+        "in flight over a Unix socket (SCM_RIGHTS)"
+        f"{', or a process outside this PID namespace has it' if found.shot.in_pid_namespace else ''}. "
         f"{spell_forecasts(found.forecasts, found.port)}",
         remedies=(
             Remedy("check NFS and other RPC services", ("rpcinfo -p",)),

@@ -67,7 +67,7 @@ def holder_name(uses: Iterable[PortUse], *, sees_processes: bool) -> str:
     if not with_inode:
         return "the kernel, for a program that has closed it,"
     if sees_processes:
-        return "a socket that no process has open"
+        return "a socket that no visible process has open"
     return f"a process that is not visible (uid {with_inode[0].socket.uid})"
 
 

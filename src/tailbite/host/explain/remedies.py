@@ -177,7 +177,9 @@ def find_holder(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Remedy, ...
     if any(use.owners for use in uses) or not any(use.socket.inode for use in uses):
         return ()
     if found.shot.sees_processes:
+        outside = Remedy("run this command outside this container, where root sees the processes of every namespace")
         return (
+            *((outside,) if found.shot.in_pid_namespace else ()),
             Remedy(
                 "find the Unix sockets with descriptors in flight (scm_fds is not 0): one of them may carry it",
                 ("grep -ls 'scm_fds:[[:space:]]*[1-9]' /proc/[0-9]*/fdinfo/*",),

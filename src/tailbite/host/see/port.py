@@ -26,6 +26,7 @@ from tailbite.host.see.usage import read_usage, usage_here
 from tailbite.host.see.visit import call_in_namespace
 from tailbite.kernel.capabilities import CAP_NET_BIND_SERVICE, has_capability
 from tailbite.kernel.inet_diag import CONNECTION_STATES, TcpState
+from tailbite.kernel.procfs import is_in_pid_namespace
 from tailbite.kernel.sock_diag import SockDiag
 from tailbite.kernel.sysctl import has_random_steps, read_ephemeral_range, read_reserved_ports, read_sysctl
 
@@ -77,6 +78,7 @@ class PortSnapshot:
         not_visible: what could not be inspected.
         has_random_steps: ``ip_local_port_step_width`` is set.
         devices: the names of the network devices, by their index.
+        in_pid_namespace: True if processes outside this one's PID namespace cannot be seen.
         opens_simultaneously: False if ``tcp_simult_connect`` is 0 (linux-hardened): no self-connect can complete.
         absent: the addresses of listeners on the port that this host does not have.
         as_root: True if this process is root, so that running it as root would show no more.
@@ -100,6 +102,7 @@ class PortSnapshot:
     as_root: bool = False
     absent: frozenset[str] = frozenset()
     opens_simultaneously: bool = True
+    in_pid_namespace: bool = False
 
     def in_states(self, *states: TcpState) -> tuple[PortUse, ...]:
         """Return the uses in these states."""
@@ -233,6 +236,7 @@ def _inspect_sockets(port: int, namespace: Namespace) -> PortSnapshot:
         has_random_steps=has_random_steps(),
         devices=_devices(),
         as_root=os.geteuid() == 0,
+        in_pid_namespace=is_in_pid_namespace(),
         opens_simultaneously=read_sysctl("tcp_simult_connect") != "0",
         absent=frozenset(_absent(one) for one in sockets if one.state is TcpState.LISTEN) - {""},
     )
