@@ -206,6 +206,12 @@ def _sch_tbf() -> bool:
 
 
 @cache
+def _proc_syscall() -> bool:
+    """Read the call that this process makes; User Mode Linux has no such file (CONFIG_HAVE_ARCH_TRACEHOOK)."""
+    return _allowed(lambda: Path("/proc/self/syscall").read_bytes())
+
+
+@cache
 def _bpf_tracepoint() -> bool:
     """Attach an eBPF program to a tracepoint: root of the machine may, where no lockdown or profile forbids it."""
     from tailbite.kernel.established_events import EstablishedEvents
@@ -225,6 +231,7 @@ ABILITIES: dict[str, Callable[[], bool]] = {
     "NFTABLES": _nftables,
     "PIDFD_GETFD": _pidfd_getfd,
     "PORT_STEP_WIDTH": _port_step_width,
+    "PROC_SYSCALL": _proc_syscall,
     "RANDOM_STRIDES": _random_strides,
     "SCH_TBF": _sch_tbf,
     "SECCOMP_LISTENER": _seccomp_listener,
