@@ -101,6 +101,7 @@ def test_bad_addresses_fail_as_they_do_without_a_guard_and_good_ones_stay_guarde
     assert itself > 0, "the control did not self-connect"
 
 
+@pytest.mark.needs("KCMP")
 def test_memory_that_is_shared_is_not_opened_and_other_memory_is_gone_after_exec() -> None:
     assert shares_memory(os.getpid(), os.getpid())
     code = "import os; os.read(0, 1); os.execvp('cat', ['cat'])"

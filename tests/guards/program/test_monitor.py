@@ -58,6 +58,7 @@ MANY_CPUS = (
 )
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one CPU calls do not queue up")
 @pytest.mark.timeout(300)
 def test_where_there_are_more_cpus_more_workers_help_and_are_replaced_as_well() -> None:
     """Calls queue up, so worker 0 asks for others; killed at random, all of them."""
