@@ -23,7 +23,7 @@ from tailbite.guards.program.probe import reports_end
 from tailbite.host.see.port_selection import running_selection
 from tailbite.kernel import namespace
 from tailbite.kernel.libc import architecture
-from tailbite.kernel.pidfd import can_copy_descriptors
+from tailbite.kernel.pidfd import can_copy_descriptors, can_watch_processes
 from tailbite.kernel.seccomp import ABIS
 from tailbite.kernel.sock_diag import SockDiag
 
@@ -206,6 +206,11 @@ def _sch_tbf() -> bool:
 
 
 @cache
+def _pidfd_open() -> bool:
+    return can_watch_processes()
+
+
+@cache
 def _proc_syscall() -> bool:
     """Read the call that this process makes; User Mode Linux has no such file (CONFIG_HAVE_ARCH_TRACEHOOK)."""
     return _allowed(lambda: Path("/proc/self/syscall").read_bytes())
@@ -230,6 +235,7 @@ ABILITIES: dict[str, Callable[[], bool]] = {
     "MPTCP": _mptcp,
     "NFTABLES": _nftables,
     "PIDFD_GETFD": _pidfd_getfd,
+    "PIDFD_OPEN": _pidfd_open,
     "PORT_STEP_WIDTH": _port_step_width,
     "PROC_SYSCALL": _proc_syscall,
     "RANDOM_STRIDES": _random_strides,
