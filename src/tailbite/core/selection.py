@@ -39,7 +39,10 @@ class Selection(Enum):
     STRIDES = "Linux since 5.18"
     """Every second port, in random strides of 2 to 16 (ca7af0402550; also in the stable kernels since mid-2022)."""
     BY_TWO = "Linux 4.2 to 5.17"
-    """Every second port, one after the other (07f4c90062f8). From 5.12 on 1 in 16 is left out: not modelled."""
+    """Every second port, one after the other (07f4c90062f8). From 5.12 on 1 in 16 is left out: not modelled.
+
+    Before 5.12 one counter serves all destinations of the host, so each connect of another program moves it as well.
+    """
     ONE_BY_ONE = "Linux before 4.2"
     """Every port, one after the other, with one counter for the whole host."""
     RANDOM = "systems that choose at random"
@@ -49,6 +52,11 @@ class Selection(Enum):
     def strides(self) -> int:
         """Number of equally likely strides, 1 to this number of slots; 0 if each choice is independent."""
         return {"STRIDES": 8, "RANDOM": 0}.get(self.name, 1)
+
+    @property
+    def is_shared(self) -> bool:
+        """True if connects to other destinations may move the same counter (on Linux before 5.12 they do)."""
+        return self in (Selection.BY_TWO, Selection.ONE_BY_ONE)
 
     @property
     def label(self) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from support.lab import run_lab
+from tailbite.cli.lab.loop import _workers
+from tailbite.core.selection import Selection
 
 
 def test_loop_measures_stores_and_draws_from_what_it_stored(tmp_path: Path) -> None:
@@ -53,6 +55,11 @@ def test_a_client_that_is_not_there_is_a_sentence() -> None:
     assert done.returncode == 2
     assert "no-such-program is not installed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("selection", list(Selection))
+def test_one_process_connects_where_those_to_other_addresses_would_move_its_sequence(selection: Selection) -> None:
+    assert (_workers(selection) == 1) == (selection.is_shared or os.cpu_count() == 1)
 
 
 def test_ctrl_c_ends_a_loop_with_130_and_leaves_no_process() -> None:

@@ -26,6 +26,7 @@ from tailbite.lab.loop import (
 if TYPE_CHECKING:
     from tailbite.core.odds import Odds
     from tailbite.core.ports import PortRange
+    from tailbite.core.selection import Selection
 
 __all__ = ["command"]
 
@@ -51,8 +52,8 @@ _PATIENCE = 40
 @click.option(
     "--workers",
     type=Count(1, 200),
-    default=os.cpu_count() or 1,
-    help="Number of processes, each with its own address.  [default: one per CPU]",
+    help="Number of processes, each with its own address.  [default: one per CPU, but one alone where the kernel's "
+    "choices for one address depend on connects to others]",
 )
 @click.option(
     "--client",
@@ -68,7 +69,7 @@ def command(
     attempts: int | None,
     binds_first: bool,
     ipv6: bool,
-    workers: int,
+    workers: int | None,
     client: str | None,
     files: Files,
     as_json: bool,
@@ -91,10 +92,11 @@ def command(
         record, (settings, tallies) = files.read(loop_from_record)
     else:
         private_network("the loop")
-        system = running_selection().selection.label
+        selection = running_selection().selection
+        system = selection.label
         model = expected_odds(ExperimentSettings(port, ephemeral, 1, 1, binds_first, system=system))
         limit = attempts or (int(_PATIENCE * model.between) * hits if model.is_possible else _NEVER_ATTEMPTS)
-        workers = min(workers, hits) if client is None else 1
+        workers = min(workers or _workers(selection), hits) if client is None else 1
         settings = ExperimentSettings(port, ephemeral, hits, limit, binds_first, ipv6, workers, system)
         tallies = _measure(settings, client, quiet=as_json)
         record = loop_to_record(settings, tallies)
@@ -110,6 +112,10 @@ def command(
     else:
         _print_table(settings, tallies, seen, agrees)
     ctx.exit(status.FINE if agrees else status.FOUND)
+
+
+def _workers(selection: Selection) -> int:
+    return 1 if selection.is_shared else os.cpu_count() or 1
 
 
 def _measure(settings: ExperimentSettings, client: str | None, *, quiet: bool) -> list[LoopTally]:
