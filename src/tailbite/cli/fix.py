@@ -202,7 +202,12 @@ def _show_plan(plan: FixPlan, *, as_document: bool) -> None:
         return
     for change in plan.changes:
         click.echo(as_bytes(change))
-    note("nothing has been changed; add --apply to do it")
+    possible = [change for change in plan.changes if not isinstance(change, Destroy) or change.is_possible]
+    if not possible:
+        note("nothing has been changed, and --apply could not do it on this kernel")
+    else:
+        what = "it" if len(possible) == len(plan.changes) else "what this kernel can do"
+        note(f"nothing has been changed; add --apply to do {what}")
 
 
 def _apply(plan: FixPlan, journal: Journal, root: Path, *, as_document: bool) -> bool:

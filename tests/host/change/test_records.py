@@ -29,21 +29,24 @@ def test_undoing_a_file_change_is_exact_when_nobody_touched_it(before: str, afte
 
 
 @pytest.mark.parametrize(
-    ("state", "able", "beginning"),
+    ("state", "able", "beginning", "is_possible"),
     [
-        (TcpState.ESTABLISHED, SocketAbilities(), "ss -K -t state established src 127.0.0.1:32246"),
-        (TcpState.ESTABLISHED, SocketAbilities(destroy=False), "# this kernel cannot destroy the connection"),
-        (TcpState.TIME_WAIT, SocketAbilities(), "ss -K -t state time-wait src 127.0.0.1:32246"),
-        (TcpState.TIME_WAIT, SocketAbilities(destroy_time_wait=False), "tailbite fix --kill 32246 --apply"),
-        (TcpState.TIME_WAIT, SocketAbilities(False, False), "tailbite fix --kill 32246 --apply"),
+        (TcpState.ESTABLISHED, SocketAbilities(), "ss -K -t state established src 127.0.0.1:32246", True),
+        (TcpState.ESTABLISHED, SocketAbilities(destroy=False), "# this kernel cannot destroy the connection", False),
+        (TcpState.TIME_WAIT, SocketAbilities(), "ss -K -t state time-wait src 127.0.0.1:32246", True),
+        (TcpState.TIME_WAIT, SocketAbilities(destroy_time_wait=False), "tailbite fix --kill 32246 --apply", True),
+        (TcpState.TIME_WAIT, SocketAbilities(False, False), "tailbite fix --kill 32246 --apply", True),
+        (TcpState.TIME_WAIT, SocketAbilities(False, False, False), "tailbite fix --kill 32246 --apply", False),
     ],
 )
 def test_the_command_that_is_shown_is_one_that_this_kernel_can_do(
-    state: TcpState, able: SocketAbilities, beginning: str, monkeypatch: pytest.MonkeyPatch
+    state: TcpState, able: SocketAbilities, beginning: str, is_possible: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`ss -K` prints nothing and ends with 0 where the kernel refuses, so it is not shown there."""
     monkeypatch.setattr(records, "socket_abilities", lambda _: able)
     end = Endpoint("127.0.0.1", 32246)
     sock = TcpSocket(socket.AF_INET, state, FourTuple(end, end), 0, 0, 0, 0, 0, (0, 0))
     here = Namespace(1, NamespaceKind.OWN, "this namespace")
-    assert Destroy(Sighting(here, sock, None)).command().startswith(beginning)
+    change = Destroy(Sighting(here, sock, None))
+    assert change.command().startswith(beginning)
+    assert change.is_possible is is_possible

@@ -115,6 +115,15 @@ class Destroy:
 
     sighting: Sighting
 
+    @property
+    def is_possible(self) -> bool:
+        """False if this kernel has no way to end the socket."""
+        state = self.sighting.socket.state
+        able = socket_abilities((state,))
+        if state is TcpState.TIME_WAIT:
+            return able.destroy_time_wait is not False or able.repair
+        return able.destroy is not False
+
     def command(self) -> str:
         """Return the command to type: the filter names this socket and no other (ss(8)).
 
