@@ -298,22 +298,3 @@ def test_without_iptables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 4
     assert "iptables is not installed (Debian and Ubuntu: apt install iptables)" in result.output
     assert "tailbite watch --kill" in " ".join(result.output.split())
-
-
-@pytest.mark.parametrize(
-    ("said", "advice"),
-    [
-        ("CHAIN_ADD failed (Operation not supported): chain INPUT", "try the other one, --variant legacy or"),
-        ("TABLE_ADD failed (Operation not supported): table filter", "try the other one, --variant legacy or"),
-        ("can't initialize iptables table `filter': Table does not exist", "try the other one, --variant legacy or"),
-        ("Failed to initialize nft: Protocol not supported", "try the other one, --variant legacy or"),
-        ("Couldn't load match `bpf':No such file or directory", "has no 'bpf' match here"),
-        ("No chain/target/match by that name.", "has no 'bpf' match here"),
-        ("Extension bpf revision 0 not supported, missing kernel module?", "has no 'bpf' match here"),
-        ("can't initialize iptables table `filter': Permission denied (you must be root)", "This needs root"),
-    ],
-)
-def test_what_iptables_says_is_followed_by_what_to_do(said: str, advice: str) -> None:
-    explained = host_guard._explain(FirewallError(("iptables",), 1, said))
-    assert explained.startswith(f"iptables: {said.rstrip('.')}. ")
-    assert advice in explained

@@ -129,7 +129,7 @@ def _refused_run(*options: str) -> str:
     expect("started" in told.stdout and "started" not in refused.stdout, f"started or not: {told}, {refused}")
     expect("--in-process" in told.stderr, f"another way is not named: {told.stderr}")
     works = has_ability("PIDFD_OPEN")
-    expect(("--port" in told.stderr) is works, f"--port works: {works}, but it is said: {told.stderr}")
+    expect(("--port" in told.stderr) is works, f"--port works: {works}, but the line is: {told.stderr}")
     return f"with --require exit status 4: {last_line(refused)}"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tailbite.cli import status
+from tailbite.cli.host_guard_refusal import explain_refusal, guarded_versions, installing_command
 from tailbite.cli.output import Unsupported, console, emit_json, note, reason_of
 from tailbite.errors import FirewallError
 from tailbite.guards.host import firewall as host_firewall
@@ -18,20 +19,10 @@ from tailbite.guards.host import systemd_units
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tailbite.guards.host.bpf_match import IpVersion
     from tailbite.guards.host.firewall import Firewall, FirewallState
 
 __all__ = ["command"]
 
-_NEEDS = (
-    "This needs root (CAP_NET_ADMIN), or a network namespace of your own: "
-    "unshare -Urn sh -c 'ip link set lo up; tailbite host-guard install --apply; ...'"
-)
-_INSTEAD = (
-    "Nftables alone cannot compare two fields of a packet. What works here: reserve the ports of your servers "
-    "(tailbite fix --reserve PORT --apply), start clients under tailbite run, or end self-connects as they come "
-    "(tailbite watch --kill)"
-)
 _OLD_SPELLING = (
     "`host-guard {}` without --apply will only show the change from the next release on; add --apply to do it, or "
     "--dry-run to see it now"
@@ -234,17 +225,17 @@ def show_status(variant: str | None, as_json: bool) -> None:
         emit_json("host-guard", is_installed=installed, systemd_timer=keeps, firewalls=[_record(s) for s in states])
     else:
         _table(states)
-        note(_keeping_in_words(installed=installed, keeps=keeps))
+        note(_keeping_in_words(variant, installed=installed, keeps=keeps))
     if not installed:
         click.get_current_context().exit(status.FOUND)
 
 
-def _keeping_in_words(*, installed: bool, keeps: bool) -> str:
+def _keeping_in_words(variant: str | None, *, installed: bool, keeps: bool) -> str:
     if keeps:
         return f"a systemd timer keeps it ({systemd_units.TIMER})"
     if installed:
         return "nothing keeps it over a boot or a reload (install --apply --systemd)"
-    return "it is not installed (tailbite host-guard install --apply)"
+    return f"it is not installed ({installing_command(variant)})"
 
 
 def _record(state: FirewallState) -> dict[str, Any]:
@@ -284,15 +275,12 @@ def _in_words(state: FirewallState) -> str:
 
 def _read_states(variant: str | None) -> list[tuple[Firewall, FirewallState]]:
     try:
-        firewalls = [found for version in _versions() for found in host_firewall.find_firewalls(version, variant)]
+        firewalls = [
+            found for version in guarded_versions() for found in host_firewall.find_firewalls(version, variant)
+        ]
         return [(firewall, host_firewall.read_state(firewall)) for firewall in firewalls]
     except FirewallError as error:
-        raise Unsupported(_explain(error)) from error
-
-
-def _versions() -> list[IpVersion]:
-    # Without IPv6 in the kernel (ipv6.disable=1) there is neither the file nor anything to guard.
-    return [v for v in host_firewall.VERSIONS if v == 4 or Path("/proc/net/if_inet6").exists()]
+        raise Unsupported(explain_refusal(error)) from error
 
 
 def _changes(
@@ -303,14 +291,14 @@ def _changes(
     removes = commands is host_firewall.remove_commands
     try:
         changes = []
-        for version in _versions():
+        for version in guarded_versions():
             found = host_firewall.find_firewalls(version, variant) if removes else []
             for firewall in found or [host_firewall.find_firewall(version, variant)]:
                 state = _read_or_assume(firewall, removes, dry_run)
                 changes.append((firewall, state, commands(state, firewall)))
         return changes
     except FirewallError as error:
-        raise Unsupported(_explain(error)) from error
+        raise Unsupported(explain_refusal(error)) from error
 
 
 def _read_or_assume(firewall: Firewall, removes: bool, dry_run: bool) -> FirewallState:
@@ -329,7 +317,7 @@ def _apply_changes(changes: list[_Change]) -> None:
     try:
         host_firewall.apply_commands(changes)
     except FirewallError as error:
-        raise Unsupported(_explain(error)) from error
+        raise Unsupported(explain_refusal(error)) from error
 
 
 def _keep_with_systemd(variant: str | None, quiet: bool) -> None:
@@ -369,23 +357,3 @@ def _show_commands(commands: list[tuple[str, ...]]) -> bool:
     if not commands:
         note("nothing to do")
     return bool(commands)
-
-
-def _explain(error: FirewallError) -> str:
-    said = error.said.lower()
-    if "permission denied" in said or "not permitted" in said or "lock file" in said:
-        return f"{_sentence(error)} {_NEEDS}"
-    if any(text in said for text in ("couldn't load match", "no such file", "extension bpf", "target/match by that")):
-        missing = "The kernel or iptables has no 'bpf' match here (xt_bpf, CONFIG_NETFILTER_XT_MATCH_BPF)"
-        return f"{_sentence(error)} {missing}; {_INSTEAD}"
-    if "not supported" in said or "table does not exist" in said:
-        missing = "The kernel lacks what this variant of iptables needs (nf_tables and nft_compat, or ip_tables)"
-        return f"{_sentence(error)} {missing}; try the other one, --variant legacy or --variant nft. {_INSTEAD}"
-    if error.status == 127:
-        return f"{_sentence(error)} {_INSTEAD}"
-    return str(error)
-
-
-def _sentence(error: FirewallError) -> str:
-    """Return what the program said as a sentence with a full stop."""
-    return f"{str(error).strip().rstrip('.')}."

@@ -204,6 +204,21 @@ def test_run_is_advised_for_a_client_whose_port_the_kernel_chose_and_helps() -> 
     assert guarded == ""
 
 
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ("", "tailbite run -- "),
+        (" --port PORT", f"tailbite run --port {IN_RANGE} -- "),
+        (None, "tailbite run --in-process -- "),  # the holder is a Python program
+    ],
+)
+def test_run_is_advised_with_the_options_that_guard_here(options: str | None, command: str) -> None:
+    with Holder("self_chosen", "127.0.0.1", reuse=False).held(IN_RANGE):
+        lines = [line for line in commands(IN_RANGE, able=SocketAbilities(run=options)) if "tailbite run" in line]
+        assert [line.startswith(command) for line in lines] == [True]
+
+
 @pytest.mark.parametrize(
     ("owner", "command"),
     [

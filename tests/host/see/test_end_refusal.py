@@ -36,7 +36,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")
 
 @pytest.fixture(autouse=True)
 def _ask_again() -> None:
-    abilities._can_destroy.cache_clear()
+    abilities.can_destroy.cache_clear()
     abilities._can_destroy_time_wait.cache_clear()
 
 

@@ -12,7 +12,7 @@ from tailbite.host.explain.doctor import HOLDS, examine_kernel, examine_namespac
 from tailbite.host.explain.limits import within_permissions
 from tailbite.host.explain.subject import Subject
 from tailbite.host.explain.why import explain_port
-from tailbite.host.see.abilities import kernel_abilities, socket_abilities
+from tailbite.host.see.abilities import kernel_abilities, run_options, socket_abilities
 from tailbite.host.see.exhaustion import destinations_of
 from tailbite.host.see.permissions import permissions_here
 from tailbite.host.see.port import connected_ports, inspect_sockets
@@ -112,6 +112,7 @@ def check_host(
             held.get(shot.namespace, ()),
             destinations_of(shot.namespace, shot.ephemeral, shot.reserved, (*shot.listeners, *shot.bound)),
             accepted,
+            run_options(),
         )
         subjects.append(subject)
         findings += examine_namespace(subject)

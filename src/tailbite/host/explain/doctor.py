@@ -49,7 +49,7 @@ _LACKING = {
     "IP_LOCAL_PORT_RANGE": (
         "TB208",
         "tailbite keeps a client from its own port in another way, which costs more system calls per connect.",
-        "upgrade to Linux 6.3 or newer",
+        "use a kernel that has it: Linux 6.3 or newer, or an older one to which the distribution added it",
     ),
     "SOCK_DESTROY": (
         "TB209",

@@ -145,5 +145,6 @@ def _sentence(names: str, plain: BindOutcome, reusing: BindOutcome) -> str:
             "kernel does not list that of connections."
         )
     if plain is BindOutcome.NOT_KNOWN:
-        return f"Whether a server can bind {names} is not known: kernels before Linux 6.8 do not list bound sockets."
+        unlisted = "this kernel does not list sockets that are only bound, as Linux 6.8 and newer do"
+        return f"Whether a server can bind {names} is not known: {unlisted}."
     return f"This user may not bind {names}: Permission denied (EACCES)."

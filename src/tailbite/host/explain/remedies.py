@@ -10,7 +10,7 @@ destroy a connection        the same, by ``ss -K``, which ends any connection
 restart the holder          there is one; by its systemd unit or container where it has one
 reserve the port            the kernel may choose it now, and others are left; it does not stop a
                             program's own bind
-``tailbite run``            the same
+``tailbite run``            the same, and it can guard a program here, with the options for that
 SO_REUSEADDR on the server  a server left what is in the way, and nobody listens
 wait                        it is TIME-WAIT, or a connection that the kernel is closing
 see who holds it            a process has it, and none that is visible
@@ -154,8 +154,13 @@ def guard_client(found: Evaluation, use: PortUse) -> tuple[Remedy, ...]:
                 "this port, so neither reserving it nor `tailbite run` would help"
             ),
         )
+    command = _command_of(use)
+    options = found.abilities.run
+    if options is None and not (use.owners and use.owners[0].name.startswith("python")):
+        return ()
+    words = " --in-process" if options is None else options.replace("PORT", str(found.port))
     text = "start the client so that the kernel cannot choose this port for it (no help if it binds the port itself)"
-    return (Remedy(text, (f"tailbite run -- {_command_of(use)}",)),)
+    return (Remedy(text, (f"tailbite run{words} -- {command}",)),)
 
 
 def reuse_address() -> Remedy:

@@ -79,7 +79,7 @@ def _down(subject: Subject, name: str, ports: Sequence[int]) -> Finding:
         f"{who[0].upper()}{who[1:]} on {where} {'is' if one or name else 'are'} down, and "
         f"{_may_be_given(client, 'its port' if one else 'one of these ports')}.",
         "The client would be connected to itself then, and keep the server from starting: Address already in use.",
-        (prevention_remedy(subject, listed), guard_remedy()),
+        (prevention_remedy(subject, listed), *guard_remedy(subject)),
         subject.seen.namespace,
         Endpoint("0.0.0.0", ports[0]),
         facts=facts,
@@ -134,7 +134,7 @@ def _listening(
         confidence,
         what,
         "The client would be connected to itself then, and keep the server from starting: Address already in use.",
-        (prevention_remedy(subject, listed), guard_remedy()),
+        (prevention_remedy(subject, listed), *guard_remedy(subject)),
         subject.seen.namespace,
         listening[ports[0]][0].endpoints.local,
         every,

@@ -61,6 +61,7 @@ class Subject:
             something else holds.
         usage: the source ports in use to each destination; None if they were not counted.
         accepted: findings that are not reported again.
+        run: the options with which ``tailbite run`` guards a client here; None if it cannot.
     """
 
     seen: Snapshot
@@ -71,6 +72,7 @@ class Subject:
     held: tuple[Finding, ...] = ()
     usage: PortUsage | None = None
     accepted: KnownFindings = NOTHING_KNOWN
+    run: str | None = ""
 
     def told(self, code: str, ports: Iterable[int]) -> list[int]:
         """Return the ports of a finding that are not accepted yet, ascending."""
@@ -109,9 +111,12 @@ def prevention_remedy(subject: Subject, ports: PortSet) -> Remedy:
     return Remedy(text, (fix_command(subject, f"--reserve {ports}"),), needs_root=True)
 
 
-def guard_remedy() -> Remedy:
-    """Return what helps a client that cannot be changed."""
-    return Remedy("or start the client so that the kernel cannot choose that port", ("tailbite run -- COMMAND",))
+def guard_remedy(subject: Subject) -> tuple[Remedy, ...]:
+    """Return what helps a client that cannot be changed, if this system allows it."""
+    text = "or start the client so that the kernel cannot choose that port"
+    if subject.run is None:
+        return (Remedy(f"{text}, if it is a Python program", ("tailbite run --in-process -- COMMAND",)),)
+    return (Remedy(text, (f"tailbite run{subject.run} -- COMMAND",)),)
 
 
 def fix_command(subject: Subject, options: str) -> str:

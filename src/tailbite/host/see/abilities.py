@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Ability",
     "SocketAbilities",
+    "can_destroy",
     "kernel_abilities",
     "lists_bound_sockets",
     "port_selection",
+    "run_options",
     "socket_abilities",
 ]
 
@@ -62,11 +64,13 @@ class SocketAbilities:
         destroy: SOCK_DESTROY ends a connection (``ss -K``, ``tailbite fix --kill``).
         destroy_time_wait: SOCK_DESTROY ends a TIME-WAIT as well.
         repair: this process may end a TIME-WAIT from a port to itself by TCP_REPAIR (CAP_NET_ADMIN).
+        run: the options with which ``tailbite run`` guards a client, see :func:`run_options`.
     """
 
     destroy: bool | None = True
     destroy_time_wait: bool | None = True
     repair: bool = True
+    run: str | None = ""
 
 
 def kernel_abilities() -> tuple[Ability, ...]:
@@ -78,7 +82,7 @@ def kernel_abilities() -> tuple[Ability, ...]:
             supports_local_port_range(),
             "tailbite steers a socket's source port with it",
         ),
-        Ability("SOCK_DESTROY", "CONFIG_INET_DIAG_DESTROY", _can_destroy(), "tailbite fix --kill, ss -K"),
+        Ability("SOCK_DESTROY", "CONFIG_INET_DIAG_DESTROY", can_destroy(), "tailbite fix --kill, ss -K"),
         Ability(
             "SOCK_DESTROY of TIME-WAIT",
             "a Linux between 5.10 and 6.1",
@@ -93,10 +97,27 @@ def socket_abilities(states: Iterable[TcpState] = ()) -> SocketAbilities:
     """Return the abilities that matter for sockets in these states; the others are not asked for."""
     wanted = set(states)
     return SocketAbilities(
-        _can_destroy() if wanted else None,
+        can_destroy() if wanted else None,
         _can_destroy_time_wait() if TcpState.TIME_WAIT in wanted else None,
         has_capability(CAP_NET_ADMIN) or os.geteuid() != 0,  # root has it
+        run_options(),
     )
+
+
+@cache
+def run_options() -> str | None:
+    """Return the options with which ``tailbite run`` guards any program here; once.
+
+    Returns:
+        "" if it needs none, " --port PORT" if it can only hold ports that are named, None if it can do neither.
+    """
+    from tailbite.guards.program.mechanism import Mechanism, choose, read_capabilities
+
+    found = read_capabilities()
+    if choose(found).mechanism is not Mechanism.NONE:
+        return ""
+    can_name = found.holds and choose(found, names_ports=True).mechanism is Mechanism.NAMED_PORTS
+    return " --port PORT" if can_name else None
 
 
 @cache
@@ -128,7 +149,8 @@ def port_selection(of: str | None = None) -> Selection:
 
 
 @cache
-def _can_destroy() -> bool | None:
+def can_destroy() -> bool | None:
+    """Tell whether SOCK_DESTROY ends connections here; None if the kernel does not say."""
     # Port 0 belongs to nobody. A kernel that can destroy looks for the socket before it checks the privilege.
     nobody = Endpoint("127.0.0.1", 0)
     target = TcpSocket(socket.AF_INET, TcpState.ESTABLISHED, FourTuple(nobody, nobody), 0, 0, 0, 0, 0, (0, 0))
@@ -146,7 +168,7 @@ def _can_destroy_time_wait() -> bool | None:
 
     Kernels up to at least 5.10 answer EOPNOTSUPP (seen on 5.4.119 and 5.10.262), 6.1 and later do it.
     """
-    if _can_destroy() is False:
+    if can_destroy() is False:
         return False
     if has_capability(CAP_SYS_ADMIN):
         with contextlib.suppress(OSError), namespace.fresh_network():
