@@ -19,6 +19,7 @@ see who holds it            a process has it, and none that is visible
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from typing import TYPE_CHECKING
@@ -86,6 +87,11 @@ _FORWARDERS = {
     "pasta.avx2": "podman port --all",
 }
 """Programs that hold a port for a container, and the command that tells which one."""
+_STARTERS = frozenset({"cron", "crond", "atd", "sshd", "sshd-session", "dropbear"})
+_LEAVES_CHILDREN = re.compile(r"(?:cron|crond|cronie|atd|sshd?|sshd?@.*|dropbear)\.service")
+"""Services of sessions and jobs: a restart leaves these alone (KillMode=process, systemd.kill(5))."""
+_MACHINE = re.compile(r"(?:qemu|lxc)-\d+-(.+)")
+"""The name that libvirt gives systemd-machined for a machine (virSystemdMakeMachineName)."""
 _INITS = ("systemd", "init")
 _INIT = 1
 
@@ -223,9 +229,9 @@ def _restart(owner: Process, verb: str, port: int | None) -> Remedy:
         return _stop_socket_unit(owner, who)
     if owner.supervisor is not None:
         return _restart_supervised(owner, owner.supervisor, who, verb)
-    if owner.unit:
+    if owner.unit and not _outlives_unit(owner):
         return _restart_unit(owner, who, verb)
-    if owner.container:
+    if owner.container and not owner.unit:
         return _restart_container(owner, who, verb)
     if owner.pid == _INIT:
         return Remedy(f"do not end {who}, which is the first process here: {verb} this container from outside")
@@ -233,6 +239,12 @@ def _restart(owner: Process, verb: str, port: int | None) -> Remedy:
     if owner.parent > _INIT and owner.parent_name:
         parent = f"; its parent {owner.parent_name} (pid {owner.parent}) may start it again"
     return Remedy(f"{verb} {who}{parent}", (f"kill {owner.pid}",))
+
+
+def _outlives_unit(owner: Process) -> bool:
+    """Tell whether a restart of the unit leaves the process: a job of cron, a session of sshd."""
+    is_job = owner.name not in _STARTERS or owner.parent_name in _STARTERS
+    return is_job and _LEAVES_CHILDREN.fullmatch(owner.unit) is not None
 
 
 def _stop_socket_unit(owner: Process, who: str) -> Remedy:
@@ -279,6 +291,10 @@ def _systemctl(owner: Process) -> str:
 
 
 def _restart_container(owner: Process, who: str, verb: str) -> Remedy:
+    if owner.runtime == "machinectl" and (machine := _MACHINE.fullmatch(owner.container)) is not None:
+        name = shlex.quote(machine[1])
+        lines = (f"virsh shutdown {name}", *((f"virsh start {name}",) if verb == "restart" else ()))
+        return Remedy(f"{verb} virtual machine {machine[1]}, in which {who} runs", lines, not owner.user_unit)
     template = (_STOP if verb == "stop" else _RESTART).get(owner.runtime, "")
     line = f"{_entering(owner.within)}{template.format(shlex.quote(owner.container))}" if template else ""
     again = "; the kubelet starts it again unless its pod is deleted" if owner.runtime == "kubernetes" else ""
