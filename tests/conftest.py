@@ -43,6 +43,7 @@ TOGETHER = (
     "tests/audit/test_known_clients.py::test_each_of_the_postgresql_group",
     "tests/audit/test_known_clients.py::",
     "tests/verifiers/test_real_servers.py::",
+    "tests/cli/test_circumstances.py::",
 )
 """Beginnings of the names of tests that share a fixture which takes long to make."""
 

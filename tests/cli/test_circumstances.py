@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.forked_cli import CIRCUMSTANCES, Case, Ended, run_all
+from support.forked_cli import CIRCUMSTANCES, Case, Ended, forked_commands
+from support.holders import Holder
+from support.promised import PORT, PROMISED
+from tailbite.core.ports import PortRange
+from tailbite.kernel.sysctl import write_ephemeral_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.usefixtures("network")
+    from support.forked_cli import RunAll
+
+    Check = Callable[[list[Case], Callable[[Case, int, bool, Ended], bool]], None]
 
 HERE = "--netns self"
 ENDED_BY = {
@@ -37,26 +43,43 @@ LINES: dict[str, tuple[int, bool]] = {
     "fix --reserve 8125 --no-files": (1, True),
     f"watch --for 20ms --source poll {HERE}": (0, False),
     f"check --timeout 10m {HERE}": (0, True),
-    "lab odds --port 32774 --range 32768-60999": (0, True),
+    "lab odds --port 40000 --range 40000-42999": (0, True),
     "schema": (0, True),
 }
 PRIVATE = ("demo", "lab handshake", "lab loop --hits 1", "lab parity")
 """Those that need a private network."""
 
 
-def check(cases: list[Case], is_right: Callable[[Case, int, bool, Ended], bool]) -> None:
+@pytest.fixture(scope="module")
+def run_all() -> Iterator[RunAll]:
+    with forked_commands() as run:
+        yield run
+
+
+@pytest.fixture(autouse=True)
+def small_range(network: None) -> None:
+    """The odds are calculated fastest for some thousand ports: fewer of them mean more laps."""
+    write_ephemeral_range(PortRange(40000, 42999))
+
+
+@pytest.fixture
+def check(run_all: RunAll) -> Check:
     """Run each case; ``is_right`` gets it with the usual status, whether it prints, and what came of it."""
-    for case, found in zip(cases, run_all(cases), strict=True):
-        assert "Traceback" not in found.err, (case, found.err)
-        assert found.left == [], case
-        assert is_right(case, *LINES.get(" ".join(case.line), (0, True)), found), (case, found)
+
+    def check(cases: list[Case], is_right: Callable[[Case, int, bool, Ended], bool]) -> None:
+        for case, found in zip(cases, run_all(cases), strict=True):
+            assert "Traceback" not in found.err, (case, found.err)
+            assert found.left == [], case
+            assert is_right(case, *LINES.get(" ".join(case.line), (0, True)), found), (case, found)
+
+    return check
 
 
 def everywhere(*circumstances: str, more: tuple[str, ...] = ()) -> list[Case]:
     return [Case(line.split(), name) for name in circumstances for line in (*LINES, *more)]
 
 
-def test_each_command_answers_where_nothing_is_wrong_and_does_not_repeat_a_very_long_argument() -> None:
+def test_each_command_answers_where_nothing_is_wrong_and_does_not_repeat_a_very_long_argument(check: Check) -> None:
     def is_right(case: Case, status: int, prints: bool, found: Ended) -> bool:
         if " ".join(case.line) not in LINES:
             return found.status == 2 and 0 < len(found.err) < 1000
@@ -67,7 +90,7 @@ def test_each_command_answers_where_nothing_is_wrong_and_does_not_repeat_a_very_
     check(everywhere("nothing unusual", more=lines), is_right)
 
 
-def test_an_output_that_nobody_reads_is_no_finding_and_notes_decide_nothing() -> None:
+def test_an_output_that_nobody_reads_is_no_finding_and_notes_decide_nothing(check: Check) -> None:
     """Status 1 means "found", so a command that cannot print ends with another one; notes may be lost."""
 
     def is_right(case: Case, status: int, prints: bool, found: Ended) -> bool:
@@ -87,7 +110,7 @@ def test_an_output_that_nobody_reads_is_no_finding_and_notes_decide_nothing() ->
     check(everywhere(*outputs, "stderr closed", "notes on a full disk"), is_right)
 
 
-def test_an_odd_environment_changes_no_answer() -> None:
+def test_an_odd_environment_changes_no_answer(check: Check) -> None:
     def is_right(case: Case, status: int, prints: bool, found: Ended) -> bool:
         runs = case.line[-1] == "true" and case.circumstance == "no home"  # where no program can be found
         if "-j" in case.line:
@@ -104,7 +127,7 @@ def test_an_odd_environment_changes_no_answer() -> None:
     check([*cases, *(Case(line.split(), "odd terminal") for line in documents)], is_right)
 
 
-def test_what_the_system_refuses_is_one_sentence_and_status_4() -> None:
+def test_what_the_system_refuses_is_one_sentence_and_status_4(check: Check) -> None:
     def is_right(case: Case, status: int, _: bool, found: Ended) -> bool:
         measures = " ".join(case.line) in PRIVATE  # and may find what it did not expect
         return (
@@ -118,7 +141,7 @@ def test_what_the_system_refuses_is_one_sentence_and_status_4() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
-def test_a_proc_that_lacks_something_is_named() -> None:
+def test_a_proc_that_lacks_something_is_named(check: Check) -> None:
     """Containers have a read-only /proc/sys, and some sandboxes none."""
 
     def is_right(case: Case, status: int, _: bool, found: Ended) -> bool:
@@ -137,7 +160,7 @@ MIDST = (
 )
 
 
-def test_a_signal_in_the_midst_ends_a_command_and_leaves_nothing() -> None:
+def test_a_signal_in_the_midst_ends_a_command_and_leaves_nothing(run_all: RunAll) -> None:
     held = socket.create_server(("127.0.0.1", 1))
     with held:
         cases = [
@@ -152,7 +175,7 @@ def test_a_signal_in_the_midst_ends_a_command_and_leaves_nothing() -> None:
             assert found.status in ENDED_BY[case.signal], (case, found)
 
 
-def test_a_change_is_complete_though_nobody_reads_of_it(tmp_path: Path) -> None:
+def test_a_change_is_complete_though_nobody_reads_of_it(run_all: RunAll, tmp_path: Path) -> None:
     """`fix --apply | head -1` makes all of its changes, as does one whose output fills the disk; so does --undo."""
     theirs = "net.ipv4.ip_local_port_range = 9000 65500\n"
     cases = []
@@ -168,6 +191,84 @@ def test_a_change_is_complete_though_nobody_reads_of_it(tmp_path: Path) -> None:
     assert all("nothing to do" in one.err for one in found[1::3])
     for folder in tmp_path.glob("*/etc/sysctl.d"):
         assert {path.name: path.read_text() for path in folder.iterdir()} == {"90-theirs.conf": theirs}
+
+
+def _reports(folder: Path) -> None:
+    """Make what four groups of hosts have to say."""
+    scan = {"schema": "tailbite.scan/1", "taken": 0, "namespaces": [], "self_connects": [], "not_visible": []}
+    for name in ("fine", "found", "part", "empty"):
+        (folder / name).mkdir()
+    for name in ("fine", "part"):
+        (folder / name / "host.scan.json").write_text(json.dumps(scan))
+    (folder / "part/other.scan.json").write_text("{")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_each_command_ends_with_the_statuses_that_its_help_promises(run_all: RunAll, tmp_path: Path) -> None:
+    _reports(tmp_path)
+    cases: list[tuple[int, Case, bool]] = []
+    for name, lines in PROMISED.items():
+        for wanted, line in lines.items():
+            if isinstance(line, str):
+                continue
+            words = f"{name} {line[0]}".replace("TMP", str(tmp_path)).split()
+            number = signal.SIGINT if line[1] == "SIGINT" else 0
+            plain = line[1] if line[1] in CIRCUMSTANCES else "nothing unusual"
+            cases.append((wanted, Case(words, plain, number, 3 if number else 0), line[1] == "self-connect"))
+    with Holder("self_chosen", "127.0.0.1", reuse=False).held(PORT):
+        found = run_all([Case(["scan", "--netns", "self", "-j"]), *(case for _, case, held in cases if held)])
+    (tmp_path / "found/host.scan.json").write_text(found[0].out)
+    quiet = [each for each in cases if not each[2]]
+    results = run_all([case for _, case, _ in quiet])
+    loud = [each for each in cases if each[2]]
+    pairs = zip([*quiet, *loud], [*results, *found[1:]], strict=True)
+    assert [(wanted, case, one) for (wanted, case, _), one in pairs if one.status != wanted] == []
+
+
+START = {
+    "run --": "tailbite: ",
+    "wait -q -t 0 --free 8080 --": "tailbite: cannot run ",
+    "audit --quick --": "cannot run ",
+}
+
+
+def test_the_reason_why_a_program_cannot_be_started_is_the_same_in_every_command(
+    run_all: RunAll, tmp_path: Path
+) -> None:
+    for name, content, mode in (
+        ("script", "#!/no/such/interpreter\n", 0o755),
+        ("binary", "\x7fELF\0\n", 0o755),
+        ("data", "", 0o644),
+    ):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(mode)
+    reasons = {
+        f"{tmp_path}/script": f"/no/such/interpreter, which {tmp_path}/script needs, does not exist",
+        f"{tmp_path}/binary": "it is a program for another kind of machine, or damaged",
+        f"{tmp_path}/data": "it is not marked as executable (chmod +x)",
+        str(tmp_path): "it is a folder",
+        "no-such-program": "No such file or directory",
+    }
+    lines = [(start, program) for start in START for program in reasons]
+    found = run_all([Case([*start.split(), program, "{port}"]) for start, program in lines])
+    for (start, program), one in zip(lines, found, strict=True):
+        assert f"{START[start]}{program}: {reasons[program]}" in one.err, one
+        exists = program not in (f"{tmp_path}/script", "no-such-program")
+        assert one.status == (2 if start.startswith("audit") else 126 if exists else 127), one
+
+
+def test_a_path_that_leads_nowhere_since_the_working_directory_is_gone_is_explained(check: Check) -> None:
+    lines = (
+        *("run -- ./x", "wait -t 0 --free 8080 -- ./x", "audit --quick -- ./x {port}", "report x"),
+        *("doctor --ports ./x", "lab loop --from x", "audit --catalogue ./x.toml", "wait --tls --cacert x a:1"),
+        *("exporter --textfile x --once --source poll --netns self", "lab parity", "audit --quick -- true {port}"),
+    )
+
+    def is_right(case: Case, _: int, __: bool, found: Ended) -> bool:
+        says = "the working directory has been removed; change to another one" in found.err
+        return says == ("x" in " ".join(case.line).replace("exporter", "").replace("textfile", ""))
+
+    check([Case(line.split(), "folder gone") for line in lines], is_right)
 
 
 def test_each_circumstance_is_used() -> None:

@@ -146,7 +146,11 @@ def test_a_command_that_cannot_be_run_is_told_as_a_shell_tells_it(tmp_path: Any)
         missing = run(server, "--", "no-such-command")
         assert missing.returncode == 127
         assert missing.stderr.endswith("tailbite: cannot run no-such-command: No such file or directory\n")
-        assert run(server, "--", str(tmp_path)).returncode == 126
+        (script := tmp_path / "app").write_text("#!/no/such/interpreter\n")
+        script.chmod(0o755)
+        found = run(server, "--", "app", env={**os.environ, "PATH": f"/nonexistent:{tmp_path}:/usr/bin"})
+        assert found.returncode == 127
+        assert f"cannot run app: /no/such/interpreter, which {script} needs, does not exist" in found.stderr
     refused = run(server, "--timeout", "0", "--", "echo", "never")
     assert (refused.returncode, refused.stdout) == (1, "")
 

@@ -1,7 +1,8 @@
 """Command lines under bad circumstances, each in a fork of one process that has loaded everything: milliseconds each.
 
-``run_all(cases)`` starts this file as a program, which reads the cases from its standard input as JSON, and prints
-what came of each. It adopts orphans (PR_SET_CHILD_SUBREAPER), so a process that a command left behind is noticed.
+``forked_commands()`` starts this file as a program, which reads lists of cases from its standard input as lines of
+JSON, and prints what came of each. It adopts orphans (PR_SET_CHILD_SUBREAPER), so a process that a command left
+behind is noticed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -24,9 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["CIRCUMSTANCES", "Case", "Ended", "run_all"]
+    # Runs each case, one after the other, in the network namespace of the thread that calls it.
+    RunAll = Callable[[Sequence["Case"]], list["Ended"]]
+
+__all__ = ["CIRCUMSTANCES", "Case", "Ended", "forked_commands"]
 
 _LONGEST_S = 300
 _MODULES = (
@@ -35,6 +40,10 @@ _MODULES = (
     *(f"tailbite.cli.{name}" for name in ("watch", "exporter", "check", "audit", "report", "schema", "man")),
     *(f"tailbite.cli.lab.{name}" for name in ("group", "loop", "odds", "parity", "handshake", "cures")),
     *(f"tailbite.cli.show.{name}" for name in ("doctor", "findings", "fix", "scan", "wait", "report")),
+    # What they load when they run.
+    *("rich._emoji_codes", "rich.progress", "encodings.ascii", "mmap", "multiprocessing.popen_fork"),
+    *("tailbite.connect.sync", "tailbite.connect.self_check", "tailbite.readiness.free", "tailbite.cli.schemas"),
+    *("tailbite.cli.run_program", "tailbite.guards.program.exec", "tailbite.guards.python.inherit"),
 )
 
 
@@ -74,17 +83,24 @@ class Ended:
     opened: int = 0
 
 
-def run_all(cases: Sequence[Case]) -> list[Ended]:
-    """Run each case, one after the other."""
-    done = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps([asdict(case) for case in cases]),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    return [Ended(**each) for each in json.loads(done.stdout)]
+@contextlib.contextmanager
+def forked_commands() -> Iterator[RunAll]:
+    """Start the process that is forked, and give the function that uses it."""
+    with subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None
+        assert answers is not None
+
+        def run_all(cases: Sequence[Case]) -> list[Ended]:
+            network = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
+            print(json.dumps([network, [asdict(case) for case in cases]]), file=requests, flush=True)
+            answer = answers.readline()
+            assert answer, "the process that is forked has ended"
+            return [Ended(**each) for each in json.loads(answer)]
+
+        yield run_all
 
 
 def _reader_gone() -> None:
@@ -106,10 +122,29 @@ def _full(descriptor: int) -> None:
     os.close(full)
 
 
-def _mounted(*arguments: str) -> None:
+_BIND, _REMOUNT_READ_ONLY, _PRIVATE = 0x1000, 0x1021, 0x44000  # mount(2); the last two with MS_BIND, MS_REC
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
+    """Call mount(2): the program would take longer than the commands under test."""
+    names = (None if name is None else name.encode() for name in (source, target, kind))
+    assert ctypes.CDLL(None).mount(*names, flags, None) == 0
+
+
+def _own_mounts() -> None:
     assert ctypes.CDLL(None).unshare(0x00020000) == 0  # CLONE_NEWNS
-    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-    subprocess.run(["mount", *arguments], check=True)
+    _mount("none", "/", None, _PRIVATE)
+
+
+def _emptied(folder: str) -> None:
+    _own_mounts()
+    _mount("none", folder, "tmpfs", 0)
+
+
+def _read_only(folder: str) -> None:
+    _own_mounts()
+    _mount(folder, folder, None, _BIND)
+    _mount("none", folder, None, _REMOUNT_READ_ONLY)
 
 
 def _folder_gone() -> None:
@@ -130,9 +165,9 @@ CIRCUMSTANCES: dict[str, Callable[[], object]] = {
     "8 descriptors": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8)),
     "5 descriptors": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5)),
     "little memory": lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 26, 1 << 26)),
-    "no settings": lambda: _mounted("-t", "tmpfs", "none", "/proc/sys"),
-    "settings read-only": lambda: _mounted("--bind", "-o", "ro", "/proc/sys", "/proc/sys"),
-    "no processes": lambda: _mounted("-t", "tmpfs", "none", "/proc"),
+    "no settings": lambda: _emptied("/proc/sys"),
+    "settings read-only": lambda: _read_only("/proc/sys"),
+    "no processes": lambda: _emptied("/proc"),
     "folder gone": _folder_gone,
     "no environment": os.environ.clear,
     "no home": lambda: os.environ.update(HOME="/nonexistent", TMPDIR="/nonexistent", PATH="/nonexistent"),
@@ -176,7 +211,7 @@ def _child(case: Case, out: int, err: int, report: int) -> None:
     main()
 
 
-def _run(case: Case, folder: Path) -> dict[str, Any]:
+def _run(network: str, case: Case, folder: Path) -> dict[str, Any]:
     for name in ("cwd", "tmp"):
         (folder / name).mkdir(mode=0o1777)
         (folder / name).chmod(0o1777)
@@ -185,6 +220,7 @@ def _run(case: Case, folder: Path) -> dict[str, Any]:
         child = os.fork()
         if not child:
             os.setsid()
+            _enter(network)
             os.chdir(folder / "cwd")
             os.environ["TMPDIR"] = str(folder / "tmp")
             tempfile.tempdir = None
@@ -206,6 +242,12 @@ def _run(case: Case, folder: Path) -> dict[str, Any]:
         "left": left,
         "opened": int.from_bytes((folder / "n").read_bytes()[:4], "little"),
     }
+
+
+def _enter(network: str) -> None:
+    descriptor = os.open(network, os.O_RDONLY)
+    assert ctypes.CDLL(None).setns(descriptor, 0x40000000) == 0  # CLONE_NEWNET
+    os.close(descriptor)
 
 
 def _pipe() -> tuple[int, int]:
@@ -260,7 +302,6 @@ def _ring(*_: object) -> None:
 
 
 def _main() -> None:
-    cases = [Case(**each) for each in json.load(sys.stdin)]
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     signal.signal(signal.SIGALRM, _ring)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
@@ -268,12 +309,16 @@ def _main() -> None:
     for name in _MODULES:
         import_module(name)
     gc.freeze()
-    results = []
-    for case in cases:
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder).chmod(0o755)
-            results.append(_run(case, Path(folder)))
-    json.dump(results, sys.stdout)
+    answers = os.dup(1)
+    for line in iter(sys.stdin.readline, ""):
+        network, cases = json.loads(line)
+        results = []
+        for case in cases:
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder).chmod(0o755)
+                results.append(_run(network, Case(**case), Path(folder)))
+        with os.fdopen(os.dup(answers), "w") as stream:
+            stream.write(f"{json.dumps(results)}\n")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from tailbite.audit.client import Stdin
 from tailbite.audit.jail_root import enter_root, mount_own
 from tailbite.audit.records import UNSUPPORTED_STATUS, Output
+from tailbite.guards.program.exec import InheritedSignals, become
+from tailbite.kernel.executable import explain_failure
 from tailbite.kernel.namespace import unshare
 from tailbite.kernel.prctl import become_subreaper, die_with_parent
 
@@ -76,7 +78,7 @@ class Jail:
     Args:
         command: program and arguments.
         environment: all of its environment.
-        folder: where it runs.
+        folder: where it runs; None for the working directory of this process.
         stdin: its standard input.
         root: the folder that becomes its root, such as an unpacked image; None for this system's.
         user: ``user`` or ``user:group`` of that root's /etc/passwd, or numbers; "" for the user as it is.
@@ -86,7 +88,6 @@ class Jail:
         was_single: True if the client has exited and had started no other process, so that its exit status is
             that of the process that held its connections.
         is_empty: True when neither the client nor anything it started is left.
-        trouble: one sentence if it could not be started; the exit status is 127 then.
         output: stdout and stderr, in the order they came.
         answers: stdout alone.
 
@@ -99,7 +100,7 @@ class Jail:
         command: Sequence[str],
         *,
         environment: Mapping[str, str],
-        folder: Path,
+        folder: Path | None,
         stdin: Stdin = Stdin.SILENT,
         root: str | None = None,
         user: str = "",
@@ -107,7 +108,7 @@ class Jail:
         self.exit_status: int | None = None
         self.was_single = False
         self.is_empty = False
-        self.trouble: str | None = None
+        self._failed: int | None = None
         self.output = OutputBuffer()
         self.answers = OutputBuffer()
         self._init = 0
@@ -155,6 +156,13 @@ class Jail:
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    @property
+    def trouble(self) -> str | None:
+        """One sentence if the client could not be started; its own process wrote the reason where its output goes."""
+        if self._failed is None:
+            return None
+        return self.output.output().text.strip() or f"cannot run {self._command[0]}: {os.strerror(self._failed)}"
+
     def descriptors(self) -> list[int]:
         """Return the descriptors to wait for: readable when there is output or news."""
         return [end for end in (self._news, self._stdout, self._stderr) if end in self._open]
@@ -177,7 +185,7 @@ class Jail:
             elif kind == _EMPTY:
                 self.is_empty = True
             else:
-                self.trouble = f"cannot run {self._command[0]}: {os.strerror(number)}"
+                self._failed = number
 
     def _read(self, end: int, size: int) -> bytes:
         if end not in self._open:
@@ -224,7 +232,7 @@ class _Start:
     stdio: tuple[int, int, int]
     command: tuple[str, ...]
     environment: dict[str, str]
-    folder: Path
+    folder: Path | None
     root: str | None = None
     user: str = ""
 
@@ -332,10 +340,16 @@ def _become(start: _Start) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if start.root is not None:
             enter_root(start.root, start.user)
-        os.chdir(start.folder)
+        if start.folder is not None:
+            os.chdir(start.folder)
         for wanted, end in enumerate(start.stdio):
             os.dup2(end, wanted)  # the pipes have numbers above 2: the observer has all three
-        os.execvpe(start.command[0], start.command, start.environment)
+        environment = {os.fsencode(name): os.fsencode(value) for name, value in start.environment.items()}
+        failure = become(start.command, environment, InheritedSignals())
+        code = failure.errno or errno.ENOENT
+        reason = explain_failure(failure.filename or b"", code)
+        os.write(2, f"cannot run {start.command[0]}: {reason}\n".encode(errors="surrogateescape"))
+        _send_news(start.news, _FAILED, code)
     except OSError as error:
         _send_news(start.news, _FAILED, error.errno or errno.ENOENT)
     finally:

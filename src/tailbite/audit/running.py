@@ -91,7 +91,7 @@ class Workspace:
         return Jail(
             words,
             environment=self.environment(),
-            folder=self.folder if self.client.in_scratch else Path.cwd(),
+            folder=self.folder if self.client.in_scratch else None,
             stdin=stdin,
         )
 

@@ -17,7 +17,6 @@ _UNSUPPORTED = 4
 _INTERRUPTED = 130
 _OUTPUT_CLOSED = 141
 _REMEDIES = {
-    2: ": the working directory may have been removed",  # ENOENT of getcwd(2)
     12: "; allow it more memory (ulimit -v, or the limit of the container)",  # ENOMEM
     24: "; allow it more of them (ulimit -n)",  # EMFILE
 }
@@ -55,11 +54,11 @@ def _open_output() -> None:
 def _report_shortage(error: Exception) -> int:
     """Say what the system refused, and return the status for that; raise any other error again.
 
-    Nothing is imported here: that takes a file descriptor, which may be what is missing.
+    Nothing is imported here but for a missing file: that takes a file descriptor, which may be what is missing.
     """
     if isinstance(error, OSError) and not sys.flags.dev_mode:
         where = f"{error.filename}: " if error.filename else ""
-        remedy = "" if error.errno == 2 and where else _REMEDIES.get(error.errno or 0, "")
+        remedy = _folder_remedy() if error.errno == 2 else _REMEDIES.get(error.errno or 0, "")
         what = f"{where}{error.strerror or error}{remedy}"
     elif isinstance(error, MemoryError) or "start new thread" in str(error):
         what = f"the system has no memory or no thread left for this{_REMEDIES[12]}"
@@ -70,6 +69,12 @@ def _report_shortage(error: Exception) -> int:
     if sys.stderr is not None:
         sys.stderr.write(f"tailbite: {what}\n")
     return _UNSUPPORTED
+
+
+def _folder_remedy() -> str:
+    from tailbite.kernel.executable import GONE, is_working_directory_gone
+
+    return f"; {GONE}" if is_working_directory_gone() else ""
 
 
 def _main() -> int:

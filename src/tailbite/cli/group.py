@@ -14,6 +14,7 @@ import click
 from tailbite._version import __version__
 from tailbite.cli import front, status
 from tailbite.cli.output import note, plain, print_to_stderr
+from tailbite.kernel.executable import GONE, is_working_directory_gone
 
 __all__ = ["LazyGroup", "tailbite"]
 
@@ -89,9 +90,11 @@ class LazyGroup(click.Group):
                 sys.exit(status.USAGE)
             path = error.ctx.command_path if error.ctx is not None else self._path_of(args, kwargs)
             print_to_stderr(f"{path}: {_shortened(error.format_message())} (see '{path} --help')")
+            _note_missing_folder(error)
             sys.exit(status.USAGE)
         except click.ClickException as error:
             print_to_stderr(f"tailbite: {_shortened(error.format_message())}")
+            _note_missing_folder(error)
             sys.exit(error.exit_code)
 
     def _path_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -105,6 +108,13 @@ class LazyGroup(click.Group):
             if (group := group.get_command(click.Context(group), word)) is not None:
                 names.append(word)
         return " ".join(names)
+
+
+def _note_missing_folder(error: click.ClickException) -> None:
+    """Say why a relative path leads nowhere, where the working directory was removed."""
+    missing = (os.strerror(errno.ENOENT), "does not exist")
+    if any(words in error.format_message() for words in missing) and is_working_directory_gone():
+        note(GONE)
 
 
 def _shortened(message: str) -> str:

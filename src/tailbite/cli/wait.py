@@ -266,10 +266,10 @@ def _terminate(number: int) -> NoReturn:
 
 def _become(command: list[str]) -> NoReturn:
     """Run ``command`` in place of this process: same process id, so signals and exit status are its own."""
-    from tailbite.guards.program.exec import InheritedSignals, become, original_environment, status_of
+    from tailbite.guards.program.exec import InheritedSignals, become, explain, original_environment, status_of
 
     if sys.stdout is not None:
         sys.stdout.flush()
     failure = become(command, original_environment(), InheritedSignals.take_over())
-    note(f"cannot run {command[0] or repr(command[0])}: {failure.strerror}")
+    note(f"cannot run {command[0] or repr(command[0])}: {explain(failure)}")
     sys.exit(status_of(failure))

@@ -16,6 +16,7 @@ __all__ = [
     "NOT_FOUND",
     "InheritedSignals",
     "become",
+    "explain",
     "occupy_standard_descriptors",
     "original_environment",
     "status_of",
@@ -127,13 +128,32 @@ def become(command: Sequence[str], environment: Mapping[bytes, bytes], signals: 
         try:
             os.execve(path, arguments, environment)
         except OSError as error:
-            if error.errno == errno.ENOEXEC:  # a script without #! is one for the shell
+            if error.errno == errno.ENOEXEC and not _is_binary(path):  # a script without #! is one for the shell
                 os.execve(b"/bin/sh", [b"/bin/sh", path, *arguments[1:]], environment)
-            if len(candidates) == 1 or error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            if len(candidates) == 1 or error.errno not in (errno.ENOENT, errno.ENOTDIR) or _exists(path):
                 failure = error
-                if error.errno != errno.EACCES:
+                if error.errno not in (errno.EACCES, errno.ENOENT):
                     break
     return failure
+
+
+def _is_binary(path: bytes) -> bool:
+    from tailbite.kernel.executable import is_binary
+
+    return is_binary(path)
+
+
+def _exists(path: bytes) -> bool:
+    """Tell whether a program is there, and it is its interpreter that is missing."""
+    return os.path.isfile(path)  # noqa: PTH113 - bytes
+
+
+def explain(failure: OSError) -> str:
+    """Return the reason of a failed :func:`become` in words."""
+    from tailbite.kernel.executable import explain_failure
+
+    path, number = failure.filename, failure.errno
+    return explain_failure(path, number) if path and number else failure.strerror or str(failure)
 
 
 def _candidates(program: bytes, environment: Mapping[bytes, bytes]) -> list[bytes]:

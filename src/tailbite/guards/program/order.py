@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from tailbite.guards.program.exec import become, status_of
+from tailbite.guards.program.exec import become, explain, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +86,7 @@ def become_program(order: Order) -> NoReturn:
     if order.open_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, order.open_files)
     failure = become(order.command, order.environment, order.signals)
-    write_line(f"{order.command[0]}: {failure.strerror}")
+    write_line(f"{order.command[0] or repr('')}: {explain(failure)}")
     sys.exit(status_of(failure))
 
 
