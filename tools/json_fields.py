@@ -41,7 +41,17 @@ _INTRODUCTION: Final = """\
 Every object has a field `schema`, `tailbite.COMMAND/VERSION`. The version changes if a field is removed or changes
 its meaning; new fields may appear at any time, so programs must ignore fields that they do not know. Endpoints are
 text (`127.0.0.1:32246`, `[::1]:32246`), times are seconds. The tables list the fields of real outputs; `[]` stands
-for each item of a list, `{}` for each value of a map. A field whose type is *null* had no value in that run."""
+for each item of a list, `{}` for each value of a map. A field whose type is *null* had no value in that run.
+
+A command prints a whole document or none; the exit status tells why (see [exit statuses](exit-statuses.md)):
+
+- With status 0, 1 or 3 there is a document, also where nothing was found, or the time was over.
+- With status 2 (wrong usage) nothing is printed.
+- With status 4 there is one if the command had begun: `scan --kill --apply` and `fix --apply` print what they could
+  not do, and `audit` what could not be audited. If the system lacks what the command needs, nothing is printed.
+- An interrupted command (130; 143 for SIGTERM, 129 for SIGHUP) prints none, but two print what is known by then:
+  `audit` the clients that were judged, and `wait` the last status of each target, with `interrupted` set to true.
+- `watch`, `scan --json-lines` and the log of `exporter` print a document on each line, and whole lines only."""
 
 
 def observe_output(arguments: tuple[str, ...], root: str) -> dict[str, Any]:

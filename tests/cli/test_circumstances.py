@@ -6,14 +6,17 @@ import json
 import os
 import signal
 import socket
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from support.forked_cli import CIRCUMSTANCES, Case, Ended, forked_commands
 from support.holders import Holder
 from support.promised import PORT, PROMISED
+from tailbite.cli.schema import read_schema
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range
 
@@ -48,6 +51,8 @@ LINES: dict[str, tuple[int, bool]] = {
 }
 PRIVATE = ("demo", "lab handshake", "lab loop --hits 1", "lab parity")
 """Those that need a private network."""
+HAVE_JSON = ("wait", "scan", "why", "doctor", "fix", "watch", "check", "lab", "demo")
+Draft202012Validator: Any = import_module("jsonschema").Draft202012Validator
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +75,30 @@ def check(run_all: RunAll) -> Check:
         for case, found in zip(cases, run_all(cases), strict=True):
             assert "Traceback" not in found.err, (case, found.err)
             assert found.left == [], case
-            assert is_right(case, *LINES.get(" ".join(case.line), (0, True)), found), (case, found)
+            line = " ".join(word for word in case.line if word != "-j")
+            assert is_right(case, *LINES.get(line, (0, True)), found), (case, found)
+            check_documents(case, found)
 
     return check
+
+
+def check_documents(case: Case, found: Ended) -> None:
+    """A command with --json prints a document as its schema has it, or nothing."""
+    if "-j" in case.line and found.out:
+        lines = found.out.splitlines() if case.line[0] == "watch" else [found.out]
+        for document in map(json.loads, lines):
+            name = document["schema"].removeprefix("tailbite.").partition("/")[0]
+            Draft202012Validator(json.loads(read_schema(name))).validate(document)
+
+
+def with_json(cases: list[Case]) -> list[Case]:
+    """Return the cases, those of commands that have it with --json."""
+    return [replace(case, line=_with_json(case.line)) if case.line[0] in HAVE_JSON else case for case in cases]
+
+
+def _with_json(line: list[str]) -> list[str]:
+    place = 2 if line[0] == "lab" else 1
+    return [*line[:place], "-j", *line[place:]]
 
 
 def everywhere(*circumstances: str, more: tuple[str, ...] = ()) -> list[Case]:
@@ -129,15 +155,15 @@ def test_an_odd_environment_changes_no_answer(check: Check) -> None:
 
 def test_what_the_system_refuses_is_one_sentence_and_status_4(check: Check) -> None:
     def is_right(case: Case, status: int, _: bool, found: Ended) -> bool:
-        measures = " ".join(case.line) in PRIVATE  # and may find what it did not expect
+        measures = case.line[0] in ("demo", "lab")  # and may find what it did not expect
         return (
             found.status in (status, 3)
             or (measures and found.status == 1)
             or (found.status == 4 and "tailbite: " in found.err)
         )
 
-    scarce = ("5 descriptors", "8 descriptors", "little memory", "no file may grow")
-    check(everywhere(*scarce, more=PRIVATE[:3]), is_right)
+    check(everywhere("5 descriptors", "little memory", more=PRIVATE[:3]), is_right)
+    check(with_json(everywhere("8 descriptors", "no file may grow", more=PRIVATE[:3])), is_right)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
@@ -145,13 +171,15 @@ def test_a_proc_that_lacks_something_is_named(check: Check) -> None:
     """Containers have a read-only /proc/sys, and some sandboxes none."""
 
     def is_right(case: Case, status: int, _: bool, found: Ended) -> bool:
-        if " ".join(case.line) in PRIVATE:
+        if " ".join(word for word in case.line if word != "-j") in PRIVATE:
             return found.status == 4 and "/proc" in found.err
         return found.status in (status, 3) or (found.status == 4 and "tailbite: " in found.err)
 
-    check(everywhere("no settings", "settings read-only", "no processes", more=PRIVATE), is_right)
+    check(everywhere("no settings", "no processes", more=PRIVATE), is_right)
+    check(with_json(everywhere("settings read-only", more=PRIVATE)), is_right)
 
 
+LATER = 3
 MIDST = (
     "wait -t never 127.0.0.1:1",
     "wait -t never --free 1",
@@ -167,12 +195,16 @@ def test_a_signal_in_the_midst_ends_a_command_and_leaves_nothing(run_all: RunAll
             Case(line.split(), signal=number, after=after)
             for line in MIDST
             for number in ENDED_BY
-            for after in (1, 3)
+            for after in (1, LATER)
         ]
+        cases = [each for case in cases for each in (with_json([case]) if case.after == LATER else [case])]
         for case, found in zip(cases, run_all(cases), strict=True):
             assert "Traceback" not in found.err, (case, found.err)
             assert found.left == [], case
             assert found.status in ENDED_BY[case.signal], (case, found)
+            check_documents(case, found)
+            if case.line[0] == "wait" and "-j" in case.line:
+                assert found.out == "" or json.loads(found.out)["interrupted"]
 
 
 def test_a_change_is_complete_though_nobody_reads_of_it(run_all: RunAll, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ complete -c tailbite -n '__tailbite_at inside wait' -s t -l timeout -r -f -d 'Gi
 complete -c tailbite -n '__tailbite_at inside wait' -l interval -r -f -d 'Between two attempts'
 complete -c tailbite -n '__tailbite_at inside wait' -l patience -l attempt-timeout -r -f -d 'For one attempt'
 complete -c tailbite -n '__tailbite_at inside wait' -s q -l quiet -d 'Print only what is not ready at the end'
-complete -c tailbite -n '__tailbite_at inside wait' -s j -l json -d 'Print the last status of every target as JSON'
+complete -c tailbite -n '__tailbite_at inside wait' -s j -l json -d 'Print the last status of every target as JSON, when interrupted too'
 complete -c tailbite -n '__tailbite_at inside wait' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside wait' -f -a '(__fish_complete_subcommand --fcs-skip=2)'
 complete -c tailbite -n '__tailbite_at inside scan' -s n -l netns -r -f -a 'all self (path basename /run/netns/* 2>/dev/null)' -d 'Which network namespaces: all that are permitted, this one, that of a process, or one by name: a container'\''s short id, or a name of ip netns'

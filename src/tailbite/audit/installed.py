@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +40,10 @@ _DISTRIBUTIONS = """
 import importlib.metadata as m, json, re
 print(json.dumps({re.sub(r"[-_.]+", "-", d.name).lower(): d.version for d in m.distributions() if d.name}))
 """
+
+
+_asking = threading.Lock()
+"""Held while a Python lists its distributions, so that no other thread starts it for the same list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,9 @@ def _find_python(distribution: str) -> tuple[str, str] | None:
         shutil.which("python3"),
         "/usr/bin/python3",
     ):
-        if python and (version := _distributions(python).get(name)) is not None:
+        with _asking:
+            version = _distributions(python).get(name) if python else None
+        if python and version is not None:
             return python, version
     return None
 

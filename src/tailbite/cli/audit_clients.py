@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 from dataclasses import replace
@@ -11,15 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tailbite.audit.catalogue import CatalogueError, load_entries
+from tailbite.audit.catalogue import CatalogueEntry, CatalogueError, load_entries
 from tailbite.audit.client import Client, Image, Stdin
 from tailbite.cli import status
 from tailbite.cli.output import Unsupported, console, emit_json, note, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from tailbite.audit.catalogue import CatalogueEntry
 
 __all__ = [
     "catalogue_clients",
@@ -144,9 +143,15 @@ def entries_of(wanted: Sequence[str]) -> list[CatalogueEntry]:
 
 
 def find_installed(entries: Sequence[CatalogueEntry]) -> list[tuple[CatalogueEntry, Client | None]]:
-    """Return each entry with its client, or with None if it is not installed here."""
-    with console(stderr=True).status("Looking for installed clients ..."):
-        return [(entry, entry.find()) for entry in entries]
+    """Return each entry with its client, or with None if it is not installed here.
+
+    Programs tell their versions side by side: most of the time is theirs.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    workers = min(len(entries), 2 * len(os.sched_getaffinity(0)))
+    with console(stderr=True).status("Looking for installed clients ..."), ThreadPoolExecutor(workers) as pool:
+        return list(zip(entries, pool.map(CatalogueEntry.find, entries), strict=True))
 
 
 def catalogue_clients(wanted: Sequence[str]) -> list[Client]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import click
 
 from tailbite.cli import status
 from tailbite.cli.output import Unsupported, emit_json, note, plain, print_to_stderr
-from tailbite.cli.signals import call_when_ended
+from tailbite.cli.signals import ENDING, call_when_ended
 from tailbite.cli.wait_arguments import (
     TIME,
     check_certificates,
@@ -23,14 +24,14 @@ from tailbite.cli.wait_arguments import (
     read_statuses,
 )
 from tailbite.errors import NotReadyError
+from tailbite.readiness.status import Readiness
 from tailbite.readiness.target import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tailbite.cli.show.wait import Progress
     from tailbite.readiness.free import Bind
-    from tailbite.readiness.status import Readiness
 
 __all__ = ["command"]
 
@@ -103,7 +104,13 @@ class _Request:
     help="For one attempt.  [5s]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print only what is not ready at the end.")
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print the last status of every target as JSON.")
+@click.option(
+    "-j",
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the last status of every target as JSON, when interrupted too.",
+)
 @click.pass_context
 def command(ctx: click.Context, /, quiet: bool, as_json: bool, **options: Any) -> int:
     """Wait until servers are ready, then run CMD in place of this.
@@ -130,13 +137,20 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **options: Any) -
     request = _read_request(ctx, **options)
     call_when_ended(_terminate)  # process 1 of a container has no default action for signals
     missing = None
+    latest = {target: Readiness(target) for target in request.targets}
     try:
         progress = _progress(quiet, request)
         with progress:
-            last = _wait(request, progress)
+            last = _wait(request, _remembering(progress, latest))
     except NotReadyError as error:
         missing, last = error, cast("tuple[Readiness, ...]", error.targets)
-    _report(last, missing, quiet=quiet, as_json=as_json)
+    except (KeyboardInterrupt, SystemExit):
+        if as_json:
+            _print_document(tuple(latest.values()), ready=False, interrupted=True)
+        raise
+    if as_json:
+        _print_document(last, ready=missing is None)
+    _report(last, missing, quiet=quiet)
     if missing is not None:
         return status.FOUND
     if "command" in ctx.meta:
@@ -180,7 +194,15 @@ def _read_request(
     return _Request(wanted, binds, reuse, timeout, interval, patience)
 
 
-def _wait(request: _Request, progress: Progress) -> tuple[Readiness, ...]:
+def _remembering(progress: Progress, latest: dict[str, Readiness]) -> Callable[[Readiness], None]:
+    def show_attempt(readiness: Readiness) -> None:
+        latest[readiness.target] = readiness
+        progress.show_attempt(readiness)
+
+    return show_attempt
+
+
+def _wait(request: _Request, on_attempt: Callable[[Readiness], None]) -> tuple[Readiness, ...]:
     """Wait for the servers, and then for the ports: a port that is free must still be so when the command starts."""
     start = time.monotonic()
     timeout = None if math.isinf(request.timeout) else request.timeout
@@ -193,16 +215,16 @@ def _wait(request: _Request, progress: Progress) -> tuple[Readiness, ...]:
             timeout=timeout,
             interval=request.interval,
             patience=request.patience,
-            on_attempt=progress.show_attempt,
+            on_attempt=on_attempt,
         )
     if request.binds:
         left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
-        last += _wait_for_ports(request, left, progress, last)
+        last += _wait_for_ports(request, left, on_attempt, last)
     return last
 
 
 def _wait_for_ports(
-    request: _Request, left: float | None, progress: Progress, ready: tuple[Readiness, ...]
+    request: _Request, left: float | None, on_attempt: Callable[[Readiness], None], ready: tuple[Readiness, ...]
 ) -> tuple[Readiness, ...]:
     from tailbite.readiness.free import wait_until_free
 
@@ -212,7 +234,7 @@ def _wait_for_ports(
             reuse=request.reuse,
             timeout=left,
             interval=request.interval,
-            on_attempt=progress.show_attempt,
+            on_attempt=on_attempt,
         )
     except NotReadyError as error:
         raise NotReadyError((*ready, *error.targets), request.timeout) from None
@@ -228,14 +250,17 @@ def _progress(quiet: bool, request: _Request) -> Progress:
     return wait.LiveTable(request.targets) if sys.stderr.isatty() else wait.Lines()
 
 
-def _report(last: Sequence[Readiness], missing: NotReadyError | None, *, quiet: bool, as_json: bool) -> None:
-    if as_json:
-        emit_json(
-            "wait",
-            ready=missing is None,
-            seconds=max(readiness.seconds for readiness in last),
-            targets=[_fields(readiness) for readiness in last],
-        )
+def _print_document(last: Sequence[Readiness], *, ready: bool, interrupted: bool = False) -> None:
+    emit_json(
+        "wait",
+        ready=ready,
+        interrupted=interrupted,
+        seconds=max(readiness.seconds for readiness in last),
+        targets=[_fields(readiness) for readiness in last],
+    )
+
+
+def _report(last: Sequence[Readiness], missing: NotReadyError | None, *, quiet: bool) -> None:
     if missing is None:
         if not quiet:
             slowest = max(last, key=lambda readiness: readiness.seconds)
@@ -270,6 +295,10 @@ def _become(command: list[str]) -> NoReturn:
 
     if sys.stdout is not None:
         sys.stdout.flush()
+    # A signal that came just now ends this process here; left to a handler, it would be lost by execve(2).
+    for number in (signal.SIGINT, *ENDING):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
     failure = become(command, original_environment(), InheritedSignals.take_over())
     note(f"cannot run {command[0] or repr(command[0])}: {explain(failure)}")
     sys.exit(status_of(failure))
