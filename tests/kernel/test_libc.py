@@ -91,7 +91,10 @@ def test_the_numbers_are_those_of_the_kernels_headers(machine: str) -> None:
     defined = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)\b", header(HEADERS[machine])))
     abi = seccomp.ABIS[machine]
     numbers = {
-        **{name: getattr(abi, name) for name in ("connect", "sendto", "seccomp", "setns", "unshare", "setsockopt")},
+        **{
+            name: getattr(abi, name)
+            for name in ("connect", "sendto", "sendmsg", "sendmmsg", "seccomp", "setns", "unshare", "setsockopt")
+        },
         "close_range": abi.close_range,
         "kcmp": kcmp._NUMBER[machine],
         "clone": fork._CLONE[machine],

@@ -2,6 +2,8 @@
  *   threads PORT    four threads, a new socket each time
  *   again PORT      one socket, connected again and again
  *   fastopen PORT   sendto(2) with MSG_FASTOPEN instead of connect(2)
+ *   message PORT    the same with sendmsg(2)
+ *   messages PORT   the same with sendmmsg(2)
  *   mptcp PORT      a socket of IPPROTO_MPTCP
  *   deferred PORT   TCP_FASTOPEN_CONNECT: the SYN leaves with the first write
  *   mixed PORT      a UDP and a unix socket are connected in between
@@ -82,6 +84,15 @@ static void attempt(int fd)
     }
     if (!strcmp(mode, "fastopen")) {
         sendto(fd, "x", 1, MSG_FASTOPEN | MSG_NOSIGNAL, (struct sockaddr *)&to, sizeof to);
+        return;
+    }
+    if (!strncmp(mode, "message", 7)) {
+        struct iovec byte = {"x", 1};
+        struct mmsghdr message = {.msg_hdr = {.msg_name = &to, .msg_namelen = sizeof to, .msg_iov = &byte, .msg_iovlen = 1}};
+        if (mode[7])
+            sendmmsg(fd, &message, 1, MSG_FASTOPEN | MSG_NOSIGNAL);
+        else
+            sendmsg(fd, &message.msg_hdr, MSG_FASTOPEN | MSG_NOSIGNAL);
         return;
     }
     if (!strcmp(mode, "deferred"))

@@ -21,9 +21,11 @@ __all__ = [
     "ABIS",
     "ANSWER",
     "LET_RUN",
+    "MESSAGE_LENGTH",
     "NOTIFICATION_SIZE",
     "NOT_WAITING",
     "RECEIVE",
+    "SHORTEST_ADDRESS",
     "Abi",
     "Listener",
     "call_filter",
@@ -31,10 +33,11 @@ __all__ = [
     "install",
     "is_supported",
     "parse_call",
+    "parse_message",
 ]
 
 MSG_FASTOPEN: Final = 0x20000000
-"""sendto(2) with this flag connects as well (Linux 3.7, include/linux/socket.h)."""
+"""sendto(2), sendmsg(2) and sendmmsg(2) with this flag connect as well (Linux 3.7, include/linux/socket.h)."""
 
 CLOSE_RANGE_UNSHARE: Final = 2
 """close_range(2) with this flag gives the calling thread a descriptor table of its own (Linux 5.9)."""
@@ -51,6 +54,8 @@ class Abi:
         arch: AUDIT_ARCH_*, include/uapi/linux/audit.h.
         connect: the number of connect(2).
         sendto: the number of sendto(2).
+        sendmsg: the number of sendmsg(2).
+        sendmmsg: the number of sendmmsg(2).
         seccomp: the number of seccomp(2).
         setns: the number of setns(2).
         unshare: the number of unshare(2).
@@ -61,18 +66,25 @@ class Abi:
     arch: int
     connect: int
     sendto: int
+    sendmsg: int
+    sendmmsg: int
     seccomp: int
     setns: int
     unshare: int
     setsockopt: int
     close_range: int = 436
 
+    @property
+    def connecting(self) -> tuple[int, ...]:
+        """The numbers of the calls that can connect."""
+        return self.connect, self.sendto, self.sendmsg, self.sendmmsg
+
 
 ABIS: Final = {
-    "x86_64": Abi(0xC000003E, 42, 44, 317, 308, 272, 54),
-    "aarch64": Abi(0xC00000B7, 203, 206, 277, 268, 97, 208),
-    "riscv64": Abi(0xC00000F3, 203, 206, 277, 268, 97, 208),
-    "loongarch64": Abi(0xC0000102, 203, 206, 277, 268, 97, 208),
+    "x86_64": Abi(0xC000003E, 42, 44, 46, 307, 317, 308, 272, 54),
+    "aarch64": Abi(0xC00000B7, 203, 206, 211, 269, 277, 268, 97, 208),
+    "riscv64": Abi(0xC00000F3, 203, 206, 211, 269, 277, 268, 97, 208),
+    "loongarch64": Abi(0xC0000102, 203, 206, 211, 269, 277, 268, 97, 208),
 }
 """By :func:`~tailbite.kernel.libc.architecture`.
 
@@ -90,12 +102,13 @@ _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
 def call_filter(abi: Abi, *, reports_port_ranges: bool = False) -> bytes:
     """Return the classic BPF program (``struct sock_filter[]``) that reports calls which may connect over TCP.
 
-    These are connect(2) with an address at least as long as an IPv4 one, and sendto(2) with MSG_FASTOPEN and such an
-    address. A longer address is reported whatever its length, as the kernel takes up to 128 bytes (struct
-    sockaddr_storage) for an IPv4 address as well. Also reported are the calls by which a thread moves to another
-    network namespace or to a descriptor table of its own: setns(2), unshare(2) with CLONE_NEWNET or CLONE_FILES, and
-    close_range(2) with CLOSE_RANGE_UNSHARE. Every other call is allowed, calls of another ABI included (32-bit
-    programs on a 64-bit kernel). A filter sees register values, not memory, so it cannot test the port.
+    These are connect(2) with an address at least as long as an IPv4 one, sendto(2) with MSG_FASTOPEN and such an
+    address, and sendmsg(2) and sendmmsg(2) with MSG_FASTOPEN. A longer address is reported whatever its length, as
+    the kernel takes up to 128 bytes (struct sockaddr_storage) for an IPv4 address as well. Also reported are the
+    calls by which a thread moves to another network namespace or to a descriptor table of its own: setns(2),
+    unshare(2) with CLONE_NEWNET or CLONE_FILES, and close_range(2) with CLOSE_RANGE_UNSHARE. Every other call is
+    allowed, calls of another ABI included (32-bit programs on a 64-bit kernel). A filter sees register values, not
+    memory, so it cannot test the port.
 
     Args:
         abi: the numbers of this machine.
@@ -112,6 +125,8 @@ def call_filter(abi: Abi, *, reports_port_ranges: bool = False) -> bytes:
         (_LOAD, _NUMBER, None, None),
         (_IF_EQUAL, abi.connect, "connect", None),
         (_IF_EQUAL, abi.sendto, "sendto", None),
+        (_IF_EQUAL, abi.sendmsg, "sendmsg", None),
+        (_IF_EQUAL, abi.sendmmsg, "sendmmsg", None),
         (_IF_EQUAL, abi.setns, "notify", None),
         *([(_IF_EQUAL, abi.setsockopt, "setsockopt", None)] if reports_port_ranges else []),
         (_IF_EQUAL, abi.close_range, "close_range", None),
@@ -131,6 +146,12 @@ def call_filter(abi: Abi, *, reports_port_ranges: bool = False) -> bytes:
         (_IF_ANY_BIT, MSG_FASTOPEN, None, "allow"),
         (_LOAD, argument(5), None, None),
         (_IF_AT_LEAST, SHORTEST_ADDRESS, "notify", "allow"),
+        "sendmsg",
+        (_LOAD, argument(2), None, None),
+        (_IF_ANY_BIT, MSG_FASTOPEN, "notify", "allow"),
+        "sendmmsg",
+        (_LOAD, argument(3), None, None),
+        (_IF_ANY_BIT, MSG_FASTOPEN, "notify", "allow"),
         "connect",
         (_LOAD, argument(2), None, None),
         (_IF_AT_LEAST, SHORTEST_ADDRESS, "notify", "allow"),
@@ -179,8 +200,9 @@ def parse_call(notification: bytes | memoryview, abi: Abi) -> tuple[int, int, in
 
     Returns:
         The thread that calls, in the pid namespace of the process that received this (0 if it is not visible there);
-        its socket, a number of the thread's descriptor table; where in its memory the sockaddr is; and how long it
-        says that is.
+        its socket, a number of the thread's descriptor table; where in its memory the sockaddr is, or for sendmsg(2)
+        and sendmmsg(2) the first message; and how long it says the sockaddr is, which :func:`parse_message` tells for
+        a message.
 
     Raises:
         struct.error: it is too short.
@@ -191,6 +213,16 @@ def parse_call(notification: bytes | memoryview, abi: Abi) -> tuple[int, int, in
     if number == abi.sendto:
         return tid, descriptor & 0xFFFFFFFF, four, five & 0xFFFFFFFF
     return tid, descriptor & 0xFFFFFFFF, one, two & 0xFFFFFFFF
+
+
+MESSAGE_LENGTH: Final = 12
+_MESSAGE = struct.Struct("=QI")  # struct msghdr on a 64-bit machine: msg_name, msg_namelen
+
+
+def parse_message(message: bytes | memoryview) -> tuple[int, int]:
+    """Read the first ``MESSAGE_LENGTH`` bytes of a ``struct msghdr``: where its sockaddr is, and how long."""
+    address, length = _MESSAGE.unpack_from(message)
+    return address, length
 
 
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_GET_ACTION_AVAIL, _SECCOMP_GET_NOTIF_SIZES = 1, 2, 3

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-READ, CONNECT = 0, 42
+READ, CONNECT = (0,), (42,)
 BEFORE, AFTER = b"before", b"after!"
 
 
@@ -25,7 +25,7 @@ class Thread:
     """A thread as /proc and its memory show it, made up; it waits in connect(2)."""
 
     def __init__(self) -> None:
-        self.state, self.ran, self.call = "S", 0, f"{CONNECT} 0x3 0x1 0x10 0x0 0x0 0x0 0x7ffe5000 0x401000"
+        self.state, self.ran, self.call = "S", 0, f"{CONNECT[0]} 0x3 0x1 0x10 0x0 0x0 0x0 0x7ffe5000 0x401000"
         self.below = BEFORE
         self.error: OSError | None = None
         self.exists = True
@@ -67,8 +67,8 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> Thread:
         ({"state": "Z"}, True),
         ({"state": "D"}, False),
         ({"state": "D", "below": AFTER}, False),
-        ({"state": "D", "call": f"{CONNECT} 0x3 0x7ffe"}, False),
-        ({"state": "D", "call": f"{READ} 0x3 0x7ffe"}, True),
+        ({"state": "D", "call": f"{CONNECT[0]} 0x3 0x7ffe"}, False),
+        ({"state": "D", "call": f"{READ[0]} 0x3 0x7ffe"}, True),
         ({"state": "D", "call": "running"}, False),
         ({"error": FileNotFoundError(), "exists": False}, True),
         ({"error": ProcessLookupError(), "exists": False}, True),
@@ -83,7 +83,7 @@ def test_what_shows_that_a_call_is_over(thread: Thread, then: dict[str, object],
     assert call.is_over() is is_over
 
 
-@pytest.mark.parametrize("hidden", ["running", "", f"{CONNECT} 0x3", f"{CONNECT} 0 0 0 0 0 0 - 0"])
+@pytest.mark.parametrize("hidden", ["running", "", f"{CONNECT[0]} 0x3", f"{CONNECT[0]} 0 0 0 0 0 0 - 0"])
 def test_without_a_stack_pointer_only_time_on_a_cpu_is_left(thread: Thread, hidden: str) -> None:
     thread.call = hidden
     call = PendingCall(7, CONNECT)
@@ -117,7 +117,7 @@ SHALLOW = "import os; os.read(0, 1)\nwhile True: sum(range(100))"
 def reader() -> Iterator[subprocess.Popen[bytes]]:
     """A process that waits in read(2), and then computes forever."""
     with subprocess.Popen([PYTHON, "-c", SHALLOW], stdin=subprocess.PIPE) as it:
-        wait_until(lambda: _call_of(it.pid).startswith(f"{READ} 0x0 "), "it reads")
+        wait_until(lambda: _call_of(it.pid).startswith(f"{READ[0]} 0x0 "), "it reads")
         yield it
         it.kill()
 
@@ -156,7 +156,7 @@ class TestRealThreads:
 def test_the_stack_of_a_thread_in_a_call_stays_as_it_is(tmp_path: Path) -> None:
     """A thread that is in the kernel, without a CPU: nothing below its stack pointer changes, however often asked."""
     with subprocess.Popen([PYTHON, "-c", "import os; os.read(0, 1)"], stdin=subprocess.PIPE) as it:
-        wait_until(lambda: _call_of(it.pid).startswith(f"{READ} 0x0 "), "it reads")
+        wait_until(lambda: _call_of(it.pid).startswith(f"{READ[0]} 0x0 "), "it reads")
         call = PendingCall(it.pid, READ)
         assert not any(call._has_returned() for _ in range(1000))
         it.kill()

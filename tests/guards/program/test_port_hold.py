@@ -30,7 +30,7 @@ from tailbite.kernel.sysctl import write_ephemeral_range
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CONNECT = 42
+CONNECT = (42,)
 NO_THREAD = 1 << 22
 """The numbers of threads are lower (PID_MAX_LIMIT in include/linux/threads.h)."""
 
@@ -54,8 +54,8 @@ class Call:
 
     over = False
 
-    def __init__(self, tid: int, number: int) -> None:
-        assert number == CONNECT
+    def __init__(self, tid: int, numbers: tuple[int, ...]) -> None:
+        assert numbers == CONNECT
 
     def is_over(self) -> bool:
         return self.over

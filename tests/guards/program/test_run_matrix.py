@@ -160,6 +160,8 @@ CLIENTS = {
     "C threads": Client("cc", "{C} threads {P}", once=False, source="client.c"),
     "C the same socket again": Client("cc", "{C} again {P}", once=False, source="client.c"),
     "C MSG_FASTOPEN": Client("cc", "{C} fastopen {P}", once=False, source="client.c"),
+    "C sendmsg MSG_FASTOPEN": Client("cc", "{C} message {P}", once=False, source="client.c"),
+    "C sendmmsg MSG_FASTOPEN": Client("cc", "{C} messages {P}", once=False, source="client.c"),
     "C TCP_FASTOPEN_CONNECT": Client("cc", "{C} deferred {P}", once=False, source="client.c"),
     "C MPTCP": Client("cc", "{C} mptcp {P}", once=False, source="client.c"),
     "C between other sockets": Client("cc", "{C} mixed {P}", once=False, source="client.c"),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tailbite.guards.program.monitor import Watch
     from tailbite.guards.program.shared_page import WorkerSlot
 
-CONNECT = 42
+CONNECT = (42,)
 HERE = LocalDestination(socket.AF_INET, "127.0.0.1", PORT)
 pytestmark = pytest.mark.usefixtures("network")
 
@@ -41,7 +41,7 @@ class Call:
 
     over = False
 
-    def __init__(self, tid: int, number: int) -> None:
+    def __init__(self, tid: int, numbers: tuple[int, ...]) -> None:
         pass
 
     def is_over(self) -> bool:

@@ -52,14 +52,14 @@ class PendingCall:
 
     Args:
         tid: the thread, which waits until it may continue.
-        number: the number of the call on this machine.
+        numbers: the numbers that the call may have on this machine.
     """
 
-    __slots__ = ("_below", "_number", "_pointer", "_run_time", "_tid")
+    __slots__ = ("_below", "_numbers", "_pointer", "_run_time", "_tid")
 
-    def __init__(self, tid: int, number: int) -> None:
+    def __init__(self, tid: int, numbers: tuple[int, ...]) -> None:
         self._tid = tid
-        self._number = number
+        self._numbers = numbers
         self._run_time = run_time(tid)
         self._pointer = _stack_pointer(tid)
         self._below = _read_below(tid, self._pointer)
@@ -85,8 +85,9 @@ class PendingCall:
         return ran is not None and self._run_time is not None and ran - self._run_time > _LOCKUP
 
     def _is_in_another_call(self) -> bool:
-        with contextlib.suppress(OSError, IndexError):
-            return _read(f"/proc/{self._tid}/syscall").split()[0] not in (b"running", str(self._number).encode())
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            number = _read(f"/proc/{self._tid}/syscall").split()[0]
+            return number != b"running" and int(number) not in self._numbers
         return False
 
 

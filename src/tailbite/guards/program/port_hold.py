@@ -116,12 +116,12 @@ class Holds:
     """The ports held around connect calls that are under way.
 
     Args:
-        connect: the number of connect(2) on this machine.
+        numbers: the numbers of the calls that connect on this machine.
         slot: the worker's part of the memory that helpers share; the next worker there continues with these calls.
     """
 
-    def __init__(self, connect: int, slot: WorkerSlot) -> None:
-        self._connect = connect
+    def __init__(self, numbers: tuple[int, ...], slot: WorkerSlot) -> None:
+        self._numbers = numbers
         self._calls: dict[int, _Call] = {}  # by thread
         self._sockets: dict[tuple[object, int], socket.socket] = {}
         self._pause = _FIRST_PAUSE
@@ -141,7 +141,7 @@ class Holds:
             key = None, port
             with contextlib.suppress(OSError):  # if this process may not hold it, the predecessor's socket does
                 self._hold(key)
-            self._calls[tid] = _Call(key, None, PendingCall(tid, self._connect), place)
+            self._calls[tid] = _Call(key, None, PendingCall(tid, self._numbers), place)
             self._left.add(tid)
         self._drop_left()
 
@@ -196,7 +196,7 @@ class Holds:
         if unheld is None and not self._hold(key, hold_there):
             return True
         before = self._calls.pop(tid, None)
-        self._calls[tid] = _Call(key, unheld, PendingCall(tid, self._connect), self._table.add(tid, port))
+        self._calls[tid] = _Call(key, unheld, PendingCall(tid, self._numbers), self._table.add(tid, port))
         if before is not None:
             self._forget(tid, before)
         self._pause = _FIRST_PAUSE

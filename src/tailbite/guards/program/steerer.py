@@ -115,7 +115,7 @@ class Steerer:
         # The program's limit of descriptors is ours as well, and may be a small one.
         few = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FEWEST_FILES) // _FILES_PER_THREAD)
         self._most_threads = min(_MOST, few)
-        self._holds = Holds(abi.connect, slot)
+        self._holds = Holds(abi.connecting, slot)
         self._namespaces = Namespaces()
         self._has_one_namespace = True
         self._fast_path = FastPath(listener, slot, abi.connect, self._namespaces.home_cookie, ask)
@@ -140,7 +140,7 @@ class Steerer:
         if number == self._abi.setsockopt:
             self._holds.hold_always()
             return None
-        if number not in (self._abi.connect, self._abi.sendto):
+        if number not in self._abi.connecting:
             # The thread moves to another network namespace or descriptor table. All workers must know before it does.
             self._slot.moves[0] += 1
             return None
@@ -149,8 +149,12 @@ class Steerer:
         tid, descriptor, address, length = seccomp.parse_call(self._listener.call, self._abi)
         if not tid:
             return Outcome.UNSEEN  # in a pid namespace that cannot be seen from here
-        self._address = address
         try:
+            if number in (self._abi.sendmsg, self._abi.sendmmsg):
+                address, length = self._read_message(tid, address)
+            if length < seccomp.SHORTEST_ADDRESS:
+                return Outcome.PASSED  # no Internet address
+            self._address = address
             self._memory.read(tid, address, length)
         except OSError:
             return self._unseen(tid)
@@ -164,6 +168,10 @@ class Steerer:
             return self._prevent_with_room(tid, descriptor, family, port)
         except OSError:
             return self._unseen(tid, self._destination())
+
+    def _read_message(self, tid: int, at: int) -> tuple[int, int]:
+        self._memory.read(tid, at, seccomp.MESSAGE_LENGTH)
+        return seccomp.parse_message(self._memory.buffer)
 
     def _prevent_with_room(self, tid: int, descriptor: int, family: int, port: int) -> Outcome:
         try:
