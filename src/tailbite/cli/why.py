@@ -105,6 +105,7 @@ def _inspect(host: str | None, port: int, wanted: str) -> tuple[Explanation, tup
     from tailbite.host.explain.why import explain_foreign_address, explain_port, has_address
     from tailbite.host.see.abilities import socket_abilities
     from tailbite.host.see.exhaustion import destinations_of
+    from tailbite.host.see.host_guard import refused_versions
     from tailbite.host.see.permissions import permissions_here
     from tailbite.host.see.port import inspect_port
     from tailbite.host.see.port_selection import running_selection
@@ -125,6 +126,7 @@ def _inspect(host: str | None, port: int, wanted: str) -> tuple[Explanation, tup
         address=address,
         abilities=socket_abilities(use.socket.state for use in here.uses),
         selection=partial(call_in_namespace, here.namespace, running_selection),
+        guarded=partial(call_in_namespace, here.namespace, refused_versions),
         more=exhaustion_findings(destinations_of(places[0], here.ephemeral, here.reserved), port=port),
     )
     return replace(seen, findings=within_permissions(seen.findings, permissions_here())), not_visible

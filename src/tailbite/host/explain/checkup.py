@@ -14,6 +14,7 @@ from tailbite.host.explain.subject import Subject
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.abilities import kernel_abilities, run_options, socket_abilities
 from tailbite.host.see.exhaustion import destinations_of
+from tailbite.host.see.host_guard import refused_versions
 from tailbite.host.see.permissions import permissions_here
 from tailbite.host.see.port import connected_ports, inspect_sockets
 from tailbite.host.see.port_selection import running_selection
@@ -113,6 +114,7 @@ def check_host(
             destinations_of(shot.namespace, shot.ephemeral, shot.reserved, (*shot.listeners, *shot.bound)),
             accepted,
             run_options(),
+            refused_versions if shot.namespace.is_own else frozenset,
         )
         subjects.append(subject)
         findings += examine_namespace(subject)

@@ -45,6 +45,8 @@ __all__ = ["HOLDS", "examine_kernel", "examine_namespace", "ports_to_free"]
 HOLDS = frozenset({"TB101", "TB102", "TB103", "TB104", "TB105", "TB111"})
 """Codes about what holds a port and is not a server."""
 
+_AT_RISK = frozenset({"TB109", "TB204"})
+_BOTH = frozenset({4, 6})
 _LACKING = {
     "IP_LOCAL_PORT_RANGE": (
         "TB208",
@@ -70,7 +72,9 @@ def examine_namespace(subject: Subject) -> list[Finding]:
     if subject.usage is not None:
         found += exhaustion_findings(subject.usage)
     if subject.seen.sysctl("tcp_simult_connect") == "0":
-        found = [_switched_off(subject), *(_without_risk(one) for one in found)]
+        found = [_switched_off(subject), *(_without_risk(one, "simultaneous open is switched off") for one in found)]
+    elif any(one.code in _AT_RISK and one.severity.is_bad for one in found) and subject.guarded() >= _BOTH:
+        found = [_without_risk(one, "the host guard refuses self-connects") for one in found]
     order = list(Severity)
     return sorted(
         found, key=lambda one: (order.index(one.severity), one.code, one.endpoint.port if one.endpoint else 1 << 16)
@@ -122,11 +126,12 @@ def _switched_off(subject: Subject) -> Finding:
     )
 
 
-def _without_risk(one: Finding) -> Finding:
-    if one.code not in ("TB109", "TB204"):
+def _without_risk(one: Finding, reason: str) -> Finding:
+    if one.code not in _AT_RISK:
         return one
     why = (
-        "A client that dials the port itself is refused then, because simultaneous open is switched off. One that "
-        "dials another port holds the connection, and the service cannot start until that ends."
+        f"A client that dials the port itself is refused, because {reason}. One that dials another port holds the "
+        "connection, and the service cannot start until that ends."
     )
-    return replace(one, severity=Severity.NOTICE, why=why)
+    facts = tuple(fact for fact in one.facts if not fact.name.startswith("odds"))
+    return replace(one, severity=Severity.NOTICE, why=why, facts=facts)

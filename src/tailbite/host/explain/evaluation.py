@@ -95,6 +95,15 @@ class Evaluation:
         """The addresses that were asked for."""
         return asked_addresses(self.host)
 
+    @property
+    def versions(self) -> frozenset[int]:
+        """The IP versions, 4 and 6, of the addresses that were asked for."""
+        return frozenset(
+            version
+            for one in self.addresses
+            for version in ((4,) if ":" not in one.host else (6,) if one.v6_only or one.host != "::" else (4, 6))
+        )
+
     @cached_property
     def may_bind(self) -> bool:
         """True if this user may bind the port at all."""

@@ -13,7 +13,7 @@ from tailbite.host.explain.phrases import client_at_risk, holder_name, range_wor
 from tailbite.host.explain.remedies import reserve_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tailbite.core.odds import Odds
     from tailbite.host.explain.evaluation import Evaluation
@@ -21,15 +21,23 @@ if TYPE_CHECKING:
     from tailbite.host.see.port import PortSnapshot
     from tailbite.host.see.port_selection import SelectionEvidence
 
-__all__ = ["foreign_address_finding", "free_findings"]
+__all__ = ["HOST_GUARD", "foreign_address_finding", "free_findings"]
+
+HOST_GUARD = (
+    " The host guard refuses a client that dials its own port, so no client connects to itself. A client that dials "
+    "another port can be given this one as its source port."
+)
 
 
-def free_findings(found: Evaluation, evidence: SelectionEvidence | None = None) -> Iterator[Finding]:
+def free_findings(
+    found: Evaluation, evidence: SelectionEvidence | None = None, guarded: Callable[[], frozenset[int]] = frozenset
+) -> Iterator[Finding]:
     """Yield the findings for a port whose addresses nothing listed holds.
 
     Args:
         found: the evaluation.
         evidence: how the kernel chooses source ports; None for strides.
+        guarded: asked only where it matters, the IP versions whose self-connects the host guard refuses.
     """
     shot = found.shot
     if shot.not_visible and shot.ephemeral is None:
@@ -58,16 +66,20 @@ def free_findings(found: Evaluation, evidence: SelectionEvidence | None = None) 
         )
     taken = found.can_be_chosen and found.reaches_itself
     chances = _chances(found, evidence) if taken else {}
+    is_at_risk = found.shot.opens_simultaneously and any(one.is_possible for one in chances.values())
+    is_guarded = is_at_risk and found.versions <= guarded()
+    risk = HOST_GUARD if is_guarded else _risk(found, chances)
+    can_connect = found.shot.opens_simultaneously and not is_guarded
     yield Finding(
         "TB109" if taken else "TB110",
-        _severity(found, chances),
+        Severity.FINE if not chances else Severity.WARNING if is_at_risk and not is_guarded else Severity.NOTICE,
         sure,
-        f"{unused}. {spell_forecasts(found.forecasts, shot.port)}{_risk(found, chances)}",
+        f"{unused}. {spell_forecasts(found.forecasts, shot.port)}{risk}",
         f"The kernel chooses source ports from the ephemeral range, and {range_words(shot)}.",
         reserve_port(found) if taken else (),
         shot.namespace,
         end,
-        facts=(*_odds_facts(chances, evidence), *_not_inspected(shot)),
+        facts=(*_odds_facts(chances if can_connect else {}, evidence), *_not_inspected(shot)),
         ports=ports,
     )
 
@@ -95,13 +107,6 @@ def _chances(found: Evaluation, evidence: SelectionEvidence | None) -> dict[str,
         )
         for name, first in (("odds", False), ("odds if it binds first", True))
     }
-
-
-def _severity(found: Evaluation, chances: dict[str, Odds]) -> Severity:
-    if not chances:
-        return Severity.FINE
-    at_risk = found.shot.opens_simultaneously and any(one.is_possible for one in chances.values())
-    return Severity.WARNING if at_risk else Severity.NOTICE
 
 
 def _risk(found: Evaluation, chances: dict[str, Odds]) -> str:

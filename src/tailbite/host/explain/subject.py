@@ -12,7 +12,7 @@ from tailbite.host.explain.baseline import NOTHING_KNOWN, KnownFindings
 from tailbite.host.explain.finding import Remedy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from tailbite.host.explain.finding import Finding
     from tailbite.host.see.exhaustion import PortUsage
@@ -62,6 +62,7 @@ class Subject:
         usage: the source ports in use to each destination; None if they were not counted.
         accepted: findings that are not reported again.
         run: the options with which ``tailbite run`` guards a client here; None if it cannot.
+        guarded: returns the IP versions, 4 and 6, whose self-connects the host guard refuses there.
     """
 
     seen: Snapshot
@@ -73,6 +74,7 @@ class Subject:
     usage: PortUsage | None = None
     accepted: KnownFindings = NOTHING_KNOWN
     run: str | None = ""
+    guarded: Callable[[], frozenset[int]] = frozenset
 
     def told(self, code: str, ports: Iterable[int]) -> list[int]:
         """Return the ports of a finding that are not accepted yet, ascending."""

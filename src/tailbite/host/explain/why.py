@@ -80,6 +80,7 @@ def explain_port(
     address: HostAddress = _OWN,
     abilities: SocketAbilities | None = None,
     selection: Callable[[], SelectionEvidence] | None = None,
+    guarded: Callable[[], frozenset[int]] = frozenset,
     more: Iterable[Finding] = (),
 ) -> Explanation:
     """Explain what uses a port, and what a server that binds it would meet.
@@ -91,11 +92,12 @@ def explain_port(
         address: the address that was asked for, as the namespace treats it.
         abilities: what this kernel can do about a socket; None for everything.
         selection: asked only where it matters, how the kernel chooses source ports; None for strides.
+        guarded: asked only where it matters, the IP versions whose self-connects the host guard refuses.
         more: findings of others about the same port.
     """
     reaches_itself = host is None or address.reaches_itself(host)
     found = Evaluation(shot, host, abilities or SocketAbilities(), reaches_itself)
-    answer = [*_answer(found, selection), *more]
+    answer = [*_answer(found, selection, guarded), *more]
     if host is not None and not address.is_own:
         answer.append(foreign_address_finding(shot, host, address))
     context = [
@@ -119,7 +121,9 @@ def has_address(use: PortUse, host: str) -> bool:
     return use.socket.endpoints.local.host == host.partition("%")[0]
 
 
-def _answer(found: Evaluation, selection: Callable[[], SelectionEvidence] | None) -> Iterator[Finding]:
+def _answer(
+    found: Evaluation, selection: Callable[[], SelectionEvidence] | None, guarded: Callable[[], frozenset[int]]
+) -> Iterator[Finding]:
     """Yield the findings that answer the question: what is in the way, who serves, or that the port is free."""
     listeners = [group for group in found.groups if group.kind is Kind.LISTENER]
     if listeners:
@@ -128,7 +132,8 @@ def _answer(found: Evaluation, selection: Callable[[], SelectionEvidence] | None
         if group.kind is not Kind.LISTENER and not _is_context(group):
             yield held_finding(found, group)
     if found.is_free and not listeners:
-        yield from free_findings(found, selection() if selection and found.can_be_chosen else None)
+        evidence = selection() if selection and found.can_be_chosen else None
+        yield from free_findings(found, evidence, guarded)
 
 
 def _is_context(group: Group) -> bool:
