@@ -245,6 +245,7 @@ class TestWithoutCopies:
             held[len(ports)] = connects["held"] <= 1, connects["out_of_reach"] >= 100
         assert held == {28232: (True, True), 2: (False, False)}
 
+    @pytest.mark.needs("IP_LOCAL_PORT_RANGE")
     def test_a_program_that_gives_its_sockets_ranges_of_their_own_has_its_ports_held(self) -> None:
         """Their source ports come from a sequence that nobody can inspect: here P alone, where a plain one hits."""
         write_ephemeral_range(PortRange(32768, 60999))

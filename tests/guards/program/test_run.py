@@ -60,6 +60,7 @@ def test_a_programs_deliberate_self_connect_is_left_alone(tmp_path: Path) -> Non
     assert json.loads(stats.read_text())["connects"]["left"] == 1
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE", "PIDFD_GETFD")
 def test_the_stats_are_there_when_run_returns_and_count_every_connect(tmp_path: Path) -> None:
     Trap().set()
     stats = tmp_path / "stats.json"
@@ -131,6 +132,7 @@ def test_the_report_is_valid_by_its_schema(options: tuple[str, ...]) -> None:
         validator.validate(json.loads(done.stdout))
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE", "PIDFD_GETFD")
 def test_verbose_tells_what_was_steered() -> None:
     Trap().set()
     done = run(guarded(client(count=1), "-v"))
@@ -195,6 +197,7 @@ print(*seen.values())
 """
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE", "PIDFD_GETFD")
 def test_calls_for_the_fast_and_the_slow_path_in_turn_are_all_handled() -> None:
     """A plain call takes the fast path; a socket that is bound, has its own range or connects again does not."""
     write_ephemeral_range(PortRange(PORT - 4, PORT + 4))
@@ -218,6 +221,7 @@ print(itself)
 """
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE", "PIDFD_GETFD")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_connected_udp_socket_is_no_peer_of_its_own_either(host: str) -> None:
     """The kernel gives it the destination's port as readily, and then it receives what it sends."""
