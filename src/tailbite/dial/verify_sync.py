@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
+_UNIX = getattr(socket, "AF_UNIX", None)  # not in Python for Windows
 _LOOK_AGAIN = 0.01
 """Seconds between two peeks where the kernel cannot wait for more than was peeked at."""
 
@@ -88,7 +89,7 @@ class _Line:
         (socket(7)) lets it wait for one byte more than that; the end of the stream ends that wait too.
         """
         before = self._seen
-        can_wait = self._sock.family != socket.AF_UNIX and self._low_water(before + 1)
+        can_wait = self._sock.family != _UNIX and self._low_water(before + 1)
         try:
             waited = False
             while True:
@@ -123,7 +124,12 @@ class _Line:
 
 
 def _is_over(sock: socket.socket) -> bool:
-    """Tell whether the peer has closed its half, though there are bytes left to read (poll(2), POLLRDHUP)."""
+    """Tell whether the peer has closed its half, though there are bytes left to read (poll(2), POLLRDHUP).
+
+    Windows has no poll: there the verification waits until its time is over.
+    """
+    if not hasattr(select, "poll"):
+        return False
     poll = select.poll()
     poll.register(sock, getattr(select, "POLLRDHUP", select.POLLHUP))
     return bool(poll.poll(0))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import struct
@@ -74,6 +73,8 @@ def bring_up(interface: str = "lo") -> None:
     Raises:
         OSError: no such interface, or not permitted.
     """
+    import fcntl  # here, so that the module can be imported on Windows
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", interface.encode(), _IFF_UP_RUNNING))
 

@@ -86,8 +86,9 @@ class Guard:
             GuardError: an audit hook of this process forbids further ones, so that no connect would be guarded.
         """
         # The first connect may find the process without a descriptor for what is loaded at its first use.
-        with contextlib.suppress(ImportError):  # a sub-interpreter of Python 3.12 has no ctypes
-            libc()
+        if sys.platform.startswith("linux"):
+            with contextlib.suppress(ImportError):  # a sub-interpreter of Python 3.12 has no ctypes
+                libc()
         canonical_host("127.0.0.1")
         facts.ask_kernel()
         with _lock:
@@ -155,8 +156,6 @@ def guard(*, events: Callable[[GuardedConnect], object] | None = None) -> Guard:
         GuardError: an audit hook of this process forbids further ones, so that no connect would be guarded.
         TypeError: ``events`` cannot be called.
     """
-    if events is not None and not callable(events):
-        raise TypeError(f"events must be a function that takes a GuardedConnect, not {events!r}")
     if events is not None and not callable(events):
         raise TypeError(f"events must be a function that takes a GuardedConnect, not {events!r}")
     held = Guard(events)
