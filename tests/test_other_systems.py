@@ -111,3 +111,29 @@ def test_clients_never_reach_themselves_without_a_port_range_of_their_own(system
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_peer_is_verified_and_its_bytes_are_left_for_the_program(system: str) -> None:
     assert on(system, VERIFIES) == "b'220 hello'\n"
+
+
+COMMANDS = """
+import json
+from click.testing import CliRunner
+from tailbite.cli.group import tailbite
+found = {}
+for line in ("scan", "why 80", "doctor", "fix --reserve 80", "host-guard status", "host-guard install --apply",
+             "watch", "exporter", "check", "audit -- true {port}", "demo", "lab parity", "lab loop", "lab handshake",
+             "lab cures"):
+    done = CliRunner().invoke(tailbite, line.split())
+    found[line] = done.exit_code, done.stdout, done.stderr.splitlines()
+for line in ("why --explain TB101", "scan --help", "host-guard install --help", "lab odds --port 80 --range 80-99"):
+    found[line] = CliRunner().invoke(tailbite, line.split()).exit_code
+print(json.dumps(found))
+"""
+
+
+def test_commands_that_need_linux_say_so_in_one_sentence() -> None:
+    found = json.loads(on("darwin", COMMANDS))
+    answers = {line: answer for line, answer in found.items() if isinstance(answer, list)}
+    for status, out, said in answers.values():
+        assert (status, out, len(said)) == (4, "", 1)
+        assert "this is darwin" in said[0]
+        assert "Linux" in said[0]
+    assert [answer for answer in found.values() if not isinstance(answer, list)] == [0, 0, 0, 0]

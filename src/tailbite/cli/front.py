@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["ABOUT", "COMMANDS", "WIDEST", "front_page", "print_front_page"]
+__all__ = ["ABOUT", "COMMANDS", "NEED_LINUX", "WIDEST", "front_page", "print_front_page"]
 
 # name -> (module, one line for --help). The line stands here so that --help loads no command.
 COMMANDS = {
@@ -26,6 +26,9 @@ COMMANDS = {
     "completion": ("tailbite.cli.completion", "Print the completions for bash, zsh or fish."),
     "man": ("tailbite.cli.man", "Show the man page."),
 }
+
+NEED_LINUX = frozenset({"scan", "why", "doctor", "fix", "host-guard", "watch", "exporter", "check", "audit"})
+"""The commands that inspect or change what only Linux has; ``demo`` and ``lab`` ask for a private network."""
 
 ABOUT = """\
 Connect to your server, never to yourself.

@@ -6,15 +6,19 @@ import errno
 import os
 import re
 import sys
+from functools import partial
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from tailbite._version import __version__
 from tailbite.cli import front, status
-from tailbite.cli.output import note, plain, print_to_stderr
+from tailbite.cli.output import Unsupported, note, plain, print_to_stderr
 from tailbite.kernel.executable import GONE, is_working_directory_gone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["LazyGroup", "tailbite"]
 
@@ -127,8 +131,23 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _refuse_system(name: str, callback: Callable[..., Any] | None, *args: Any, **options: Any) -> Any:
+    """Refuse a command that needs Linux on another system; the pages of ``why --explain`` can be read anywhere."""
+    if callback is not None and options.get("explain"):
+        return callback(*args, **options)
+    works = "the library, tailbite wait and tailbite run --in-process"
+    raise Unsupported(f"{name} needs Linux, and this is {sys.platform}; what works here: {works}")
+
+
 class _Front(LazyGroup):
     """The command itself, whose help is its front page."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and cmd_name in front.NEED_LINUX and not sys.platform.startswith("linux"):
+            for one in command.commands.values() if isinstance(command, click.Group) else (command,):
+                one.callback = partial(_refuse_system, cmd_name, one.callback)
+        return command
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(front.front_page(formatter.width))

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,7 @@ def enter_private_network(*, keep_user: bool = False) -> None:
     """
     from pathlib import Path
 
+    _require_linux()
     user, group = os.geteuid(), os.getegid()
     try:
         try:
@@ -121,6 +123,7 @@ def fresh_network() -> Iterator[None]:
     Raises:
         NamespaceUnavailable: not permitted.
     """
+    _require_linux()
     try:
         home = os.open(_THREAD_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
@@ -171,6 +174,11 @@ def entered(path: str | Path) -> Iterator[None]:
             setns(home, CLONE_NEWNET)
     finally:
         os.close(home)
+
+
+def _require_linux() -> None:
+    if not sys.platform.startswith("linux"):
+        raise NamespaceUnavailable(errno.ENOSYS, f"this is {sys.platform}, and private networks exist on Linux only")
 
 
 def _require_settings() -> None:

@@ -7,6 +7,7 @@ import errno
 import itertools
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,8 @@ class Netlink:
     """
 
     def __init__(self, family: int) -> None:
+        if not sys.platform.startswith("linux"):
+            raise OSError(errno.EAFNOSUPPORT, f"this is {sys.platform}, and sockets can be listed on Linux only")
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
         except OSError as error:

@@ -147,7 +147,9 @@ def choose(capabilities: Capabilities, *, names_ports: bool = False, stays_paren
     """
     place = Place.ABOVE if stays_parent else Place.BESIDE
     if capabilities.system != "linux":
-        reason = f"this is {capabilities.system}, and programs can be guarded on Linux only"
+        reason = (
+            f"this is {capabilities.system}, and programs can be guarded on Linux only; {_NAMES_NO_PORTS_INSTEAD}"
+        )
         return Choice(Mechanism.NONE, place, reason)
     if capabilities.open_files < FEWEST_FILES:
         reason = (
