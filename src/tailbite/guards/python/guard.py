@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from tailbite.connect import facts
 from tailbite.core.address import canonical_host
+from tailbite.core.uncopyable import Uncopyable
 from tailbite.errors import GuardError
 from tailbite.guards.python.steering import note_bind, prepare
 from tailbite.kernel.libc import libc
@@ -64,7 +65,7 @@ class GuardedConnect:
     source_ports: PortRange | None
 
 
-class Guard:
+class Guard(Uncopyable):
     """A hold on the guard of the process, which is on as long as there is one.
 
     Made by :func:`guard`, which switches it on. As a context manager it is on at ``with`` and off at the end.
