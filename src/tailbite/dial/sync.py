@@ -68,7 +68,10 @@ def _look_up(target: Target, until: float, waiter: Waiter) -> list[AddrInfo]:
             answer.append(error)
         waiter.ring()
 
-    threading.Thread(target=ask, name=f"tailbite resolves {target.host}", daemon=True).start()
+    try:
+        threading.Thread(target=ask, name=f"tailbite resolves {target.host}", daemon=True).start()
+    except RuntimeError:  # no thread can be started: a limit is reached, or the interpreter is about to end
+        ask()
     while not answer:
         if monotonic() >= until:
             raise socket.gaierror(socket.EAI_AGAIN, f"the name {target.host} was not resolved in time")

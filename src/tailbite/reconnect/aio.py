@@ -9,7 +9,7 @@ from tailbite.dial.aio import Line, Stream, dial, verify, wrap
 from tailbite.dial.ends import ends_of
 from tailbite.dial.options import Options
 from tailbite.reconnect.arguments import checked_limit
-from tailbite.reconnect.async_base import CLOSING, AsyncConnections
+from tailbite.reconnect.async_base import CLOSING, AsyncConnections, start_in_background
 
 if TYPE_CHECKING:
     import socket
@@ -89,6 +89,7 @@ class Connections(AsyncConnections[Stream]):
         self._limit = checked_limit(limit)
         super().__init__(host, port, **settings)
         self._scope: asyncio.Timeout | None = None
+        self._event_loop: asyncio.AbstractEventLoop | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     def _real_network(self) -> RealNetwork:
@@ -116,27 +117,33 @@ class Connections(AsyncConnections[Stream]):
         return True
 
     def _from_anywhere(self) -> Callable[[Callable[[], object]], object]:
-        return asyncio.get_running_loop().call_soon_threadsafe
+        self._event_loop = asyncio.get_running_loop()
+        return self._event_loop.call_soon_threadsafe
 
     def _in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = asyncio.get_running_loop().create_task(work())
-        self._background.add(task)  # the event loop itself keeps no task alive
-        task.add_done_callback(self._background.discard)
+        assert self._event_loop is not None
+        start_in_background(self._event_loop, work, self._background)
+
+    def _current_task(self) -> int | None:
+        try:
+            return id(asyncio.current_task())
+        except RuntimeError:
+            return None
 
     async def _block_left(self, stream: Stream, error: BaseException | None) -> bool:
         lost = self._loop.block_left(error) or (self._is_closed and isinstance(error, OSError))
         try:
             if error is None or not (lost or isinstance(error, asyncio.CancelledError)):
-                await self._say_goodbye(stream.writer)
+                await self._say_goodbye(stream)
         finally:
             await self._drop()
         return lost
 
-    async def _say_goodbye(self, writer: asyncio.StreamWriter) -> None:
-        writer.close()
+    async def _say_goodbye(self, stream: Stream) -> None:
+        stream.writer.close()
         try:
             async with asyncio.timeout(CLOSING):
-                await writer.wait_closed()
+                await stream.writer.wait_closed()
         except OSError:
             pass  # the peer was quicker, or does not read what is still to be sent
 

@@ -12,7 +12,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
 from tailbite.dial.anyio import GivenBackStream, dial, verify
 from tailbite.dial.ends import ends_of
-from tailbite.reconnect.async_base import CLOSING, AsyncConnections
+from tailbite.reconnect.async_base import CLOSING, AsyncConnections, start_in_background
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -88,7 +88,7 @@ class Connections(AsyncConnections[ByteStream]):
         super().__init__(host, port, **settings)
         self._scope: anyio.CancelScope | None = None
         self._native: Any = None
-        self._background: set[object] = set()
+        self._background: set[Any] = set()
 
     def _real_network(self) -> RealNetwork:
         return RealNetwork()
@@ -121,22 +121,30 @@ class Connections(AsyncConnections[ByteStream]):
 
     def _in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if hasattr(self._native, "create_task"):
-            task = self._native.create_task(work())
-            self._background.add(task)  # the event loop itself keeps no task alive
-            task.add_done_callback(self._background.discard)
+            start_in_background(self._native, work, self._background)
         else:
             from trio.lowlevel import spawn_system_task
 
             spawn_system_task(work)
 
+    def _current_task(self) -> int | None:
+        try:
+            return anyio.get_current_task().id
+        except RuntimeError:
+            return None
+
+    async def _say_goodbye(self, stream: ByteStream) -> None:
+        try:
+            with anyio.move_on_after(CLOSING):
+                await stream.aclose()
+        except (OSError, anyio.BrokenResourceError):
+            pass  # the peer was quicker
+
     async def _block_left(self, stream: ByteStream, error: BaseException | None) -> bool:
         lost = self._loop.block_left(error) or (self._is_closed and _is_of_a_stream(error))
         try:
             if error is None or not (lost or isinstance(error, anyio.get_cancelled_exc_class())):
-                with anyio.move_on_after(CLOSING):
-                    await stream.aclose()
-        except (OSError, anyio.BrokenResourceError):
-            pass  # the peer was quicker
+                await self._say_goodbye(stream)
         finally:
             await self._drop()
         return lost

@@ -8,6 +8,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Unpack
 
+from tailbite.core.uncopyable import Uncopyable
 from tailbite.dial.waiter import is_ready
 from tailbite.reconnect.machine import State
 from tailbite.reconnect.sync import Connections
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Connector"]
 
 
-class Connector:
+class Connector(Uncopyable):
     """One connection to a server, made by the first :meth:`get`, and again after a loss.
 
     ::
@@ -76,9 +77,11 @@ class Connector:
         address, read_timeout, settings = self._arguments
         self._pid = os.getpid()
         self._connections = Connections(address, read_timeout=read_timeout, **settings)
-        self._lock = threading.RLock()  # a hook or a signal handler calls from inside get()
+        # Both are re-entrant, because a hook or a signal handler calls from inside get().
+        self._getting_lock = threading.RLock()  # held as long as get() takes
+        self._lock = threading.RLock()  # held for moments, for what uses _sock
         self._is_getting = False
-        self._sock: socket.socket | None = None
+        self._sock: socket.socket | None = None  # None while get() connects
 
     def _begin_again_in_a_forked_process(self) -> None:
         # The parent's lock may be held by a thread that does not exist here.
@@ -105,44 +108,48 @@ class Connector:
             BaseException: an error that the classifier calls fatal, unchanged.
         """
         self._begin_again_in_a_forked_process()
-        try:
-            with self._lock:
-                if self._is_getting:
-                    raise RuntimeError("get() was called by a hook or a signal handler while it waits in this thread")
+        with self._getting_lock:
+            if self._is_getting:
+                raise RuntimeError("get() was called by a hook or a signal handler while it waits in this thread")
+            try:
                 self._is_getting = True
-                try:
-                    sock = self._connected()
-                finally:
-                    self._is_getting = False
-        finally:
-            # A close() that came meanwhile did not get the lock, and left the rest to us.
-            if self._is_closed:
-                self._release()
-        if self._is_closed:
-            raise _closed()
+                sock = self._present() or self._connected()
+            finally:
+                self._is_getting = False
+        if sock is None or self._is_closed:
+            self._release(None)
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the connector was closed")
         return sock
 
-    def _connected(self) -> socket.socket:
-        if self._is_closed:
-            raise _closed()
-        if self._sock is None or not _is_alive(self._sock):
-            self._sock = None
-            self._connections._renew()
-            connection = next(self._connections, None)  # closes the one before
-            if connection is None:
-                raise _closed()
-            self._sock = connection.__enter__()
-        return self._sock
+    def _present(self) -> socket.socket | None:
+        """Return the socket if it is alive; one that is not is closed."""
+        with self._lock:
+            if self._sock is not None and not _is_alive(self._sock):
+                self._release(None)
+            return self._sock
 
-    def lost(self, error: BaseException | None = None) -> None:
+    def _connected(self) -> socket.socket | None:
+        if self._is_closed:
+            return None
+        self._connections._renew()
+        connection = next(self._connections, None)
+        if connection is None:
+            return None
+        sock = self._sock = connection.__enter__()
+        return sock
+
+    def lost(self, error: BaseException | None = None, sock: socket.socket | None = None) -> None:
         """Report that the connection can no longer be used, and why; the next :meth:`get` makes another.
+
+        It never waits: while another thread's :meth:`get` connects, there is nothing left to lose.
 
         Args:
             error: the error that showed it, for the hooks.
+            sock: the socket that failed, as :meth:`get` returned it. If another thread has a newer one by now, that
+                one is kept. None, the default, means the present one.
         """
         self._begin_again_in_a_forked_process()
-        with self._lock:
-            self._drop(error)
+        self._release(error, sock)
 
     def close(self) -> None:
         """End it at once, also a :meth:`get` that waits: from any thread, a hook, a signal handler, more than once.
@@ -150,37 +157,24 @@ class Connector:
         In a forked process this closes the process's copy of the descriptor, and leaves the connection to the parent.
         """
         self._is_closed = True
-        if os.getpid() != self._pid:
-            self._connections.close()
-            return
         self._connections.close()
-        self._release()
+        if os.getpid() == self._pid:
+            self._release(None)
 
-    def _release(self) -> None:
-        """Close the socket, unless a get() is under way: that does it at its end."""
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self._is_getting:
-                    self._drop(None)
-            finally:
-                self._lock.release()
-
-    def _drop(self, error: BaseException | None) -> None:
-        # In this order, and no step harmful if it is repeated: Ctrl-C may come between any two.
-        if self._sock is not None:
-            if self._connections.state is State.CONNECTED:
-                self._connections._block_left(error)
-            self._sock = None
+    def _release(self, error: BaseException | None, sock: socket.socket | None = None) -> None:
+        """Close the present socket, or only ``sock`` if that is the present one."""
+        with self._lock:
+            # In this order, and no step harmful if it is repeated: Ctrl-C may come between any two.
+            if self._sock is not None and sock in (None, self._sock):
+                if self._connections.state is State.CONNECTED:
+                    self._connections._block_left(error)
+                self._sock = None
 
     def __enter__(self) -> Connector:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _closed() -> ConnectionAbortedError:
-    return ConnectionAbortedError(errno.ECONNABORTED, "the connector was closed")
 
 
 def _is_alive(sock: socket.socket) -> bool:

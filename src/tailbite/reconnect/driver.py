@@ -35,10 +35,13 @@ if TYPE_CHECKING:
     from tailbite.connect.target import Target
     from tailbite.reconnect.events import Event
 
-__all__ = ["Loop", "Work"]
+__all__ = ["UNDER_WAY", "Loop", "Work"]
 
 Work: TypeAlias = "Open | VerifyStep | Drop | Sleep"
 """The effects that need I/O, or a clock."""
+
+UNDER_WAY = "the next connection of this loop is being made already: iterate over a loop in one place only"
+"""Text of the RuntimeError for a second thread, a second task, or a hook that asks for a connection as well."""
 
 _log = logging.getLogger("tailbite")
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from time import monotonic
 from typing import TYPE_CHECKING, Unpack
 
 from tailbite.connect.target import Target
+from tailbite.core.uncopyable import Uncopyable
 from tailbite.dial.ends import ends_of
 from tailbite.dial.sync import dial
 from tailbite.dial.verify_sync import verify
 from tailbite.dial.waiter import Interrupted, Waiter
 from tailbite.reconnect import rehearsal
 from tailbite.reconnect.arguments import checked_read_timeout
-from tailbite.reconnect.driver import Loop
+from tailbite.reconnect.driver import UNDER_WAY, Loop
 from tailbite.reconnect.machine import State
 from tailbite.reconnect.messages import Closed, Input, Open, Opened, PeerVerified, Sleep, Slept, Verify
 from tailbite.reconnect.slot import SocketSlot
@@ -82,8 +84,10 @@ def connections(
     return Connections(address, read_timeout=read_timeout, **settings)
 
 
-class Connections:
+class Connections(Uncopyable):
     """An iterator of :class:`Connection`, for one thread; :meth:`close` may be called from anywhere.
+
+    A loop that gave up, failed or was interrupted begins a new outage when it is iterated over again.
 
     The arguments are those of :func:`connections`.
     """
@@ -96,6 +100,7 @@ class Connections:
         self._loop = Loop(Target.of(address), self._network.now, **settings)
         self._read_timeout = checked_read_timeout(read_timeout)
         self._slot = SocketSlot()
+        self._busy_in = 0  # the process in which __next__ is under way
 
     @property
     def state(self) -> State:
@@ -108,6 +113,7 @@ class Connections:
         return self._waiter.is_interrupted
 
     def __iter__(self) -> Connections:
+        self._renew()
         return self
 
     def __next__(self) -> Connection:
@@ -116,8 +122,18 @@ class Connections:
         Raises:
             StopIteration: the loop was closed.
             GaveUpError: a limit was reached.
+            RuntimeError: another call is under way, in another thread, or in this one around a hook.
             BaseException: an error that the classifier calls fatal, unchanged.
         """
+        if self._busy_in == os.getpid():
+            raise RuntimeError(UNDER_WAY)
+        try:
+            self._busy_in = os.getpid()
+            return self._following()
+        finally:
+            self._busy_in = 0
+
+    def _following(self) -> Connection:
         if self._loop.state is State.CONNECTED:
             self._block_left(None)  # the one before was not entered, or not left
         try:
@@ -245,7 +261,7 @@ class RealNetwork:
         verify(sock, verifier, target, timeout, self._waiter)
 
 
-class Connection:
+class Connection(Uncopyable):
     """One connection: a context manager whose ``with`` gives the socket, and closes it."""
 
     __slots__ = ("_connections", "_is_entered", "_sock")
