@@ -12,7 +12,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tailbite.connect.attempt import Attempt, abort_if_self_connected, connected_at_once
+from tailbite.connect.attempt import Attempt, abort_if_self_connected, connect_call
 from tailbite.connect.resolve import AddrInfo, interleaved, numeric_for_asyncio
 
 if TYPE_CHECKING:
@@ -114,14 +114,16 @@ async def create_connection(
             all_errors=all_errors,
             allow_same_port=allow_same_port,
         )
-    elif host is not None or port is not None:
-        raise ValueError("host/port and sock can not be specified at the same time")
-    else:
+        host = port = None
+    elif host is None and port is None:
         abort_if_self_connected(sock)
+    loop: Any = asyncio.get_running_loop()
     try:
-        return await asyncio.get_running_loop().create_connection(
-            protocol_factory, sock=sock, ssl=ssl, server_hostname=server_hostname, **timeouts
+        # With a socket of the caller, host and port are too much: then the event loop says what is wrong.
+        made: tuple[asyncio.Transport, _Protocol] = await loop.create_connection(
+            protocol_factory, host, port, sock=sock, ssl=ssl, server_hostname=server_hostname, **timeouts
         )
+        return made
     except BaseException:
         if is_ours:
             sock.close()
@@ -158,12 +160,9 @@ async def connect_socket(
     allow_same_port: bool = False,
 ) -> socket.socket:
     """Return a connected, non-blocking socket; the arguments and errors are those of :func:`create_connection`."""
+    infos = await _resolve((host, port), family, proto, flags)
+    sources = None if local_addr is None else await _resolve(local_addr, family, proto, flags)
     _check_delay(happy_eyeballs_delay)
-    infos = await _resolve(host, port, family, proto, flags)
-    sources = None
-    if local_addr is not None:
-        source_host, source_port = local_addr[:2]
-        sources = await _resolve(source_host, source_port, family, proto, flags)
     if happy_eyeballs_delay is not None and interleave is None:
         interleave = 1
     if interleave:
@@ -196,12 +195,16 @@ async def connect_socket(
 def _check_delay(seconds: float | None) -> None:
     """Compare a delay, so that one that is not a number is a TypeError for a host with one address as well."""
     if seconds is not None:
-        _ = seconds <= 0
+        _ = seconds <= 0, 0.0 + seconds
 
 
-async def _resolve(host: str | None, port: int | str | None, family: int, proto: int, flags: int) -> list[AddrInfo]:
-    """Resolve as asyncio does: numeric addresses at once, names in the loop's executor."""
-    if (known := numeric_for_asyncio(host, port, family, proto)) is not None:
+async def _resolve(address: Any, family: int, proto: int, flags: int) -> list[AddrInfo]:
+    """Resolve as asyncio does: numeric addresses at once, names in the loop's executor.
+
+    The address is a pair of host and port, perhaps with the flow information and the scope of IPv6 (ipv6(7)).
+    """
+    host, port = address[:2]
+    if (known := numeric_for_asyncio(host, port, family, proto, *address[2:])) is not None:
         return known
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags)
@@ -221,11 +224,11 @@ async def _try_connect(
             sock.setblocking(False)
             while True:
                 try:
-                    if not connected_at_once(sock, destination):
+                    if not connect_call(sock, destination) and not _is_answered(sock, destination):
                         await asyncio.get_running_loop().sock_connect(sock, destination)
                     break
                 except OSError as error:
-                    attempt.failed(OSError(error.errno, f"Connect call failed {destination}"))  # asyncio's words
+                    attempt.failed(error)
         except BaseException:
             attempt.drop()
             raise
@@ -235,6 +238,14 @@ async def _try_connect(
         # A refusal may have come without waiting. A loop that reconnects must not keep other tasks from running.
         await asyncio.sleep(0)
         return None
+
+
+def _is_answered(sock: socket.socket, destination: Any) -> bool:
+    """Ask how the connect under way went; see :func:`~tailbite.connect.attempt.connected_at_once`."""
+    try:
+        return connect_call(sock, destination)
+    except OSError as error:
+        raise OSError(error.errno, f"Connect call failed {destination}") from None  # asyncio's words for an answer
 
 
 def _make(

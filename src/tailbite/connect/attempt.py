@@ -22,7 +22,7 @@ import os
 import socket
 import sys
 from random import random
-from typing import Any
+from typing import Any, Final, cast
 
 from tailbite.connect.facts import plan_for
 from tailbite.core.address import Endpoint, is_self
@@ -32,13 +32,18 @@ from tailbite.errors import SelfConnectError, SourcePortError
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, abort, leave_port_to_connect
 
 __all__ = [
+    "DEFAULT_TIMEOUT",
     "Attempt",
     "abort_if_self_connected",
+    "connect_call",
     "connect_unix",
     "connected_at_once",
     "named",
     "self_connected_endpoints",
 ]
+
+# The same object as in the socket module: http.client and urllib3 pass it on as "not given".
+DEFAULT_TIMEOUT: Final = cast(float, socket._GLOBAL_DEFAULT_TIMEOUT)  # type: ignore[attr-defined]
 
 _STEER = Means.STEER
 _IP = int(socket.IPPROTO_IP)
@@ -61,8 +66,10 @@ class Attempt:
         destination: the sockaddr the socket will be connected to.
         source: the sockaddr to bind the socket to; None leaves address and port to the kernel.
         allow_same_port: accept a source port that is the destination's, and compare the endpoints after the connect.
+        timeout: the socket's timeout in seconds; if not given, the default one (:func:`socket.setdefaulttimeout`).
 
     Raises:
+        TypeError, ValueError, OverflowError: an argument that the socket module refuses.
         OSError: the socket cannot be made, or the source address cannot be bound.
         SourcePortError: the source would make it a self-connect.
     """
@@ -78,11 +85,14 @@ class Attempt:
         source: Any = None,
         *,
         allow_same_port: bool = False,
+        timeout: float | None = DEFAULT_TIMEOUT,
     ) -> None:
         self._destination = destination
         self._other_sub_range: int | None = None
         sock = self.sock = socket.socket(family, kind, proto)
         try:
+            if timeout is not DEFAULT_TIMEOUT:
+                sock.settimeout(timeout)
             if source is not None:
                 self.plan = self._bind_source(source, allow_same_port)
                 return
@@ -208,7 +218,7 @@ def self_connected_endpoints(sock: Any) -> tuple[Endpoint, Endpoint] | None:
     Raises:
         OSError: EBADF if it is closed.
     """
-    if sock.family not in _INTERNET or sock.type != socket.SOCK_STREAM:
+    if sock.type != socket.SOCK_STREAM or sock.family not in _INTERNET:
         return None
     try:
         remote = Endpoint.from_sockaddr(sock.getpeername())
@@ -238,13 +248,15 @@ def connected_at_once(sock: socket.socket, destination: Any) -> bool:
     answer waits in its backlog until the call returns, so the call says EINPROGRESS. A second connect(2) says
     how it went, or EALREADY if the destination is further away (connect(2); Linux net/ipv4/af_inet.c).
     """
+    return connect_call(sock, destination) or connect_call(sock, destination)
+
+
+def connect_call(sock: socket.socket, destination: Any) -> bool:
+    """Call connect(2) of a non-blocking socket once; True if it is connected then. Does nothing except on Linux."""
     if not _LINUX:
         return False
     try:
-        try:
-            sock.connect(destination)
-        except BlockingIOError:
-            sock.connect(destination)
+        sock.connect(destination)
     except BlockingIOError:
         return False
     return True

@@ -28,10 +28,15 @@ def numeric(host: object, port: object, family: int = 0) -> list[AddrInfo] | Non
         return None
     if socket.getaddrinfo is not _RESOLVER:
         return None
-    return _parse(host, port, family)
+    try:
+        return _parse(host, port, family)
+    except ValueError:  # getaddrinfo says what is wrong
+        return None
 
 
-def numeric_for_asyncio(host: Any, port: Any, family: int, proto: int) -> list[AddrInfo] | None:
+def numeric_for_asyncio(
+    host: Any, port: Any, family: int, proto: int, flow_info: int = 0, scope_id: int = 0
+) -> list[AddrInfo] | None:
     """Return the addresses that asyncio connects to without asking a resolver, or None: then ask the loop.
 
     As in asyncio's ``_ipaddr_info``, ports are taken as they are: connect(2)'s wrapper in Python says what is wrong
@@ -39,10 +44,12 @@ def numeric_for_asyncio(host: Any, port: Any, family: int, proto: int) -> list[A
 
     Raises:
         TypeError: the host is neither a string nor bytes.
-        ValueError: the host contains a NUL character.
+        ValueError: the host contains a NUL character, or one that is not Unicode.
     """
     if host is None or proto not in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP) or family not in _FAMILIES:
         return None
+    if isinstance(family, float):
+        return None  # equal to a family, and refused by getaddrinfo
     if port is None or port in ("", b""):
         port = 0
     try:
@@ -51,27 +58,23 @@ def numeric_for_asyncio(host: Any, port: Any, family: int, proto: int) -> list[A
         return None
     if isinstance(host, bytes):
         host = host.decode("idna")
-    return None if "%" in host else _parse(host, number, family, rejects_nul=True)
+    return None if "%" in host else _parse(host, number, family, flow_info, scope_id)
 
 
-def _parse(host: str, port: int, family: int, *, rejects_nul: bool = False) -> list[AddrInfo] | None:
-    if "\0" in host:
-        if rejects_nul:
-            raise ValueError("embedded null character")
-        return None
+def _parse(host: str, port: int, family: int, flow_info: int = 0, scope_id: int = 0) -> list[AddrInfo] | None:
     if family != socket.AF_INET6:
         try:
             socket.inet_pton(socket.AF_INET, host)
-        except (OSError, ValueError):
+        except OSError:
             pass
         else:
             return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
-    if family != socket.AF_INET and ":" in host:
+    if family != socket.AF_INET:
         try:
             socket.inet_pton(socket.AF_INET6, host)
-        except (OSError, ValueError):
+        except OSError:
             return None
-        return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0))]
+        return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, flow_info, scope_id))]
     return None
 
 
@@ -83,6 +86,6 @@ def interleaved(infos: Sequence[AddrInfo], first_family_count: int = 1) -> list[
     if not families:
         return []
     first, *others = families.values()
-    ahead = max(first_family_count - 1, 0)
+    ahead = first_family_count - 1 if first_family_count > 1 else 0
     turns = itertools.zip_longest(first[ahead:], *others)
     return first[:ahead] + [info for turn in turns for info in turn if info is not None]

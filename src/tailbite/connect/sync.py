@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any
 
-from tailbite.connect.attempt import Attempt
+from tailbite.connect.attempt import DEFAULT_TIMEOUT, Attempt
 from tailbite.connect.resolve import numeric
 
 if TYPE_CHECKING:
@@ -13,13 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["create_connection"]
 
-# The same object as in the socket module: http.client and urllib3 pass it on as "not given".
-_DEFAULT_TIMEOUT: Final = cast(float, socket._GLOBAL_DEFAULT_TIMEOUT)  # type: ignore[attr-defined]
-
 
 def create_connection(
     address: tuple[str | None, int | str | None],
-    timeout: float | None = _DEFAULT_TIMEOUT,
+    timeout: float | None = DEFAULT_TIMEOUT,
     source_address: tuple[str, int] | None = None,
     *,
     all_errors: bool = False,
@@ -51,9 +48,15 @@ def create_connection(
     ):
         try:
             attempt = Attempt(
-                family, kind, proto, destination, source_address or None, allow_same_port=allow_same_port
+                family,
+                kind,
+                proto,
+                destination,
+                source_address or None,
+                allow_same_port=allow_same_port,
+                timeout=timeout,
             )
-            return _connect(attempt, destination, timeout)
+            return _connect(attempt, destination)
         except OSError as error:
             if not all_errors:
                 errors.clear()
@@ -65,11 +68,9 @@ def create_connection(
     raise OSError("getaddrinfo returns an empty list")
 
 
-def _connect(attempt: Attempt, destination: Any, timeout: float | None) -> socket.socket:
+def _connect(attempt: Attempt, destination: Any) -> socket.socket:
     sock = attempt.sock
     try:
-        if timeout is not _DEFAULT_TIMEOUT:
-            sock.settimeout(timeout)
         while True:
             try:
                 sock.connect(destination)
