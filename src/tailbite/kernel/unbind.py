@@ -16,6 +16,7 @@ A socket that is bound only is CLOSED already, so it must leave that state first
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import os
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["source_address", "unbind_chosen_port"]
 
+_Socket: Any = _socket.socket  # the C level: a program's class of sockets may override its methods
 _TCP_FASTOPEN_CONNECT = 30
 _TCP_FASTOPEN_NO_COOKIE = 34
 _TCP = (6, 262)  # IPPROTO_TCP; IPPROTO_MPTCP, Linux 5.6
@@ -50,13 +52,13 @@ def unbind_chosen_port(sock: Any) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) not in _TCP:
+    if _Socket.getsockopt(sock, socket.SOL_SOCKET, socket.SO_PROTOCOL) not in _TCP:
         # On SCTP the listen(2) below would really open a listener, and SCTP programs may use one port at both ends
         # on purpose.
         raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
     # libc's connect, not Python's: audit hooks are for connections of the program itself.
     connect = libc().connect
-    descriptor = sock.fileno()
+    descriptor = _Socket.fileno(sock)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_deferred_connect(sock))
@@ -64,7 +66,7 @@ def unbind_chosen_port(sock: Any) -> None:
             if connect(descriptor, destination, len(destination)) != 0:
                 raise last_error("connect")
         except OSError:
-            sock.listen(0)
+            _Socket.listen(sock, 0)
         connect(descriptor, UNSPECIFIED, len(UNSPECIFIED))
 
 
@@ -80,27 +82,27 @@ def source_address(sock: Any, destination: bytes) -> str:
     """
     connect = libc().connect
     with _deferred_connect(sock):
-        if connect(sock.fileno(), destination, len(destination)) != 0:
+        if connect(_Socket.fileno(sock), destination, len(destination)) != 0:
             raise last_error("connect")
         try:
-            return str(sock.getsockname()[0])
+            return str(_Socket.getsockname(sock)[0])
         finally:
-            connect(sock.fileno(), UNSPECIFIED, len(UNSPECIFIED))
+            connect(_Socket.fileno(sock), UNSPECIFIED, len(UNSPECIFIED))
 
 
 @contextlib.contextmanager
 def _deferred_connect(sock: Any) -> Iterator[None]:
     """Have connect(2) send no SYN; the options' own values come back at the end."""
     options = (_TCP_FASTOPEN_CONNECT, _TCP_FASTOPEN_NO_COOKIE)
-    before = [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+    before = [_Socket.getsockopt(sock, socket.IPPROTO_TCP, option) for option in options]
     try:
         for option in options:
-            sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+            _Socket.setsockopt(sock, socket.IPPROTO_TCP, option, 1)
         yield
     finally:
         for option, value in zip(options, before, strict=True):
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+                _Socket.setsockopt(sock, socket.IPPROTO_TCP, option, value)
 
 
 def _some_destination(sock: Any) -> bytes:
@@ -108,6 +110,6 @@ def _some_destination(sock: Any) -> bytes:
 
     No packet goes there, so the port does not matter, as long as it is another than the socket's own.
     """
-    host, port, *rest = sock.getsockname()
+    host, port, *rest = _Socket.getsockname(sock)
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-    return pack_sockaddr(sock.family, (loopback.get(host, host), port ^ 1, *rest))
+    return pack_sockaddr(_Socket.family.__get__(sock), (loopback.get(host, host), port ^ 1, *rest))

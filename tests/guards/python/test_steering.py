@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import socket
+import struct
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -97,6 +99,57 @@ def test_a_thread_that_goes_between_namespaces() -> None:
                 Trap().set()
                 with socket.socket() as sock:
                     assert refused(sock)
+
+
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
+@pytest.mark.usefixtures("network")
+def test_a_programs_range_of_which_the_hosts_leaves_the_destination_alone_is_an_error() -> None:
+    """The program did not ask for that port: the kernel takes the two ranges together (ip(7))."""
+    write_ephemeral_range(PortRange(PORT - 1, PORT))
+    with socket.socket() as control:
+        set_local_port_range(control, PortRange(PORT, PORT + 1))
+        control.connect((HOST, PORT))
+        assert tailbite.is_self_connected(control)
+        abort(control)
+    with tailbite.guard(), socket.socket() as sock:
+        set_local_port_range(sock, PortRange(PORT, PORT + 1))
+        with pytest.raises(OSError, match="Cannot assign requested address"):
+            sock.connect((HOST, PORT))
+
+
+class Stubborn(socket.socket):
+    """A class that overrides all that a guard could ask for, as those of proxies do."""
+
+    def refuse(self, *_: object) -> Any:
+        raise AssertionError("the guard has called a method of the program")
+
+    family = type = property(refuse)
+    getsockopt = setsockopt = getsockname = getpeername = fileno = bind = listen = refuse
+
+
+def stubborn_answer(*, binds: bool) -> int:
+    plain, sock = _socket.socket, Stubborn()
+    try:
+        if binds:
+            plain.bind(sock, (HOST, 0))
+        return plain.connect_ex(sock, (HOST, PORT))
+    finally:
+        plain.setsockopt(sock, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        plain.close(sock)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("has_range", [pytest.param(True, marks=pytest.mark.needs("IP_LOCAL_PORT_RANGE")), False])
+@pytest.mark.parametrize("binds", [False, True], ids=["connects", "binds first"])
+def test_a_class_that_overrides_the_methods_of_a_socket_is_guarded_without_them(
+    monkeypatch: pytest.MonkeyPatch, binds: bool, has_range: bool
+) -> None:
+    if not has_range:
+        monkeypatch.setattr(facts, "supports_local_port_range", lambda: False)
+    Trap(binds_first=binds).set()
+    assert 0 in {stubborn_answer(binds=binds) for _ in range(4)}  # the control: it reached itself
+    with tailbite.guard():
+        assert {stubborn_answer(binds=binds) for _ in range(4)} == {errno.ECONNREFUSED}
 
 
 class Indexed:

@@ -39,7 +39,7 @@ from tailbite.core.plan import HostFacts, Means, Plan, plan
 from tailbite.core.ports import PortRange
 from tailbite.core.sub_ranges import effective_range
 from tailbite.guards.python import without_range
-from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, SO_NETNS_COOKIE, netns_cookie, pack_port_range
+from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, SO_NETNS_COOKIE, pack_port_range
 from tailbite.kernel.unbind import unbind_chosen_port
 
 __all__ = ["note_bind", "prepare"]
@@ -60,6 +60,22 @@ _IN_USE = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 _NOT_DONE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _MOST_KNOWN = 4096
 
+
+class _Bare:
+    """The C level of a program's socket, for functions that call its methods: its class may override them."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def getsockopt(self, *arguments: Any) -> Any:
+        return _getsockopt(self._sock, *arguments)
+
+    def fileno(self) -> Any:
+        return _Socket.fileno(self._sock)
+
+
 _Done: TypeAlias = tuple[Means, PortRange | None]
 _Side: TypeAlias = tuple[_Done, int]
 _Known: TypeAlias = tuple[float, bytes, float, _Side | None, _Side | None]
@@ -75,7 +91,7 @@ _named_ports: set[int] = set()
 
 def _remember(sock: Any, port: int, chosen: Plan) -> None:
     try:
-        namespace = netns_cookie(sock)
+        namespace = _getsockopt(sock, _SOCKET, SO_NETNS_COOKIE, 8)
     except OSError:
         return  # before Linux 5.14
     if len(_known_ports) >= _MOST_KNOWN:
@@ -164,14 +180,15 @@ def _prepare_slowly(sock: Any, address: Any) -> _Done | None:
         return None
     if (port := _port_of(address)) is None:
         return None
-    chosen = facts.plan_for(sock, port)
+    bare: Any = _Bare(sock)
+    chosen = facts.plan_for(bare, port)
     try:
         done = None
         if chosen.means is Means.RESET:
             means = without_range.protect(sock, address, port, has_other_port=chosen.has_other_port)
             return None if means is None else (means, None)
         if chosen.means is _STEER:
-            done = _steer(sock, port, chosen)
+            done = _steer(sock, port, chosen, bare)
     except OSError as error:
         if error.errno in _IN_USE:
             raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
@@ -183,17 +200,19 @@ def _prepare_slowly(sock: Any, address: Any) -> _Done | None:
     return done
 
 
-def _steer(sock: Any, port: int, chosen: Plan) -> _Done:
+def _steer(sock: Any, port: int, chosen: Plan, bare: Any) -> _Done:
     own = _getsockopt(sock, _IP, IP_LOCAL_PORT_RANGE)
     if (
         own
         and own not in map(_option, chosen.sub_ranges)
-        and (ephemeral := facts.host_facts(sock).ephemeral) is not None
+        and (ephemeral := facts.host_facts(bare).ephemeral) is not None
     ):
         effective = effective_range(ephemeral, own)
         chosen = plan(port, 0, HostFacts(effective, True))
         if chosen.means is Means.RESET:
-            return Means.CHECK, None  # the program's range is P alone
+            if own == _option(PortRange(port, port)):
+                return Means.CHECK, None  # the program asked for P
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))  # of its range, only P is left
         if chosen.means is Means.NOTHING:
             chosen = Plan(_STEER, (effective,))
     # A socket that has a sub-range already keeps it: tailbite's own functions try one after the other.

@@ -44,7 +44,7 @@ from tailbite.core.address import Endpoint
 from tailbite.core.plan import Means
 from tailbite.kernel.libc import last_error, libc
 from tailbite.kernel.sockaddr import UNSPECIFIED, pack_sockaddr
-from tailbite.kernel.sockopt import IP_BIND_ADDRESS_NO_PORT, leave_port_to_connect
+from tailbite.kernel.sockopt import IP_BIND_ADDRESS_NO_PORT
 from tailbite.kernel.unbind import source_address, unbind_chosen_port
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["connect_early", "protect"]
 
 _Socket: Any = _socket.socket
+_fileno = _Socket.fileno
 _getsockname = _Socket.getsockname
 _getsockopt = _Socket.getsockopt
 _setsockopt = _Socket.setsockopt
@@ -133,7 +134,7 @@ def _will_wait(sock: Any) -> bool:
 
     Without waiting, or after a timeout of SO_SNDTIMEO, it says EALREADY where a connect of its own says EINPROGRESS.
     """
-    return os.get_blocking(sock.fileno()) and not any(_getsockopt(sock, _SOCKET, socket.SO_SNDTIMEO, 16))
+    return os.get_blocking(_fileno(sock)) and not any(_getsockopt(sock, _SOCKET, socket.SO_SNDTIMEO, 16))
 
 
 def _bind_elsewhere_than(sock: Any, name: Any, port: int) -> bool:
@@ -153,13 +154,13 @@ def _bind_elsewhere_than(sock: Any, name: Any, port: int) -> bool:
 def _bind(sock: Any, name: Any) -> bool:
     """Bind a socket with libc's bind, without an audit event; True if that worked."""
     packed = pack_sockaddr(_Socket.family.__get__(sock), name)
-    return bool(libc().bind(sock.fileno(), packed, len(packed)) == 0)
+    return bool(libc().bind(_fileno(sock), packed, len(packed)) == 0)
 
 
 def _await_answer(sock: Any) -> None:
     """Wait for the answer to a SYN that only this host can answer, at most a second."""
     poll = select.poll()
-    poll.register(sock.fileno(), select.POLLOUT)
+    poll.register(_fileno(sock), select.POLLOUT)
     poll.poll(_LONGEST_ANSWER_MS)
 
 
@@ -168,7 +169,7 @@ def _is_unused(sock: Any) -> bool:
     if _state(sock) != _CLOSE:
         return False
     poll = select.poll()
-    poll.register(sock.fileno(), 0)
+    poll.register(_fileno(sock), 0)
     return not any(events & select.POLLERR for _, events in poll.poll(0))
 
 
@@ -187,9 +188,9 @@ def _is_bound(sock: Any, port: int) -> bool:
         unbind_chosen_port(sock)
     packed = pack_sockaddr(_Socket.family.__get__(sock), (name[0], 0, *name[2:]))
     before = _getsockopt(sock, _IP, IP_BIND_ADDRESS_NO_PORT)
-    leave_port_to_connect(sock)
+    _setsockopt(sock, _IP, IP_BIND_ADDRESS_NO_PORT, 1)
     try:
-        return libc().bind(sock.fileno(), packed, len(packed)) != 0 and last_error("bind").errno == errno.EINVAL
+        return libc().bind(_fileno(sock), packed, len(packed)) != 0 and last_error("bind").errno == errno.EINVAL
     finally:
         _setsockopt(sock, _IP, IP_BIND_ADDRESS_NO_PORT, before)
 
@@ -227,7 +228,7 @@ def _begin(sock: Any, destination: Any) -> bool:
 
     libc's connect, not Python's: audit hooks are for connections of the program itself.
     """
-    descriptor = sock.fileno()
+    descriptor = _fileno(sock)
     packed = pack_sockaddr(_Socket.family.__get__(sock), destination)
     number = errno.ECONNABORTED
     with _without_waiting(sock):
@@ -243,7 +244,7 @@ def _begin(sock: Any, destination: Any) -> bool:
 @contextlib.contextmanager
 def _without_waiting(sock: Any) -> Iterator[None]:
     """Have connect(2) start at once and not wait: non-blocking, and not deferred to the first write."""
-    descriptor = sock.fileno()
+    descriptor = _fileno(sock)
     is_blocking = os.get_blocking(descriptor)
     is_deferred = _getsockopt(sock, _TCP, _TCP_FASTOPEN_CONNECT)
     os.set_blocking(descriptor, False)
@@ -259,7 +260,7 @@ def _without_waiting(sock: Any) -> Iterator[None]:
 
 
 def _dissolve(sock: Any) -> None:
-    libc().connect(sock.fileno(), UNSPECIFIED, len(UNSPECIFIED))
+    libc().connect(_fileno(sock), UNSPECIFIED, len(UNSPECIFIED))
 
 
 def _no_port_left() -> OSError:
