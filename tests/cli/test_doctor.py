@@ -117,7 +117,9 @@ def test_a_root_directory_is_changed_and_never_the_running_kernel(root: Path) ->
     assert shown.return_value == 1
     assert f"+net.ipv4.ip_local_reserved_ports = {PORT}\n" in shown.stdout
     assert "sysctl -w" not in shown.stdout
-    assert run(fix.command, "--reserve", str(PORT), "--range", "40000-60999", "--apply", *below).return_value == 0
+    made = run(fix.command, "--reserve", str(PORT), "--range", "40000-60999", "--apply", *below)
+    assert made.return_value == 0
+    assert f"tailbite fix --undo --root {root} --apply reverts it" in made.stderr
     assert (read_reserved_ports(), read_ephemeral_range()) == (PortSet(), PortRange(32768, 60999))
     (file,) = (root / "etc/sysctl.d").iterdir()
     assert f"ip_local_reserved_ports = {PORT}\n" in file.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -231,7 +232,8 @@ def _apply(plan: FixPlan, journal: Journal, root: Path, *, as_document: bool) ->
                 "docker run --sysctl KEY=VALUE"
             )
         back = all(isinstance(change, Destroy) for change in made)
-        note(f"done{'' if back else '; tailbite fix --undo --apply reverts it'}")
+        below = "" if root == HOST else f" --root {shlex.quote(str(root))}"
+        note(f"done{'' if back else f'; tailbite fix --undo{below} --apply reverts it'}")
     shown.raise_error()
     return len(made) == len(done)
 

@@ -51,6 +51,12 @@ RESERVED = [
     ("8080\u00a0", "the no-break space", "8080"),
     ("= 8080", "the character '='", "8080"),
     ("\u0663", "the character", None),
+    ("0x1F90 , 9090", "the blank", "8080,9090"),
+    ("55_000", "the character '_'", None),
+    ("55.000", "the character '.'", None),
+    ("0, 8080", "the blank", "8080"),
+    ("tcp/8080", "the character 't'", "8080"),
+    ("8080.", "the character '.'", "8080"),
 ]
 RANGE = [
     ('"1024 65534"', "the quotation mark '\"' at its beginning: values have no quotation marks", "1024 65534"),

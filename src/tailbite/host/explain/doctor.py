@@ -87,10 +87,11 @@ def ports_to_free(findings: list[Finding]) -> PortSet:
 
 
 def _held(subject: Subject) -> Iterator[Finding]:
-    services = {service.port: str(service) for service in subject.services}
+    services = {service.port: service.name for service in subject.services}
     for one in subject.held:
         port = one.endpoint.port if one.endpoint else 0
-        named = f" The port is that of {services[port]}." if port in services else ""
+        who = services.get(port)
+        named = "" if who is None else f" The port is that of {who}." if who else " A service should have that port."
         yield replace(one, what=f"{one.what}{named}")
 
 

@@ -33,7 +33,8 @@ __all__ = [
 
 _LINE_KEY = re.compile(r"\s*-?([^\s=#;-][^\s=]*)\s*=(.*)", re.ASCII | re.DOTALL)
 _BETWEEN = "(?:\\s*(?:[-:~\u2010-\u2015\u2212]|\\.\\.+|\\bto\\b)\\s*)"  # hyphens and dashes of all kinds
-_PART = re.compile(rf"([0-9]+)(?:{_BETWEEN}([0-9]+))?")
+_PORT = r"(?<!\w)(?<!\d\.)(0[xX][0-9a-fA-F]+|[0-9]+)(?!\w|\.\d)"  # neither 55_000 nor 55.000 is two ports
+_PART = re.compile(rf"{_PORT}(?:{_BETWEEN}{_PORT})?", re.ASCII)
 _OTHER_SETTINGS = frozenset({"ip_local_port_step_width", "ip_unprivileged_port_start"})
 _ALIKE = 0.85
 _NAMES = {
@@ -84,9 +85,9 @@ def ports_meant(value: str) -> PortSet:
     text = _COMMENT.split(value, maxsplit=1)[0]
     found: list[PortRange] = []
     for match in _PART.finditer(text):
-        numbers = [int(number) for number in match.groups() if number]
+        numbers = [int(number, 16 if number[:2].lower() == "0x" else 10) for number in match.groups() if number]
         low, high = min(numbers), max(numbers)
-        if high <= HIGHEST_PORT:
+        if low >= 1 and high <= HIGHEST_PORT:
             found.append(PortRange(low, high))
     return PortSet.of(found)
 
