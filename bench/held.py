@@ -99,6 +99,8 @@ def make_group() -> Path | None:
         with contextlib.suppress(OSError):
             group.mkdir()
             with contextlib.suppress(OSError):
+                if not (group / "cgroup.procs").exists():
+                    raise OSError("this is an ordinary folder, as no version 2 groups are mounted here")
                 for file, value in files.items():
                     (group / file).write_text(value, encoding="ascii")
                 return group

@@ -179,6 +179,23 @@ def test_a_rule_of_others_in_front_is_shown(network: None, peer: Callable[[str],
     result = call("status")
     assert result.exit_code == 1
     assert "behind a rule that may decide first: -j ACCEPT" in " ".join(result.stdout.split())
+    assert "not every self-connect is refused (tailbite host-guard install" in result.stderr
+    assert "not installed" not in result.output
+
+
+def test_a_table_that_is_switched_off_is_shown_and_not_touched(network: None, peer: Callable[[str], str]) -> None:
+    peer("iptables-nft")
+    option = ("--variant", "nft")
+    call("install", "--apply", *option)
+    host_firewall.run_firewall((peer("nft"), "add table ip filter { flags dormant; }"))
+    result = call("status", *option)
+    assert result.exit_code == 1
+    assert "the table is switched off (flags dormant)" in " ".join(result.stdout.split())
+    result = call("install", "--apply", *option)
+    assert result.exit_code == 4
+    assert "nft add table ip filter" in result.stderr
+    assert call("remove", "--apply", *option).exit_code == 0
+    assert call("status", *option).exit_code == 1
 
 
 def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ import pytest
 
 import tailbite
 from conftest import find_peer
+from support.own_addresses import wait_for_address
 from support.trap import PORT
 from tailbite.kernel.sockopt import abort
 
@@ -78,6 +79,7 @@ def test_a_link_local_address_with_its_zone() -> None:
     for words in ("link add v0 type veth peer name v1", "link set v0 up", "link set v1 up"):
         subprocess.run([ip, *words.split()], check=True)
     subprocess.run([ip, "addr", "add", "fe80::17/64", "dev", "v0", "nodad"], check=True)
+    wait_for_address("fe80::17", socket.if_nametoindex("v0"))
     sock = connect_to_itself(socket.AF_INET6, "fe80::17", 0, socket.if_nametoindex("v0"))
     assert tailbite.is_self_connected(sock)
     abort(sock)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_DORMANT = (
+    "IPv{0}: the table {1} is switched off (flags dormant), so no rule in it acts. Switch it on, with all its rules: "
+    "nft add table {1}"
+)
 _OLD_SPELLING = (
     "`host-guard {}` without --apply will only show the change from the next release on; add --apply to do it, or "
     "--dry-run to see it now"
@@ -218,6 +222,7 @@ def show_status(variant: str | None, as_json: bool) -> None:
       sudo tailbite host-guard status --json
     """
     states = [state for _, state in _read_states(variant)]
+    is_here = any(state.has_chain for state in states)
     keeps = (systemd_units.UNIT_DIRECTORY / systemd_units.TIMER).exists()
     versions = {state.version for state in states}
     installed = versions == {state.version for state in states if state.is_installed}
@@ -225,16 +230,18 @@ def show_status(variant: str | None, as_json: bool) -> None:
         emit_json("host-guard", is_installed=installed, systemd_timer=keeps, firewalls=[_record(s) for s in states])
     else:
         _table(states)
-        note(_keeping_in_words(variant, installed=installed, keeps=keeps))
+        note(_keeping_in_words(variant, is_here=is_here, installed=installed, keeps=keeps))
     if not installed:
         click.get_current_context().exit(status.FOUND)
 
 
-def _keeping_in_words(variant: str | None, *, installed: bool, keeps: bool) -> str:
+def _keeping_in_words(variant: str | None, *, is_here: bool, installed: bool, keeps: bool) -> str:
     if keeps:
         return f"a systemd timer keeps it ({systemd_units.TIMER})"
     if installed:
         return "nothing keeps it over a boot or a reload (install --apply --systemd)"
+    if is_here:
+        return f"not every self-connect is refused ({installing_command(variant)} puts the rule back)"
     return f"it is not installed ({installing_command(variant)})"
 
 
@@ -266,6 +273,8 @@ def _in_words(state: FirewallState) -> str:
         return "in place"
     if not state.has_chain:
         return "not installed"
+    if state.is_dormant:
+        return "the table is switched off (flags dormant)"
     if not state.is_current:
         return "flushed, or from another version; install again"
     if not state.jumps:
@@ -295,6 +304,8 @@ def _changes(
             found = host_firewall.find_firewalls(version, variant) if removes else []
             for firewall in found or [host_firewall.find_firewall(version, variant)]:
                 state = _read_or_assume(firewall, removes, dry_run)
+                if state.is_dormant and not removes:
+                    raise Unsupported(_DORMANT.format(firewall.version, " ".join(firewall.table)))
                 changes.append((firewall, state, commands(state, firewall)))
         return changes
     except FirewallError as error:

@@ -18,6 +18,7 @@ import pytest
 from conftest import find_peer
 from support.guarded import wait_until
 from support.holders import KINDS, Holder, server_binds
+from support.own_addresses import wait_for_address
 from tailbite.host.explain.finding import Finding, Severity
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.namespaces import current_namespace
@@ -139,6 +140,8 @@ def test_a_link_local_address_is_asked_about_with_its_interface() -> None:
         subprocess.run(
             [find_peer("ip"), "-6", "address", "add", "fe80::1/64", "dev", name, "nodad"], check=True, timeout=60
         )
+    for index in indices:
+        wait_for_address("fe80::1", index)
     with socket.socket(socket.AF_INET6) as one, socket.socket(socket.AF_INET6) as other:
         one.bind(("fe80::1", PORT, 0, indices[0]))
         one.listen()

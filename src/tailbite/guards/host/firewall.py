@@ -28,7 +28,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -85,6 +85,11 @@ class Firewall:
         program = bytecode(self_connect_filter(self.version))
         return ("-p", "tcp", "-m", "bpf", "--bytecode", program, "-j", "REJECT", "--reject-with", "tcp-reset")
 
+    @property
+    def table(self) -> tuple[str, str]:
+        """The family and the name of the filter table in nft."""
+        return {4: "ip", 6: "ip6"}[self.version], "filter"
+
     def command(self, *arguments: str) -> tuple[str, ...]:
         """Return a command line; ``-w`` waits for another program that changes rules."""
         return (self.program, "-w", "10", *arguments)
@@ -105,6 +110,7 @@ class FirewallState:
         ahead: the first rule before ours that may decide about a SYN on ``lo``, so that the SYN never meets ours.
         packets: SYNs refused since the rule was made: self-connects that did not happen.
         bytes: their size.
+        is_dormant: True if the whole table is switched off (nft(8), flags dormant), so that no rule in it acts.
     """
 
     version: IpVersion
@@ -117,11 +123,12 @@ class FirewallState:
     ahead: str | None = None
     packets: int = 0
     bytes: int = 0
+    is_dormant: bool = False
 
     @property
     def is_installed(self) -> bool:
         """True if self-connects of this IP version are refused."""
-        return self.is_current and bool(self.jumps) and self.ahead is None
+        return self.is_current and bool(self.jumps) and self.ahead is None and not self.is_dormant
 
 
 def find_firewalls(version: IpVersion, variant: str | None = None) -> list[Firewall]:
@@ -175,7 +182,20 @@ def read_state(firewall: Firewall) -> FirewallState:
     """
     if firewall.variant == "legacy":
         run_firewall(firewall.command("-S", "INPUT"))  # legacy's save is silent about a table it may not see
-    return parse_rules(run_firewall((firewall.save, "-c", "-t", "filter")), firewall)
+    state = parse_rules(run_firewall((firewall.save, "-c", "-t", "filter")), firewall)
+    return replace(state, is_dormant=_is_dormant(firewall))
+
+
+def _is_dormant(firewall: Firewall) -> bool:
+    """Tell whether the filter table is switched off, which iptables-save does not show. False without nft."""
+    nft = shutil.which("nft", path=_SEARCH)
+    if firewall.variant != "nf_tables" or nft is None:
+        return False
+    try:
+        table = run_firewall((nft, "-t", "list", "table", *firewall.table))
+    except FirewallError:
+        return False  # there is no such table
+    return any("dormant" in line for line in table.splitlines() if line.strip().startswith("flags "))
 
 
 def parse_rules(saved: str, firewall: Firewall) -> FirewallState:
@@ -314,8 +334,8 @@ def delete_empty_table(firewall: Firewall) -> None:
     nft = shutil.which("nft", path=_SEARCH)
     if firewall.variant != "nf_tables" or nft is None:
         return
-    family = {4: "ip", 6: "ip6"}[firewall.version]
-    lines = [line.strip() for line in run_firewall((nft, "list", "table", family, "filter")).splitlines()]
+    family, _ = firewall.table
+    lines = [line.strip() for line in run_firewall((nft, "list", "table", *firewall.table)).splitlines()]
     if not all(_OF_EMPTY_TABLE.fullmatch(line) for line in lines):
         return
     # In one transaction: a chain that has got a rule meanwhile cannot be deleted, and then nothing is.
