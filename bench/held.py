@@ -6,7 +6,8 @@ being chosen until the call has its source port. The call may run long after the
 - ``nice``: at the lowest priority, beside two storms of connects;
 - ``quota``: under a CPU quota, here 5 ms in 100 ms, beside the same storms outside of it (root, and a control group
   of its own, version 1 or 2);
-- ``killed``: at a low priority, beside the same storms, while the worker that holds the port is killed every 20 ms.
+- ``killed``: at a low priority, beside the same storms, while the worker that holds the port is killed every 20 ms;
+- ``replaced``: the same where ``tailbite`` stays the program's parent: its supervisor is killed.
 
 Each is done in two ranges of source ports. In one of two ports every connect needs the hold. In one of 500 ports the
 supervisor looks ahead, and the storms move the kernel's sequence, as they dial the same dead port from the same
@@ -39,7 +40,7 @@ from tailbite.kernel.sysctl import write_ephemeral_range
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAYS = ("nice", "quota", "killed")
+WAYS = ("nice", "quota", "killed", "replaced")
 KILL_PAUSE = 0.02
 RANGES = (2, 500)
 PORT, ELSEWHERE = 40000, 50000
@@ -131,25 +132,38 @@ def starved(way: str) -> Iterator[list[str]]:
 
 
 class Killer(threading.Thread):
-    """Kills the workers of the guard in this network namespace, one after the other, until ``ends`` is set."""
+    """Kills the workers of the guard in this network namespace, one after the other, until ``ends`` is set.
 
-    def __init__(self) -> None:
+    Args:
+        way: "killed" kills workers, "replaced" the process above them, which is the supervisor.
+    """
+
+    def __init__(self, way: str) -> None:
         super().__init__()
         self.kills = 0
+        self._kills_supervisor = way == "replaced"
         self.ends = threading.Event()
 
     def run(self) -> None:
         while not self.ends.wait(KILL_PAUSE):
-            if (monitor := _monitor()) is not None:
+            if (monitor := _monitor()) is None:
+                continue
+            if self._kills_supervisor:
+                self._kill(int(monitor.name))
+            else:
                 self._kill_workers_of(monitor)
+
+    def _kill(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            self.kills += 1
 
     def _kill_workers_of(self, monitor: Path) -> None:
         """Kill them until the monitor itself has ended."""
         with contextlib.suppress(OSError):
             while not self.ends.wait(KILL_PAUSE):
                 for worker in (monitor / "task" / monitor.name / "children").read_text(encoding="ascii").split():
-                    os.kill(int(worker), signal.SIGKILL)
-                    self.kills += 1
+                    self._kill(int(worker))
 
 
 def _monitor() -> Path | None:
@@ -163,9 +177,9 @@ def _monitor() -> Path | None:
     return next((Path("/proc", parent) for parent in helpers.values() if parent in helpers), None)
 
 
-def count_while_killing(command: list[str]) -> tuple[tuple[int, int], dict[str, int]]:
+def count_while_killing(way: str, command: list[str]) -> tuple[tuple[int, int], dict[str, int]]:
     """Run a guarded client as :func:`count` does while its workers are killed; return how many those were as well."""
-    killer = Killer()
+    killer = Killer(way)
     killer.start()
     try:
         return count(command), {"kills": killer.kills}
@@ -185,10 +199,10 @@ def measure(way: str, ports: int, given: argparse.Namespace) -> dict[str, Any]:
         limited = [*prefix, sys.executable, str(EMULATE), given.without, "--"]
         run = [sys.executable, "-m", "tailbite", "run", "--require"]
         with storms(ELSEWHERE if ports == 2 else PORT, given.storm_nice):
-            if way == "killed":  # with --stats-json there are no workers that can be replaced
-                (itself, refused), counted = count_while_killing(
-                    [*limited, *run, "--", *client(PORT, given.connects)]
-                )
+            if way in ("killed", "replaced"):
+                run += ["--stats-json", "/dev/null"] if way == "replaced" else []  # which makes it the parent
+                command = [*limited, *run, "--", *client(PORT, given.connects)]
+                (itself, refused), counted = count_while_killing(way, command)
             else:
                 stats = Path(folder, "stats.json")
                 run += ["--stats-json", str(stats), "--"]
