@@ -50,7 +50,7 @@ VM_LEAVES_OUT = ("source ports used", "server starts", "server starts, run", "la
 """Rows that count what a machine manages in a time: run there only if they are named."""
 CI_TESTS = ("tests/core", "tests/kernel", "tests/connect")
 ALL_TESTS = (
-    *("tests/core", "tests/kernel", "tests/connect", "tests/dial", "tests/guards/python", "tests/host", "tests/lab"),
+    *("tests/core", "tests/kernel", "tests/connect", "tests/dial", "tests/guards", "tests/host", "tests/lab"),
 )
 
 

@@ -35,7 +35,12 @@ HOSTS = ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "10.91.0.1", "fd91::
 FAKE = host_firewall.Firewall(4, "/sbin/iptables", "/sbin/iptables-save", "nf_tables")
 
 
-@pytest.fixture(params=["nft", "legacy"])
+@pytest.fixture(
+    params=[
+        pytest.param("nft", marks=pytest.mark.needs("XT_BPF_NFT")),
+        pytest.param("legacy", marks=pytest.mark.needs("XT_BPF_LEGACY")),
+    ]
+)
 def firewalls(request: pytest.FixtureRequest, network: None, peer: Callable[[str], str]) -> list[Firewall]:
     """Both variants of iptables, with IPv4 and IPv6."""
     peer(f"iptables-{request.param}")

@@ -61,6 +61,7 @@ def test_in_a_range_of_two_ports_none_of_these_is_its_own_source(first: int, las
     assert int(control.stdout.split()[0]) > (last - first) / 2
 
 
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE", "PIDFD_GETFD")
 @pytest.mark.parametrize("ports", [PortRange(1024, 3000), PortRange(32700, 34000), PortRange(60000, 65535)], ids=str)
 def test_every_single_port_of_a_range_is_left_out_of_the_range_its_socket_gets(ports: PortRange) -> None:
     """Both sides are used, in proportion, so no source port is given up."""

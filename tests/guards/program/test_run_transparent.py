@@ -182,7 +182,12 @@ def test_a_signal_in_the_moment_of_the_start_is_not_lost() -> None:
     for _ in range(10):
         with subprocess.Popen(guarded(["sleep", "1000"], *ABOVE)) as program:
             try:
-                wait_until(Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text, "it forks", pause=0)
+                wait_until(
+                    Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text,
+                    "it forks",
+                    pause=0,
+                    seconds=90,
+                )
                 program.terminate()
                 assert program.wait(10) == -signal.SIGTERM
             finally:

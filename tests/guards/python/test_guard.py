@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import itertools
+import select
 import socket
 import threading
 from time import sleep
@@ -68,6 +69,7 @@ def by_connect_ex(host: str, port: int) -> socket.socket:
     sock.setblocking(False)
     number = sock.connect_ex((host, port))
     if number == errno.EINPROGRESS:
+        select.select([], [sock], [], 30)
         number = sock.connect_ex((host, port))
     if number:
         sock.close()

@@ -74,7 +74,8 @@ class Namespaces:
     """The network namespaces of a program: nearly always only the supervisor's own, and then there is little to do.
 
     A namespace has a name: the cookie of a socket in it where the kernel has one (SO_NETNS_COOKIE, Linux 5.14) and
-    the socket can be inspected, else the link target of /proc/TID/ns/net of the thread that connects.
+    the socket can be inspected, else the link target that the namespace of the socket has (SIOCGSKNS, Linux 4.10, for
+    those who are privileged in it), or that of the thread that connects.
     """
 
     def __init__(self) -> None:
@@ -110,7 +111,7 @@ class Namespaces:
         if sock is not None and self.home_cookie:
             name: object = _cookie(sock)
             return None if name == self.home_cookie else name
-        link = _link_of(tid)
+        link = (_link_of_socket(sock) if sock is not None else "") or _link_of(tid)
         return None if link == self._home_link else link
 
     def foreign_ranges(self, name: object, tid: int, sock: Any = None) -> Ranges | None:
@@ -133,6 +134,18 @@ def _cookie(sock: Any) -> bytes:
 
 def _link_of(tid: object) -> str:
     return os.readlink(f"/proc/{tid}/ns/net")  # noqa: PTH115 - pathlib takes 4 ms to load
+
+
+def _link_of_socket(sock: Any) -> str:
+    """Return what :func:`_link_of` returns for a thread in the socket's namespace; "" where that is not permitted."""
+    try:
+        network = fcntl.ioctl(sock, _SIOCGSKNS)
+    except OSError:
+        return ""
+    try:
+        return os.readlink(f"/proc/self/fd/{network}")  # noqa: PTH115
+    finally:
+        os.close(network)
 
 
 def hold_inside(port: int, tid: int, sock: Any = None) -> socket.socket:
