@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kernels.boot import fetch_kernel, run_on
 from kernels.packages import PackageUnavailableError
 from kernels.page import keep_result, write_page
-from kernels.records import HOST, KERNELS
+from kernels.records import HOST, KERNELS, VM_LEAVES_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,8 +46,6 @@ CI_RUN = {"connects": 500, "connections": 5500}
 """Half of the connections: still more than the range has source ports."""
 VM_RUN = {"connections": 5500, "hits": 15}
 """Under qemu without KVM a connect takes ten times as long."""
-VM_LEAVES_OUT = ("source ports used", "server starts", "server starts, run", "lab cures")
-"""Rows that count what a machine manages in a time: run there only if they are named."""
 CI_TESTS = ("tests/core", "tests/kernel", "tests/connect")
 ALL_TESTS = (
     *("tests/core", "tests/kernel", "tests/connect", "tests/dial", "tests/guards", "tests/host", "tests/lab"),

@@ -8,6 +8,7 @@ import lzma
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,20 @@ def test_the_page_names_each_cell_with_its_reason(tmp_path: Path) -> None:
     assert "{tables}" not in written
     for line in ("| X | no | ? |", "| scan | **fault** | a / b |", "| why | – | x |", "| demo | – | ok |"):
         assert line in written
-    assert "Not run on this kernel, to save time: demo." in written
+    assert "Not run: demo. Reason: not run on this kernel yet." in written
+
+
+def test_what_the_kernel_lacks_is_marked_and_what_was_left_out_has_its_reason(tmp_path: Path) -> None:
+    data = tmp_path / "kernels.json"
+    lacking = Cell("watch", "not run", "the kernel lacks BPF_TRACEPOINT; exit status 4")
+    found = boot.Result("5.4.0", [Cell("demo", "ok", ""), lacking], True, "", ("demo", "watch", "server starts"))
+    page.keep_result(data, "vm-5.4", found, "2026-01-01")
+    whole = replace(found, cells=[*found.cells, Cell("server starts", "ok", ""), Cell("tests/core", "ok", "")])
+    page.keep_result(data, "uml-5.10", whole, "2026-01-01")
+    written = page.render_page(json.loads(data.read_text()))
+    assert "| watch | lacks | the kernel lacks BPF_TRACEPOINT; exit status 4 |" in written
+    assert f"Not run: server starts. Reason: {page.IN_TIME}." in written
+    assert f"Not run: tests/core. Reason: {page.OWN_TESTS}." in written
 
 
 def test_the_page_in_the_repository_is_the_one_of_its_data() -> None:

@@ -50,7 +50,9 @@ def audit(_: Run) -> str:
     """Judge a plain client and a guarded one."""
     found = {}
     for name, code in (("plain", RESTLESS), ("guarded", GUARDED)):
-        done = tailbite("audit", "--quick", "--json", "--", sys.executable, "-c", code, "{host}", "{port}")
+        client = ("--", sys.executable, "-c", code, "{host}", "{port}")
+        # Under qemu on a busy machine it can take a minute until a client dials.
+        done = tailbite("audit", "--quick", "--timeout", "300s", "--json", *client, timeout=900)
         expect_status(done, 0, 1)
         verdict = json.loads(done.stdout)
         found[name] = verdict.get("verdict") or verdict["clients"][0]["verdict"]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernels.records import KERNELS
+from kernels.records import KERNELS, VM_LEAVES_OUT
 
 if TYPE_CHECKING:
     from kernels.boot import Result
@@ -15,6 +15,10 @@ __all__ = ["keep_result", "render_page", "write_page"]
 
 TEMPLATE = Path(__file__).with_name("page.md")
 MARKS = {"ok": "ok", "fault": "**fault**", "not run": "–"}
+LACKS = ("the kernel lacks", "the kernel is built without")
+IN_TIME = "counts what a machine manages in a time, and qemu without KVM manages a tenth"
+OWN_TESTS = "the project's own tests run on User Mode Linux, and on this machine's kernel by `make test`"
+LATER = "not run on this kernel yet"
 
 
 def keep_result(data: Path, name: str, result: Result, date: str) -> None:
@@ -77,8 +81,17 @@ def _details(title: str, cells: dict[str, Any], runs: list[str]) -> list[str]:
     lines = ["", f"## {title}", "", "| run | result | seen |", "|---|---|---|"]
     for row in (row for row in runs if row in cells):
         cell = cells[row]
-        lines.append(f"| {row} | {MARKS[cell['outcome']]} | {cell['detail'].replace('|', '/')} |")
-    return [*lines, "", f"Not run on this kernel, to save time: {'; '.join(missing)}."] if missing else lines
+        lines.append(f"| {row} | {_mark(cell)} | {cell['detail'].replace('|', '/')} |")
+    reasons: dict[str, list[str]] = {}
+    for row in missing:
+        reasons.setdefault(_why_missing(title, row), []).append(row)
+    return [*lines, *(f"\nNot run: {'; '.join(rows)}. Reason: {why}." for why, rows in reasons.items())]
+
+
+def _why_missing(kernel: str, row: str) -> str:
+    if row.startswith("tests/"):
+        return LATER if kernel.startswith("uml") else OWN_TESTS
+    return IN_TIME if kernel.startswith("vm") and row in VM_LEAVES_OUT else LATER
 
 
 def _grid(head: list[str], rows: list[str], columns: list[dict[str, Any]], show: Any) -> list[str]:
@@ -98,4 +111,7 @@ def _ability(cell: dict[str, Any] | None) -> str:
 
 
 def _mark(cell: dict[str, Any] | None) -> str:
-    return "–" if cell is None else MARKS[cell["outcome"]]
+    if cell is None:
+        return MARKS["not run"]
+    is_lacking = cell["outcome"] == "not run" and cell["detail"].startswith(LACKS)
+    return "lacks" if is_lacking else MARKS[cell["outcome"]]
