@@ -120,10 +120,9 @@ async def create_connection(
     loop: Any = asyncio.get_running_loop()
     try:
         # With a socket of the caller, host and port are too much: then the event loop says what is wrong.
-        made: tuple[asyncio.Transport, _Protocol] = await loop.create_connection(
+        return await loop.create_connection(  # type: ignore[no-any-return]
             protocol_factory, host, port, sock=sock, ssl=ssl, server_hostname=server_hostname, **timeouts
         )
-        return made
     except BaseException:
         if is_ours:
             sock.close()
