@@ -16,6 +16,7 @@ import tailbite
 from conftest import find_peer
 from support.greeting import Greeted, greet, names
 from support.server import serving
+from support.shells import ALL, ASYNCHRONOUS, name_of
 from support.trap import PORT, leftovers, server_can_bind
 from tailbite.reconnect import events
 
@@ -310,9 +311,11 @@ async def refused(shell: Shell) -> None:
         raise AssertionError
 
 
-def test_options_reach_the_socket(shell: Shell) -> None:
+@pytest.mark.parametrize("nodelay", [True, False], ids=["nodelay", "delayed"])
+@pytest.mark.parametrize("shell", [ALL[0], *ASYNCHRONOUS], ids=name_of)
+def test_options_reach_the_socket(shell: Shell, nodelay: bool) -> None:
     async def scenario() -> dict[str, int]:
-        async for connection in shell.connections(HERE, keepalive=60, user_timeout=2.5):
+        async for connection in shell.connections(HERE, keepalive=60, user_timeout=2.5, nodelay=nodelay):
             async with connection as stream:
                 raw = stream.raw
                 sock: Any = raw
@@ -330,7 +333,7 @@ def test_options_reach_the_socket(shell: Shell) -> None:
 
     with serving(greet):
         assert shell.run(scenario) == {
-            "TCP_NODELAY": 1,
+            "TCP_NODELAY": int(nodelay),
             "TCP_KEEPIDLE": 30,
             "TCP_KEEPINTVL": 10,
             "TCP_KEEPCNT": 3,

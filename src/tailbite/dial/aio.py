@@ -73,7 +73,9 @@ async def wrap(sock: socket.socket, target: Target, options: Options) -> Line:
         secure: dict[str, Any] = {}
         if options.ssl is not None:
             secure = {"ssl": options.ssl, "server_hostname": options.name_to_check(target)}
-        return (await asyncio.get_running_loop().create_connection(Line, sock=sock, **secure))[1]
+        _, line = await asyncio.get_running_loop().create_connection(Line, sock=sock, **secure)
+        options.restore_delay(sock)
+        return line
     except BaseException:
         sock.close()
         raise

@@ -38,6 +38,7 @@ async def dial(target: Target, options: Options, timeout: float) -> ByteStream:
             try:
                 options.apply(sock)
                 stream = await SocketStream.from_socket(sock)
+                options.restore_delay(sock)
             except BaseException:
                 sock.close()
                 raise

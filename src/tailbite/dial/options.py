@@ -112,6 +112,11 @@ class Options:
         if user_timeout is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(user_timeout * 1000)))
 
+    def restore_delay(self, sock: socket.socket) -> None:
+        """Have small writes wait after all, where asyncio has set TCP_NODELAY: it does so for each new transport."""
+        if not self.nodelay and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+
     def _keep_alive(self, sock: socket.socket, seconds: int) -> int:
         """Set half of the time for silence, and up to three probes for the other half; TCP knows whole seconds only.
 
