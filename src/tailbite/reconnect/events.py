@@ -182,7 +182,7 @@ class Waiting(Event):
 
 @dataclass(frozen=True, slots=True)
 class GaveUp(Event):
-    """The loop makes no more attempts.
+    """The loop makes no more attempts in this outage.
 
     Attributes:
         attempts: the number of attempts in the outage.
