@@ -57,6 +57,21 @@ def _ip_local_port_range() -> bool:
 
 
 @cache
+def _both_parities_of_range() -> bool:
+    """Draw ports for sockets with a range of their own: of both parities since Linux 6.8."""
+    if not _ip_local_port_range():
+        return False
+    with namespace.fresh_network():
+        ports = set()
+        for _ in range(64):
+            with socket.socket() as sock:
+                sock.setsockopt(socket.IPPROTO_IP, 51, struct.pack("=I", 40000 | 40007 << 16))
+                sock.connect_ex(("127.0.0.1", 9))
+                ports.add(sock.getsockname()[1] % 2)
+        return ports == {0, 1}
+
+
+@cache
 def _random_strides() -> bool:
     """Measure the way to choose source ports: in random strides since Linux 5.18 and the stable kernels of 2022."""
     with namespace.fresh_network():
@@ -227,6 +242,7 @@ def _bpf_tracepoint() -> bool:
 ABILITIES: dict[str, Callable[[], bool]] = {
     "BPF_TRACEPOINT": _bpf_tracepoint,
     "BOUND_SOCKETS_LISTED": _bound_sockets_listed,
+    "BOTH_PARITIES_OF_RANGE": _both_parities_of_range,
     "DUPLICATE_SACK": _duplicate_sack,
     "IO_URING_NAMES_SOCKETS": _io_uring_names_sockets,
     "IPTABLES": _iptables,
