@@ -46,6 +46,13 @@ def test_a_broken_line_of_an_image_is_told_and_its_ports_are_kept(
     assert "ports 7000,7002 are reserved at the next boot as well" in capsys.readouterr().err
 
 
+def test_a_line_that_cannot_be_understood_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = empty_tree(tmp_path)
+    (root / "etc/sysctl.d/10-broken.conf").write_text("net.ipv4.ip_local_reserved_ports = 55_000\n")
+    assert plan_fix(FixOptions(FixRequest(PortSet.of([8080])), root=root)).changes
+    assert "no port can be read from line 1 of /etc/sysctl.d/10-broken.conf ('55_000')" in capsys.readouterr().err
+
+
 def test_a_private_namespace_does_not_plan_files_of_the_host(capsys: pytest.CaptureFixture[str]) -> None:
     (change,) = plan_fix(FixOptions(FixRequest(PortSet.of([8080])))).changes
     assert isinstance(change, SettingChange)

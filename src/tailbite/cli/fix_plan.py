@@ -17,6 +17,7 @@ from tailbite.host.change.plan import (
     plan_boot_changes,
     plan_changes,
     ports_of_refused_lines,
+    unclear_lines,
 )
 from tailbite.host.change.records import NO_PORTS, FileChange, SettingChange
 from tailbite.host.explain.checkup import check_host
@@ -171,6 +172,8 @@ def _note_refused_lines(tree: Tree, changes: Iterable[Change]) -> None:
             f"ports {meant} are reserved at the next boot as well: a line in a file asks for them in a form that the "
             "kernel refuses (tailbite doctor says which line)"
         )
+    for where, value in unclear_lines(tree).items() if edits else ():
+        note(f"no port can be read from {where} ({value!r}), which has no effect beside the new line: correct it")
 
 
 def _note_what_is_left(changes: Iterable[Change], shots: Iterable[Snapshot]) -> None:

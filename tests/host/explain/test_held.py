@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 import pytest
@@ -75,3 +76,11 @@ def test_very_many_connections_are_counted_and_few_are_listed() -> None:
     assert "12 connections of a server" in finding.what
     assert len(finding.facts) == 6
     assert (finding.facts[-1].name, finding.facts[-1].value) == ("and more", 7)
+
+
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
+def test_all_addresses_that_are_bound_are_named() -> None:
+    with Holder("bound", "127.0.0.1", reuse=False).held(8400), Holder("bound", "::1", reuse=False).held(8400):
+        (finding,) = explain(8400)
+    assert finding.code == "TB105"
+    assert re.search(r"has bound \S+:8400 and \S+:8400 and neither listens nor is", finding.what)

@@ -17,7 +17,7 @@ import pytest
 
 from conftest import find_peer
 from support.guarded import wait_until
-from support.holders import KINDS, Holder, server_binds
+from support.holders import KINDS, V6_ONLY, Holder, server_binds
 from support.own_addresses import wait_for_address
 from tailbite.host.explain.finding import Finding, Severity
 from tailbite.host.explain.why import explain_port
@@ -269,3 +269,23 @@ def test_a_process_outside_the_pid_namespace_is_not_denied() -> None:
     (here,) = explain_port(replace(orphaned, in_pid_namespace=False)).findings
     assert "no process has it open" in here.what
     assert "PID namespace" not in here.why
+
+
+@pytest.mark.usefixtures("network")
+def test_of_two_holders_each_is_named_with_its_own_address_and_a_hidden_one_is_not_given_to_the_visible_one() -> None:
+    """An ordinary user's server on IPv6 beside root's on IPv4."""
+    with (
+        Holder("listening", "127.0.0.1", reuse=False).held(8080),
+        Holder("listening", V6_ONLY, reuse=False).held(8080),
+    ):
+        (shot,) = inspect_port(8080, [current_namespace()])
+    mine, theirs = sorted(shot.uses, key=lambda use: ":" not in use.socket.endpoints.local.host)
+    hidden = replace(theirs, owners=(), socket=replace(theirs.socket, uid=0))
+    seen = replace(shot, uses=(replace(mine, socket=replace(mine.socket, uid=1000)), hidden), sees_processes=False)
+    (finding,) = explain_port(seen).findings
+    assert (
+        f"{mine.owners[0]} listens on [::]:8080 and a process that is not visible (uid 0) listens on" in finding.what
+    )
+    assert "uid 1000 for [::]:8080 and uid 0 for 127.0.0.1:8080" in finding.why
+    assert "Several processes" not in finding.why
+    assert any("run this command" in remedy.text for remedy in finding.remedies)

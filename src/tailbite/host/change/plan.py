@@ -30,6 +30,7 @@ __all__ = [
     "plan_changes",
     "plan_running_changes",
     "ports_of_refused_lines",
+    "unclear_lines",
 ]
 
 _NULL = "/dev/null"
@@ -155,21 +156,24 @@ def ports_of_refused_lines(tree: Tree) -> PortSet:
     The line that is written for other ports wins over them, so what they were meant to set must be in it: otherwise a
     line that somebody corrects later would have no effect.
     """
-    values = {
-        item.value
-        for order in tree.orders
-        for file in order.files
-        for item in assignments(file, RESERVED.key)
-        if item.value is not None and RESERVED.parse(item.value) is None
-    }
-    lost = {
-        item.value
-        for order in tree.orders
-        for file in order.files
-        for item in lost_lines(file)
-        if item.setting is RESERVED
-    }
-    return _union(ports_meant(value) for value in values | lost)
+    return _union(ports_meant(value) for value in _refused_lines(tree).values())
+
+
+def unclear_lines(tree: Tree) -> dict[str, str]:
+    """Return such lines from which no port can be read: where they stand, and their values."""
+    return {where: value for where, value in _refused_lines(tree).items() if value and not ports_meant(value)}
+
+
+def _refused_lines(tree: Tree) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in (file for order in tree.orders for file in order.files):
+        for item in assignments(file, RESERVED.key):
+            if item.value is not None and RESERVED.parse(item.value) is None:
+                found[f"line {item.line + 1} of {file.path}"] = item.value
+        for lost in lost_lines(file):
+            if lost.setting is RESERVED:
+                found[f"line {lost.line + 1} of {file.path}"] = lost.value
+    return found
 
 
 def _union(sets: Iterable[PortSet]) -> PortSet:

@@ -146,7 +146,7 @@ def foreign_address_finding(shot: PortSnapshot, host: str, address: HostAddress)
         who = holder_name(uses, sees_processes=shot.sees_processes)
         what = (
             f"{host} is not an address of this host, although {who} "
-            f"{verb_for([owner for use in uses for owner in use.owners], 'has', 'have')} a socket on it: the address "
+            f"{verb_for(uses, 'has', 'have')} a socket on it: the address "
             "was removed since, or the socket was bound with IP_FREEBIND."
         )
     else:

@@ -10,7 +10,9 @@ from tailbite.host.explain.bind_forecast import Overlap
 from tailbite.host.explain.evaluation import Kind, Role
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.phrases import (
+    as_beginning,
     holder_name,
+    join_words,
     process_names,
     range_words,
     seconds_left,
@@ -74,8 +76,7 @@ def _asked(found: Evaluation) -> str:
 
 def holder_of(found: Evaluation, uses: Sequence[PortUse]) -> str:
     """Name who holds sockets, at the beginning of a sentence."""
-    name = holder_name(uses, sees_processes=found.shot.sees_processes)
-    return f"{name[0].upper()}{name[1:]}" if name.startswith(("a ", "the ")) else name
+    return as_beginning(holder_name(uses, sees_processes=found.shot.sees_processes))
 
 
 def owners_of(uses: Sequence[PortUse]) -> tuple[Process, ...]:
@@ -100,7 +101,7 @@ def _self_connected(found: Evaluation, group: Group) -> Finding:
         "TB101",
         Severity.CRITICAL,
         Confidence.CERTAIN,
-        f"{who} {verb_for(use.owners, 'is', 'are')} connected to itself on {end}. No server is there: whatever the "
+        f"{who} {verb_for([use], 'is', 'are')} connected to itself on {end}. No server is there: whatever the "
         f"client writes, it reads back.{idle}",
         f"The client dialled port {found.port} while nobody listened, and {cause}, so its own SYN answered it. "
         f"{spell_forecasts(found.forecasts, found.port)}",
@@ -189,7 +190,7 @@ def _source_port_sentence(found: Evaluation, group: Group) -> str:
     ends = group.uses[0].socket.endpoints
     count = len(group.uses)
     where = f"{ends.local} to {ends.remote}" + (f" and {count - 1} more" if count > 1 else "")
-    who = f"{holder_of(found, group.uses)} {verb_for(owners_of(group.uses), 'has', 'have')}"
+    who = f"{holder_of(found, group.uses)} {verb_for(group.uses, 'has', 'have')}"
     if group.confidence is Confidence.POSSIBLE:
         return (
             f"{who} a connection from {where}. Either port {found.port} is its source port, or a server accepted it "
@@ -287,8 +288,8 @@ def _bound(found: Evaluation, group: Group) -> Finding:
         "TB105",
         Severity.NOTICE if listens else Severity.CRITICAL,
         Confidence.CERTAIN,
-        f"{holder_of(found, group.uses)} {verb_for(owners, 'has', 'have')} bound {end} and neither listens nor is "
-        "connected.",
+        f"{holder_of(found, group.uses)} {verb_for(group.uses, 'has', 'have')} bound {_ends(group)} and "
+        f"{verb_for(group.uses, 'neither listens nor is', 'neither listen nor are')} connected.",
         "It is a server between bind() and listen(), a program that keeps the port from others, or a client that "
         "binds its source port and whose connection has ended. Neither netstat nor plain ss shows such a socket. "
         f"{spell_forecasts(found.forecasts, found.port)}",
@@ -301,6 +302,12 @@ def _bound(found: Evaluation, group: Group) -> Finding:
         end,
         owners,
     )
+
+
+def _ends(group: Group) -> str:
+    ends = [str(end) for end in dict.fromkeys(use.socket.endpoints.local for use in group.uses)]
+    more = len(ends) - _SHOWN
+    return join_words([*ends[:_SHOWN], f"{more} more addresses"] if more > 0 else ends)
 
 
 def _traffic_facts(use: PortUse) -> Iterator[Fact]:

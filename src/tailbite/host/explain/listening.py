@@ -9,7 +9,7 @@ from tailbite.core.ports import PortSet
 from tailbite.host.explain.bind_forecast import Overlap
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.held import holder_of, owners_of
-from tailbite.host.explain.phrases import join_words, spell_forecasts, verb_for
+from tailbite.host.explain.phrases import as_beginning, holder_name, join_words, spell_forecasts, verb_for
 from tailbite.host.explain.remedies import find_holder, restart_holders
 from tailbite.kernel.inet_diag import TcpState
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["listening_finding"]
 
+_MOST_HOLDERS = 3
 _LOOPBACK = 1  # the index of lo in every network namespace (LOOPBACK_IFINDEX)
 _DEVICE_RULE = (
     "A server that is bound to a device (SO_BINDTODEVICE) gets only what arrives there, and what this host sends to "
@@ -68,18 +69,16 @@ def _base(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
 
 
 def _server(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
-    owners = owners_of(uses)
-    uids = sorted({use.socket.uid for use in uses})
     inherited = (
         " Several processes have the listener open, so it lasts until the last of them closes it."
-        if len(owners) > 1
+        if any(len(use.owners) > 1 for use in uses)
         else ""
     )
     return replace(
         _base(found, uses),
-        what=f"{_listens(found, uses)} on {_ends(found, uses)}: a server. No client can be given its port.",
+        what=f"{_each_listens(found, uses)}: a server. No client can be given its port.",
         why=f"{spell_forecasts(found.forecasts, found.port)} A second server needs SO_REUSEPORT, on both, and must "
-        f"run as the same user (uid {uids[0]}).{inherited}",
+        f"run as the same user ({_users(found, uses)}).{inherited}",
         remedies=_if_not_yours(found, uses),
     )
 
@@ -173,7 +172,7 @@ def _silent(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         code="TB115",
         severity=Severity.WARNING,
         what=f"{_listens(found, uses)} on {_ends(found, uses)} and "
-        f"{verb_for(owners_of(uses), 'does', 'do')} not accept: "
+        f"{verb_for(uses, 'does', 'do')} not accept: "
         f"{count} connection{'' if count == 1 else 's'} wait{'s' if count == 1 else ''} in the queue{waits}.",
         why="Clients are connected by the kernel and get no answer. The server is stopped or overloaded, or it ended "
         f"and a child process inherited its listener. {spell_forecasts(found.forecasts, found.port)}",
@@ -202,7 +201,30 @@ def _without_process(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
 
 
 def _listens(found: Evaluation, uses: tuple[PortUse, ...]) -> str:
-    return f"{holder_of(found, uses)} {verb_for(owners_of(uses), 'listens', 'listen')}"
+    return f"{holder_of(found, uses)} {verb_for(uses, 'listens', 'listen')}"
+
+
+def _each_listens(found: Evaluation, uses: tuple[PortUse, ...]) -> str:
+    """Say which holder listens on which address."""
+    by_holder: dict[str, list[PortUse]] = {}
+    for use in uses:
+        by_holder.setdefault(holder_name([use], sees_processes=found.shot.sees_processes), []).append(use)
+    if len(by_holder) > _MOST_HOLDERS:
+        return f"{_listens(found, uses)} on {_ends(found, uses)}"
+    return as_beginning(
+        join_words(
+            f"{who} {verb_for(some, 'listens', 'listen')} on {_ends(found, some)}" for who, some in by_holder.items()
+        )
+    )
+
+
+def _users(found: Evaluation, uses: tuple[PortUse, ...]) -> str:
+    uids: dict[int, list[PortUse]] = {}
+    for use in uses:
+        uids.setdefault(use.socket.uid, []).append(use)
+    if len(uids) == 1:
+        return f"uid {uses[0].socket.uid}"
+    return join_words(f"uid {uid} for {_ends(found, some)}" for uid, some in uids.items())
 
 
 def _if_not_yours(found: Evaluation, uses: tuple[PortUse, ...]) -> tuple[Remedy, ...]:

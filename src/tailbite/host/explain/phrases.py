@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tailbite.host.see.records import Process
 
 __all__ = [
+    "as_beginning",
     "client_at_risk",
     "holder_name",
     "join_words",
@@ -61,14 +62,20 @@ def holder_name(uses: Iterable[PortUse], *, sees_processes: bool) -> str:
     """
     sockets = list(uses)
     owners = [owner for use in sockets for owner in use.owners]
-    if owners:
-        return process_names(owners)
-    with_inode = [use for use in sockets if use.socket.inode]
-    if not with_inode:
+    hidden = [use.socket.uid for use in sockets if use.socket.inode and not use.owners]
+    if not owners and not hidden:
         return "the kernel, for a program that has closed it,"
-    if sees_processes:
-        return "a socket that no visible process has open"
-    return f"a process that is not visible (uid {with_inode[0].socket.uid})"
+    parts = [process_names(owners)] if owners else []
+    if hidden and sees_processes:
+        parts.append("a socket that no visible process has open")
+    elif hidden:
+        parts += [f"a process that is not visible (uid {uid})" for uid in dict.fromkeys(hidden)]
+    return join_words(parts)
+
+
+def as_beginning(name: str) -> str:
+    """Return the name of a holder for the beginning of a sentence; the name of a program keeps its small letter."""
+    return f"{name[0].upper()}{name[1:]}" if name.startswith(("a ", "the ")) else name
 
 
 def process_names(owners: Iterable[Process]) -> str:
@@ -90,9 +97,12 @@ def client_at_risk(dials: bool, binds: bool) -> str | None:
     return "a client that retries and binds before it connects" if binds else None
 
 
-def verb_for(owners: Iterable[Process], singular: str, plural: str) -> str:
-    """Return the verb that fits the number of processes."""
-    return plural if len(set(owners)) > 1 else singular
+def verb_for(uses: Iterable[PortUse], singular: str, plural: str) -> str:
+    """Return the verb that fits the number of those that :func:`holder_name` names."""
+    sockets = list(uses)
+    holders = {owner for use in sockets for owner in use.owners}
+    hidden = {use.socket.uid for use in sockets if use.socket.inode and not use.owners}
+    return plural if len(holders) + len(hidden) > 1 else singular
 
 
 def join_words(parts: Iterable[str]) -> str:

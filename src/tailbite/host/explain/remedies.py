@@ -185,7 +185,7 @@ def wait_for_end(found: Evaluation, uses: Iterable[PortUse]) -> Remedy:
 
 def find_holder(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Remedy, ...]:
     """Return what shows who has sockets open that no visible process has; nothing where no process can have them."""
-    if any(use.owners for use in uses) or not any(use.socket.inode for use in uses):
+    if all(use.owners or not use.socket.inode for use in uses):
         return ()
     if found.shot.sees_processes:
         outside = Remedy("run this command outside this container, where root sees the processes of every namespace")
