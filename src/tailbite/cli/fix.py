@@ -232,8 +232,8 @@ def _apply(plan: FixPlan, journal: Journal, root: Path, *, as_document: bool) ->
                 "docker run --sysctl KEY=VALUE"
             )
         back = all(isinstance(change, Destroy) for change in made)
-        below = "" if root == HOST else f" --root {shlex.quote(str(root))}"
-        note(f"done{'' if back else f'; tailbite fix --undo{below} --apply reverts it'}")
+        undo = shlex.join(["tailbite", "fix", "--undo", *([] if root == HOST else ["--root", str(root)]), "--apply"])
+        note(f"done{'' if back else f'; {undo} reverts it'}")
     shown.raise_error()
     return len(made) == len(done)
 

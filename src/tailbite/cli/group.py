@@ -135,7 +135,7 @@ def _refuse_system(name: str, callback: Callable[..., Any] | None, *args: Any, *
     """Refuse a command that needs Linux on another system; the pages of ``why --explain`` can be read anywhere."""
     if callback is not None and options.get("explain"):
         return callback(*args, **options)
-    works = "the library, tailbite wait and tailbite run --in-process"
+    works = "the library, tailbite run --in-process and tailbite wait"
     raise Unsupported(f"{name} needs Linux, and this is {sys.platform}; what works here: {works}")
 
 

@@ -18,6 +18,7 @@ _NEEDS = (
     "This needs root (CAP_NET_ADMIN), or a network namespace of your own: "
     "unshare -Urn sh -c 'ip link set lo up; tailbite host-guard install --apply; ...'"
 )
+_INSTALL = "tailbite host-guard install --apply"
 _ALONE = "Nftables alone cannot compare two fields of a packet."
 
 
@@ -49,11 +50,14 @@ def installing_command(variant: str | None) -> str:
     kernel.
     """
     if can_install(variant, guarded_versions()) is not False:
-        option = f" --variant {variant}" if variant else ""
-        return f"tailbite host-guard install{option} --apply"
+        return _command_for(variant)
     if (other := _working_variant()) is not None:
-        return f"tailbite host-guard install --variant {other} --apply"
+        return _command_for(other)
     return f"and cannot be on this kernel. {_what_works()}"
+
+
+def _command_for(variant: str | None) -> str:
+    return f"tailbite host-guard install --variant {variant} --apply" if variant else _INSTALL
 
 
 def _working_variant() -> str | None:
