@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
 import signal
 import socket
 from dataclasses import replace
@@ -163,6 +165,8 @@ def test_what_the_system_refuses_is_one_sentence_and_status_4(check: Check) -> N
         )
 
     check(everywhere("5 descriptors", "little memory", more=PRIVATE[:3]), is_right)
+    if os.geteuid() == 0:
+        check(everywhere("no more processes"), is_right)
     check(with_json(everywhere("8 descriptors", "no file may grow", more=PRIVATE[:3])), is_right)
 
 
@@ -255,6 +259,45 @@ def test_each_command_ends_with_the_statuses_that_its_help_promises(run_all: Run
     loud = [each for each in cases if each[2]]
     pairs = zip([*quiet, *loud], [*results, *found[1:]], strict=True)
     assert [(wanted, case, one) for (wanted, case, _), one in pairs if one.status != wanted] == []
+
+
+@pytest.fixture
+def odd_name() -> Iterator[None]:
+    """Give this thread, and so the process, a name of two alphabets and a byte that is not text."""
+    libc = ctypes.CDLL(None)
+    before = ctypes.create_string_buffer(16)
+    libc.prctl(16, before, 0, 0, 0)  # PR_GET_NAME
+    libc.prctl(15, b"n\xc3\xa4\xff\xe6\x97\xa5", 0, 0, 0)  # PR_SET_NAME
+    yield
+    libc.prctl(15, before, 0, 0, 0)
+
+
+@pytest.mark.usefixtures("odd_name")
+def test_names_of_any_characters_are_shown_in_any_encoding(run_all: RunAll, tmp_path: Path) -> None:
+    _reports(tmp_path)
+    odd = tmp_path / "gr\u00fcn\udcff"
+    (tmp_path / "fine").rename(odd)
+    names = tmp_path / "names"
+    names.write_bytes(f"{PORT} s\u00e4rvice".encode() + b"\xff\n")
+    lines = (
+        *(f"scan {HERE}", f"scan -j {HERE}", f"scan --json-lines {HERE}", f"why {PORT} {HERE}"),
+        *(f"why -j {PORT} {HERE}", f"exporter --once --textfile {odd}/m --source poll {HERE}"),
+        *(f"doctor {HERE}", f"doctor -j {HERE}", f"check {HERE}", f"watch --for 20ms --source poll {HERE}"),
+        *(f"watch -j --for 20ms --source poll {HERE}", "wait -t 0 -j ./\u00e4\udcff", "wait -t 0 ./\u00e4\udcff"),
+        *(f"doctor {HERE} --ports {names}", f"report {tmp_path}", f"report -j {tmp_path}", f"report {odd}/x"),
+        *(f"fix --root {odd} --reserve 8125", f"doctor {HERE} --write-baseline {odd}/base", "lab odds --port \u00e4"),
+        "audit --quick -- echo \u00e4\udcff {port}",
+    )
+    with Holder("self_chosen", "127.0.0.1", reuse=False).held(PORT):
+        found = run_all([Case(line.split(), "ASCII output") for line in lines])
+    for line, one in zip(lines, found, strict=True):
+        assert one.status in (0, 1, 2, 3), (line, one)
+        assert "Traceback" not in one.err, (line, one)
+        assert "codec" not in one.err, (line, one)
+        check_documents(Case(line.split()), one)
+        if "-j" in line.split():
+            assert re.findall(r"(?<!\\ud[89ab]..)\\ud[c-f]..", one.out) == []
+    assert any("n\\xe4" in one.out for one in found)
 
 
 START = {

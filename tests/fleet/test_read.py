@@ -112,6 +112,10 @@ def test_results_of_the_ansible_modules_are_read(tmp_path: Path) -> None:
         ("3", "neither a document of"),
         ('{"schema": "tailbite.audit/1", "taken": 1}', "neither a document of"),
         ('{"schema": "tailbite.scan/1"}', "does not say when it was taken"),
+        *(
+            (f'{{"schema": "tailbite.scan/1", "taken": {taken}}}', "does not say when it was taken")
+            for taken in ("1e20", "1e12", "-1", "true", "NaN", "Infinity", '"1"')
+        ),
         ('{"schema": "tailbite.scan/1", "taken": 1}', "not as documented: KeyError('self_connects')"),
         ('{"schema": "tailbite.scan/1", "taken": 1, "self_connects": [3]}', "not as documented"),
         (

@@ -23,9 +23,10 @@ import time
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Callable, Iterator, Sequence
 
     # Runs each case, one after the other, in the network namespace of the thread that calls it.
@@ -147,6 +148,19 @@ def _read_only(folder: str) -> None:
     _mount("none", folder, None, _REMOUNT_READ_ONLY)
 
 
+def _encoded_as(name: str) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        cast("io.TextIOWrapper", stream).reconfigure(encoding=name)
+
+
+def _last_process_of_nobody() -> None:
+    os.chdir("/")
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)  # root has no limit
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+
+
 def _folder_gone() -> None:
     folder = tempfile.mkdtemp()
     os.chdir(folder)
@@ -165,6 +179,7 @@ CIRCUMSTANCES: dict[str, Callable[[], object]] = {
     "8 descriptors": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8)),
     "5 descriptors": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5)),
     "little memory": lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 26, 1 << 26)),
+    "no more processes": _last_process_of_nobody,
     "no settings": lambda: _emptied("/proc/sys"),
     "settings read-only": lambda: _read_only("/proc/sys"),
     "no processes": lambda: _emptied("/proc"),
@@ -172,6 +187,7 @@ CIRCUMSTANCES: dict[str, Callable[[], object]] = {
     "no environment": os.environ.clear,
     "no home": lambda: os.environ.update(HOME="/nonexistent", TMPDIR="/nonexistent", PATH="/nonexistent"),
     "40 columns": lambda: os.environ.update(COLUMNS="40"),
+    "ASCII output": lambda: _encoded_as("ascii"),
     "odd terminal": lambda: os.environ.update(COLUMNS="abc", TERM="dumb", NO_COLOR="1", LC_ALL="C"),
 }
 """The changes to the process before the command begins."""

@@ -6,17 +6,21 @@ it says how to install them.
 
 from __future__ import annotations
 
+import codecs
 import gc
+import io
 import sys
 
 __all__ = ["main"]
 
 _OBJECTS = 50_000
+_ANY_TEXT = "tailbite.any-text"
 # The same as in tailbite.cli.status, which would have to be imported where they are needed.
 _UNSUPPORTED = 4
 _INTERRUPTED = 130
 _OUTPUT_CLOSED = 141
 _REMEDIES = {
+    11: "; allow this user more processes (ulimit -u, TasksMax= of systemd, or the limit of the container)",  # EAGAIN
     12: "; allow it more memory (ulimit -v, or the limit of the container)",  # ENOMEM
     24: "; allow it more of them (ulimit -n)",  # EMFILE
 }
@@ -49,6 +53,22 @@ def _open_output() -> None:
         sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115
     if sys.stderr is None:
         sys.stderr = open("/dev/null", "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    codecs.register_error(_ANY_TEXT, _encode_otherwise)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ANY_TEXT)
+
+
+def _encode_otherwise(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode a character that the output's encoding lacks, as ``\\xe4``, and a byte of a file's name as that byte.
+
+    Processes, files and hosts have names of any characters, and no name is a reason to answer nothing.
+    """
+    assert isinstance(error, UnicodeEncodeError)
+    char = error.object[error.start]
+    if "\udc80" <= char <= "\udcff":  # how Python keeps a byte that is not text (PEP 383)
+        return bytes([ord(char) - 0xDC00]), error.start + 1
+    return char.encode("ascii", "backslashreplace"), error.start + 1
 
 
 def _report_shortage(error: Exception) -> int:
@@ -61,7 +81,7 @@ def _report_shortage(error: Exception) -> int:
         remedy = _folder_remedy() if error.errno == 2 else _REMEDIES.get(error.errno or 0, "")
         what = f"{where}{error.strerror or error}{remedy}"
     elif isinstance(error, MemoryError) or "start new thread" in str(error):
-        what = f"the system has no memory or no thread left for this{_REMEDIES[12]}"
+        what = f"the system has no memory or no thread left for this{_REMEDIES[12]}{_REMEDIES[11]}"
     elif isinstance(error, ImportError) and (error.path or "").endswith(".so"):
         what = f"a library cannot be loaded: {error}"
     else:

@@ -110,10 +110,10 @@ def print_to_stderr(line: str) -> None:
 
 def emit_json(command: str, *, schema_version: int = 1, **fields: Any) -> None:
     """Print one JSON object with its schema, ``tailbite.<command>/<version>``; records are taken as they are."""
-    import json
+    from tailbite.core.json_text import to_json
 
     schema = f"tailbite.{command}/{schema_version}"
-    click.echo(json.dumps({"schema": schema, **{k: as_json(v) for k, v in fields.items()}}, indent=2))
+    click.echo(to_json({"schema": schema, **{k: as_json(v) for k, v in fields.items()}}, indent=2))
 
 
 def as_json(value: Any) -> Any:

@@ -197,10 +197,10 @@ def _print_scan(shot: Scan, killed: tuple[Destruction, ...], *, as_document: boo
 
 
 def _emit_line(shot: Scan, killed: tuple[Destruction, ...]) -> None:
-    import json
+    from tailbite.core.json_text import to_json
 
     fields = {key: as_json(value) for key, value in _fields(shot, killed).items()}
-    click.echo(json.dumps({"schema": "tailbite.scan/1", **fields}))
+    click.echo(to_json({"schema": "tailbite.scan/1", **fields}))
 
 
 def _fields(shot: Scan, killed: tuple[Destruction, ...]) -> dict[str, Any]:

@@ -33,9 +33,9 @@ class _Services(click.ParamType[tuple[Service, ...]]):
                 missing = "" if text[:1].isdigit() or not text else f"there is no file {text!r}, and "
                 self.fail(f"{missing}{error}", param, ctx)
         try:
-            with Path(text).open(encoding="utf-8-sig") as file:
+            with Path(text).open(encoding="utf-8-sig", errors="replace") as file:
                 lines = file.read(_LARGEST_FILE).splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             self.fail(f"cannot read {text}: {reason_of(error)}", param, ctx)
         found: dict[int, Service] = {}
         for number, line in enumerate(lines, 1):

@@ -17,6 +17,7 @@ from tailbite.fleet.records import HostReport, SelfConnectOn, Unread
 
 __all__ = ["files_by_host", "read_host"]
 
+_YEAR_10000 = 253402300800
 _KINDS: Final = ("scan", "doctor")
 _EXPOSED: Final = {"TB109", "TB203", "TB204"}  # TB203: a code of tailbite 0.1
 _SELF_CONNECTED: Final = {"TB101", "TB102"}
@@ -81,10 +82,15 @@ def _read(path: Path) -> tuple[str, Document]:
     schema = document.get("schema", "") if isinstance(document, dict) else ""
     for kind in _KINDS:
         if str(schema).startswith(f"tailbite.{kind}/"):
-            if not isinstance(document.get("taken"), int | float):
+            if not _is_time(document.get("taken")):
                 raise ValueError("the document does not say when it was taken")
             return kind, document
     raise ValueError("neither a document of tailbite scan --json nor of tailbite doctor --json")
+
+
+def _is_time(value: object) -> bool:
+    """Tell whether a value is seconds since 1970, before the year 10000, where calendars in Python end."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _YEAR_10000
 
 
 def _host(group: str, name: str, documents: dict[str, Document]) -> HostReport:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from typing import TYPE_CHECKING, Any, Final
+
+from tailbite.core.json_text import to_json
 
 if TYPE_CHECKING:
     from tailbite.watch.records import SelfConnectEvent, SourceState
@@ -74,4 +75,4 @@ def source_fields(state: SourceState) -> dict[str, Any]:
 
 def as_line(fields: dict[str, Any]) -> str:
     """Return an object as one line of JSON."""
-    return json.dumps({"schema": SCHEMA, **fields}, separators=(", ", ": "))
+    return to_json({"schema": SCHEMA, **fields}, separators=(", ", ": "))

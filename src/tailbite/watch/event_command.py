@@ -55,7 +55,11 @@ class EventCommand:
 
     def _start(self, fields: Mapping[str, Any], document: str) -> None:
         # Names of processes are made by others: a NUL byte cannot stand in an environment.
-        given = {f"TAILBITE_{name.upper()}": str(value).replace("\0", "?") for name, value in fields.items()}
+        # In the C locale Python could not encode them either.
+        given = {
+            f"TAILBITE_{name.upper()}".encode(): str(value).replace("\0", "?").encode(errors="surrogateescape")
+            for name, value in fields.items()
+        }
         reading, writing = os.pipe()
         try:
             os.set_blocking(writing, False)
@@ -65,7 +69,7 @@ class EventCommand:
                 pass
             with self._own_priority():
                 process = subprocess.Popen(
-                    ["/bin/sh", "-c", self._command], stdin=reading, env={**os.environ, **given}
+                    ["/bin/sh", "-c", self._command], stdin=reading, env={**os.environb, **given}
                 )
         except OSError:
             self.failed += 1

@@ -28,6 +28,7 @@ from tailbite.host.see.namespaces import current_namespace, namespace_of_process
 from tailbite.host.see.records import NotVisible
 from tailbite.kernel.snmp import counted_since, read_tcp_opens
 from tailbite.kernel.sock_diag import SockDiag
+from tailbite.kernel.time_namespace import monotonic_offset
 from tailbite.watch.records import Moment, SelfConnectEvent, SourceKind, SourceState
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class BpfSource:
         self._attributed: deque[tuple[int, int]] = deque(maxlen=_MOST_ATTRIBUTED)
 
     def read_events(self, now: float) -> list[SelfConnectEvent]:
-        to_epoch = time.time() - time.monotonic()  # asked each time: the system clock may be set meanwhile
+        # Asked each time: the system clock may be set meanwhile. The kernel's clock knows no time namespaces.
+        to_epoch = time.time() - time.monotonic() + monotonic_offset()
         events = [self._event(one, to_epoch) for one in self._events.read_events()]
         return [event for event in events if not self._only_own or event.where == "host"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
 from tailbite.audit.report.data import observation_as_data
+from tailbite.core.json_text import to_json
 from tailbite.kernel.pcap import pcap_header, pcap_record
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def write_evidence(folder: Path, client: str, seen: Observation, evidence: Evide
     with (place / "lo.pcap").open("wb") as file:
         file.write(pcap_header())
         file.writelines(pcap_record(packet) for packet in evidence.packets)
-    (place / "observation.json").write_text(json.dumps(observation_as_data(seen), indent=2) + "\n", encoding="utf-8")
+    (place / "observation.json").write_text(to_json(observation_as_data(seen), indent=2) + "\n", encoding="utf-8")
     (place / "output.txt").write_text(seen.output.text, encoding="utf-8", errors="replace")
     settings = "".join(f"{name} = {value}\n" for name, value in sorted(evidence.sysctls.items()))
     (place / "sysctls.txt").write_text(settings, encoding="utf-8")
