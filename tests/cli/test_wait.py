@@ -228,6 +228,14 @@ def test_options_choose_the_protocol_of_plain_targets() -> None:
         (["--free", "web"], "'web' is not a valid port or HOST:PORT"),
         (["--free", "0"], "'0' is not a valid port or HOST:PORT"),
         (["--free", "::1:80"], "write an IPv6 address like [::1]:8080"),
+        (["db:1", "--http", "/", "--status", "200,2xx"], "'200,2xx' is not a valid HTTP status"),
+        (["redis://app@db"], "Redis takes a user with a password only"),
+        (
+            ["postgres://db/shop?user=app&password=secret"],
+            "would not be sent; write it before the host, as in postgres://",
+        ),
+        (["jdbc:mysql://db/shop?user=app&PASSWORD=secret"], "would not be sent; no login is tried: leave it out"),
+        (["redis+unix:///run/x?password=secret"], "write --redis /run/app.sock"),
         (["mysql://app:secret@db/shop"], "the password would not be sent, because no login is tried"),
         (["tcp://u:secret@db:1"], "leave it out, as in tcp://u@db:1"),
         (["tcp://db:1", "--status", "200"], "--status belongs to --http, or to an http:// or https:// URL"),
@@ -236,6 +244,7 @@ def test_options_choose_the_protocol_of_plain_targets() -> None:
 def test_wrong_usage_is_one_sentence_and_status_2(arguments: list[str], says: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
+    assert "secret" not in done.stderr
     assert says in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 

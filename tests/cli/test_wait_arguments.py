@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tailbite.cli import wait
-from tailbite.cli.wait_arguments import TIME, read_statuses
+from tailbite.cli.wait_arguments import TIME, Statuses, read_statuses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +68,23 @@ def test_a_wait_may_have_no_end(text: str) -> None:
     assert TIME.convert(text, None, None) == math.inf
 
 
+def read(text: str) -> range | Statuses | None:
+    return read_statuses(click.Context(wait.command), wait.command.params[0], text)
+
+
 @pytest.mark.parametrize(("text", "statuses"), [("204", range(204, 205)), ("200-299", range(200, 300))])
 def test_statuses_are_one_or_a_range(text: str, statuses: range) -> None:
-    assert read_statuses(click.Context(wait.command), wait.command.params[0], text) == statuses
+    assert read(text) == statuses
+
+
+def test_statuses_are_a_list_which_is_shown_as_it_was_written() -> None:
+    statuses = read("204, 300-302")
+    assert isinstance(statuses, Statuses)
+    assert sorted(statuses) == [204, 300, 301, 302]
+    assert str(statuses) == "204, 300-302"
+
+
+@pytest.mark.parametrize("text", ["", "200,", ",200", "2xx", "99", "600", "200-", "300-200", "+200", "2 00"])
+def test_what_is_not_a_status_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a valid HTTP status"):
+        read(text)

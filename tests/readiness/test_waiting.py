@@ -314,7 +314,7 @@ def test_what_a_url_says_is_asked_for() -> None:
     [
         ("db", "is not HOST:PORT: write it like db:5432"),
         ("ssh", "can be a host or a service: write ssh:PORT, or localhost:ssh"),
-        ("http+unix:///run/app.sock", "for HTTP over a Unix socket write --http PATH /run/app.sock"),
+        ("http+unix:///run/app.sock", "for a Unix socket write --http PATH /run/app.sock"),
         ("::1:5432", r"write it like \[::1\]:5432"),
         ("db:0", "is not a valid port to connect to"),
         ("db:65536", "is not a valid port to connect to"),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["CIRCUMSTANCES", "Case", "Ended", "forked_commands"]
 
 _LONGEST_S = 300
+_PROGRAM = '#!/bin/sh\necho "$0 $*"\n'
 _MODULES = (
     *("tailbite.cli.group", "rich.table", "rich.live", "rich.console", "tailbite.verify", "tailbite.readiness.sync"),
     *(f"tailbite.cli.{name}" for name in ("demo", "run", "wait", "scan", "why", "doctor", "fix", "host_guard")),
@@ -153,6 +154,32 @@ def _encoded_as(name: str) -> None:
         cast("io.TextIOWrapper", stream).reconfigure(encoding=name)
 
 
+def _programs_of_examples() -> None:
+    for name in ("telnet", "java", "python"):
+        Path(name).write_text(_PROGRAM)
+        Path(name).chmod(0o755)
+    os.environ["PATH"] = f"{Path.cwd()}:{os.environ['PATH']}"
+    _host_of_examples()
+
+
+def _host_of_examples() -> None:
+    """Make what the examples of the helps speak of: files, names of hosts; and nothing outside is changed."""
+    _own_mounts()
+    for folder in ("/etc/sysctl.d", "/var/lib"):
+        _mount("none", folder, "tmpfs", 0)
+    Path("/var/lib/node_exporter").mkdir()
+    hosts = Path("hosts")
+    hosts.write_text("127.0.0.1 localhost db cache web\n")
+    _mount(str(hosts.resolve()), "/etc/hosts", None, _BIND)
+    for name in ("app", "server", "start-all-services.sh"):
+        Path(name).write_text(_PROGRAM)
+        Path(name).chmod(0o755)
+    Path("accepted.json").write_text('{"schema": "tailbite.baseline/1", "accepted": []}')
+    document = {"schema": "tailbite.scan/1", "taken": 0, "namespaces": [], "self_connects": [], "not_visible": []}
+    Path("facts").mkdir()
+    Path("facts/host.scan.json").write_text(json.dumps(document))
+
+
 def _last_process_of_nobody() -> None:
     os.chdir("/")
     os.setgroups([])
@@ -180,6 +207,8 @@ CIRCUMSTANCES: dict[str, Callable[[], object]] = {
     "5 descriptors": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (5, 5)),
     "little memory": lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 26, 1 << 26)),
     "no more processes": _last_process_of_nobody,
+    "host of examples": _host_of_examples,
+    "programs of examples": _programs_of_examples,
     "no settings": lambda: _emptied("/proc/sys"),
     "settings read-only": lambda: _read_only("/proc/sys"),
     "no processes": lambda: _emptied("/proc"),

@@ -63,7 +63,7 @@ complete -c tailbite -n '__tailbite_at inside wait' -l mysql -d 'MySQL or MariaD
 complete -c tailbite -n '__tailbite_at inside wait' -l ssh -d 'SSH'
 complete -c tailbite -n '__tailbite_at inside wait' -l smtp -d 'SMTP'
 complete -c tailbite -n '__tailbite_at inside wait' -l http -r -f -d 'HTTP: GET PATH answers with --status'
-complete -c tailbite -n '__tailbite_at inside wait' -l status -r -f -d 'The status for HTTP'
+complete -c tailbite -n '__tailbite_at inside wait' -l status -r -f -d 'The statuses for HTTP'
 complete -c tailbite -n '__tailbite_at inside wait' -l banner -r -f -d 'The server speaks first: TEXT'
 complete -c tailbite -n '__tailbite_at inside wait' -l send -r -f -d 'Send TEXT, and --expect the answer'
 complete -c tailbite -n '__tailbite_at inside wait' -l expect -r -f -d 'The beginning of the answer to --send'

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tailbite.cli.show.wait import Progress
+    from tailbite.cli.wait_arguments import Statuses
     from tailbite.readiness.free import Bind
 
 __all__ = ["command"]
@@ -79,7 +80,9 @@ class _Request:
 @click.option("--ssh", is_flag=True, help="SSH.")
 @click.option("--smtp", is_flag=True, help="SMTP.")
 @click.option("--http", metavar="PATH", help="HTTP: GET PATH answers with --status.")
-@click.option("--status", callback=read_statuses, metavar="N[-N]", help="The status for HTTP.  [default: 200-399]")
+@click.option(
+    "--status", callback=read_statuses, metavar="N[-N],...", help="The statuses for HTTP.  [default: 200-399]"
+)
 @click.option(
     "--banner", callback=read_bytes, metavar="TEXT", help=r"The server speaks first: TEXT. (Escapes: \n \xNN.)"
 )
@@ -128,7 +131,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **options: Any) -
     Examples:
       tailbite wait db:5432 cache:6379 --timeout 30s -- ./app --port 80
       tailbite wait postgres://db redis://cache https://web/health -- ./app
-      tailbite wait --status 401 http://web:8080/private
+      tailbite wait --status 200,401 http://web:8080/private
       tailbite wait --free 8080 -- ./server --port 8080
 
     Exit status: 0 ready (or CMD's own), 1 not ready in time, 2 wrong usage, 4 a port that this user may not bind, 126
@@ -167,7 +170,7 @@ def _read_request(
     timeout: float,
     interval: float,
     patience: float,
-    status: range | None,
+    status: range | Statuses | None,
     check_certificate: bool,
     cacert: str | None,
     **protocol: Any,

@@ -14,11 +14,13 @@ from tailbite.cli.params import LONGEST_S, service_port
 from tailbite.core.duration import parse_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tailbite.readiness.free import Bind
     from tailbite.readiness.target import Wanted
     from tailbite.verify import Verifier
 
-__all__ = ["TIME", "check_certificates", "choose_verifier", "read_binds", "read_bytes", "read_statuses"]
+__all__ = ["TIME", "Statuses", "check_certificates", "choose_verifier", "read_binds", "read_bytes", "read_statuses"]
 
 
 class _Time(click.ParamType[float]):
@@ -55,13 +57,38 @@ def read_bytes(ctx: click.Context, param: click.Parameter, value: str | None) ->
         ) from None
 
 
-def read_statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> range | None:
-    """Read ``204`` or ``200-299``."""
+class Statuses(frozenset[int]):
+    """Several statuses of HTTP, shown as they were written: 204,300-399.
+
+    Args:
+        text: how they were written.
+        ranges: each status, or range of them.
+    """
+
+    def __new__(cls, text: str, ranges: Iterable[range]) -> Statuses:
+        made = super().__new__(cls, [status for each in ranges for status in each])
+        made._text = text
+        return made
+
+    _text: str
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def read_statuses(ctx: click.Context, param: click.Parameter, value: str | None) -> range | Statuses | None:
+    """Read ``204``, ``200-299`` or ``204,300-399``."""
     if value is None:
         return None
-    if (found := re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", value)) is None or (found[2] or "999") < found[1]:
-        raise click.BadParameter(f"{value!r} is not a valid HTTP status: write 204 or 200-299", ctx, param)
-    return range(int(found[1]), int(found[2] or found[1]) + 1)
+    ranges = []
+    for part in value.split(","):
+        found = re.fullmatch(r"([1-5]\d\d)(?:-([1-5]\d\d))?", part.strip(), re.ASCII)
+        if found is None or (found[2] or "999") < found[1]:
+            raise click.BadParameter(
+                f"{value!r} is not a valid HTTP status: write 204, 200-299 or 204,300-399", ctx, param
+            )
+        ranges.append(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return ranges[0] if len(ranges) == 1 else Statuses(value, ranges)
 
 
 def _with_number(text: str) -> str:
@@ -107,7 +134,7 @@ def choose_verifier(
     ctx: click.Context,
     *,
     http: str | None,
-    status: range | None,
+    status: range | Statuses | None,
     banner: bytes | None,
     send: bytes | None,
     expect: bytes | None,

@@ -76,12 +76,13 @@ class Wanted:
                 f"{_bare(text)!r} is not a valid URL: {str(error)[:1].lower()}{str(error)[1:]}"
             ) from None
         if url.scheme.endswith("+unix"):
-            raise ValueError(f"{_bare(text)!r}: for HTTP over a Unix socket write --http PATH /run/app.sock")
+            option = "--http PATH" if url.scheme.startswith("http") else f"--{url.scheme.removesuffix('+unix')}"
+            raise ValueError(f"{_bare(text)!r}: for a Unix socket write {option} /run/app.sock")
         name = url.scheme.partition("+")[0]  # "postgresql+psycopg" is how SQLAlchemy names the driver as well
         if name not in _SCHEMES:
             raise ValueError(f"{_bare(text)!r}: {url.scheme}:// is unknown; known are {', '.join(_SCHEMES)}")
         default, verifier_for = _SCHEMES[name]
-        if _bare(text) != text and "@" not in url.netloc and not re.search(r":\d*\Z", url.netloc, re.ASCII):
+        if re.search(_USERINFO, text) and "@" not in url.netloc and not re.search(r":\d*\Z", url.netloc, re.ASCII):
             # What urllib takes for the port is the beginning of the password, and must not be repeated.
             raise ValueError(f"{_bare(text)!r} is not a valid URL: {_ESCAPE}")
         port = _port_of_url(url, default)
@@ -99,6 +100,15 @@ class Wanted:
                 f"{_bare(text)!r}: the password would not be sent, because no login is tried: "
                 f"leave it out, as in {name}://{url.username + '@' if url.username else ''}{host}:{port}"
             )
+        if url.username and url.password is None and name in ("redis", "rediss"):
+            raise ValueError(
+                f"{_bare(text)!r}: Redis takes a user with a password only: add it, as in {name}://{url.username}:"
+                f"PASSWORD@{host}, or leave the user out"
+            )
+        if name not in ("http", "https") and (named := re.search(_SECRET, f"?{url.query}")):
+            place = f"write it before the host, as in {url.scheme}://USER:PASSWORD@{host}"
+            advice = place if name in _SEND_PASSWORD else "no login is tried: leave it out"
+            raise ValueError(f"{_bare(text)!r}: the {named[1].lower()} in the query would not be sent; {advice}")
         verifier = verifier_for(url)
         if http_status is not None and name in ("http", "https"):
             verifier = _with_status(verifier, http_status)
@@ -123,12 +133,17 @@ def _port_of_url(url: SplitResult, default: int) -> int:
     return _port_number(port, f"{url.scheme}://{place}") if port else default
 
 
+_USERINFO = r"(?s)(://[^/@:]*):.*@"
+"""A user and a password; it ends with the last @, since the password may have more of them."""
+_SECRET = r"(?i)(?<=[?&;])(user|password|passwd|pwd|pass|sslpassword)=[^&;#]+"
+"""A part of a query in which libpq and JDBC drivers find a login."""
 _ESCAPE = "the characters / ? # @ in a password must be percent-encoded, as in %2F"
 
 
 def _bare(url: str) -> str:
-    """Return a URL without its password."""
-    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    """Return a URL without its passwords."""
+    url = re.sub(_USERINFO, r"\1:***@", url)
+    return re.sub(_SECRET, r"\1=***", url)
 
 
 def _of_host_and_port(text: str) -> Target:
@@ -206,7 +221,7 @@ def _http(url: SplitResult) -> Verifier:
     from tailbite.verifiers.tls import TLS
 
     credentials = None
-    if url.username is not None or url.password is not None:
+    if url.username or url.password is not None:
         credentials = unquote(url.username or ""), unquote(url.password or "")
     http = HTTP((url.path or "/") + (f"?{url.query}" if url.query else ""), credentials=credentials)
     return TLS(http) if url.scheme == "https" else http

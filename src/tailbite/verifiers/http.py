@@ -86,7 +86,9 @@ class HTTP:
             reason = f" {printed(found[2])}" if found[2] else ""
             note = " (redirects are not followed)" if 300 <= status < 400 else ""
             wanted = _wording_of(self.status)
-            raise VerifyError("not ready", f"{self.path} answers {status}{reason}, not {wanted}{note}")
+            path, has_query, _ = self.path.partition("?")
+            path += "?..." if has_query else ""  # a query may have a token, which must not get into a log
+            raise VerifyError("not ready", f"{path} answers {status}{reason}, not {wanted}{note}")
         return b""
 
     def _request(self, target: Target) -> bytes:
