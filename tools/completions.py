@@ -18,17 +18,16 @@ def bash(root: Command) -> str:
     groups = " | ".join(f'"{" ".join(command.path)}"' for command in root.walk() if command.commands)
     name = root.path[0]
     return f"""{_MADE}
-_{name}_among() {{
-  local choice
-  for choice; do
-    [[ $choice != "$word"* ]] || COMPREPLY+=("$(printf %q "$choice")")
-  done
-}}
-
+{_bash_helpers(name)}
 _{name}() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}} path={name} options words index
   COMPREPLY=()
   # bash splits words at = and :, so a compared word may be a part of an option.
+  if [[ $word == = ]]; then
+    word=
+  elif [[ $before == = ]]; then
+    before=${{COMP_WORDS[COMP_CWORD - 2]}}
+  fi
   for ((index = 1; index < COMP_CWORD; index++)); do
     if [[ ${{COMP_WORDS[index]}} == -- ]]; then
       COMPREPLY=($(compgen -A command -A file -- "$word"))
@@ -47,15 +46,32 @@ _{name}() {{
   esac
   if [[ $word == -* ]]; then
     COMPREPLY=($(compgen -W "$options" -- "$word"))
-  elif [[ $words == @file ]]; then
-    COMPREPLY=($(compgen -A file -- "$word"))
-  elif [[ $words == @command ]]; then
-    COMPREPLY=($(compgen -A command -- "$word"))
+  elif [[ $words == @file || $words == @directory ]]; then
+    _{name}_files "${{words#@}}"
+  elif [[ $words == @* ]]; then
+    COMPREPLY=($(compgen -A "${{words#@}}" -- "$word"))
   else
     COMPREPLY=($(compgen -W "$words" -- "$word"))
   fi
 }}
 complete -F _{name} {name}
+"""
+
+
+def _bash_helpers(name: str) -> str:
+    """Return the functions that complete one of several words, and names of files."""
+    return f"""_{name}_among() {{
+  local choice
+  for choice; do
+    [[ $choice != "$word"* ]] || COMPREPLY+=("$(printf %q "$choice")")
+  done
+}}
+
+_{name}_files() {{
+  local IFS=$'\\n'
+  compopt -o filenames 2>/dev/null
+  COMPREPLY=($(compgen -A "$1" -- "$word"))
+}}
 """
 
 
@@ -83,8 +99,12 @@ def _bash_values(root: Command) -> list[str]:
 
 def _bash_argument(command: Command) -> str:
     for argument in command.arguments:
-        if argument.kind in ("file", "command"):
+        if argument.choices:
+            return " ".join(argument.choices)
+        if argument.kind in ("file", "directory", "command"):
             return f"@{argument.kind}"
+        if argument.kind == "host":
+            return "@hostname"
     return ""
 
 
@@ -92,8 +112,8 @@ def _bash_value(option: Parameter) -> str:
     if option.choices:
         return f"_tailbite_among {' '.join(map(_quote, option.choices))}"
     return {
-        "file": 'COMPREPLY=($(compgen -A file -- "$word"))',
-        "directory": 'COMPREPLY=($(compgen -A directory -- "$word"))',
+        "file": "_tailbite_files file",
+        "directory": "_tailbite_files directory",
         "netns": 'COMPREPLY=($(compgen -W "all self $(ls /run/netns 2>/dev/null)" -- "$word"))',
     }.get(option.kind, "COMPREPLY=()")
 
@@ -158,7 +178,9 @@ def _zsh_argument(argument: Parameter) -> str:
 def _zsh_action(one: Parameter) -> str:
     if one.choices:
         return f"({' '.join(choice.replace(' ', chr(92) + ' ') for choice in one.choices)})"
-    return {"file": "_files", "directory": "_files -/", "netns": "_tailbite_netns"}.get(one.kind, " ")
+    return {"file": "_files", "directory": "_files -/", "netns": "_tailbite_netns", "host": "_hosts"}.get(
+        one.kind, " "
+    )
 
 
 def fish(root: Command) -> str:
@@ -223,6 +245,7 @@ def _fish_action(one: Parameter) -> str:
         "file": "-F",
         "directory": "-f -a '(__fish_complete_directories)'",
         "netns": "-f -a 'all self (path basename /run/netns/* 2>/dev/null)'",
+        "host": "-f -a '(__fish_print_hostnames)'",
         "command": "-f -a '(__fish_complete_subcommand --fcs-skip=2)'",
     }.get(one.kind, "")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import click
 
+from tailbite.cli.schema import known_schemas
 from tailbite.host.explain.pages import known_codes
 
 __all__ = ["Command", "Parameter", "command_tree"]
@@ -21,7 +22,7 @@ class Parameter:
         metavar: placeholder of the value; empty for a flag.
         help: description.
         choices: the permitted values, if that is a short list.
-        kind: "file", "directory", "netns", "command" or "": the values that a shell completes.
+        kind: "file", "directory", "netns", "command", "host" or "": the values that a shell completes.
         value_is_optional: True for an option that can be used without its value.
         is_many: True for an argument that takes more than one word.
     """
@@ -124,6 +125,8 @@ def _parameter(one: click.Parameter, context: click.Context) -> Parameter:
             choices = known_codes()
         return Parameter(names, metavar, text, choices, _kind(one, metavar), optional)
     metavar = one.make_metavar(context)
+    if one.name == "name" and context.info_name == "schema":
+        choices = tuple(known_schemas())
     return Parameter((), metavar, "", choices, _kind(one, metavar), is_many=one.nargs != 1)
 
 
@@ -134,6 +137,8 @@ def _kind(one: click.Parameter, metavar: str) -> str:
         return "file"
     if "--netns" in one.opts:
         return "netns"
+    if metavar.startswith("TARGET"):
+        return "host"
     if not isinstance(one, click.Option) and (one.nargs == -1 or "COMMAND" in metavar):
         return "command"
     return ""

@@ -348,4 +348,5 @@ def test_a_path_that_leads_nowhere_since_the_working_directory_is_gone_is_explai
 
 def test_each_circumstance_is_used() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
-    assert [name for name in CIRCUMSTANCES if f'"{name}"' not in text] == ["host of examples", "programs of examples"]
+    elsewhere = {"host of examples", "programs of examples"}  # tests/cli/test_examples.py
+    assert {name for name in CIRCUMSTANCES if f'"{name}"' not in text} <= elsewhere

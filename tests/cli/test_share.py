@@ -38,6 +38,10 @@ LINES = [
     ("tailbite doctor --root /usr/li", {"/usr/lib"}, {"--root"}),
     ("tailbite why --explain TB10", {"TB101", "TB104"}, {"TB203"}),
     ("tailbite run -- tailbi", {"tailbite"}, {"scan"}),
+    ("tailbite schema sc", {"scan"}, {"schema"}),
+    ("tailbite completion ", {"bash", "zsh", "fish"}, {"--help"}),
+    ("tailbite host-guard re", {"remove"}, {"report"}),
+    ("tailbite report /usr/li", {"/usr/lib"}, {"--html"}),
 ]
 lines = pytest.mark.parametrize(("line", "offered", "absent"), LINES, ids=[line for line, _, _ in LINES])
 
@@ -72,12 +76,7 @@ def test_the_man_page_is_well_formed_and_names_every_command_and_option(peer: Ca
         assert option in page.stdout
 
 
-@pytest.mark.peers
-@lines
-def test_bash_completes(
-    line: str, offered: set[str], absent: set[str], peer: Callable[[str], str], environment: dict[str, str]
-) -> None:
-    words = line.split(" ")
+def complete_in_bash(words: list[str], peer: Callable[[str], str], environment: dict[str, str]) -> list[str]:
     script = f"""
         source {BASH}
         COMP_WORDS=({" ".join(f"'{word}'" for word in words)})
@@ -89,9 +88,43 @@ def test_bash_completes(
         [peer("bash"), "--norc", "-c", script], capture_output=True, text=True, timeout=60, env=environment
     )
     assert done.stderr == ""
-    found = set(done.stdout.splitlines())
+    return done.stdout.splitlines()
+
+
+@pytest.mark.peers
+@lines
+def test_bash_completes(
+    line: str, offered: set[str], absent: set[str], peer: Callable[[str], str], environment: dict[str, str]
+) -> None:
+    found = set(complete_in_bash(line.split(" "), peer, environment))
     assert offered <= found
     assert not absent & found
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("tailbite watch --source = ", {"auto", "bpf", "destroy", "poll"}),
+        ("tailbite watch --source =", {"auto", "bpf", "destroy", "poll"}),
+        ("tailbite lab odds --system = one", {"one-by-one"}),
+        ("tailbite wait localhos", {"localhost"}),
+    ],
+)
+def test_bash_completes_values_after_an_equals_sign_and_names_of_hosts(
+    words: str, offered: set[str], peer: Callable[[str], str], environment: dict[str, str]
+) -> None:
+    """Bash makes a word of each equals sign (COMP_WORDBREAKS)."""
+    assert set(complete_in_bash(words.split(" "), peer, environment)) == offered
+
+
+@pytest.mark.peers
+def test_bash_completes_a_file_with_a_blank_in_its_name(
+    tmp_path: Path, peer: Callable[[str], str], environment: dict[str, str]
+) -> None:
+    (tmp_path / "two words").touch()
+    line = ["tailbite", "report", ".", "--html", f"{tmp_path}/tw"]
+    assert complete_in_bash(line, peer, environment) == [f"{tmp_path}/two words"]
 
 
 @pytest.mark.peers

@@ -78,7 +78,7 @@ complete -c tailbite -n '__tailbite_at inside wait' -l patience -l attempt-timeo
 complete -c tailbite -n '__tailbite_at inside wait' -s q -l quiet -d 'Print only what is not ready at the end'
 complete -c tailbite -n '__tailbite_at inside wait' -s j -l json -d 'Print the last status of every target as JSON, when interrupted too'
 complete -c tailbite -n '__tailbite_at inside wait' -s h -l help -d 'Show this message and exit'
-complete -c tailbite -n '__tailbite_at inside wait' -f -a '(__fish_complete_subcommand --fcs-skip=2)'
+complete -c tailbite -n '__tailbite_at inside wait' -f -a '(__fish_print_hostnames)'
 complete -c tailbite -n '__tailbite_at inside scan' -s n -l netns -r -f -a 'all self (path basename /run/netns/* 2>/dev/null)' -d 'Which network namespaces: all that are permitted, this one, that of a process, or one by name: a container'\''s short id, or a name of ip netns'
 complete -c tailbite -n '__tailbite_at inside scan' -l watch -d 'Scan again and again, every 2 s if nothing else is given (5, 500ms, 1m), until Ctrl-C'
 complete -c tailbite -n '__tailbite_at inside scan' -l count -r -f -d 'With --watch: stop after N scans'
@@ -250,6 +250,7 @@ complete -c tailbite -n '__tailbite_at inside report' -s j -l json -d 'Print one
 complete -c tailbite -n '__tailbite_at inside report' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside report' -f -a '(__fish_complete_directories)'
 complete -c tailbite -n '__tailbite_at inside schema' -s h -l help -d 'Show this message and exit'
+complete -c tailbite -n '__tailbite_at inside schema' -f -a "'audit' 'audit-check' 'audit-list' 'baseline' 'check' 'demo' 'doctor' 'fix' 'host-guard' 'host-guard.change' 'lab.cures' 'lab.handshake' 'lab.loop' 'lab.odds' 'lab.parity' 'report' 'run' 'scan' 'wait' 'watch' 'why'"
 complete -c tailbite -n '__tailbite_at inside completion' -s h -l help -d 'Show this message and exit'
 complete -c tailbite -n '__tailbite_at inside completion' -f -a "'bash' 'fish' 'zsh'"
 complete -c tailbite -n '__tailbite_at inside man' -l raw -d 'Print its source (roff), to be saved as tailbite.8'
