@@ -148,10 +148,8 @@ class Killer(threading.Thread):
         while not self.ends.wait(KILL_PAUSE):
             if (monitor := _monitor()) is None:
                 continue
-            if self._kills_supervisor:
-                self._kill(int(monitor.name))
-            else:
-                self._kill_workers_of(monitor)
+            with contextlib.suppress(OSError):
+                (self._kill_supervisors if self._kills_supervisor else self._kill_workers_of)(monitor)
 
     def _kill(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -160,10 +158,22 @@ class Killer(threading.Thread):
 
     def _kill_workers_of(self, monitor: Path) -> None:
         """Kill them until the monitor itself has ended."""
-        with contextlib.suppress(OSError):
-            while not self.ends.wait(KILL_PAUSE):
-                for worker in (monitor / "task" / monitor.name / "children").read_text(encoding="ascii").split():
-                    self._kill(int(worker))
+        while not self.ends.wait(KILL_PAUSE):
+            for worker in _children(monitor):
+                self._kill(int(worker))
+
+    def _kill_supervisors(self, supervisor: Path) -> None:
+        """Kill it, then the one that stood by, and so on, each as soon as another one stands by."""
+        while not self.ends.wait(KILL_PAUSE):
+            if children := _children(supervisor):
+                self._kill(int(supervisor.name))
+                supervisor = Path("/proc", children[0])
+
+
+def _children(process: Path) -> list[str]:
+    """Return the helpers among a process's children."""
+    children = (process / "task" / process.name / "children").read_text(encoding="ascii").split()
+    return [child for child in children if Path("/proc", child, "comm").read_text() == "tailbite-guard\n"]
 
 
 def _monitor() -> Path | None:

@@ -53,35 +53,50 @@ class Succession:
         Returns:
             Its pid; 0 if no process can be started.
         """
+        pid, watched = self._fork()
+        if watched is None:
+            return pid
         try:
-            watched = open_process(os.getpid())  # before the fork: this process may be killed right after it
-        except OSError:
-            return 0
-        try:
-            child = os.fork()
-        except OSError:
-            child = 0
-        else:
-            if child == 0:
-                self._stand_by(watched)
-        os.close(watched)
-        return child
-
-    def _stand_by(self, watched: int) -> None:
-        try:
-            signal.set_wakeup_fd(-1)
-            deposit = self.page.slots[0].deposit
-            detach(self.listener.descriptor, watched, *self.kept, *(() if deposit is None else deposit.descriptors))
-            poll = select.poll()
-            poll.register(watched, select.POLLIN)
-            poll.register(self.listener.descriptor, 0)
-            if self.listener.descriptor not in dict(poll.poll()):
-                os.close(watched)
-                self._succeed()
+            while watched is not None:
+                watched = self._stand_by(watched)
         finally:
             os._exit(0)
 
-    def _succeed(self) -> None:
+    def _fork(self) -> tuple[int, int | None]:
+        """Fork; return the child's pid (0 without one) and None, or in the child 0 and a pidfd of its parent."""
+        try:
+            parent = open_process(os.getpid())  # before the fork: this process may be killed right after it
+        except OSError:
+            return 0, None
+        try:
+            pid = os.fork()
+        except OSError:
+            pid = 0
+        else:
+            if pid == 0:
+                return 0, parent
+        os.close(parent)
+        return pid, None
+
+    def _stand_by(self, watched: int) -> int | None:
+        """Take the place of the watched process when it ends.
+
+        Returns:
+            None when nobody is left under the filter. In a process that was forked meanwhile, its parent's pidfd: so
+            it returns, and the stack of frames does not grow from one generation to the next.
+        """
+        signal.set_wakeup_fd(-1)
+        deposit = self.page.slots[0].deposit
+        detach(self.listener.descriptor, watched, *self.kept, *(() if deposit is None else deposit.descriptors))
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        poll.register(self.listener.descriptor, 0)
+        if self.listener.descriptor in dict(poll.poll()):
+            return None
+        os.close(watched)
+        return self._succeed()
+
+    def _succeed(self) -> int | None:
         slot = self.page.slots[0]
         self.page.record_takeover()
         hold_calls_left(slot)
@@ -89,16 +104,20 @@ class Succession:
         wake, woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-        self.start_stand_by()
+        _, parent = self._fork()
+        if parent is not None:
+            return parent
 
         def replace_stand_by() -> bool:
+            nonlocal parent
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 512)
             with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    self.start_stand_by()
-            return False
+                while parent is None and os.waitpid(-1, os.WNOHANG)[0]:
+                    _, parent = self._fork()
+            return parent is not None
 
         steerer = self.make(self.listener, slot, lambda: None)
         steerer.report = None  # it writes to a stderr that is not the program's
         serve_polling(self.listener, slot, steerer, {wake: replace_stand_by})
+        return parent
