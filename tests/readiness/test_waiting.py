@@ -321,6 +321,7 @@ def test_what_a_url_says_is_asked_for() -> None:
         ("db:nosuchservice", "neither a port nor the name of a service"),
         ("db: 1", "is not HOST:PORT"),
         ("", "is not HOST:PORT"),
+        ("app.sock", "or for a Unix socket ./app.sock"),
         ("gopher://x", "gopher:// is unknown; known are postgres"),
         ("tcp://db", "has no port: write tcp://db:PORT"),
         ("redis://", "has no host"),

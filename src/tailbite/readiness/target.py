@@ -152,7 +152,8 @@ def _of_host_and_port(text: str) -> Target:
         if text.isalnum() and _service_port(text):
             raise ValueError(f"{text!r} can be a host or a service: write {text}:PORT, or localhost:{text}")
         example = "[::1]:5432" if text.count(":") > 1 else "db:5432"
-        raise ValueError(f"{text!r} is not HOST:PORT: write it like {example}, or as a URL like postgres://db")
+        path = f", or for a Unix socket ./{text}" if re.search(r"/|\.sock(et)?\Z", text) else ""
+        raise ValueError(f"{text!r} is not HOST:PORT: write it like {example}, or as a URL like postgres://db{path}")
     host, port = found[1] or found[3] or "localhost", found[2] or found[4] or found[6]
     number = _port_number(port, text)
     require_host(host, number)
