@@ -336,3 +336,23 @@ def test_where_no_helper_can_learn_when_a_program_ends_no_port_can_be_named_and_
     )
     done = run([*without("pidfd_open", "NEW_LISTENER"), *RUN, "-v", "--", "true"])
     assert "what does work here: --in-process for Pythons" in done.stderr
+
+
+OWN_LISTENER = """
+import errno
+from tailbite.kernel import libc, seccomp
+abi = seccomp.ABIS[libc.architecture()]
+try: print("installed" if seccomp.install(abi, seccomp.call_filter(abi))[0] > 2 else "none")
+except OSError as error: print(errno.errorcode[error.errno])
+"""
+
+
+@pytest.mark.needs("SECCOMP_LISTENER")
+def test_a_program_with_a_seccomp_listener_of_its_own_is_guarded_by_named_ports() -> None:
+    """A process has one listener (seccomp(2)): with ``--port`` alone, ``run`` leaves it to the program."""
+    own = [sys.executable, "-c", OWN_LISTENER]
+    assert [run(one).stdout for one in (own, guarded(own), guarded(own, "--port", str(PORT)))] == [
+        "installed\n",
+        "EBUSY\n",
+        "installed\n",
+    ]

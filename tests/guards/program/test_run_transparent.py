@@ -92,6 +92,32 @@ PROGRAMS: dict[str, list[str]] = {
         "try: last.connect(full.getsockname())\n"
         "except TimeoutError: print('timeout')\n"
     ),
+    "pipelines": ["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do echo $i | cat | cat; done"],
+    "a SIGSEGV that is handled": _python(
+        "import ctypes, os\n"
+        "caught = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda n: os.write(1, b'caught') and os._exit(n))\n"
+        "ctypes.CDLL(None).signal(11, caught)\n"
+        "ctypes.string_at(0)\n"
+    ),
+    "connects under many signals with SA_RESTART": _python(
+        "import collections, signal, socket\n"
+        "signal.signal(signal.SIGALRM, lambda *_: None); signal.siginterrupt(signal.SIGALRM, False)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)\n"
+        "results = collections.Counter()\n"
+        "for _ in range(200):\n"
+        "    with socket.socket() as tcp: results[tcp.connect_ex(('127.0.0.1', 700))] += 1\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0); print(results)\n"
+    ),
+    "stops during connects": _python(
+        "import os, signal, socket\n"
+        "if not (pid := os.fork()):\n"
+        "    for _ in range(200):\n"
+        "        with socket.socket() as tcp:\n"
+        "            if tcp.connect_ex(('127.0.0.1', 700)) != 111: os._exit(1)\n"
+        "    os._exit(42)\n"
+        "for _ in range(60): os.kill(pid, signal.SIGSTOP); os.kill(pid, signal.SIGCONT)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    ),
 }
 
 
