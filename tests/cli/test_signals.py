@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +14,7 @@ import pytest
 from tailbite.cli.signals import ENDING, call_when_ended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +40,17 @@ def test_an_ignored_signal_stays_ignored() -> None:
     signal.raise_signal(signal.SIGHUP)
     signal.raise_signal(signal.SIGTERM)
     assert heard == [signal.SIGTERM]
+
+
+@pytest.mark.usefixtures("network")
+def test_a_wait_that_is_process_1_ends_by_sigterm(peer: Callable[[str], str]) -> None:
+    """The kernel ignores signals to process 1 of a container unless the process handles them."""
+    inside = [peer("unshare"), "--pid", "--fork", "--kill-child", "--mount-proc"]
+    wait = [*inside, sys.executable, "-m", "tailbite", "wait", "127.0.0.1:700"]
+    with subprocess.Popen(wait, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        if not (said := waiting.stderr.readline()).startswith("tailbite: "):
+            pytest.skip(f"no pid namespace can be made here: {said}")
+        first = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children").read_text()
+        os.kill(int(first), signal.SIGTERM)
+        assert waiting.wait(10) == 128 + signal.SIGTERM

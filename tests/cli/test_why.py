@@ -129,6 +129,7 @@ def test_the_counters_of_a_connection_tell_which_side_dialled() -> None:
             abort(accepted)
     assert (stolen["code"], stolen["confidence"]) == ("TB103", "certain")
     assert (orphaned["code"], orphaned["confidence"]) == ("TB111", "certain")
+    assert f"(pid {os.getpid()})" in orphaned["what"]
 
 
 @pytest.mark.parametrize("closes_first", ["server", "client"])

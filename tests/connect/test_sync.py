@@ -168,3 +168,19 @@ def test_the_same_source_port_can_be_asked_for_and_is_then_checked() -> None:
         sock = tailbite.create_connection(("127.0.0.1", PORT), source_address=("127.0.0.2", PORT))
         assert sock.getsockname() == ("127.0.0.2", PORT)
         sock.close()
+
+
+@pytest.mark.usefixtures("network")
+def test_a_source_address_with_port_0_takes_no_port_from_other_destinations() -> None:
+    """The control is bind(2) without IP_BIND_ADDRESS_NO_PORT: a port is taken for every destination."""
+    write_ephemeral_range(PortRange(PORT, PORT + 7))
+    held = {}
+    with contextlib.ExitStack() as up:
+        servers = [up.enter_context(socket.create_server(("127.0.0.1", 700 + n), backlog=64)) for n in range(3)]
+        for connect in (socket.create_connection, tailbite.create_connection):
+            with contextlib.ExitStack() as clients, contextlib.suppress(OSError):
+                for number in range(48):
+                    held[connect] = number
+                    client = connect(servers[number % 3].getsockname(), source_address=("127.0.0.1", 0))
+                    clients.callback(abort, client)
+    assert held == {socket.create_connection: 8, tailbite.create_connection: 24}

@@ -7,7 +7,7 @@ import math
 import socket
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,9 @@ import tailbite
 from tailbite.dial.waiter import Interrupted, Waiter
 from tailbite.errors import VerifyError
 from tailbite.readiness.status import TargetStatus, describe_error
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_an_answer_that_is_too_slow_is_not_called_silence() -> None:
@@ -39,3 +42,21 @@ def test_a_pause_longer_than_poll_can_wait_is_a_pause() -> None:
     threading.Timer(0.05, waiter.interrupt).start()
     with waiter.armed(), pytest.raises(Interrupted):
         waiter.wait(time.monotonic() + 1e12)
+
+
+def test_a_web_server_on_a_unix_socket_is_asked(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path := str(tmp_path / "app.sock"))
+        server.listen()
+
+        def serve() -> None:
+            for status in (b"404 Not Found", b"200 OK"):
+                with server.accept()[0] as client:
+                    assert client.recv(4096).startswith(b"GET /info HTTP/1.1\r\n")
+                    client.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        (seen,) = tailbite.wait(path, verify=tailbite.verify.http("/info"), interval=0.01, timeout=30)
+        thread.join(30)
+    assert seen.ready

@@ -261,6 +261,29 @@ def test_names_with_several_addresses_find_the_one_that_answers(
     assert error.errno == 111
 
 
+def test_each_attempt_resolves_the_name_again(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server moved to another address while the loop waited: the third answer of the resolver has it."""
+    asked: list[int] = []
+
+    def moved(*_: object, **__: object) -> list[object]:
+        asked.append(len(asked))
+        where = HERE if len(asked) > 2 else ("127.0.0.9", PORT)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", where)]
+
+    async def scenario() -> Any:
+        async for connection in shell.connections(("moves.example", PORT), backoff=FAST, max_attempts=5):
+            async with connection as stream:
+                return await stream.receive()
+        return b""
+
+    monkeypatch.setattr(socket, "getaddrinfo", moved)
+    if shell.name == "anyio on trio":
+        monkeypatch.setattr("trio.socket.getaddrinfo", lambda *a, **k: answer(moved()))
+    with serving(greet):
+        assert shell.run(scenario) == b"hello\n"
+    assert asked == [0, 1, 2]
+
+
 def test_an_address_that_does_not_answer_is_passed_by(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Happy eyeballs: a black hole first, the server second, which is asked after the delay, not after the first."""
     for command in (
