@@ -54,6 +54,7 @@ def test_a_mistake_is_one_sentence_and_status_2(line: str, sentence: str) -> Non
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     assert sentence in words(result)
     assert words(result).startswith("tailbite")
+    assert result.stderr.count("\n") == 1, "notes belong to what is done"
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 

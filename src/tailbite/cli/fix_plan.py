@@ -120,21 +120,27 @@ def _plan_host(options: FixOptions) -> FixPlan:
     places, not_visible = chosen_namespaces(options.wanted)
     asked = options.request != FixRequest()
     seen = _as_asked(options, places, not_visible) if asked else _as_advised(options, places, not_visible)
-    for item in seen.not_visible:
-        if not (options.wanted == "all" and item.is_gone):
-            note(f"could not see {item}")
     shots = seen.shots
     if options.wanted == "all":  # those that are closed to us were reported; one that was named must be open
         shots = [shot for shot in shots if shot.ephemeral is not None]
     tree = _host_tree(places) if options.files else None
-    changes = plan_changes(shots, seen.scan, seen.requests, tree)
+    changes = plan_changes(shots, seen.scan, seen.requests, tree)  # may refuse them: notes come after
+    _note_not_visible(options, seen)
     if tree is not None:
         _note_refused_lines(tree, changes)
+    elif options.files and any(place.is_own for place in places):
+        note("this is not the host's network namespace, so the files of its next boot are left alone")
     if options.says_what_is_left:
         _note_what_is_left(changes, shots)
     looks_for_self_connects = bool(options.request.kill) or not asked
     missed = any(shot.not_visible for shot in shots) or any(not item.is_gone for item in not_visible)
     return FixPlan(changes, not (looks_for_self_connects and missed))
+
+
+def _note_not_visible(options: FixOptions, seen: _Seen) -> None:
+    for item in seen.not_visible:
+        if not (options.wanted == "all" and item.is_gone):
+            note(f"could not see {item}")
 
 
 def _as_asked(options: FixOptions, places: tuple[Namespace, ...], not_visible: tuple[NotVisible, ...]) -> _Seen:
@@ -157,10 +163,7 @@ def _host_tree(places: Iterable[Namespace]) -> Tree | None:
     """Return the files of this host's next boot, if they concern one of the namespaces."""
     if not any(place.is_own for place in places):
         return None
-    if is_host_namespace(namespaces.current_namespace()):
-        return read_tree(HOST)
-    note("this is not the host's network namespace, so the files of its next boot are left alone")
-    return None
+    return read_tree(HOST) if is_host_namespace(namespaces.current_namespace()) else None
 
 
 def _note_refused_lines(tree: Tree, changes: Iterable[Change]) -> None:
