@@ -304,6 +304,7 @@ START = {
     "run --": "tailbite: ",
     "wait -q -t 0 --free 8080 --": "tailbite: cannot run ",
     "audit --quick --": "cannot run ",
+    "lab loop --hits 1 --client": "cannot run ",
 }
 
 
@@ -325,11 +326,11 @@ def test_the_reason_why_a_program_cannot_be_started_is_the_same_in_every_command
         "no-such-program": "No such file or directory",
     }
     lines = [(start, program) for start in START for program in reasons]
-    found = run_all([Case([*start.split(), program, "{port}"]) for start, program in lines])
+    found = run_all([Case([*start.split(), program, *["{port}"] * start.endswith("--")]) for start, program in lines])
     for (start, program), one in zip(lines, found, strict=True):
         assert f"{START[start]}{program}: {reasons[program]}" in one.err, one
         exists = program not in (f"{tmp_path}/script", "no-such-program")
-        assert one.status == (2 if start.startswith("audit") else 126 if exists else 127), one
+        assert one.status == (2 if start.startswith(("audit", "lab")) else 126 if exists else 127), one
 
 
 def test_a_path_that_leads_nowhere_since_the_working_directory_is_gone_is_explained(check: Check) -> None:

@@ -7,6 +7,8 @@ TIME-WAIT that the program usually leaves stays behind, so that every attempt st
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from tailbite.kernel.capture import Capture
+from tailbite.kernel.executable import explain_failure
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.packets import TcpFlags
 from tailbite.kernel.sock_diag import SockDiag
@@ -40,14 +43,16 @@ def run_program_loop(settings: ExperimentSettings, client: str, progress: Callab
         progress: called with the number of self-connects and of attempts so far.
 
     Raises:
-        FileNotFoundError: the program is not installed.
+        FileNotFoundError: the program cannot be run; the message says why.
         WorkerFailed: the program does not connect to the port.
     """
     host = "::1" if settings.ipv6 else "127.0.0.1"
     words = shlex.split(_TELNET if client == "telnet" else client)
     command = [word.replace("{host}", host).replace("{port}", str(settings.port)) for word in words]
-    if not command or shutil.which(command[0]) is None:
-        raise FileNotFoundError(f"the program {command[0] if command else client} is not installed")
+    if not command:
+        raise FileNotFoundError("the command of the client is empty")
+    if shutil.which(command[0]) is None:
+        raise _cannot_run(command[0], errno.EACCES if os.path.exists(command[0]) else errno.ENOENT)  # noqa: PTH110
     tally = LoopTally(0, host)
     before: int | None = None
     while len(tally.hits) < settings.hits and tally.attempts < settings.attempts:
@@ -86,14 +91,26 @@ def _run_until_hit(
     return before
 
 
+def _cannot_run(program: str, number: int) -> FileNotFoundError:
+    reason = explain_failure(shutil.which(program) or program, number)
+    return FileNotFoundError(f"cannot run {program}: {reason}")
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    nothing = subprocess.DEVNULL
+    try:
+        return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
+    except OSError as error:
+        raise _cannot_run(command[0], error.errno or errno.ENOENT) from None
+
+
 def _run_once(command: list[str], capture: Capture, port: int) -> tuple[list[int], bool]:
     """Run the program once; return the source ports of its SYNs, and True if it connected to itself.
 
     A self-connected program is killed: telnet would negotiate options with itself forever.
     """
     deadline = time.monotonic() + _MOST_SECONDS
-    nothing = subprocess.DEVNULL
-    with SockDiag() as diag, subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing) as process:
+    with SockDiag() as diag, _start(command) as process:
         try:
             while process.poll() is None and time.monotonic() < deadline:
                 if any(found.is_self_connected for found in list(diag.dump())):
