@@ -93,6 +93,21 @@ def test_one_that_was_bound_to_the_port_is_not_blamed_on_chance() -> None:
     assert "by its own bind" in finding["why"]
 
 
+def test_what_does_not_help_a_client_that_binds_the_port_says_so() -> None:
+    """The kernel does not tell whether a port of the ephemeral range was chosen or bound."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 33001))
+        sock.connect(("127.0.0.1", 33001))
+        (held,) = ask(33001)["findings"]
+        sock.shutdown(socket.SHUT_WR)
+    (left,) = ask(33001)["findings"]
+    assert (held["code"], left["code"]) == ("TB101", "TB102")
+    for finding in (held, left):
+        for remedy in finding["remedies"]:
+            if any("--reserve" in line or "tailbite run" in line for line in remedy["commands"]):
+                assert remedy["text"].endswith("(no help if the client binds the port itself)")
+
+
 def test_the_time_wait_of_a_self_connect_says_how_long() -> None:
     with drawn_self_connect() as sock:
         sock.close()

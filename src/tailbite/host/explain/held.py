@@ -22,6 +22,7 @@ from tailbite.host.explain.phrases import (
     verb_for,
 )
 from tailbite.host.explain.remedies import (
+    UNLESS_BOUND,
     destroy_connection,
     destroy_self_connect,
     find_holder,
@@ -109,7 +110,7 @@ def _self_connected(found: Evaluation, group: Group) -> Finding:
             *destroy_self_connect(found, use),
             *restart_holders(use.owners, port=found.port),
             *find_holder(found, group.uses),
-            *reserve_port(found),
+            *reserve_port(found, UNLESS_BOUND),
             *guard_client(found, use),
         ),
         found.shot.namespace,
@@ -130,7 +131,7 @@ def _left_by_self(found: Evaluation, group: Group) -> Finding:
         f"{time_left(use)} more.",
         "TIME-WAIT belongs to no process. A client that closes a self-connect leaves it every time; an abort (RST) "
         f"leaves nothing. {spell_forecasts(found.forecasts, found.port)}",
-        (*destroy_self_connect(found, use), wait_for_end(found, group.uses), *reserve_port(found)),
+        (*destroy_self_connect(found, use), wait_for_end(found, group.uses), *reserve_port(found, UNLESS_BOUND)),
         found.shot.namespace,
         end,
         facts=(Fact("TIME-WAIT ends in", seconds_left(use), "s"),),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tailbite.host.see.records import Process, Supervisor
 
 __all__ = [
+    "UNLESS_BOUND",
     "destroy_connection",
     "destroy_self_connect",
     "find_holder",
@@ -49,6 +50,7 @@ __all__ = [
     "wait_for_end",
 ]
 
+UNLESS_BOUND = " (no help if the client binds the port itself)"
 _LONGEST = 120  # letters of a command that are worth repeating
 _RESTART = {
     "docker": "docker restart {}",
@@ -132,8 +134,13 @@ def destroy_connection(found: Evaluation, uses: Sequence[PortUse]) -> tuple[Reme
     return (Remedy(text, (found.shot.namespace.enter(line),), needs_root=True),)
 
 
-def reserve_port(found: Evaluation) -> tuple[Remedy, ...]:
-    """Return the remedy that keeps the kernel from choosing the port, if it may choose it now."""
+def reserve_port(found: Evaluation, unless: str = "") -> tuple[Remedy, ...]:
+    """Return the remedy that keeps the kernel from choosing the port, if it may choose it now.
+
+    Args:
+        found: the port and what holds it.
+        unless: the case in which reserving does not help, to be added in parentheses.
+    """
     if not found.is_exposed:
         return ()
     available = PortSet.of([found.shot.ephemeral or found.port]) - (found.shot.reserved or PortSet())
@@ -142,7 +149,7 @@ def reserve_port(found: Evaluation) -> tuple[Remedy, ...]:
         return (Remedy(text),)
     return (
         Remedy(
-            "keep the kernel from choosing the port as a source port; servers may still bind it",
+            "keep the kernel from choosing the port as a source port; servers may still bind it" + unless,
             (found.shot.namespace.tailbite(f"fix --reserve {found.port} --apply"),),
             needs_root=True,
         ),
@@ -165,7 +172,7 @@ def guard_client(found: Evaluation, use: PortUse) -> tuple[Remedy, ...]:
     if options is None and not (use.owners and use.owners[0].name.startswith("python")):
         return ()
     words = " --in-process" if options is None else options.replace("PORT", str(found.port))
-    text = "start the client so that the kernel cannot choose this port for it (no help if it binds the port itself)"
+    text = f"start the client so that the kernel cannot choose this port for it{UNLESS_BOUND}"
     return (Remedy(text, (f"tailbite run{words} -- {command}",)),)
 
 
