@@ -62,6 +62,15 @@ class Confidence(Enum):
         return self.value
 
 
+_SINGULAR = {
+    "bytes": "byte",
+    "ports": "port",
+    "sockets": "socket",
+    "connections": "connection",
+    "processes": "process",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
     """One line of evidence.
@@ -69,7 +78,8 @@ class Fact:
     Attributes:
         name: what was read or worked out.
         value: the value as data; None if it is not known, or never happens.
-        unit: the unit of a number: ``s``, ``bytes``, ``ports``, ``sockets``, ``connections``; empty for others.
+        unit: the unit of a number: ``s``, ``bytes``, ``ports``, ``sockets``, ``connections``,
+            ``processes``; empty for others.
         text: the value for people; empty to print value and unit.
     """
 
@@ -86,7 +96,8 @@ class Fact:
         if isinstance(self.value, bool):
             return "yes" if self.value else "no"
         value = "unknown" if self.value is None else str(self.value)
-        return f"{value} {self.unit}" if self.unit else value
+        unit = _SINGULAR.get(self.unit, self.unit) if self.value == 1 else self.unit
+        return f"{value} {unit}" if unit else value
 
 
 @dataclass(frozen=True, slots=True)
