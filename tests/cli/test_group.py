@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import tailbite
 from tailbite._version import __version__
 from tailbite.cli.front import COMMANDS
+from tailbite.cli.output import wrapped
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -198,6 +200,17 @@ def test_a_reader_that_went_away_is_status_141(arguments: list[str]) -> None:
 @pytest.mark.parametrize("name", ["why", "doctor", "fix", "scan"])
 def test_the_help_of_a_command_has_examples(name: str) -> None:
     assert f"Examples:\n    {'tailbite' if name != 'fix' else 'tailbite fix'}" in run(name, "--help").stdout
+
+
+def test_a_sentence_is_wrapped_at_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    sentence = "No self-connected TCP socket in this network namespace."
+    with io.StringIO() as pipe, io.StringIO() as terminal:
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        assert wrapped(sentence, pipe) == sentence
+        lines = wrapped(sentence, terminal).split("\n")
+    assert " ".join(lines) == sentence
+    assert max(map(len, lines)) <= 40
 
 
 @pytest.mark.usefixtures("network")

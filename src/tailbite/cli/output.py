@@ -21,7 +21,17 @@ from tailbite.cli import status
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Unsupported", "as_json", "console", "emit_json", "note", "plain", "print_to_stderr", "reason_of"]
+__all__ = [
+    "Unsupported",
+    "as_json",
+    "console",
+    "emit_json",
+    "note",
+    "plain",
+    "print_to_stderr",
+    "reason_of",
+    "wrapped",
+]
 
 _UNLIMITED = 10_000  # columns of what is piped
 _WIDEST = 100  # columns of prose on a wide terminal: longer lines are hard to read
@@ -85,14 +95,18 @@ def plain(text: str) -> str:
 
 def note(text: str) -> None:
     """Print a note to stderr, wrapped at words on a terminal."""
-    line = f"tailbite: {plain(text)}"
-    if sys.stderr.isatty():
-        import shutil
-        import textwrap
+    print_to_stderr(wrapped(f"tailbite: {plain(text)}", sys.stderr))
 
-        width = max(20, shutil.get_terminal_size().columns)
-        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-    print_to_stderr(line)
+
+def wrapped(line: str, stream: IO[str] | None) -> str:
+    """Return a line that is wrapped at words if the stream is a terminal."""
+    if stream is None or not stream.isatty():
+        return line
+    import shutil
+    import textwrap
+
+    width = max(20, shutil.get_terminal_size().columns)
+    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
 
 
 def reason_of(error: Exception, *, with_file: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tailbite.cli import status
-from tailbite.cli.output import as_json, emit_json, note
+from tailbite.cli.output import as_json, emit_json, note, wrapped
 from tailbite.cli.params import DURATION, Count, chosen_namespaces, netns_option
 from tailbite.host.see.scan import destroy_self_connects, scan
 
@@ -191,7 +192,7 @@ def _print_scan(shot: Scan, killed: tuple[Destruction, ...], *, as_document: boo
         for part in scan_tables(shot, killed):
             out.print(part)
     elif shot.namespaces:  # nothing to draw: rich, which takes half of a scan's time, stays unloaded
-        click.echo(shot.nothing_found)
+        click.echo(wrapped(shot.nothing_found, sys.stdout))
     for not_visible in shot.not_visible:
         note(f"could not see {not_visible}")
 
