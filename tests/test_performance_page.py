@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import runpy
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,19 @@ def every(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_the_page_is_generated_from_the_results(every: ModuleType) -> None:
     assert every.PAGE.read_text(encoding="utf-8") == every.page(every.kept_results())
+
+
+def test_each_benchmark_prints_its_help_and_measures_nothing(
+    every: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--help"])
+    scripts = every.scripts()
+    assert len(scripts) > 5
+    for script in scripts:
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+        assert not ended.value.code, script
+        assert capsys.readouterr().out.startswith("usage: "), script
 
 
 def test_results_are_of_benchmarks_there_are_with_the_facts_of_the_machine(every: ModuleType) -> None:
