@@ -238,6 +238,7 @@ def test_what_others_do_to_the_rules_is_seen_and_repaired(firewalls: list[Firewa
     ]
 
 
+@pytest.mark.needs("XT_BPF_NFT")
 @pytest.mark.peers
 def test_a_table_that_is_switched_off_refuses_nothing(network: None, peer: Callable[[str], str]) -> None:
     """iptables-save shows its rules as before."""
