@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import tailbite
+from support.abilities import has_ability
 from support.trap import PORT
 from tailbite.connect import facts
 from tailbite.core.ports import PortRange
@@ -45,7 +46,7 @@ def reaches_itself(rng: random.Random, low: int, high: int) -> str | None:
     """Be one client; return what it did if it was connected to itself."""
     host = rng.choice(HOSTS)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    protocol = rng.choice([0, 0, 0, IPPROTO_MPTCP])
+    protocol = rng.choice([0, 0, 0, IPPROTO_MPTCP if has_ability("MPTCP") else 0])
     did = [f"range {low - PORT}..{high - PORT}", host, f"protocol {protocol}"]
     sock = socket.socket(family, socket.SOCK_STREAM, protocol)
 

@@ -74,6 +74,7 @@ def server() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("network")
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
 @pytest.mark.parametrize(("below", "above"), [(10, 1221), (63, 1100), (10, 321), (2, 28229), (0, 1221)], ids=str)
 def test_every_way_connects_while_the_side_below_the_port_is_used_up(below: int, above: int) -> None:
     write_ephemeral_range(PortRange(PORT - below, PORT + above))
