@@ -73,6 +73,11 @@ def wait_for_time_wait(port: int = PORT) -> None:
     wait_until(lambda: [each.state for each in leftovers(port)] == [TcpState.TIME_WAIT], "its FIN is answered")
 
 
+def wait_for_release(port: int = PORT) -> None:
+    """Wait until nothing has the port: helpers of ``run`` may end after the program. A TIME-WAIT would last longer."""
+    wait_until(lambda: leftovers(port) == [], "the helpers have released the port")
+
+
 def server_can_bind(host: str = "127.0.0.1", port: int = PORT, *, reuse: bool = False) -> bool:
     """Start what a server starts with: bind and listen, without SO_REUSEADDR unless told so."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

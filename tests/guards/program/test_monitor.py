@@ -18,7 +18,7 @@ import pytest
 
 from support.guarded import PYTHON, guarded, wait_until
 from support.killing import RESTLESS, all_helpers, helpers, kill, state_of
-from support.trap import PORT, Trap, leftovers
+from support.trap import PORT, Trap, wait_for_release
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range
 
@@ -47,7 +47,7 @@ def test_helpers_killed_at_random_moments_are_replaced_and_nobody_notices() -> N
     assert set(seen) == {"ECONNREFUSED"}, "every connect was refused, none was lost, none went to itself"
     assert seen["ECONNREFUSED"] > KILLS
     assert hanging == 0
-    assert leftovers() == []
+    wait_for_release()
     assert any(Trap().connects_to_itself() for _ in range(50)), "the control did not self-connect"
 
 
@@ -78,7 +78,7 @@ def test_where_there_are_more_cpus_more_workers_help_and_are_replaced_as_well() 
     seen, _, hanging = json.loads(output)
     assert set(seen) == {"ECONNREFUSED"}, "every connect was refused, none was lost, none went to itself"
     assert hanging == 0
-    assert leftovers() == []
+    wait_for_release()
 
 
 @pytest.mark.parametrize("options", [(), ("--stats-json", "/dev/null")], ids=["beside", "above"])

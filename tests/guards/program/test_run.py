@@ -13,7 +13,7 @@ import pytest
 
 from support.guarded import PYTHON, guarded, run
 from support.programs import client, counts
-from support.trap import PORT, Trap, leftovers, server_can_bind
+from support.trap import PORT, Trap, server_can_bind, wait_for_release
 from tailbite.cli.schema import read_schema
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range
@@ -41,7 +41,7 @@ def test_two_hundred_connects_to_the_dead_port_never_reach_themselves(host: str,
     Trap(binds_first=source != "-").set()
     done = run(guarded(client(host, source=source), nobody=nobody))
     assert counts(done.stdout) == (0, 200), done.stderr
-    assert leftovers() == []
+    wait_for_release()
     assert server_can_bind()
     itself, _ = counts(run(client(host, source=source)).stdout)
     assert itself > 0, "the control did not self-connect"
