@@ -127,7 +127,7 @@ def _inspect(host: str | None, port: int, wanted: str) -> tuple[Explanation, tup
         abilities=socket_abilities(use.socket.state for use in here.uses),
         selection=partial(call_in_namespace, here.namespace, running_selection),
         guarded=partial(call_in_namespace, here.namespace, refused_versions),
-        more=exhaustion_findings(destinations_of(places[0], here.ephemeral, here.reserved), port=port),
+        more=exhaustion_findings(destinations_of(places[0], here.ephemeral, here.reserved), host=host, port=port),
     )
     return replace(seen, findings=within_permissions(seen.findings, permissions_here())), not_visible
 

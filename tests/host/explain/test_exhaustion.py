@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 IP_BIND_ADDRESS_NO_PORT = 24  # include/uapi/linux/in.h
 REDIS = 6379
 COUNT = 20
+ADDRESSES = ("127.0.0.1", "127.0.0.2", "0.0.0.0", "::", "::1", "fe80::1%1")
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def server(network: None) -> Iterator[socket.socket]:
         yield listener
 
 
-def findings(port: int | None = None) -> list[Finding]:
+def findings(port: int | None = None, host: str | None = None) -> list[Finding]:
     usage = destinations_of(current_namespace(), read_ephemeral_range(), read_reserved_ports())
-    return list(exhaustion_findings(usage, port=port))
+    return list(exhaustion_findings(usage, host=host, port=port))
 
 
 def dial() -> socket.socket | None:
@@ -62,6 +63,7 @@ def test_connections_that_use_every_source_port_are_critical_and_connect_fails(s
     assert f"{COUNT} in ESTABLISHED" in finding.what
     assert findings(port=REDIS)
     assert findings(port=REDIS + 1) == []
+    assert {host for host in ADDRESSES if findings(port=REDIS, host=host)} == {"127.0.0.1", "0.0.0.0", "::"}
     for client in clients:
         assert client is not None
         client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
@@ -11,6 +12,7 @@ from tailbite.kernel.inet_diag import TcpState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from ipaddress import IPv4Address, IPv6Address
 
     from tailbite.host.see.exhaustion import Destination, PortUsage, Source
 
@@ -19,14 +21,21 @@ __all__ = ["exhaustion_findings"]
 _SHOWN = 10
 
 
-def exhaustion_findings(usage: PortUsage, *, port: int | None = None) -> Iterator[Finding]:
+def exhaustion_findings(usage: PortUsage, *, host: str | None = None, port: int | None = None) -> Iterator[Finding]:
     """Yield a finding for each destination to which the source ports are used up, or nearly.
 
     Args:
         usage: the source ports in use.
+        host: only destinations with this address, and what concerns its family; ``0.0.0.0`` stands for all of IPv4,
+            ``::`` for every address.
         port: only destinations with this port, and what concerns all of them.
     """
-    full = [one for one in usage.destinations if port is None or one.remote.port == port]
+    wanted = None if host in (None, "::") else ip_address(str(host))
+    full = [
+        one
+        for one in usage.destinations
+        if (port is None or one.remote.port == port) and _concerns(wanted, one.remote.host, is_destination=True)
+    ]
     for one in full[:_SHOWN]:
         yield _to_one(usage, one)
     if usage.available and usage.bound >= usage.available and not full:
@@ -34,8 +43,18 @@ def exhaustion_findings(usage: PortUsage, *, port: int | None = None) -> Iterato
         return
     told = {one.source for one in full}
     for source in usage.sources[:_SHOWN]:
-        if source.address not in told:
+        if source.address not in told and _concerns(wanted, source.address, is_destination=False):
             yield _from_one(usage, source)
+
+
+def _concerns(wanted: IPv4Address | IPv6Address | None, address: str, *, is_destination: bool) -> bool:
+    """Tell whether a destination, or a source address of clients, has to do with the address that was asked for."""
+    if wanted is None:
+        return True
+    has_family = (":" in address) == (wanted.version == 6)
+    if not is_destination or wanted.is_unspecified:
+        return has_family
+    return has_family and ip_address(address) == wanted
 
 
 def _to_one(usage: PortUsage, one: Destination) -> Finding:
