@@ -13,6 +13,10 @@ def test_each_way_has_a_label_for_the_command_line() -> None:
     assert [selection.label for selection in Selection] == ["strides", "by-two", "one-by-one", "random"]
 
 
+def test_before_linux_5_12_all_destinations_share_one_counter() -> None:
+    assert [selection.label for selection in Selection if selection.is_shared] == ["by-two", "one-by-one"]
+
+
 def test_connect_chooses_the_parity_of_the_low_end_and_bind_the_other() -> None:
     ephemeral = PortRange(40000, 40099)
     dials = circle_of(ephemeral, PortSet())

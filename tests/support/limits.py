@@ -24,6 +24,7 @@ _LIMITS: dict[str, tuple[int, int, int, bool, int]] = {
     "SO_REUSEADDR": (54, 2, 2, False, errno.EPERM),  # a profile that allows hardly any
     "pidfd_open": (434, 1, 0, False, errno.ENOSYS),  # of a process, before Linux 5.3
     "PIDFD_THREAD": (434, 1, os.O_EXCL, True, errno.EINVAL),  # before Linux 6.9
+    "KCMP_FILES": (312, 2, 2, False, errno.ENOSYS),  # a kernel that is built without kcmp
     "WAIT_KILLABLE_RECV": (317, 1, 1 << 5, True, errno.EINVAL),  # before Linux 5.19
     "SYNC_WAKE_UP": (16, 1, 0x40082104, False, errno.EINVAL),  # an ioctl, before Linux 6.6
     "NEW_LISTENER": (317, 1, 1 << 3, True, errno.EPERM),  # a profile that lets no filter listen

@@ -16,6 +16,7 @@ __all__ = [
     "can_copy_descriptors",
     "can_watch_processes",
     "copy_descriptor",
+    "copy_descriptor_of_thread",
     "open_process",
     "open_thread",
 ]
@@ -47,7 +48,8 @@ def open_thread(tid: int) -> int:
 
     Raises:
         OSError: ESRCH, the thread is gone; ENOTSUP before Linux 6.9, the thread has descriptors of its own
-            (unshare(2) with CLONE_FILES), which only a pidfd of exactly that thread leads to.
+            (unshare(2) with CLONE_FILES), or the kernel does not say whether it has (kcmp(2)). Then
+            :func:`copy_descriptor_of_thread` may help.
     """
     descriptor = libc().syscall(_PIDFD_OPEN, tid, _PIDFD_THREAD)
     if descriptor < 0 and ctypes.get_errno() == errno.EINVAL:
@@ -81,6 +83,33 @@ def copy_descriptor(pidfd: int, descriptor: int) -> int:
     copy: int = quick_libc().syscall(PIDFD_GETFD, pidfd, descriptor, 0)
     if copy < 0:
         raise quick_error("pidfd_getfd")
+    return copy
+
+
+def copy_descriptor_of_thread(tid: int, descriptor: int) -> int:
+    """Return a copy of a thread's descriptor by way of its process, where :func:`open_thread` fails with ENOTSUP.
+
+    The copy is compared with what the thread has open, so it is right if the two have separate descriptors.
+
+    Raises:
+        OSError: EBADF, the thread has no such descriptor; ENOTSUP, its process has something else there; ESRCH, the
+            thread is gone; EPERM, this user may not trace it.
+    """
+    pidfd = open_process(_leader(tid))
+    try:
+        copy = copy_descriptor(pidfd, descriptor)
+    except OSError as error:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) if error.errno == errno.EBADF else error from None
+    finally:
+        os.close(pidfd)
+    try:
+        is_the_same = os.path.samestat(os.fstat(copy), os.stat(f"/proc/{tid}/fd/{descriptor}"))  # noqa: PTH116
+    except OSError as error:
+        os.close(copy)
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) if error.errno == errno.ENOENT else error from None
+    if not is_the_same:
+        os.close(copy)
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     return copy
 
 

@@ -41,7 +41,13 @@ def replace_supervisor() -> None:
     wait_until(lambda: state_of(stand_by) not in "Tt", "it has been continued")
 
 
-@pytest.mark.parametrize("denied", [(), ("pidfd_getfd",)], ids=["steers", "holds"])
+@pytest.mark.parametrize(
+    "denied",
+    [
+        pytest.param((), id="steers", marks=pytest.mark.needs("IP_LOCAL_PORT_RANGE")),
+        pytest.param(("pidfd_getfd",), id="holds"),
+    ],
+)
 def test_a_stand_by_takes_the_place_of_a_killed_supervisor(tmp_path: Path, denied: tuple[str, ...]) -> None:
     """Again and again, and each one can be stopped: the front continues it."""
     write_ephemeral_range(PortRange(PORT, PORT + 3))

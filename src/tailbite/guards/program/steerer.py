@@ -41,7 +41,7 @@ from tailbite.guards.program.port_hold import Holds
 from tailbite.guards.program.shared_page import Outcome
 from tailbite.kernel import seccomp
 from tailbite.kernel.memory import MemoryReader
-from tailbite.kernel.pidfd import copy_descriptor, open_thread
+from tailbite.kernel.pidfd import copy_descriptor, copy_descriptor_of_thread, open_thread
 from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE
 from tailbite.kernel.unbind import unbind_chosen_port
 
@@ -187,15 +187,15 @@ class Steerer:
         try:
             copy = self._copy(tid, descriptor) if self._copies else _NO_COPY
         except OSError as error:
+            if error.errno == errno.EBADF:
+                return Outcome.PASSED  # the call will say so, or nobody waits for it
             if error.errno != errno.ENOTSUP:
                 raise
             copy = _NO_COPY
         if copy == _NO_COPY:
             foreign = self._namespaces.foreign_name(tid)
-            ranges = self._ranges_of(foreign, tid)
-            return self._hold(tid, port, foreign) if _is_in(ranges, port) else Outcome.PASSED
-        if copy is None:
-            return Outcome.PASSED  # no such descriptor: the call will say so
+            is_at_risk = _is_in(self._ranges_of(foreign, tid), port)
+            return self._hold(tid, port, foreign) if is_at_risk else Outcome.PASSED
         sock = None
         try:
             # The type below socket.socket, all three properties given: so Python neither wraps nor asks.
@@ -209,8 +209,8 @@ class Steerer:
             name = sock.getsockname()
         except OSError:
             return Outcome.PASSED  # not a socket: the call will say so
-        if not isinstance(name, tuple):
-            return Outcome.PASSED  # a Unix socket: likewise
+        if not isinstance(name, tuple):  # a Unix socket
+            return Outcome.PASSED
         foreign = self._namespaces.foreign_name(tid, sock)
         ranges = self._ranges_of(foreign, tid, sock)
         if not self._steers:
@@ -267,11 +267,12 @@ class Steerer:
                 return outcome
         return self._hold(tid, port, foreign, sock)
 
-    def _copy(self, tid: int, descriptor: int) -> int | None:
-        """Return a copy of the caller's descriptor, None if it has no such descriptor.
+    def _copy(self, tid: int, descriptor: int) -> int:
+        """Return a copy of the caller's descriptor.
 
         Raises:
-            OSError: the caller cannot be inspected.
+            OSError: the caller cannot be inspected; EBADF, it has no such descriptor, or no longer waits; ENOTSUP, it
+                has other descriptors than its process.
         """
         pidfd = self._threads.get(tid)
         self._newcomer = 0
@@ -280,25 +281,26 @@ class Steerer:
                 return copy_descriptor(pidfd, descriptor)
             except ProcessLookupError:  # another thread has that number now
                 self._forget(tid)
-            except OSError as error:
-                if error.errno != errno.EBADF:
-                    raise
-                return None
-        pidfd = open_thread(tid)
+        try:
+            pidfd = open_thread(tid)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            self._newcomer = tid  # not for the fast path, which would not compare the copies
+            copy = copy_descriptor_of_thread(tid, descriptor)
+            if not self._listener.is_waiting():
+                os.close(copy)
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+            return copy
         # A pidfd names one thread forever; it is certain to be the caller's only if the caller still waits now.
         if not self._listener.is_waiting():
             os.close(pidfd)
-            return None
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if len(self._threads) >= self._most_threads:
             self._forget(next(iter(self._threads)))
         self._threads[tid] = pidfd
         self._newcomer = tid
-        try:
-            return copy_descriptor(pidfd, descriptor)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            return None
+        return copy_descriptor(pidfd, descriptor)
 
     def _remember(self, tid: int, ranges: Ranges, means: Means, sub_ranges: tuple[int, float, int, int]) -> None:
         """Leave the next calls of this thread to this port to the fast path."""
