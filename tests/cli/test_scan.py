@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner, Result
 
-from support.trap import PORT, Trap, server_can_bind
+from support.trap import PORT, Trap, server_can_bind, wait_for_time_wait
 from support.users import python_as_nobody
 from tailbite.cli.doctor import command as doctor
 from tailbite.cli.scan import command
@@ -135,12 +135,21 @@ def test_another_namespace_is_looked_into_and_named(elsewhere: int) -> None:
 def test_kill_destroys_and_says_so(self_connected: socket.socket) -> None:
     result = run("--netns", "self", "--kill", "--apply")
     assert result.return_value == 0
-    assert "Destroyed: 127.0.0.1" in result.stdout
+    assert "Its owner gets ECONNABORTED, and the port is free" in " ".join(result.stdout.split())
     assert result.stderr == ""
     with pytest.raises(ConnectionAbortedError):
         self_connected.recv(1)
     assert server_can_bind()
     assert run("--netns", "self", "--kill", "--apply").return_value == 0
+
+
+def test_kill_ends_a_time_wait_that_no_process_has(self_connected: socket.socket) -> None:
+    self_connected.close()
+    wait_for_time_wait()
+    result = run("--netns", "self", "--kill", "--apply")
+    assert result.return_value == 0
+    assert "No process had it, and the port is free." in " ".join(result.stdout.split())
+    assert server_can_bind()
 
 
 def test_a_dry_run_shows_the_commands_and_destroys_nothing(self_connected: socket.socket) -> None:

@@ -117,7 +117,8 @@ def _killed(one: Destruction) -> Text:
         return Text(f"Had ended by itself: {where}.")
     if one.still_bound:
         return Text(f"Destroyed: {where}. Its owner bound the port itself, and keeps it until it closes the socket.")
-    return Text(f"Destroyed: {where}. Its owner gets ECONNABORTED, and the port is free.")
+    owner = "Its owner gets ECONNABORTED" if one.sighting.socket.inode else "No process had it"
+    return Text(f"Destroyed: {where}. {owner}, and the port is free.")
 
 
 def brief_size(count: int | None) -> str:
