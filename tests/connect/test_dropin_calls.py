@@ -11,21 +11,16 @@ import ipaddress
 import re
 import socket
 import ssl
-import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import tailbite
-from tailbite.core.ports import PortRange
-from tailbite.kernel.sysctl import write_ephemeral_range
+from connect.conftest import DEAD, HOST, LIVE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-HOST = "127.0.0.1"
-LIVE, DEAD = 40000, 40001  # outside the ephemeral range of these tests
+    from collections.abc import Callable
 
 
 class Indexed:
@@ -39,27 +34,6 @@ class Number(int):
 
 class Port(enum.IntEnum):
     LIVE = LIVE
-
-
-@pytest.fixture
-def live(network: None) -> Iterator[None]:
-    """A server on LIVE that closes what it accepts, and a bound socket on DEAD."""
-    write_ephemeral_range(PortRange(50000, 59999))
-    with socket.create_server((HOST, LIVE), backlog=300) as server, socket.socket() as dead:
-        dead.bind((HOST, DEAD))
-
-        def accept() -> None:
-            while True:
-                try:
-                    server.accept()[0].close()
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
 
 
 HOSTS: list[object] = [

@@ -16,7 +16,6 @@ import pathlib
 import random
 import socket
 import ssl
-import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,8 @@ import pytest
 
 import tailbite
 import tailbite.aio
-from connect.test_dropin_calls import DEAD, HOST, LIVE, Indexed, Number, described, result_of
-from tailbite.core.ports import PortRange
-from tailbite.kernel.sysctl import write_ephemeral_range
+from connect.conftest import DEAD, HOST, LIVE
+from connect.test_dropin_calls import Indexed, Number, described, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,27 +86,6 @@ SOCKETS: dict[str, Callable[[], Any]] = {
     "text": lambda: "x",
     "object": object,
 }
-
-
-@pytest.fixture
-def live(network: None) -> Iterator[None]:
-    """A server on LIVE that closes what it accepts, and a bound socket on DEAD."""
-    write_ephemeral_range(PortRange(50000, 59999))
-    with socket.create_server((HOST, LIVE), backlog=300) as server, socket.socket() as dead:
-        dead.bind((HOST, DEAD))
-
-        def accept() -> None:
-            while True:
-                try:
-                    server.accept()[0].close()
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
 
 
 def chosen(choice: random.Random, values: list[Any], usual: Any, share: float = 0.3) -> Any:
