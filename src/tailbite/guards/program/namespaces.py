@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tailbite.connect import facts
 from tailbite.core.plan import HostFacts, Means, Plan, plan
-from tailbite.core.ports import PortRange
 from tailbite.core.sub_ranges import effective_range
 from tailbite.guards.program.port_hold import hold
 from tailbite.kernel.namespace import CLONE_NEWNET, CLONE_NEWUSER, setns
 from tailbite.kernel.sockopt import netns_cookie, pack_port_range
-from tailbite.kernel.sysctl import read_ephemeral_range
+from tailbite.kernel.sysctl import open_ephemeral_range, read_ephemeral_range
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tailbite.core.ports import PortRange
+
 __all__ = ["Namespaces", "Ranges", "Steering", "hold_inside"]
 
-FOREIGN_FRESH_FOR: Final = 1.0
-"""Seconds for which the port range of a namespace that the program made is used, as reading it takes a process of
-its own. In the supervisor's own namespace it is :data:`tailbite.connect.facts.FRESH_FOR`."""
+_ASKED_AGAIN_AFTER: Final = 1.0
+"""Seconds until a namespace that could not be entered is tried again, as that takes a process of its own."""
 
 _MOST = 4096
+_MOST_FILES = 64
 _SIOCGSKNS = 0x894C  # a descriptor of a socket's network namespace; Linux 4.10, include/uapi/linux/sockios.h
 
 
@@ -47,11 +48,18 @@ def _steering(chosen: Plan) -> Steering:
 
 
 class Ranges:
-    """A network namespace's ephemeral range, and the steering that follows from it for a destination port."""
+    """A network namespace's ephemeral range, and the steering that follows from it for a destination port.
+
+    Attributes:
+        ephemeral: the range; None if it cannot be read.
+        until: monotonic time at which it has to be read again.
+        file: a descriptor that the range can be read from, in every namespace; None if it is not open.
+    """
 
     def __init__(self, ephemeral: PortRange | None, until: float) -> None:
         self.ephemeral = ephemeral
         self.until = until
+        self.file: int | None = None
         # A socket that is connected again has the range that it was given here, which is not its program's.
         self._given: dict[int, int] = {}
 
@@ -76,9 +84,15 @@ class Namespaces:
     A namespace has a name: the cookie of a socket in it where the kernel has one (SO_NETNS_COOKIE, Linux 5.14) and
     the socket can be inspected, else the link target that the namespace of the socket has (SIOCGSKNS, Linux 4.10, for
     those who are privileged in it), or that of the thread that connects.
+
+    Args:
+        most_files: the number of namespaces whose range may stay open as a file. Entering a namespace to read its
+            range takes a process of its own; /proc/sys/net shows the namespace of the thread that opened the file,
+            also to another thread that reads it (proc_sysctl.c, sysctl_net.c).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_files: int = _MOST_FILES) -> None:
+        self._most_files = min(most_files, _MOST_FILES)
         self._home_link = _link_of("self")
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
             self.home_cookie = _cookie(sock)
@@ -119,10 +133,50 @@ class Namespaces:
         now = monotonic()
         known = self._foreign.get(name)
         if known is None or known.until < now:
-            if len(self._foreign) >= _MOST:
-                self._foreign.clear()
-            known = self._foreign[name] = Ranges(_read_range_of(tid, sock), now + FOREIGN_FRESH_FOR)
+            known = self._read_foreign(name, known, tid, sock)
+            if known.ephemeral is None:
+                known.until = now + _ASKED_AGAIN_AFTER
+            elif known.file is None:
+                known.until = now + facts.FRESH_FOR
         return None if known.ephemeral is None else known
+
+    def _read_foreign(self, name: object, known: Ranges | None, tid: int, sock: Any) -> Ranges:
+        file = None if known is None else known.file
+        ephemeral = None if file is None else _read_range_from(file)
+        if ephemeral is None:  # not open yet, or the file's namespace is gone, and another one has its name now
+            self._close_file(known)
+            ephemeral, file = _read_range_of(tid, sock)
+            file = self._keep_file(file)
+        if known is None or known.ephemeral != ephemeral:
+            known = Ranges(ephemeral, 0.0)
+        self._foreign[name] = known
+        known.file = file
+        return known
+
+    def _keep_file(self, file: int | None) -> int | None:
+        """Close what is too many, so that one more file can stay open; return it, or None if it may not."""
+        if len(self._foreign) >= _MOST:
+            self._forget_all()
+        if file is None:
+            return None
+        if not self._most_files:
+            os.close(file)
+            return None
+        with_file = [ranges for ranges in self._foreign.values() if ranges.file is not None]
+        if len(with_file) >= self._most_files:
+            self._close_file(with_file[0])
+        return file
+
+    def _forget_all(self) -> None:
+        for ranges in self._foreign.values():
+            self._close_file(ranges)
+        self._foreign.clear()
+
+    @staticmethod
+    def _close_file(ranges: Ranges | None) -> None:
+        if ranges is not None and ranges.file is not None:
+            os.close(ranges.file)
+            ranges.file = None
 
 
 def _cookie(sock: Any) -> bytes:
@@ -169,11 +223,22 @@ def hold_inside(port: int, tid: int, sock: Any = None) -> socket.socket:
     raise OSError(number, os.strerror(number))
 
 
-def _read_range_of(tid: int, sock: Any) -> PortRange | None:
-    answer, _ = _ask_inside(tid, sock, lambda end: end.sendall(str(read_ephemeral_range()).encode()))
+def _read_range_of(tid: int, sock: Any) -> tuple[PortRange | None, int | None]:
+    """Return the range of a thread's or a socket's namespace, and a descriptor of the file to read it from again."""
+
+    def work(end: socket.socket) -> None:
+        socket.send_fds(end, [b"+"], [open_ephemeral_range()])
+
+    _, descriptors = _ask_inside(tid, sock, work)
+    if not descriptors:
+        return None, None
+    return _read_range_from(descriptors[0]), descriptors[0]
+
+
+def _read_range_from(file: int) -> PortRange | None:
     try:
-        return PortRange.parse(answer.decode("ascii"))
-    except ValueError:
+        return read_ephemeral_range(file)
+    except (OSError, ValueError):  # ENOENT: no process and no socket is left in that namespace
         return None
 
 

@@ -116,7 +116,7 @@ class Steerer:
         few = max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FEWEST_FILES) // _FILES_PER_THREAD)
         self._most_threads = min(_MOST, few)
         self._holds = Holds(abi.connecting, slot)
-        self._namespaces = Namespaces()
+        self._namespaces = Namespaces(few // 5)  # threads need more
         self._has_one_namespace = True
         self._fast_path = FastPath(listener, slot, abi.connect, self._namespaces.home_cookie, ask)
         self.serve_fast_path = self._fast_path.serve
