@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,28 @@ def test_workers_see_independent_sequences_and_the_strides_of_the_kernel(ipv6: b
         assert all(stride % 2 == 0 for stride in tally.strides)
         assert (tally.odd, tally.even) == (0, tally.attempts)
         assert sum(tally.bins) == tally.attempts
+
+
+CTRL_C_AT_THE_FORK = """
+import multiprocessing, os, signal
+from tailbite.core.ports import PortRange
+from tailbite.lab.loop import ExperimentSettings, run_loop
+os.register_at_fork(after_in_{side}=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    (tally,) = run_loop(ExperimentSettings(40008, PortRange(40008, 40009), 1, 10**6), lambda *_: None)
+    print(len(tally.hits))
+except KeyboardInterrupt:
+    print("interrupted", multiprocessing.active_children())
+"""
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(("side", "said"), [("child", "1\n"), ("parent", "interrupted []\n")])
+def test_ctrl_c_while_a_worker_is_started_is_the_parents(side: str, said: str) -> None:
+    """A terminal sends it to both: the worker has nothing to say, and the parent ends the worker."""
+    code = CTRL_C_AT_THE_FORK.format(side=side)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (said, "")
 
 
 @pytest.mark.usefixtures("network")

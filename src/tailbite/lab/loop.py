@@ -162,10 +162,11 @@ def run_loop(settings: ExperimentSettings, progress: Callable[[int, int], None])
         for number, address in enumerate(addresses):
             here, there = context.Pipe(duplex=False)
             worker = context.Process(target=_run_worker, args=(settings, number, address, there), daemon=True)
-            worker.start()
+            with _later_ctrl_c():
+                worker.start()
+                workers.append(worker)
             there.close()
             channels[here] = number
-            workers.append(worker)
         latest = _gather(channels, progress)
     finally:
         for worker in workers:
@@ -216,9 +217,20 @@ def _add_ipv6(number: int) -> str:
     return address
 
 
+@contextlib.contextmanager
+def _later_ctrl_c() -> Iterator[None]:
+    """Have a Ctrl-C wait that comes while a worker is started, which ignores the signal only once it runs."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _run_worker(settings: ExperimentSettings, number: int, address: str, channel: Connection) -> None:
     """Run a worker: connect until its share of self-connects is reached, and report every batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with contextlib.suppress(OSError):
         die_with_parent()
     tally = LoopTally(number, address)
