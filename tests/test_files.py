@@ -44,7 +44,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
     reader.start()
     write_atomically(pipe, b"data")
-    reader.join(20)
+    reader.join(60)
     assert received == [b"data"]
     assert pipe.is_fifo()
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.guarded import wait_until
 from support.trap import PORT, Trap
 from tailbite.audit.observe import Recorder, SelfConnects, Timeline, cut
 from tailbite.audit.records import ConnectionToItself, Ending
@@ -163,7 +164,14 @@ def test_the_kernels_own_segments_tell_how_each_close_ended(host: str, ending: E
             sock.close()
         elif ending is Ending.RESET:
             abort(sock)
-        states = {found.state.label for found in watch.poll()}
+        states: set[str] = set()
+
+        def is_noticed() -> bool:
+            states.clear()
+            states.update(found.state.label for found in watch.poll())
+            return [hit.ending for hit in watch.self_connects.established] == [ending]
+
+        wait_until(is_noticed, "how it ended is noticed")  # loopback delivers the last segment later, perhaps
         (hit,) = watch.self_connects.established
         assert (hit.ending, hit.sent, hit.host) == (ending, 5, host)
         assert ("ESTABLISHED" in states) is (ending is Ending.OPEN)

@@ -101,7 +101,7 @@ def test_documents_of_several_clients_with_recovery_and_without_a_verdict_are_va
     kinds = ("quitting", "unable", "crashing", "failing_pool")
     words = [word for kind in kinds for word in ("--command", f"{python} {kind} {{host}} {{port}}")]
     told = valid(
-        run("--json", "--recovery", "--watch", "0.3", "--patience", "0.5", "--timeout", "3", *words, status=1)
+        run("--json", "--recovery", "--watch", "0.3", "--patience", "0.5", "--timeout", "60", *words, status=1)
     )
     by_name = {client["client"]: client for client in told["clients"]}
     assert [client["verdict"] for client in by_name.values()] == ["unexercised", "unsupported", "blocks", "blocks"]

@@ -58,7 +58,7 @@ def test_every_act_shows_what_it_claims_with_the_real_telnet(peer: Callable[[str
     assert acts[6]["attempts"] >= 500
     assert acts[6]["self_connects"] == acts[6]["sockets_left_on_the_port"] == 0
     assert acts[6]["answer"] == "the real server"
-    assert told["seconds"] < 20
+    assert told["seconds"] < 100  # nothing waits for a timeout
 
 
 @pytest.mark.usefixtures("network")
@@ -150,7 +150,7 @@ def test_ended_in_the_middle_it_leaves_no_process_in_its_namespace(how: signal.S
             assert network != Path("/proc/thread-self/ns/net").stat().st_ino
             assert processes_in(network) == [running.pid]
             running.send_signal(how)
-            assert running.wait(timeout=20) == (130 if how is signal.SIGINT else -signal.SIGKILL)
+            assert running.wait(timeout=60) == (130 if how is signal.SIGINT else -signal.SIGKILL)
             assert running.stderr is not None
             assert "Traceback" not in running.stderr.read()
             assert processes_in(network) == []

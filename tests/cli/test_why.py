@@ -17,7 +17,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from support.trap import PORT, Trap
+from support.holders import close_in_turn, wait_for_state
+from support.trap import PORT, Trap, wait_for_time_wait
 from support.users import python_as_nobody
 from tailbite.cli.params import PLACE
 from tailbite.cli.why import command
@@ -26,7 +27,7 @@ from tailbite.host.explain import pages, why
 from tailbite.host.see import namespaces
 from tailbite.host.see.records import NotVisible
 from tailbite.kernel import namespace
-from tailbite.kernel.sock_diag import SockDiag
+from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.sockopt import abort
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports, write_sysctl
 
@@ -74,6 +75,7 @@ def drawn_self_connect() -> Iterator[socket.socket]:
 def test_a_self_connected_client_is_named_with_its_bytes_and_its_cause() -> None:
     with drawn_self_connect() as sock:
         sock.sendall(b"hello")
+        assert sock.recv(5, socket.MSG_PEEK) == b"hello"
         (finding,) = ask(PORT)["findings"]
         assert (finding["code"], finding["severity"], finding["confidence"]) == ("TB101", "critical", "certain")
         assert f"(pid {os.getpid()}) is connected to itself on 127.0.0.1:{PORT}" in finding["what"]
@@ -100,6 +102,7 @@ def test_what_does_not_help_a_client_that_binds_the_port_says_so() -> None:
         sock.connect(("127.0.0.1", 33001))
         (held,) = ask(33001)["findings"]
         sock.shutdown(socket.SHUT_WR)
+    wait_for_time_wait(33001)
     (left,) = ask(33001)["findings"]
     assert (held["code"], left["code"]) == ("TB101", "TB102")
     for finding in (held, left):
@@ -111,6 +114,7 @@ def test_what_does_not_help_a_client_that_binds_the_port_says_so() -> None:
 def test_the_time_wait_of_a_self_connect_says_how_long() -> None:
     with drawn_self_connect() as sock:
         sock.close()
+        wait_for_time_wait()
         (finding,) = ask(PORT)["findings"]
     assert finding["code"] == "TB102"
     seconds = re.search(r"TIME-WAIT is left, for (\d+) s more", finding["what"])
@@ -153,8 +157,8 @@ def test_time_wait_of_another_connection_says_of_which(closes_first: str) -> Non
         client.bind(("127.0.0.1", 50051))
         client.connect(("127.0.0.1", 5432))
         accepted = server.accept()[0]
-        for one in (accepted, client) if closes_first == "server" else (client, accepted):
-            one.close()
+        close_in_turn(*((accepted, client) if closes_first == "server" else (client, accepted)))
+        wait_for_state(TcpState.TIME_WAIT, 5432 if closes_first == "server" else 50051)
         if closes_first == "server":
             assert codes(5432) == ["TB106"]  # while the server is up, what its connections leave is explained
     (finding,) = ask(5432 if closes_first == "server" else 50051)["findings"]
@@ -223,7 +227,7 @@ def test_a_port_in_another_namespace_is_found_there() -> None:
     seen = ask(7000, netns="all")
     everywhere = (*seen["findings"], *seen["elsewhere"])
     inside = codes(7000, netns=str(child.pid))
-    child.communicate(b"\n", timeout=20)
+    child.communicate(b"\n", timeout=60)
     assert {"TB108", "TB110"} <= {finding["code"] for finding in everywhere}
     elsewhere = next(finding for finding in everywhere if f"(pid {child.pid})" in finding["what"])
     assert f"--netns {child.pid}" in str(elsewhere["remedies"])

@@ -46,7 +46,7 @@ def test_orphans_become_children_of_a_subreaper() -> None:
         "print(int(os.read(read, 32)) == os.getpid())\n"
     )
     for argument, expected in (("subreaper", "True"), ("plain", "False")):
-        done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, timeout=60)
         assert (done.stdout.strip(), done.stderr) == (expected, "")
 
 

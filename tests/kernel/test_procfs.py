@@ -29,7 +29,7 @@ def test_every_process_that_has_a_socket_open_is_found() -> None:
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[shared.fileno()])
         inodes = [os.fstat(sock.fileno()).st_ino for sock in (mine, shared)]
         found = procfs.socket_holders([*inodes, 0])
-        child.communicate(b"\n", timeout=10)
+        child.communicate(b"\n", timeout=60)
     assert found.by_inode == {inodes[0]: (os.getpid(),), inodes[1]: tuple(sorted((os.getpid(), child.pid)))}
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from support.machine_events import own_port
 from tailbite.core.ports import PortRange
 from tailbite.kernel.silent_draw import draw_source_port
 from tailbite.kernel.sysctl import write_ephemeral_range
 
-PORT = 41002
+PORT = own_port(15_000, 2)  # sequences of source ports are the machine's, not the namespace's
 RANGE = PortRange(32768, 60999)
 pytestmark = pytest.mark.usefixtures("network")
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.guarded import wait_until
 from support.trap import PORT
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.sockstat import TcpUsage, parse_sockstat, read_tcp_usage
@@ -37,11 +38,12 @@ def test_a_self_connect_is_counted_while_it_lives_and_in_time_wait(host: str) ->
     assert read_tcp_usage().is_empty
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.bind((host, PORT))
-        assert read_tcp_usage().sockets == 1  # bound only: not among those in use
+        # Bound only: not among those in use. The kernel frees other sockets, which it counts, a moment later.
+        wait_until(lambda: read_tcp_usage().sockets == 1, "only this socket is there")
         assert read_tcp_usage().is_empty
         sock.connect((host, PORT))
         assert read_tcp_usage() == TcpUsage(1, 0, 1)
-    assert read_tcp_usage() == TcpUsage(0, 1, 0)
+    wait_until(lambda: read_tcp_usage() == TcpUsage(0, 1, 0), "the FIN of the other side has arrived")
     assert not read_tcp_usage().is_empty
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from support.listeners import wait_for_client
 from tailbite.kernel import tcp_info
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.kernel.tcp_info import TcpInfo
@@ -75,6 +76,7 @@ def test_a_connection_that_is_being_made_has_not_been_idle_since_the_boot() -> N
         server.bind(("127.0.0.1", 0))
         server.listen(0)
         first.connect(server.getsockname())
+        wait_for_client(server)
         client.setblocking(False)
         client.connect_ex(server.getsockname())  # the queue is full: it stays in SYN-SENT
         with SockDiag() as diag:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import find_peer
+from support.listeners import wait_for_client
 from support.trap import PORT, leftovers
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sockaddr import pack_sockaddr
@@ -115,6 +116,7 @@ def test_the_source_address_is_asked_without_sending_anything() -> None:
             with pytest.raises(BlockingIOError):
                 server.accept()
             sock.connect((host, PORT))
+            wait_for_client(server)
             server.accept()[0].close()
     with socket.socket() as sock, pytest.raises(OSError):
         source_address(sock, pack_sockaddr(socket.AF_INET, ("198.51.100.1", PORT)))

@@ -46,7 +46,7 @@ def run(command: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 60, **more})
 
 
-def wait_until(is_so: Callable[[], object], what: str, seconds: float = 20, pause: float = 0.01) -> None:
+def wait_until(is_so: Callable[[], object], what: str, seconds: float = 60, pause: float = 0.01) -> None:
     """Ask again and again until the condition holds; fail after a deadline."""
     end = monotonic() + seconds
     while not is_so():

@@ -1,4 +1,7 @@
-"""Every way a TCP port can be held, each produced for real in the calling thread's network namespace."""
+"""Every way a TCP port can be held, each produced for real in the calling thread's network namespace.
+
+Loopback delivers in a softirq, perhaps later than the call that sent: a holder is there once its state is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from support.guarded import wait_until
+from support.listeners import wait_for_client
 from tailbite.core.ports import PortRange
 from tailbite.kernel.libc import libc
 from tailbite.kernel.sock_diag import SockDiag, TcpState
@@ -134,6 +139,7 @@ def dialling(host: str, port: int, reuse: bool) -> list[socket.socket]:
     goal = server.getsockname()[:2]
     first = new_socket(host, reuse=False)
     first.connect(goal)
+    wait_for_client(server)
     (client,) = bound(host, port, reuse)
     client.setblocking(False)
     client.connect_ex(goal)
@@ -150,6 +156,7 @@ def self_shut_down(host: str, port: int, reuse: bool) -> list[socket.socket]:
     """A self-connect that has ended, whose program still has the socket, which it had bound."""
     (sock,) = self_bound(host, port, reuse)
     sock.shutdown(socket.SHUT_WR)
+    wait_for_state(TcpState.TIME_WAIT, port)
     return [sock]
 
 
@@ -159,11 +166,13 @@ def self_chosen(host: str, port: int, reuse: bool) -> list[socket.socket]:
 
 def self_bound_time_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
     self_bound(host, port, reuse)[0].close()
+    wait_for_state(TcpState.TIME_WAIT, port)
     return []
 
 
 def self_chosen_time_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
     self_chosen(host, port, reuse)[0].close()
+    wait_for_state(TcpState.TIME_WAIT, port)
     return []
 
 
@@ -175,8 +184,8 @@ def accepted(host: str, port: int, reuse: bool) -> list[socket.socket]:
 
 def accepted_time_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
     client, connection = _conversation(host, port, reuse)
-    connection.close()
-    client.close()
+    close_in_turn(connection, client)
+    wait_for_state(TcpState.TIME_WAIT, port)
     return []
 
 
@@ -184,6 +193,7 @@ def accepted_fin_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
     """A server closed its side, and no process has that socket any longer; the client does not close."""
     client, connection = _conversation(host, port, reuse)
     connection.close()
+    wait_for_state(TcpState.FIN_WAIT2, port)
     return [client]
 
 
@@ -191,6 +201,7 @@ def accepted_close_wait(host: str, port: int, reuse: bool) -> list[socket.socket
     """The client closed its side, and the server that no longer listens does not notice."""
     client, connection = _conversation(host, port, reuse)
     client.close()
+    wait_for_state(TcpState.CLOSE_WAIT, port)
     return [connection]
 
 
@@ -206,6 +217,7 @@ def source_fin_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
     """A client closed its side, and no process has that socket any longer; the server does not close."""
     client, connection, server = source_bound(host, port, reuse)
     client.close()
+    wait_for_state(TcpState.FIN_WAIT2, port)
     return [connection, server]
 
 
@@ -241,9 +253,27 @@ def source_chosen(host: str, port: int, reuse: bool) -> list[socket.socket]:
 
 def source_chosen_time_wait(host: str, port: int, reuse: bool) -> list[socket.socket]:
     client, connection, server = source_chosen(host, port, reuse)
-    client.close()
-    connection.close()
+    close_in_turn(client, connection)
+    wait_for_state(TcpState.TIME_WAIT, port)
     return [server]
+
+
+def wait_for_state(state: TcpState, port: int) -> None:
+    """Wait until a socket whose local port this is has the state."""
+
+    def is_there() -> bool:
+        with SockDiag() as diag:
+            return any(found.state is state for found in diag.listing(local_port=port).sockets)
+
+    wait_until(is_there, f"a socket of port {port} is in {state.label}")
+
+
+def close_in_turn(first: socket.socket, other: socket.socket) -> None:
+    """Close both ends of a connection; if they closed at the same time, both would go through TIME-WAIT."""
+    first.close()
+    other.settimeout(60)
+    assert other.recv(1) == b"", "its FIN came first"
+    other.close()
 
 
 def _conversation(host: str, port: int, reuse: bool) -> tuple[socket.socket, socket.socket]:

@@ -1,4 +1,4 @@
-"""A listener that closes each connection at once, in the event loop of the test and without tasks or transports.
+"""Listeners: one that closes each connection at once in the event loop of the test, and one whose queue is full.
 
 An asyncio server would leave some of its own to the end of the loop, which a test that counts what is left would see.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["accepting"]
+__all__ = ["accepting", "wait_for_client"]
 
 
 @contextlib.contextmanager
@@ -34,3 +35,8 @@ def accepting(host: str, port: int) -> Iterator[socket.socket]:
             yield listener
         finally:
             loop.remove_reader(listener)
+
+
+def wait_for_client(listener: socket.socket) -> None:
+    """Wait until a connection is in the queue of a listener: the last segment of the handshake may arrive later."""
+    assert select.select([listener], [], [], 60)[0], "no connection came"

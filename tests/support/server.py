@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support.listeners import wait_for_client
 from support.trap import PORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["echo", "echo_upper", "no_socket_left", "server_for", "serving"]
+__all__ = ["echo", "echo_upper", "no_socket_left", "open_sockets", "server_for", "serving"]
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def serving(handle: Callable[[socket.socket], object], address: Any = ("127.0.0.
         for sock in alive:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(60)
 
 
 @contextlib.contextmanager
@@ -67,8 +68,9 @@ def server_for(when: str) -> Iterator[None]:
     here = ("127.0.0.1", PORT)
     with contextlib.ExitStack() as stack:
         if when == "connecting":
-            stack.enter_context(socket.create_server(here, backlog=0))
+            listener = stack.enter_context(socket.create_server(here, backlog=0))
             stack.enter_context(socket.create_connection(here))
+            wait_for_client(listener)
         elif when not in ("sleeping", "resolving"):
             stack.enter_context(serving(lambda sock: sock.recv(10)))
         yield
@@ -89,15 +91,16 @@ def echo_upper(sock: socket.socket) -> None:
 @contextlib.contextmanager
 def no_socket_left() -> Iterator[None]:
     """Check that this process has no more sockets after the block than before; threads get a while to end theirs."""
-    before = _sockets()
+    before = open_sockets()
     yield
-    deadline = time.monotonic() + 5
-    while (left := _sockets() - before) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while (left := open_sockets() - before) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert left == set()
 
 
-def _sockets() -> set[str]:
+def open_sockets() -> set[str]:
+    """Return the sockets that this process has open; a closed one that is not collected yet counts."""
     found = set()
     for path in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):

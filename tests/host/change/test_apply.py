@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from conftest import find_peer
 from support.boot import READERS, SYSTEMD, boot, copy_of_this_system
-from support.trap import PORT, Trap, leftovers, server_can_bind
+from support.trap import PORT, Trap, leftovers, server_can_bind, wait_for_time_wait
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.host.change.apply import ChangedMeanwhile, apply_changes, revert_last
 from tailbite.host.change.journal import Journal
@@ -377,6 +377,7 @@ def test_a_self_connect_and_its_time_wait_go_and_the_server_starts(
                 continue
         if closed:
             sock.close()
+            wait_for_time_wait()
         server = "::1" if host == "::1" else "127.0.0.1"
         assert not server_can_bind(server, reuse=True)
         here = namespaces.current_namespace()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.guarded import wait_until
+from support.holders import close_in_turn
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.host.explain.exhaustion import exhaustion_findings
 from tailbite.host.explain.finding import Confidence, Finding, Severity
@@ -74,12 +75,11 @@ def test_time_wait_is_counted_and_the_kernel_s_second_is_told(server: socket.soc
     for _ in range(COUNT):
         client = dial()
         assert client is not None
-        client.close()
-        server.accept()[0].close()
+        close_in_turn(client, server.accept()[0])
+    wait_until(lambda: f"{COUNT} in TIME-WAIT" in findings()[0].what, "every FIN is answered")
     (finding,) = findings()
     assert dial() is None
     assert finding.severity is Severity.CRITICAL
-    assert f"{COUNT} in TIME-WAIT" in finding.what
     assert "tcp_tw_reuse=1" in str(finding.remedies)
     write_sysctl("tcp_tw_reuse", "2")  # on loopback they are used again after a second
     (finding,) = findings()

@@ -18,6 +18,7 @@ import pytest
 from conftest import find_peer
 from support.guarded import wait_until
 from support.holders import KINDS, V6_ONLY, Holder, server_binds
+from support.listeners import wait_for_client
 from support.own_addresses import wait_for_address
 from tailbite.host.explain.finding import Finding, Severity
 from tailbite.host.explain.why import explain_port
@@ -73,7 +74,7 @@ def test_an_inherited_listener_that_does_not_accept_names_the_child_and_how_long
     """The server ended; its child keeps the listening socket and knows nothing of it (rinetd#10, mongoose#1302)."""
     code = (
         f"import socket, subprocess\nl = socket.create_server(('0.0.0.0', {PORT}))\nl.set_inheritable(True)\n"
-        "child = subprocess.Popen(['sleep', '60'], close_fds=False, stdout=subprocess.DEVNULL, "
+        "child = subprocess.Popen(['sleep', '600'], close_fds=False, stdout=subprocess.DEVNULL, "
         "stderr=subprocess.DEVNULL)\nprint(child.pid)"
     )
     child = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
@@ -103,6 +104,7 @@ def test_of_several_servers_on_a_port_the_one_that_does_not_accept_is_named() ->
     silent = True
     with listener() as first:
         with socket.create_connection(("127.0.0.1", PORT)):
+            wait_for_client(first)
             silent = False
             with listener():
                 finding = explain()
@@ -197,6 +199,7 @@ def test_a_server_with_a_full_queue_does_not_accept() -> None:
         server.bind(("127.0.0.1", PORT))
         server.listen(0)
         with socket.create_connection(("127.0.0.1", PORT)):
+            wait_for_client(server)
             assert explain().code == "TB115"
 
 

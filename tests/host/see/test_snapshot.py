@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.abilities import has_ability
-from support.trap import PORT, Trap
+from support.trap import PORT, Trap, wait_for_time_wait
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.host.see.records import Namespace, NamespaceKind
 from tailbite.host.see.snapshot import take_snapshot
@@ -29,6 +29,7 @@ def test_it_holds_range_reserved_listeners_bound_and_self_connects() -> None:
     left.bind(("127.0.0.1", 7001))
     left.connect(("127.0.0.1", 7001))
     left.close()
+    wait_for_time_wait(7001)
     with socket.create_server(("127.0.0.1", 7002)), socket.socket() as bound:
         bound.bind(("127.0.0.1", 7003))
         shot = take_snapshot(OWN)

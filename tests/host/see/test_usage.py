@@ -80,7 +80,7 @@ def elsewhere() -> Iterator[Elsewhere]:
     with contextlib.ExitStack() as stack:
         for kind in ("empty", "empty", "listening", "connected", "itself"):
             places.start(kind)
-            stack.callback(places.processes[kind][-1].communicate, "\n", timeout=20)
+            stack.callback(places.processes[kind][-1].communicate, "\n", timeout=60)
         yield places
 
 
