@@ -155,6 +155,8 @@ class _Front:
                 return
             if pid == 0:
                 return
+            if pid not in (self._program, self._supervisor):
+                self._read_news()  # it may have taken over since they were read
             if pid == self._program:
                 self._follow(status)
             elif pid == self._supervisor and os.WIFSTOPPED(status):
