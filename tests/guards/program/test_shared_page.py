@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailbite.guards.program import shared_page
 from tailbite.guards.program.shared_page import MOST_WORKERS, Outcome, SharedPage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
 
 
 def in_child(work: Callable[[], object]) -> tuple[int, int]:
@@ -69,11 +72,33 @@ def test_a_slot_belongs_to_one_process_until_that_ends_however() -> None:
 
 def test_one_process_has_the_lead_until_it_ends() -> None:
     page = SharedPage()
-    child, pipe = in_child(page.take_lead)
+    child, pipe = in_child(lambda: (page.take_lead(), page.take_slot(0)))
     assert os.read(pipe, 1) == b"+"
     assert not page.take_lead()
     kill(child)
     assert page.take_lead()
+    for descriptor in (pipe, page.descriptor):
+        os.close(descriptor)
+
+
+def test_a_process_that_is_killed_with_the_lead_before_it_started_a_worker_has_a_successor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long it took: a process that had given up by then would have left the program without helpers."""
+    page = SharedPage()
+    child, pipe = in_child(page.take_lead)
+    assert os.read(pipe, 1) == b"+"
+    pauses = 0
+
+    def pause(_: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 1000:
+            kill(child)
+
+    monkeypatch.setattr(shared_page, "sleep", pause)
+    assert page.take_lead()
+    assert pauses == 1000
     for descriptor in (pipe, page.descriptor):
         os.close(descriptor)
 

@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import resource
+import struct
 from enum import IntEnum
 from time import sleep
 from typing import TYPE_CHECKING, Final
@@ -44,8 +45,9 @@ _MOST_TRIES: Final = 8
 _MFD_CLOEXEC: Final = 1
 
 _LEAD: Final = MOST_WORKERS
-_LEAD_TRIES: Final = 20
 _LEAD_PAUSE: Final = 0.01
+_FLOCK: Final = struct.Struct("@hhqqi4x")
+"""struct flock on 64-bit machines (include/uapi/asm-generic/fcntl.h)."""
 
 
 class Outcome(IntEnum):
@@ -154,14 +156,14 @@ class SharedPage:
     def take_lead(self) -> bool:
         """Become the one process that starts the others; False if another process has become that.
 
-        A process that does not get the lead waits a moment before it gives up: the one that has it may be killed too,
-        before it could start anything.
+        A process that does not get the lead waits until worker 0 is there: the one that has the lead may be killed
+        too, before it could start anything.
         """
-        for _ in range(_LEAD_TRIES):
-            if self._try_lock(_LEAD):
-                return True
+        while not self._try_lock(_LEAD):
+            if self._is_locked(0):
+                return False
             sleep(_LEAD_PAUSE)
-        return False
+        return True
 
     def take_slot(self, number: int) -> WorkerSlot:
         """Wait until no other process uses a slot, and take it; it is free again when this process ends.
@@ -182,13 +184,13 @@ class SharedPage:
 
     def used_slots(self) -> list[int]:
         """Return the numbers of the slots that other processes use."""
-        used = []
-        for slot in self.slots:
-            if self._try_lock(slot.number):
-                self.free_slot(slot.number)
-            else:
-                used.append(slot.number)
-        return used
+        return [slot.number for slot in self.slots if self._is_locked(slot.number)]
+
+    def _is_locked(self, number: int) -> bool:
+        """Tell whether another process has a lock, without a moment in which this one has it."""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+        kind, *_ = _FLOCK.unpack(fcntl.fcntl(self.descriptor, fcntl.F_GETLK, asked))
+        return bool(kind != fcntl.F_UNLCK)
 
     def _try_lock(self, number: int) -> bool:
         try:
