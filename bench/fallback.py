@@ -210,8 +210,10 @@ def trap(connect: Callable[[int], socket.socket], tries: int) -> dict[str, Any]:
     return {"self-connects": itself, "sockets left": left, "us per connect": round(spent / tries * 1e6, 1)}
 
 
-def measure(way: str, tries: int) -> dict[str, Any]:
+def measure(way: str, tries: int, port: int) -> dict[str, Any]:
     """Return the figures of one way, in this process."""
+    global PORT
+    PORT = port
     if way in LIMITS:
         enter_private_network()
         return {"way": way, "starts": starts_beside_run(LIMITS[way], tries)}
@@ -237,14 +239,16 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("ways", nargs="*", metavar="WAY")
     options.add_argument("--tries", type=int, default=100, help="starts of each kind of server (100)")
+    options.add_argument("--port", type=int, default=PORT, help=f"the dead port ({PORT}); an odd one is never chosen")
     options.add_argument("--json", action="store_true", help="one JSON object per line")
     options.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.child:
-        print(json.dumps(measure(given.ways[0], given.tries)))
+        print(json.dumps(measure(given.ways[0], given.tries, given.port)))
         return
     for way in given.ways or (*WAYS, *LIMITS):
-        command = (sys.executable, __file__, way, "--child", "--tries", str(given.tries))
+        shared = ("--tries", str(given.tries), "--port", str(given.port))
+        command = (sys.executable, __file__, way, "--child", *shared)
         line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         if given.json:
             print(line, end="", flush=True)
