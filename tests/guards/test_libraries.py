@@ -18,7 +18,7 @@ import pytest
 
 from conftest import CI
 from support import libraries
-from support.trap import PORT, Trap, leftovers, server_can_bind
+from support.trap import PORT, Trap, leftovers, server_can_bind, wait_for_release
 from tailbite.kernel.capture import Capture
 from tailbite.kernel.namespace import fresh_network
 from tailbite.kernel.packets import TcpFlags
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from support.libraries import Library
 
 TIMES = 6
-DEADLINE_S = 60
+DEADLINE_S = 120
 RUN = (sys.executable, "-m", "tailbite", "run", "--require", "--")
 
 pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("network")]
@@ -50,11 +50,18 @@ class Dials:
     output: str
 
 
-def dial(
-    library: Library, how: str, *, before: tuple[str, ...] = (), times: int = TIMES, until_caught: bool = False
-) -> Dials:
-    """Have the library dial the dead port; ``until_caught`` ends the process at its first self-connect."""
-    command = [*before, sys.executable, "-c", libraries.program(library), str(PORT), how, str(times)]
+def dial(library: Library, how: str, *, before: tuple[str, ...] = (), until_caught: bool = False) -> Dials:
+    """Have the library dial the dead port, until that was tried often enough.
+
+    An attempt that a slow machine ends before it has sent a packet does not count, so the packets are counted.
+
+    Args:
+        library: the library.
+        how: "guarded" or "plain".
+        before: what to put before the command.
+        until_caught: end the process at its first self-connect.
+    """
+    command = [*before, sys.executable, "-c", libraries.program(library), str(PORT), how, "200"]
     to_itself = total = 0
     deadline = monotonic() + DEADLINE_S
     with fresh_network(), Capture() as capture:
@@ -68,7 +75,7 @@ def dial(
         )
         try:
             is_running = True
-            while is_running and not (until_caught and to_itself):
+            while is_running and not (to_itself if until_caught else total >= TIMES):
                 is_running = process.poll() is None
                 assert monotonic() < deadline, f"{library.name} takes too long"
                 for segment in capture.segments(0.02):
@@ -78,6 +85,8 @@ def dial(
         finally:
             process.kill()
             output = process.communicate()[0]
+        if before:
+            wait_for_release()  # its helpers may end after it
         is_clean = leftovers() == [] and server_can_bind()
     return Dials(to_itself, total, is_clean, output)
 
@@ -99,7 +108,7 @@ def name_of(library: Library) -> str:
 @pytest.mark.parametrize("library", libraries.PYTHON, ids=name_of)
 def test_guarded_it_never_reaches_itself_and_unguarded_it_does(library: Library) -> None:
     need(library)
-    control = dial(library, "plain", times=200, until_caught=True)
+    control = dial(library, "plain", until_caught=True)
     assert control.to_itself, f"the control did not self-connect: {control.output}"
     guarded = dial(library, "guarded")
     assert guarded.total >= TIMES, guarded.output
@@ -111,10 +120,10 @@ def test_guarded_it_never_reaches_itself_and_unguarded_it_does(library: Library)
 def test_what_connects_in_c_is_not_reached_by_the_guard_but_by_run(library: Library) -> None:
     """The day the guard reaches one of them, change this test and the documentation."""
     need(library)
-    guarded = dial(library, "guarded", times=200, until_caught=True)
+    guarded = dial(library, "guarded", until_caught=True)
     assert guarded.to_itself, f"{library.name} is reached by guard() now: {guarded.output}"
     steered = dial(library, "plain", before=RUN)
-    assert steered.total >= TIMES // 2, steered.output
+    assert steered.total >= TIMES, steered.output
     assert steered.to_itself == 0, steered.output
     assert steered.is_clean
 
@@ -126,4 +135,5 @@ def test_on_uvloops_loop_tailbites_own_connect_is_safe() -> None:
     )
     need(ours)
     dials = dial(ours, "plain")
-    assert (dials.total, dials.to_itself, dials.is_clean) == (TIMES, 0, True), dials.output
+    assert (dials.to_itself, dials.is_clean) == (0, True), dials.output
+    assert dials.total >= TIMES

@@ -30,7 +30,7 @@ class Greeted:
     """The server speaks first; its greeting is the caller's."""
 
     name: str = "greeting"
-    timeout: float = 0.3
+    timeout: float = 60.0
     spends: bool = False
     sends: bytes = b""
     keeps: int = 0

@@ -17,7 +17,7 @@ from support.users import NOBODY, python_as_nobody
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["NOBODY", "PYTHON", "RUN", "guarded", "needs_another_user", "run", "wait_until"]
+__all__ = ["NOBODY", "PYTHON", "RUN", "guarded", "helpers", "needs_another_user", "run", "wait_until"]
 
 RUN = (sys.executable, "-m", "tailbite", "run")
 PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
@@ -41,9 +41,31 @@ def guarded(command: Sequence[str], *options: str, nobody: bool = False) -> list
 
 
 def run(command: Sequence[str], **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run to the end, with nothing on stdin unless given; output as text."""
+    """Run to the end, with nothing on stdin unless given; output as text.
+
+    The helpers of ``tailbite run`` may end after the program, and have ended as well when this returns: until then
+    they may hold the port that a control is going to need.
+    """
     more.setdefault("stdin", subprocess.DEVNULL if "input" not in more else None)
-    return subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 60, **more})
+    done = subprocess.run(command, **{"capture_output": True, "text": True, "timeout": 120, **more})
+    if "tailbite run" in " ".join(command):
+        wait_until(lambda: not helpers(), "the helpers of `tailbite run` have ended")
+    return done
+
+
+def helpers() -> list[int]:
+    """Return the guard's processes that are alive in this thread's network namespace; others' are not ours."""
+    here = Path("/proc/thread-self/ns/net").stat().st_ino
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "comm").read_text() != "tailbite-guard\n":
+                continue
+            if (process / "ns/net").stat().st_ino == here and process.joinpath("stat").read_text().split()[2] != "Z":
+                found.append(int(process.name))
+        except OSError:
+            continue  # it ended while we looked
+    return sorted(found)
 
 
 def wait_until(is_so: Callable[[], object], what: str, seconds: float = 60, pause: float = 0.01) -> None:

@@ -7,17 +7,20 @@ import os
 import signal
 from pathlib import Path
 
-from support.guarded import wait_until
+from support.guarded import helpers, wait_until
 
 __all__ = ["RESTLESS", "all_helpers", "helpers", "kill", "state_of"]
 
-# Connects until a line comes on stdin, and prints what came of it, and how long the slowest took.
+# Connects until a line comes on stdin, and once more in each thread. Prints what came of it, and how long the slowest
+# took.
 RESTLESS = """
 import collections, errno, json, socket, sys, threading, time
 seen, slowest, done = collections.Counter(), 0.0, threading.Event()
 def work():
     global slowest
-    while not done.is_set():
+    is_last = False
+    while not is_last:
+        is_last = done.is_set()
         sock = socket.socket()
         start = time.monotonic()
         number = sock.connect_ex(("127.0.0.1", 32246))
@@ -33,21 +36,6 @@ done.set()
 for thread in threads: thread.join(30)
 print(json.dumps([seen, slowest, sum(thread.is_alive() for thread in threads)]))
 """
-
-
-def helpers() -> list[int]:
-    """Return the guard's processes that are alive in this thread's network namespace; others' are not ours."""
-    here = Path("/proc/thread-self/ns/net").stat().st_ino
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "comm").read_text() != "tailbite-guard\n":
-                continue
-            if (process / "ns/net").stat().st_ino == here and process.joinpath("stat").read_text().split()[2] != "Z":
-                found.append(int(process.name))
-        except OSError:
-            continue  # it ended while we looked
-    return sorted(found)
 
 
 def all_helpers() -> list[int]:

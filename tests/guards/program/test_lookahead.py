@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.machine_events import own_port
 from tailbite.core.ports import PortRange, PortSet
 from tailbite.guards.program import lookahead
 from tailbite.guards.program.lookahead import LocalDestination, Lookahead, ports_before, reach_of
@@ -19,7 +20,10 @@ from tailbite.kernel.sockaddr import pack_sockaddr
 from tailbite.kernel.sysctl import write_ephemeral_range, write_reserved_ports
 
 LOW, HIGH = 1000, 3000
-PORT: Final = 41004
+PORT: Final = own_port(40_000, 2)
+"""Of this process alone: all namespaces share the kernel's sequences of source ports, one for each destination port
+(``table_perturb`` in net/ipv4/inet_hashtables.c)."""
+AROUND: Final = PortRange(PORT - 1004, PORT + 995)
 HERE = LocalDestination(socket.AF_INET, "127.0.0.1", PORT)
 network = pytest.mark.usefixtures("network")
 
@@ -94,7 +98,7 @@ def test_the_address_at_both_ends_of_a_connect_to_itself(
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_over_more_than_a_lap_no_connect_gets_the_port(host: str) -> None:
     """Range of 2000 ports, 600 connects, each after an inspection; the control without gets it."""
-    write_ephemeral_range(PortRange(40000, 41999))
+    write_ephemeral_range(AROUND)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     destination = LocalDestination(family, host, PORT)
     ahead = counted()
@@ -124,7 +128,7 @@ def test_a_range_of_few_ports_is_never_out_of_reach() -> None:
 @network
 def test_ports_that_are_reserved_or_bound_only_lengthen_the_reach() -> None:
     """The kernel passes them in one step: behind 800 of them the port would be the next one."""
-    write_ephemeral_range(PortRange(40000, 41999))
+    write_ephemeral_range(AROUND)
     write_reserved_ports(PortSet.of([PortRange(PORT - 800, PORT - 1)]))
     assert not counted().is_out_of_reach(HERE, 1)
     write_reserved_ports(PortSet())

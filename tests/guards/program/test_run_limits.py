@@ -294,7 +294,7 @@ def test_the_supervisor_above_stays_an_ancestor_of_daemons() -> None:
         "        stat = open(f'/proc/{pid}/stat').read()\n"
         "        pid = int(stat.rpartition(')')[2].split()[1])\n"
         "        yield open(f'/proc/{pid}/comm').read().strip() if pid else ''\n"
-        "ready, go = os.pipe()\n"
+        "ready, go = os.pipe(); done, over = os.pipe()\n"
         "if os.fork() == 0:\n"
         "    if os.fork() == 0:\n"
         "        os.setsid(); os.close(go); os.read(ready, 1)\n"  # until the one in between is gone
@@ -302,8 +302,8 @@ def test_the_supervisor_above_stays_an_ancestor_of_daemons() -> None:
         "        print(above, socket.socket().connect_ex(('127.0.0.1', 32246)))\n"
         "        sys.stdout.flush()\n"
         "    os._exit(0)\n"
-        "os.wait(); os.close(ready); os.close(go)\n"
-        "sys.stdout.flush(); import time; time.sleep(0.5)\n"
+        "os.wait(); os.close(ready); os.close(go); os.close(over)\n"
+        "os.read(done, 1)\n"  # until the daemon has ended
     )
     done = run([*RUN, "--stats-json", os.devnull, "--", PYTHON, "-c", code])
     assert done.stdout == "True 111\n", done.stderr

@@ -183,7 +183,7 @@ def test_a_pipe_ends_when_the_program_ends() -> None:
     """The helpers keep none of the program's descriptors, or the reader would wait for them."""
     for options in ((), ("--stats-json", "/dev/null"), ("--port", "46884"), ("-v",)):
         line = " ".join([*RUN, *options, "--", "echo", "done", "|", "cat"])
-        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
         assert done.stdout == "done\n"
 
 
@@ -215,7 +215,7 @@ def test_a_signal_in_the_moment_of_the_start_is_not_lost() -> None:
                     seconds=90,
                 )
                 program.terminate()
-                assert program.wait(10) == -signal.SIGTERM
+                assert program.wait(60) == -signal.SIGTERM
             finally:
                 program.kill()
 
@@ -253,7 +253,7 @@ class Terminal:
         self.wait(until, seen)
 
     def wait(self, until: str, seen: int = 0) -> None:
-        end = monotonic() + 30
+        end = monotonic() + 60
         while not re.search(until, self.text[seen:]):
             assert monotonic() < end, f"nothing matched {until!r}: {self.text[seen:]!r}"
             if select.select([self._terminal], [], [], 0.1)[0]:
