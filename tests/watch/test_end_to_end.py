@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy/prometheus/tailbite.rules.yml"
 DASHBOARD = ROOT / "deploy/grafana/tailbite.json"
 PORT = 5432
+HELD = "TailbiteSelfConnectHeld"
 CALM_S = 0.05
 """A thread of a machine with CPUs to spare runs within this time."""
 
@@ -51,7 +52,7 @@ def running(*command: str, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def ask(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)
 
 
@@ -92,7 +93,7 @@ def prometheus(tmp_path: Path, peer: Callable[[str], str]) -> Iterator[str]:
 
 
 class Webhook(http.server.HTTPServer):
-    """Keeps the alerts that are sent to it."""
+    """Keeps the alerts of self-connects that are sent to it."""
 
     def __init__(self) -> None:
         self.alerts: list[dict[str, Any]] = []
@@ -102,8 +103,9 @@ class Webhook(http.server.HTTPServer):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                received.alerts += body["alerts"]
-                received.came.set()
+                received.alerts += [one for one in body["alerts"] if one["labels"]["alertname"] == HELD]
+                if received.alerts:  # a busy machine may have others fire as well
+                    received.came.set()
                 self.send_response(200)
                 self.end_headers()
 
@@ -152,7 +154,7 @@ def test_a_self_connect_reaches_the_webhook(prometheus: str, tmp_path: Path, pee
             webhook.came.wait(150)
             took = time.monotonic() - start
         webhook.shutdown()
-    (alert,) = (one for one in webhook.alerts if one["labels"]["alertname"] == "TailbiteSelfConnectHeld")
+    alert = webhook.alerts[0]
     assert alert["status"] == "firing"
     assert alert["labels"]["port"] == str(PORT)
     assert alert["labels"]["severity"] == "critical"

@@ -97,13 +97,13 @@ def test_ebpf_names_the_process_and_its_namespace_and_leaves_others_out_if_told(
 def test_a_process_that_has_ended_leaves_its_namespace_unknown() -> None:
     """Unless its socket is found in our own: here it left a TIME-WAIT."""
     source = BpfSource(EstablishedEvents())
-    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 27413)); s.connect(('127.0.0.1', 27413))"
+    code = f"import socket; s = socket.socket(); s.bind(('127.0.0.1', {PORT})); s.connect(('127.0.0.1', {PORT}))"
 
     def lost() -> int:
         return source.state().lost
 
     def places() -> list[str]:
-        return [one.where for one in source.read_events(0.0) if one.endpoint.port == 27413]
+        return [one.where for one in source.read_events(0.0) if one.endpoint.port == PORT]
 
     def read_outside() -> list[str]:
         with fresh_network():

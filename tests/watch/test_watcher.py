@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.itself import connected_to_itself
-from support.machine_events import machine_events
+from support.machine_events import machine_events, own_port
 from support.old_kernel import refuse_to_destroy
-from support.trap import PORT, Trap, server_can_bind
+from support.trap import PORT, Trap, server_can_bind, wait_for_time_wait
 from tailbite.core.address import Endpoint
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.kernel.destroy_events import DestroyEvents
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("network")
 
-LONELY_PORT = 27415
+LONELY_PORT = own_port(40_000, 4)
 """Of one test alone: the events of the machine are those of other tests too."""
 
 
@@ -215,6 +215,7 @@ def test_a_time_wait_that_the_kernel_does_not_destroy_is_ended(monkeypatch: pyte
     refuse_to_destroy(monkeypatch)
     with connected_to_itself(PORT):
         pass
+    wait_for_time_wait()
     assert not server_can_bind()
     event = SelfConnectEvent(
         time.time(), Moment.FOUND, SourceKind.POLL, Endpoint("127.0.0.1", PORT), socket.AF_INET, current_namespace()
@@ -233,6 +234,7 @@ def test_a_refusal_is_reported_once_and_again_when_the_reason_changes(monkeypatc
         assert first.event.end.refused.endswith("end the program that has it")
         for _ in range(5):
             assert watch.wait(1.0) == []
+    wait_for_time_wait()
     monkeypatch.setattr("tailbite.kernel.end_socket.replace_time_wait", refuse_repair)
     (second,) = watch.wait(1.0)
     assert not second.is_new
