@@ -44,7 +44,7 @@ class Program:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def next_line(self, within: float = 30.0) -> str:
+    def next_line(self, within: float = 100.0) -> str:
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -128,13 +128,13 @@ def test_psycopg_after_postgresql_was_seen(peer: Callable[[str], str]) -> None:
         command = servers.postgres(peer, folder, 5432)
         for number in range(2):
             with servers.run(command, 5432, folder / "log") as server:
-                tailbite.wait("127.0.0.1:5432", verify=tailbite.verify.postgres, timeout=30)
+                tailbite.wait("127.0.0.1:5432", verify=tailbite.verify.postgres, timeout=100)
                 with psycopg.connect("host=127.0.0.1 user=postgres password=secret", autocommit=True) as database:
                     until(partial(is_listening, database))
                     database.execute(f"notify news, 'news {number}'".encode())
                 assert program.next_line() == f"news {number}"
                 server.send_signal(signal.SIGINT)  # a fast shutdown; SIGTERM would wait for the client to leave
-                server.wait(20)
+                server.wait(100)
         assert program.is_alive()
 
 
@@ -152,7 +152,7 @@ def reached(command: list[str], expected: str) -> bool:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == expected
 
 
-def until(condition: Callable[[], bool], within: float = 30.0) -> None:
+def until(condition: Callable[[], bool], within: float = 100.0) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"

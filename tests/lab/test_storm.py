@@ -29,7 +29,7 @@ def test_no_sysctl_shortens_time_wait(name: str, value: str) -> None:
         pass
     left = _self_connected_socket(PORT)
     assert left is not None
-    assert 59_000 < left.expires_ms <= 60_000
+    assert 30_000 < left.expires_ms <= 60_000  # of 60 s, on a busy machine some are over; with the setting, 1 s
     assert not server_can_bind(reuse=True)
 
 

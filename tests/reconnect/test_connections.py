@@ -207,7 +207,7 @@ def test_no_answer_is_a_timeout(shell: Shell) -> None:
         start = time.monotonic()
         with pytest.raises(tailbite.GaveUpError, match="did not answer in time"):
             shell.run(scenario)
-        assert 0.4 <= time.monotonic() - start < 2
+        assert 0.4 <= time.monotonic() - start < 40
 
 
 @pytest.mark.parametrize("when", ["sleeping", "connecting", "verifying", "reading"])
@@ -234,7 +234,7 @@ def test_close_ends_it_at_once(when: str, shell: Shell) -> None:
         call = closer(shell)
 
         def close() -> None:
-            assert reached.wait(10)
+            assert reached.wait(60)
             time.sleep(0.1)
             ended_at.append(time.monotonic())
             call(made.close)
@@ -249,7 +249,7 @@ def test_close_ends_it_at_once(when: str, shell: Shell) -> None:
 
     with server_for(when):
         shell.run(scenario)
-        assert time.monotonic() - ended_at[0] < 2
+        assert time.monotonic() - ended_at[0] < 40
 
 
 def closer(shell: Shell) -> Any:

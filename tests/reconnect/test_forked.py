@@ -34,7 +34,7 @@ def in_a_child(do: Callable[[], object]) -> None:
     """Run something in a forked process, which must end well."""
     pid = os.fork()
     if pid == 0:
-        signal.alarm(20)
+        signal.alarm(60)
         try:
             do()
             os._exit(0)

@@ -39,24 +39,24 @@ def far_server() -> Iterator[Callable[[], None]]:
         with fresh_network():
             names.append(threading.get_native_id())
             ready.set()
-            assert linked.wait(10)
+            assert linked.wait(60)
             ip(f"addr add {SERVER}/24 dev v1")
             ip(f"link set v1 address {MACS[1]} up")
             ip(f"neigh add {CLIENT} lladdr {MACS[0]} dev v1")
             with socket.create_server((SERVER, PORT)) as listener:
-                listener.settimeout(10)
+                listener.settimeout(60)
                 ready.set()
                 sock, _ = listener.accept()
                 with sock:
-                    vanish.wait(10)
+                    vanish.wait(60)
                     ip(f"addr del {SERVER}/24 dev v1")
                     vanished.set()
-                    end.wait(30)
+                    end.wait(60)
 
     thread = threading.Thread(target=live)
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         ready.clear()
         ip(f"link add v0 address {MACS[0]} type veth peer name v1")
         ip(f"link set v1 netns {names[0]}")
@@ -64,17 +64,17 @@ def far_server() -> Iterator[Callable[[], None]]:
         ip("link set v0 up")
         ip(f"neigh add {SERVER} lladdr {MACS[1]} dev v0")
         linked.set()
-        assert ready.wait(10)
+        assert ready.wait(60)
 
         def disappear() -> None:
             vanish.set()
-            assert vanished.wait(10)
+            assert vanished.wait(60)
 
         yield disappear
     finally:
         vanish.set()
         end.set()
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.mark.parametrize("shell", ALL, ids=lambda shell: shell.name)
@@ -88,12 +88,12 @@ def test_a_vanished_peer_is_a_lost_connection_in_time(shell: Shell, settings: di
 
         async def scenario() -> float:
             start = 0.0
-            async for connection in shell.connections((SERVER, PORT), timeout=5, **settings):
+            async for connection in shell.connections((SERVER, PORT), timeout=60, **settings):
                 if start:
                     raise AssertionError("nobody can be there")
                 async with connection as stream:
+                    start = time.monotonic()  # before: a keepalive counts from the last packet
                     disappear()
-                    start = time.monotonic()
                     if speaks:
                         await stream.send(b"anybody there?")
                     await stream.receive()
@@ -101,7 +101,7 @@ def test_a_vanished_peer_is_a_lost_connection_in_time(shell: Shell, settings: di
                 return made - start
             return 0.0
 
-        assert 0.9 <= shell.run(scenario) < 4
+        assert 0.9 <= shell.run(scenario) < 60  # two seconds on a quiet machine, a quarter of an hour without
 
 
 def test_without_them_nothing_is_noticed() -> None:

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import tailbite
@@ -20,6 +22,8 @@ from support.trap import PORT, leftovers
 
 HERE = ("127.0.0.1", PORT)
 SLOW = tailbite.Backoff(60, 60, draw=lambda: 1.0)
+SOON = 40.0  # an end that is missed comes after a minute
+REACHED = {"sleeping": "WAITING", "connecting": "CONNECTING", "verifying": "VERIFYING", "reading": "CONNECTED"}
 
 pytestmark = pytest.mark.usefixtures("network")
 
@@ -55,11 +59,9 @@ def test_ctrl_c_ends_the_blocking_loop_at_once(when: str) -> None:
         with process:
             while process.stdout.readline().strip() != awaited:
                 assert process.poll() is None
-            time.sleep(0.2)
-            start = time.monotonic()
+            time.sleep(0.2)  # into the call; a signal that comes earlier must do as well
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 130
-            assert time.monotonic() - start < 2
+            assert process.wait(SOON) == 130
 
 
 @pytest.mark.parametrize("shell", ["asyncio", "anyio on asyncio", "anyio on trio"])
@@ -68,13 +70,23 @@ def test_cancellation_ends_the_asynchronous_loops_at_once(shell: str, when: str)
     module = tailbite.aio if shell == "asyncio" else tailbite.anyio
     verify = tailbite.verify.banner(b"hello", timeout=60) if when == "verifying" else None
 
+    async def use() -> None:
+        async for connection in made:
+            async with connection as stream:
+                entered.append(stream)
+                await anyio.sleep(60)
+
+    entered: list[Any] = []
+    made: Any = None
+
     async def scenario() -> None:
+        nonlocal made
         made = module.connections(*HERE, backoff=SLOW, timeout=60, verify=verify)
-        with anyio.move_on_after(0.3) as scope:
-            async for connection in made:
-                async with connection:
-                    await anyio.sleep(60)
-        assert scope.cancelled_caught
+        async with anyio.create_task_group() as group:
+            group.start_soon(use)
+            while made.state.name != REACHED[when] or bool(entered) != (when == "reading"):
+                await anyio.lowlevel.checkpoint()  # the test's time limit ends a failure
+            group.cancel_scope.cancel()
         assert made.state.name == ("IDLE" if when == "reading" else "ENDED")
 
     with server_for(when):
@@ -83,7 +95,7 @@ def test_cancellation_ends_the_asynchronous_loops_at_once(shell: str, when: str)
             asyncio.run(scenario())
         else:
             anyio.run(scenario, backend=shell.rpartition(" ")[2])
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < SOON
     assert [each for each in leftovers() if each.state == 2] == []  # TCP_SYN_SENT
 
 
@@ -100,6 +112,6 @@ def test_a_mock_clock_of_trio_is_the_loops_clock() -> None:
         waited.append(trio.current_time())
 
     start = time.monotonic()
-    trio.run(scenario, clock=trio.testing.MockClock(autojump_threshold=0.01))
-    assert time.monotonic() - start < 10
+    trio.run(scenario, clock=trio.testing.MockClock(autojump_threshold=0.1))
+    assert time.monotonic() - start < SOON
     assert waited[0] == pytest.approx(9 * 60, abs=1)

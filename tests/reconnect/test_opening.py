@@ -6,7 +6,6 @@ import contextlib
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ def test_the_verifiers_bytes_are_the_callers(shell: Shell) -> None:
 
 def test_bytes_after_a_verifiers_question_arrive_in_order(shell: Shell) -> None:
     async def scenario() -> Any:
-        async for connection in shell.connections(HERE, verify=Greeted(sends=b"who?", keeps=6, timeout=5)):
+        async for connection in shell.connections(HERE, verify=Greeted(sends=b"who?", keeps=6)):
             async with connection as stream:
                 await stream.send(b"next")
                 data = b""
@@ -80,22 +79,24 @@ def test_bytes_after_a_verifiers_question_arrive_in_order(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("peer", "sends", "reason"),
+    ("peer", "verify", "reason"),
     [
-        (lambda sock: sock.recv(10), b"", "silent"),
-        (lambda sock: sock.sendall(b"220 other\n"), b"", "protocol"),
-        (lambda sock: None, b"", "closed"),
-        (lambda sock: sock.sendall(b"hel"), b"", "closed"),
-        (lambda sock: sock.sendall(sock.recv(10)), b"anybody there?", "echo"),
+        (lambda sock: sock.recv(10), Greeted(timeout=0.3), "silent"),
+        (lambda sock: sock.sendall(b"220 other\n"), Greeted(), "protocol"),
+        (lambda sock: None, Greeted(), "closed"),
+        (lambda sock: sock.sendall(b"hel"), Greeted(), "closed"),
+        (lambda sock: sock.sendall(sock.recv(10)), Greeted(sends=b"anybody there?"), "echo"),
     ],
     ids=["silent", "other protocol", "closes", "closes in the middle", "echo"],
 )
-def test_a_peer_that_is_not_the_server_is_refused_in_time(shell: Shell, peer: Any, sends: bytes, reason: str) -> None:
+def test_a_peer_that_is_not_the_server_is_refused_in_time(
+    shell: Shell, peer: Any, verify: Greeted, reason: str
+) -> None:
     seen: list[events.Event] = []
 
     async def scenario() -> None:
         async for connection in shell.connections(
-            HERE, verify=Greeted(sends=sends), backoff=FAST, max_attempts=2, hooks=seen.append
+            HERE, verify=verify, timeout=60, backoff=FAST, max_attempts=2, hooks=seen.append
         ):
             async with connection:
                 raise AssertionError("it was believed")
@@ -103,7 +104,7 @@ def test_a_peer_that_is_not_the_server_is_refused_in_time(shell: Shell, peer: An
     start = time.monotonic()
     with serving(peer), pytest.raises(tailbite.GaveUpError) as gave_up:
         shell.run(scenario)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30
     assert names(seen).count("VerifyFailed") == 2
     assert "Connected" not in names(seen)
     for attempt in gave_up.value.attempts:
@@ -134,9 +135,7 @@ def test_tls_with_a_verifier_and_the_right_name(
             secure.recv(100)
 
     async def scenario() -> Any:
-        async for connection in shell.connections(
-            ("localhost", PORT), ssl=client_side, verify=Greeted(keeps=3, timeout=5)
-        ):
+        async for connection in shell.connections(("localhost", PORT), ssl=client_side, verify=Greeted(keeps=3)):
             async with connection as stream:
                 data = b""
                 while len(data) < 11:
@@ -166,9 +165,11 @@ def test_an_ssl_socket_hands_out_the_callers_bytes_first_however_it_is_read(
             secure.recv(100)
             secure.sendall(b"one\ntwo\n")
 
-    verifier = Greeted(timeout=5)
+    verifier = Greeted()
     with serving(talk):
-        for connection in tailbite.connections(("localhost", PORT), ssl=client_side, verify=verifier, read_timeout=5):
+        for connection in tailbite.connections(
+            ("localhost", PORT), ssl=client_side, verify=verifier, read_timeout=60
+        ):
             with connection as sock:
                 assert isinstance(sock, ssl.SSLSocket)
                 assert sock.pending() == 6
@@ -197,20 +198,23 @@ def test_a_tls_handshake_that_hangs_ends_in_time(shell: Shell, certificate: Path
 
 def test_unix_sockets_need_no_guard_and_work(shell: Shell, tmp_path: Path) -> None:
     path = str(tmp_path / "server.sock")
-    seen: list[events.Event] = []
+    refusals: list[events.Refused] = []
+
+    def hook(event: events.Event) -> None:
+        if isinstance(event, events.Refused):
+            refusals.append(event)
+            stack.enter_context(serving(greet, path))
 
     async def scenario() -> Any:
-        async for connection in shell.connections(path, backoff=FAST, hooks=seen.append, verify=Greeted(timeout=5)):
+        async for connection in shell.connections(path, backoff=FAST, hooks=hook, verify=Greeted()):
             async with connection as stream:
                 return await stream.receive()
         return b""
 
     with contextlib.ExitStack() as stack:
-        timer = threading.Timer(0.1, lambda: stack.enter_context(serving(greet, path)))
-        timer.start()
         assert shell.run(scenario) == b"hello\n"
-        timer.join()
-    assert isinstance(next(event for event in seen if isinstance(event, events.Refused)).error, FileNotFoundError)
+    (refusal,) = refusals
+    assert isinstance(refusal.error, FileNotFoundError)
 
 
 def test_a_full_backlog_of_a_unix_socket_is_no_connection(shell: Shell, tmp_path: Path) -> None:
@@ -299,7 +303,7 @@ def test_an_address_that_does_not_answer_is_passed_by(shell: Shell, monkeypatch:
     monkeypatch.setattr("trio.socket.getaddrinfo", lambda *_, **__: answer(two))
 
     async def scenario() -> Any:
-        async for connection in shell.connections(("two.example", PORT), happy_eyeballs_delay=0.05):
+        async for connection in shell.connections(("two.example", PORT), timeout=60, happy_eyeballs_delay=0.05):
             async with connection as stream:
                 return await stream.receive()
         return b""
@@ -307,7 +311,7 @@ def test_an_address_that_does_not_answer_is_passed_by(shell: Shell, monkeypatch:
     start = time.monotonic()
     with serving(greet):
         assert shell.run(scenario) == b"hello\n"
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 40  # the first address is given up after a minute
 
 
 def test_a_self_connect_that_was_asked_for_is_found_reset_and_told(shell: Shell) -> None:

@@ -42,10 +42,9 @@ def test_a_real_server_that_is_waited_for_starts_at_the_first_try(name: str, cer
         command, verifier = command_of(name, at, certificate)
         trap = Trap().set()
         trap.control()
-        for _ in range(3):
+        while len(seen) < 6:
             with pytest.raises(tailbite.NotReadyError):
                 tailbite.wait((HOST, PORT), verify=verifier, timeout=0.2, interval=0.001, on_attempt=seen.append)
-        assert len(seen) > 5
         assert {readiness.status for readiness in seen} == {TargetStatus.REFUSED}
         with servers.run(command, None, at / "log") as process:
             tailbite.wait((HOST, PORT), verify=verifier, interval=0.01)
@@ -59,7 +58,7 @@ def test_a_real_postgres_cannot_start_where_the_usual_gate_waits_for_it() -> Non
         command = servers.postgres(find_peer, at, PORT)
         Trap().set().control()
         gate = [find_peer("bash"), "-c", f"until (exec 3<>/dev/tcp/{HOST}/{PORT}) 2>/dev/null; do :; done"]
-        subprocess.run(gate, check=True, timeout=30)  # it opens: for itself
+        subprocess.run(gate, check=True, timeout=100)  # it opens: for itself
         with servers.run(command, None, at / "log") as process:
-            assert process.wait(30) != 0
+            assert process.wait(100) != 0
             assert "Address already in use" in (at / "log").read_text()

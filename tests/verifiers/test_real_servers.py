@@ -134,22 +134,29 @@ def everything(certificate: Path) -> Iterator[None]:
         yield
 
 
-def ask_all(verifier: verify.Verifier, patience: float = 2.5) -> dict[str, Readiness]:
-    """Ask all servers at once; again with more patience where the machine was too busy to reach one."""
+def ask_all(verifier: verify.Verifier, patience: float) -> dict[str, Readiness]:
+    """Ask all servers at once."""
     targets = [(HOST, port) for port in PORTS.values()]
     try:
         seen = tailbite.wait(*targets, verify=verifier, timeout=0, patience=patience)
     except tailbite.NotReadyError as error:
         seen = error.targets  # type: ignore[assignment]
-    if any(readiness.status is TargetStatus.NOTHING for readiness in seen) and patience < 60:
-        return ask_all(verifier, 2 * patience)
     return dict(zip(PORTS, seen, strict=True))
 
 
 @pytest.mark.parametrize("name", ACCEPTS)
 def test_a_verifier_accepts_its_server_and_refuses_the_others(name: str) -> None:
+    """A server that seems silent may only be slow on a busy machine: so it is asked again with more patience."""
+    for patience in (2.5, 10.0):
+        with contextlib.suppress(AssertionError):
+            check_answers(name, patience)
+            return
+    check_answers(name, 40.0)
+
+
+def check_answers(name: str, patience: float) -> None:
     verifier, own = ACCEPTS[name]
-    seen = ask_all(verifier)
+    seen = ask_all(verifier, patience)
     assert {server for server, readiness in seen.items() if readiness.ready} == own
     asks = name not in ("mysql", "ssh", "smtp", "banner")
     assert seen["echo"].status is (TargetStatus.ECHO if asks else TargetStatus.SILENT)
@@ -239,7 +246,7 @@ def test_in_asyncio_and_trio_nothing_is_swallowed_either() -> None:
 
 def refusal(verifier: verify.Verifier, name: str) -> str:
     with pytest.raises(tailbite.NotReadyError) as missed:
-        tailbite.wait((HOST, PORTS[name]), verify=verifier, timeout=0)
+        tailbite.wait((HOST, PORTS[name]), verify=verifier, timeout=0, patience=60)
     (readiness,) = missed.value.targets
     assert isinstance(readiness, Readiness)
     assert readiness.status is TargetStatus.NOT_READY
@@ -254,7 +261,7 @@ def test_a_redis_that_is_busy_with_a_script_is_not_ready() -> None:
     with socket.create_connection((HOST, PORTS["redis"])) as busy:
         busy.sendall(b"CONFIG SET busy-reply-threshold 50\r\nEVAL 'while true do end' 0\r\n")
         with socket.create_connection((HOST, PORTS["redis"])) as doctor:
-            doctor.settimeout(30)
+            doctor.settimeout(100)
             doctor.sendall(b"PING\r\n")
             assert doctor.recv(100).startswith(b"-BUSY")  # it answers this late, and only when it is busy
             try:
@@ -262,7 +269,7 @@ def test_a_redis_that_is_busy_with_a_script_is_not_ready() -> None:
             finally:
                 doctor.sendall(b"SCRIPT KILL\r\n")
                 assert doctor.recv(100) == b"+OK\r\n"
-    tailbite.wait((HOST, PORTS["redis"]), verify=verify.redis, timeout=30)
+    tailbite.wait((HOST, PORTS["redis"]), verify=verify.redis, timeout=100)
 
 
 def test_a_mariadb_without_room_is_not_ready() -> None:
@@ -270,13 +277,13 @@ def test_a_mariadb_without_room_is_not_ready() -> None:
         for _ in range(160):  # max_connections is 151
             stack.enter_context(socket.create_connection((HOST, PORTS["mariadb"])))
         assert refusal(verify.mysql, "mariadb") == "error 1040: Too many connections"
-    tailbite.wait((HOST, PORTS["mariadb"]), verify=verify.mysql, timeout=30)
+    tailbite.wait((HOST, PORTS["mariadb"]), verify=verify.mysql, timeout=100)
 
 
 @contextlib.contextmanager
 def until_greeted(port: int) -> Iterator[None]:
     """Hold the one place that there is, once sshd has noticed that those before us have left it."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
         with socket.create_connection((HOST, port)) as sock:
             if sock.recv(8) == b"SSH-2.0-":
@@ -290,10 +297,10 @@ def test_an_sshd_without_room_is_not_ready() -> None:
     with servers.folder() as at:
         command = servers.sshd(find_peer, at, port, "MaxStartups=1")
         with servers.run(command, None, at / "log"):
-            tailbite.wait((HOST, port), verify=verify.ssh, timeout=30)
+            tailbite.wait((HOST, port), verify=verify.ssh, timeout=100)
             with until_greeted(port):
                 with pytest.raises(tailbite.NotReadyError, match=r"not ready \(Exceeded MaxStartups"):
-                    tailbite.wait((HOST, port), verify=verify.ssh, timeout=0)
+                    tailbite.wait((HOST, port), verify=verify.ssh, timeout=0, patience=60)
 
 
 def test_a_postgres_that_is_shutting_down_is_not_ready_though_it_answers_ssl_requests() -> None:
@@ -302,7 +309,7 @@ def test_a_postgres_that_is_shutting_down_is_not_ready_though_it_answers_ssl_req
     with servers.folder() as at:
         command = servers.postgres(find_peer, at, port)
         with servers.run(command, port, at / "log") as process:
-            tailbite.wait(f"postgres://{HOST}:{port}", timeout=30)
+            tailbite.wait(f"postgres://{HOST}:{port}", timeout=100)
             client = [find_peer("psql"), f"postgresql://postgres:secret@{HOST}:{port}/postgres", "-Atc"]
             with subprocess.Popen([*client, r"select 'in', pg_sleep(60)"]):
                 try:
@@ -320,14 +327,14 @@ def test_a_postgres_that_is_shutting_down_is_not_ready_though_it_answers_ssl_req
 @pytest.mark.parametrize("server", ["postgres", "postgres with tls"])
 def test_the_password_of_a_postgres_url_is_used(server: str) -> None:
     where = f"{HOST}:{PORTS[server]}"
-    (ready,) = tailbite.wait(f"postgres://postgres:secret@{where}/postgres", timeout=30)
+    (ready,) = tailbite.wait(f"postgres://postgres:secret@{where}/postgres", timeout=100)
     assert ready.ready
     for url, says in (
         (f"postgres://postgres:wrong@{where}", 'password authentication failed for user "postgres"'),
         (f"postgres://nobody:secret@{where}", 'password authentication failed for user "nobody"'),
     ):
         with pytest.raises(tailbite.NotReadyError) as missed:
-            tailbite.wait(url, timeout=0)
+            tailbite.wait(url, timeout=0, patience=60)
         assert says in str(missed.value)
         assert "not ready" in str(missed.value)
 
@@ -338,17 +345,17 @@ def test_the_password_of_a_redis_url_is_used() -> None:
         command = servers.redis(find_peer, at, port, "--requirepass", "sec ret", *user)
         with servers.run(command, port, at / "log"):
             for credentials in (":sec%20ret@", "default:sec%20ret@", "app:pw@", ""):
-                (ready,) = tailbite.wait(f"redis://{credentials}{HOST}:{port}/0", timeout=30)
+                (ready,) = tailbite.wait(f"redis://{credentials}{HOST}:{port}/0", timeout=100)
                 assert ready.ready
             for credentials in (":wrong@", "app:wrong@", "nobody:pw@"):
                 with pytest.raises(tailbite.NotReadyError, match="WRONGPASS"):
-                    tailbite.wait(f"redis://{credentials}{HOST}:{port}/0", timeout=0)
-    (ready,) = tailbite.wait(f"redis://:unneeded@{HOST}:{PORTS['redis']}", timeout=30)  # it has no password
+                    tailbite.wait(f"redis://{credentials}{HOST}:{port}/0", timeout=0, patience=60)
+    (ready,) = tailbite.wait(f"redis://:unneeded@{HOST}:{PORTS['redis']}", timeout=100)  # it has no password
     assert ready.ready
 
 
 def wait_until_logged_in(client: list[str]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     query = "select count(*) from pg_stat_activity where query like '%pg_sleep(60)%' and pid <> pg_backend_pid()"
     while time.monotonic() < deadline:
         if subprocess.run([*client, query], capture_output=True, text=True).stdout.strip() == "1":
@@ -357,10 +364,10 @@ def wait_until_logged_in(client: list[str]) -> None:
 
 
 def until_not_ready(port: int) -> Readiness:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while time.monotonic() < deadline:
         try:
-            tailbite.wait(f"postgres://{HOST}:{port}", timeout=0)
+            tailbite.wait(f"postgres://{HOST}:{port}", timeout=0, patience=60)
         except tailbite.NotReadyError as error:
             (readiness,) = error.targets
             assert isinstance(readiness, Readiness)
