@@ -75,7 +75,7 @@ def wait_for_time_wait(port: int = PORT) -> None:
 
 def wait_for_release(port: int = PORT) -> None:
     """Wait until nothing has the port: helpers of ``run`` may end after the program. A TIME-WAIT lasts longer."""
-    wait_until(lambda: leftovers(port) == [], "the helpers have released the port")
+    wait_until(lambda: leftovers(port) == [], "the helpers have released the port", seconds=40)
 
 
 def server_can_bind(host: str = "127.0.0.1", port: int = PORT, *, reuse: bool = False) -> bool:
