@@ -26,11 +26,11 @@ SHORT = (
 
 
 @pytest.mark.usefixtures("network")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_no_test_of_cpython_fails_only_with_tailbite() -> None:
     if importlib.util.find_spec("test.test_socket") is None:
         pytest.skip("this Python has no tests of the standard library (Debian: libpython3-testsuite)")
-    plain, replaced, only = cpython.differences(SHORT, timeout=140)
+    plain, replaced, only = cpython.differences(SHORT, timeout=400)
     assert only == frozenset()
     assert replaced.run == plain.run > 250
     assert replaced.guarded > 100
