@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.trap import PORT
+from support.trap import PORT, wait_for_time_wait
 from tailbite.core.selection import Selection
 from tailbite.guards.program.probe import reports_end
 from tailbite.host.see.port_selection import running_selection
@@ -102,6 +102,7 @@ def _sock_destroy_time_wait() -> bool:
     with namespace.fresh_network():
         with _self_connected():
             pass
+        wait_for_time_wait()
         return _allowed(_destroy_all)
 
 

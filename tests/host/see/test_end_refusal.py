@@ -6,11 +6,14 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import time
 
 import pytest
 from click.testing import CliRunner
 
+from conftest import find_peer
+from support.abilities import SLOW_LOOPBACK, has_ability
 from support.old_kernel import refuse_to_destroy
 from support.trap import PORT, leftovers, wait_for_time_wait
 from tailbite.cli import fix, scan
@@ -38,6 +41,15 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")
 def _ask_again() -> None:
     abilities.can_destroy.cache_clear()
     abilities._can_destroy_time_wait.cache_clear()
+
+
+@as_root
+@pytest.mark.needs("SCH_TBF")
+@pytest.mark.usefixtures("network")
+def test_the_ability_is_found_out_although_loopback_delivers_late() -> None:
+    """A close(2) returns before its FIN has arrived; the TIME-WAIT comes a moment later."""
+    subprocess.run([find_peer("tc"), *SLOW_LOOPBACK], check=True)
+    assert abilities._try_time_wait() is has_ability("SOCK_DESTROY_TIME_WAIT")
 
 
 @pytest.mark.parametrize(

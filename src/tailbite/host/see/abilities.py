@@ -8,6 +8,7 @@ import gzip
 import os
 import re
 import socket
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 _IP_FREEBIND = 15  # include/uapi/linux/in.h
+_PAUSES = (0.0, 0.001, 0.01, 0.1, 1.0, 4.0)
+"""Seconds to wait for a TIME-WAIT before the ability to destroy it is called unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +197,22 @@ def _try_time_wait() -> bool | None:
         sock.bind(("127.0.0.1", 9))
         sock.connect(("127.0.0.1", 9))
     with SockDiag() as diag:
-        for one in diag.listing((TcpState.TIME_WAIT,)).sockets:
+        for one in _awaited_time_wait(diag):
             try:
                 diag.destroy(one)
             except OSError as error:
                 return False if error.errno in LACKS_DESTROY else None
             return True
     return None
+
+
+def _awaited_time_wait(diag: SockDiag) -> tuple[TcpSocket, ...]:
+    """List what is in TIME-WAIT; a busy loopback delivers the segments that lead to it after close(2) returned."""
+    for pause in _PAUSES:
+        time.sleep(pause)
+        if found := diag.listing((TcpState.TIME_WAIT,)).sockets:
+            return found
+    return ()
 
 
 def _has_xt_bpf() -> bool | None:
