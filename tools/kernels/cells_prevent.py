@@ -175,6 +175,25 @@ def run_in_process(run: Run) -> str:
     return f"{run.connects} connects, 0 self-connects"
 
 
+def multipath(run: Run) -> str:
+    """Guard a client with sockets of Multipath TCP, which lack the port range option before Linux 6.8."""
+    if not has_ability("MPTCP"):
+        raise NotRunError("the kernel lacks MPTCP")
+    guards = [("run", "--in-process")]
+    if has_ability("SECCOMP_REPORTS_END"):
+        guards.append(("run", "--require"))
+    count = min(run.connects, 200)
+    for way in ("plain, MPTCP", "bind 0, MPTCP"):
+        for under in guards:
+            with namespace.fresh_network():
+                Trap(binds_first=way != "plain, MPTCP").set()
+                expect(dial(way, 60)["self"], f"the control did not self-connect: {way}")
+                counts = dial(way, count, under=under)
+            expect(counts["self"] == 0, f"{counts['self']} self-connects of {count}: {way}, {' '.join(under)}")
+            expect(counts["refused"] == count, f"not only refused: {counts}, {way}, {' '.join(under)}")
+    return f"{count} connects each under {' and '.join(map(' '.join, guards))}, 0 self-connects"
+
+
 def run_ends_under_a_pipe(_: Run) -> str:
     """Read the pipes of ``run -v`` to their end before waiting, as subprocess.run() and CI runners do."""
     with namespace.fresh_network():
@@ -261,6 +280,7 @@ CELLS: tuple[tuple[str, Callable[[Run], str]], ...] = (
     ("run, client binds port 0", _under_run("bind 0")),
     ("run --port", _under_run("plain", "--port", str(PORT))),
     ("run --in-process", run_in_process),
+    ("Multipath TCP", multipath),
     ("run as nobody, by Yama scope", yama),
     ("run -v under a pipe", run_ends_under_a_pipe),
     ("fix --reserve", reserve),

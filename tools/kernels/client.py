@@ -22,7 +22,8 @@ class Client:
     """A client of one kind.
 
     Attributes:
-        way: "plain", "guard", "create_connection", "open_connection", "bind 0" or "bind P".
+        way: "plain", "guard", "create_connection", "open_connection", "bind 0" or "bind P"; with ", MPTCP" after it,
+            a socket of Multipath TCP (RFC 8684).
         host: the address to connect to.
         source: the source address; empty for none.
         port: the port to connect to.
@@ -45,12 +46,14 @@ class Client:
         if self.way == "create_connection":
             return tailbite.create_connection((self.host, self.port), source_address=self.source_address)
         anywhere = self.source or ("::" if ":" in self.host else "0.0.0.0")
-        bound = {"bind 0": (anywhere, 0), "bind P": (anywhere, self.port)}.get(self.way, self.source_address)
+        way = self.way.removesuffix(", MPTCP")
+        bound = {"bind 0": (anywhere, 0), "bind P": (anywhere, self.port)}.get(way, self.source_address)
         return self._connect_plainly(bound)
 
     def _connect_plainly(self, bound: tuple[str, int] | None) -> socket.socket:
         """Connect a plain socket, which guard() guards where it is on."""
-        sock = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM, 262 if self.way.endswith(", MPTCP") else 0)
         try:
             if bound is not None:
                 sock.bind(bound)

@@ -23,12 +23,13 @@ __all__ = [
     "local_port_range",
     "netns_cookie",
     "pack_port_range",
+    "port_range_option",
     "set_local_port_range",
     "supports_local_port_range",
 ]
 
 IP_LOCAL_PORT_RANGE = 51
-"""Linux 6.3, include/uapi/linux/in.h. Level IPPROTO_IP for AF_INET6 and MPTCP sockets as well."""
+"""Linux 6.3, include/uapi/linux/in.h. Level IPPROTO_IP for AF_INET6 as well; for MPTCP since Linux 6.8."""
 
 IP_BIND_ADDRESS_NO_PORT = 24
 """Linux 4.2, include/uapi/linux/in.h."""
@@ -59,6 +60,17 @@ def local_port_range(sock: socket.socket) -> tuple[int, int]:
     """
     value = sock.getsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE) & 0xFFFFFFFF
     return value & 0xFFFF, value >> 16
+
+
+def port_range_option(sock: socket.socket) -> int | None:
+    """Return the value of a socket's IP_LOCAL_PORT_RANGE, 0 if it was not set; None if the socket cannot have one.
+
+    Before Linux 6.8 MPTCP sockets cannot (EOPNOTSUPP), also on kernels that have the option for TCP.
+    """
+    try:
+        return sock.getsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE)
+    except OSError:
+        return None
 
 
 @cache

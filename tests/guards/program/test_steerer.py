@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,6 +100,26 @@ def test_without_port_ranges_a_client_that_binds_first_is_bound_to_another_port(
     assert (found["mechanism"], found["not_covered"]) == ("hold", [])
     assert found["connects"]["released"] > 100
     itself, _ = counts(run(client(host, source=source)).stdout)
+    assert itself > 0, "the control did not self-connect"
+
+
+@pytest.mark.needs("IP_LOCAL_PORT_RANGE")
+@pytest.mark.parametrize("source", ["-", "127.0.0.1"])
+def test_a_socket_that_can_have_no_range_is_guarded_by_holding(source: str, tmp_path: Path) -> None:
+    """MPTCP before Linux 6.8 refuses the option that TCP has; here the supervisor believes that of every socket."""
+    Trap(binds_first=source != "-").set()
+    stats = tmp_path / "stats.json"
+    code = (
+        "from tailbite.guards.program import steerer; steerer.port_range_option = lambda sock: None\n"
+        "from tailbite.cli import main; main()"
+    )
+    words = ("run", "--require", "--stats-json", str(stats), "--")
+    done = run([sys.executable, "-c", code, *words, *client(source=source)])
+    assert counts(done.stdout) == (0, 200), done.stderr
+    found = json.loads(stats.read_text())
+    assert found["mechanism"] == "steer"
+    assert found["connects"]["held"] + found["connects"]["released"] == 200
+    itself, _ = counts(run(client(source=source)).stdout)
     assert itself > 0, "the control did not self-connect"
 
 

@@ -252,3 +252,53 @@ def test_a_connect_that_could_not_be_guarded_fails(monkeypatch: pytest.MonkeyPat
             sock.connect((HOST, PORT))
         assert error.value.errno == number
     Trap().control()
+
+
+@pytest.mark.needs("MPTCP")
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("binds_first", [False, True])
+@pytest.mark.parametrize("host", [HOST, "::1"])
+def test_an_mptcp_socket_that_can_have_no_range_is_bound_to_another_port(
+    monkeypatch: pytest.MonkeyPatch, host: str, binds_first: bool
+) -> None:
+    """Linux 5.6 to 6.7, where TCP sockets may have the option all the same (6.1 of Debian 12)."""
+    monkeypatch.setattr(steering, "_can_have_range", lambda sock: False)
+    monkeypatch.setattr(facts, "supports_local_port_range", lambda: True)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    def connect() -> tuple[int, bool]:
+        with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_MPTCP) as sock:
+            if binds_first:
+                sock.bind((host, 0))
+            answer = sock.connect_ex((host, PORT))
+            is_self = answer == 0 and sock.getsockname() == sock.getpeername()
+            abort(sock)
+            return answer, is_self
+
+    Trap(binds_first=binds_first).set()
+    seen: list[tailbite.GuardedConnect] = []
+    with tailbite.guard(events=seen.append):
+        assert {connect() for _ in range(40)} == {(errno.ECONNREFUSED, False)}
+        with socket.create_server((host, PORT), family=family):
+            assert connect() == (0, False)
+    assert {(each.means, each.source_ports) for each in seen} == {(Means.BIND, None)}
+    assert any(connect()[1] for _ in range(8)), "the control did not self-connect"
+
+
+@pytest.mark.needs("MPTCP")
+@pytest.mark.usefixtures("network")
+def test_an_mptcp_socket_keeps_the_port_that_the_program_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering, "_can_have_range", lambda sock: False)
+    monkeypatch.setattr(facts, "supports_local_port_range", lambda: True)
+    Trap().set()
+    for port, means in ((PORT, Means.CHECK), (PORT + 1, None)):
+        with tailbite.guard(), socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP) as sock:
+            sock.bind((HOST, port))
+            done = steering.prepare(sock, (HOST, PORT))
+            assert (None if done is None else done[0]) == means
+            assert sock.getsockname() == (HOST, port)
+    write_ephemeral_range(PortRange(PORT, PORT))
+    with tailbite.guard(), socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP) as sock:
+        with pytest.raises(OSError) as left:
+            sock.connect((HOST, PORT))
+        assert left.value.errno == errno.EADDRNOTAVAIL

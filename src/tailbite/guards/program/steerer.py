@@ -42,7 +42,7 @@ from tailbite.guards.program.shared_page import Outcome
 from tailbite.kernel import seccomp
 from tailbite.kernel.memory import MemoryReader
 from tailbite.kernel.pidfd import copy_descriptor, copy_descriptor_of_thread, open_thread
-from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE
+from tailbite.kernel.sockopt import IP_LOCAL_PORT_RANGE, port_range_option
 from tailbite.kernel.unbind import unbind_chosen_port
 
 if TYPE_CHECKING:
@@ -213,14 +213,11 @@ class Steerer:
             return Outcome.PASSED
         foreign = self._namespaces.foreign_name(tid, sock)
         ranges = self._ranges_of(foreign, tid, sock)
-        if not self._steers:
+        own = port_range_option(sock) if self._steers else None
+        if own is None:
             if not _is_in(ranges, port):
                 return Outcome.PASSED
             return self._hold_or_bind_again(tid, sock, name, port, foreign)
-        try:
-            own = sock.getsockopt(_IPPROTO_IP, IP_LOCAL_PORT_RANGE)
-        except OSError:
-            return Outcome.PASSED  # not an Internet socket: likewise
         means, lower_share, lower, upper = ranges.steer(port, own)
         if foreign is None and own == 0:
             self._remember(tid, ranges, means, (port, lower_share, lower, upper))

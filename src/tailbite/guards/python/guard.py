@@ -53,9 +53,9 @@ class GuardedConnect:
         host: the destination as the program gave it: an address or a name.
         port: the destination port.
         means: ``STEER``: the source port comes from ``source_ports``; ``RESET`` (no IP_LOCAL_PORT_RANGE here): the
-            socket was compared with its peer at once, and reset if it was connected to itself; ``BIND`` (Windows):
-            the socket was bound to another port; ``CHECK``: nothing was done, because the program itself bound the
-            socket to the destination's port.
+            socket was compared with its peer at once, and reset if it was connected to itself; ``BIND`` (Windows,
+            and MPTCP before Linux 6.8): the socket was bound to another port; ``CHECK``: nothing was done, because
+            the program itself bound the socket to the destination's port.
         source_ports: the range of the source port when ``means`` is ``STEER``, else None.
     """
 
@@ -90,7 +90,7 @@ class Guard(Uncopyable):
         if sys.platform.startswith("linux"):
             with contextlib.suppress(ImportError):  # a sub-interpreter of Python 3.12 has no ctypes
                 libc()
-        canonical_host("127.0.0.1")
+        canonical_host("192.0.2.1")
         facts.ask_kernel()
         with _lock:
             if not _is_installed:

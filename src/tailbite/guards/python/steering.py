@@ -57,6 +57,7 @@ _STREAM = int(socket.SOCK_STREAM)
 _IP, _SOCKET = int(socket.IPPROTO_IP), int(socket.SOL_SOCKET)
 _STEER = Means.STEER
 _IN_USE = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
+_NO_OPTION = (errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 _NOT_DONE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _MOST_KNOWN = 4096
 
@@ -184,7 +185,7 @@ def _prepare_slowly(sock: Any, address: Any) -> _Done | None:
     chosen = facts.plan_for(bare, port)
     try:
         done = None
-        if chosen.means is Means.RESET:
+        if chosen.means is Means.RESET or (chosen.means is _STEER and not _can_have_range(sock)):
             means = without_range.protect(sock, address, port, has_other_port=chosen.has_other_port)
             return None if means is None else (means, None)
         if chosen.means is _STEER:
@@ -198,6 +199,14 @@ def _prepare_slowly(sock: Any, address: Any) -> _Done | None:
     if done is None or (_is_plain and port not in _named_ports):
         _remember(sock, port, chosen)
     return done
+
+
+def _can_have_range(sock: Any) -> bool:
+    try:
+        _getsockopt(sock, _IP, IP_LOCAL_PORT_RANGE)
+    except OSError as error:
+        return error.errno not in _NO_OPTION  # MPTCP before Linux 6.8, on kernels that have the option for TCP
+    return True
 
 
 def _steer(sock: Any, port: int, chosen: Plan, bare: Any) -> _Done:

@@ -25,6 +25,9 @@ full, or a firewall drops the SYN
 No port is held, and no source port is spent but in the last case, so no server and no other client notices.
 Destinations that are not on this host cannot be self-connects and are left alone.
 
+An MPTCP socket has neither the port range, before Linux 6.8, nor all that the early connect needs. It is bound to
+another port first, which the kernel chooses for a TCP socket. That port is then not shared between destinations.
+
 Windows has no such state. There the socket is bound to another port first, while a second socket holds P. macOS
 itself refuses to connect a socket to itself (EINVAL).
 """
@@ -59,6 +62,7 @@ _getsockopt = _Socket.getsockopt
 _setsockopt = _Socket.setsockopt
 _IP, _TCP, _SOCKET = int(socket.IPPROTO_IP), int(socket.IPPROTO_TCP), int(socket.SOL_SOCKET)
 _INET = int(socket.AF_INET)
+_MPTCP = 262  # IPPROTO_MPTCP, include/uapi/linux/in.h
 _TCP_INFO = 11  # its first byte is the state, include/uapi/linux/tcp.h
 _TCP_FASTOPEN_CONNECT = 30
 _ESTABLISHED, _CLOSE = 1, 7  # include/net/tcp_states.h
@@ -79,6 +83,8 @@ def protect(sock: Any, address: Any, port: int, *, has_other_port: bool) -> Mean
         OSError: EADDRNOTAVAIL, no other source port is left.
     """
     if sys.platform.startswith("linux"):
+        if _getsockopt(sock, _SOCKET, socket.SO_PROTOCOL) == _MPTCP:
+            return _bind_like_tcp(sock, address, port)
         return connect_early(sock, address, port, has_other_port=has_other_port)
     return None if sys.platform == "darwin" else _bind_elsewhere(sock, port)
 
@@ -162,6 +168,45 @@ def _await_answer(sock: Any) -> None:
     poll = select.poll()
     poll.register(_fileno(sock), select.POLLOUT)
     poll.poll(_LONGEST_ANSWER_MS)
+
+
+def _bind_like_tcp(sock: Any, address: Any, port: int) -> Means | None:
+    """Bind an MPTCP socket to a port other than ``port`` that the kernel has just chosen for a TCP socket.
+
+    Raises:
+        OSError: EADDRNOTAVAIL, no other source port is left; EMFILE, no descriptor is left.
+    """
+    if _destination_here(sock, address, port) is None:
+        return None
+    host, before, *rest = _getsockname(sock)
+    if before == port:
+        unbind_chosen_port(sock)
+    chosen = 0 if before == port else before  # after a refused connect it is only the port that was tried
+    for _ in range(_MOST_DRAWS):
+        chosen = chosen or _free_port(sock, (host, 0, *rest), port)
+        if _bind(sock, (host, chosen, *rest)):
+            return Means.BIND
+        if last_error("bind").errno == errno.EINVAL:  # it has a port, or is connected
+            return Means.CHECK if before == port else None
+        chosen = 0
+    raise _no_port_left()
+
+
+def _free_port(sock: Any, name: Any, port: int) -> int:
+    """Return a port other than ``port`` that nobody has at the address of ``name``.
+
+    Raises:
+        OSError: EADDRINUSE, the range has no other; EMFILE, no descriptor is left.
+    """
+    family = _Socket.family.__get__(sock)
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):  # the first keeps the port if it was given just that one
+            other = stack.enter_context(contextlib.closing(_Socket(family, socket.SOCK_STREAM)))
+            if not _bind(other, name):
+                raise last_error("bind")
+            if (chosen := int(_getsockname(other)[1])) != port:
+                return chosen
+    raise _no_port_left()
 
 
 def _is_unused(sock: Any) -> bool:
