@@ -179,21 +179,42 @@ def test_without_a_descriptor_no_range_of_before_is_believed(
         assert facts.plan_for(sock, PORT).means is not Means.NOTHING
 
 
-@pytest.mark.usefixtures("network")
-@pytest.mark.parametrize(
+LIMIT = "resource.setrlimit(resource.RLIMIT_NOFILE, ({}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+with_and_without_cookie = pytest.mark.parametrize(
     "kernel",
     ["", "from tailbite.kernel import sockopt; facts.SO_NETNS_COOKIE = sockopt.SO_NETNS_COOKIE = 9999\n"],
     ids=["cookie", "no cookie"],
 )
+
+
+@pytest.mark.usefixtures("network")
+@with_and_without_cookie
 def test_the_first_connect_of_a_process_takes_one_descriptor(kernel: str) -> None:
     """To find out what the kernel has takes another one, which may not be there; a plain connect needs no other."""
     program = (
         "import resource, socket, tailbite; from tailbite.connect import facts\n"
-        f"{kernel}"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (5, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        f"{kernel}{LIMIT.format(5)}"
         "server = socket.create_server(('127.0.0.1', 9000))\n"
         "client = tailbite.create_connection(('127.0.0.1', 9000))\n"
         "print(client.fileno())\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("4\n", "")
+
+
+@pytest.mark.usefixtures("network")
+@with_and_without_cookie
+def test_the_first_self_connect_of_a_process_takes_one_descriptor(kernel: str) -> None:
+    """Nothing may be loaded to recognise it: a module takes a descriptor, and the socket has the last one."""
+    Trap().set().control()
+    program = (
+        "import resource, tailbite; from tailbite.connect import facts\n"
+        f"{kernel}{LIMIT.format(4)}"
+        "for host in ('127.0.0.1', '::1', '::ffff:127.0.0.1') * 5:\n"
+        "    try:\n"
+        f"        tailbite.create_connection((host, {PORT}))\n"
+        "    except OSError as error:\n"
+        "        print(error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (set(done.stdout.split()), done.stderr) == ({str(errno.ECONNREFUSED)}, "")

@@ -20,6 +20,7 @@ from typing import Any
 __all__ = ["Endpoint", "FourTuple", "canonical_host", "is_self", "same_host"]
 
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})
+_LOOPBACKS = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 
 
 @lru_cache(maxsize=1024)
@@ -29,9 +30,12 @@ def canonical_host(text: str) -> str:
     Raises:
         ValueError: the text is not an IPv4 or IPv6 address.
     """
-    import ipaddress  # 3 ms that a connection attempt to a numeric IPv4 host does not need
+    without_zone = text.partition("%")[0]
+    if without_zone in _LOOPBACKS:
+        return without_zone.removeprefix("::ffff:")
+    import ipaddress  # 3 ms, and a descriptor, which a process may not have left when it meets a self-connect
 
-    address = ipaddress.ip_address(text.partition("%")[0])
+    address = ipaddress.ip_address(without_zone)
     if address.version == 6 and address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(address)
