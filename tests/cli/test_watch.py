@@ -90,7 +90,7 @@ def test_a_source_that_is_refused_is_status_4() -> None:
     done = run("watch", "--source", "bpf", command=(*without("BPF"), *TAILBITE))
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.count("\n") == 1
-    assert "--source bpf is not allowed here" in done.stderr
+    assert "--source bpf cannot be used here: refused although the capabilities are there" in done.stderr
 
 
 @pytest.mark.parametrize(

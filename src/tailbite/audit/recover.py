@@ -6,6 +6,7 @@ The range is widened first: in a range of two ports one TIME-WAIT would leave th
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from typing import TYPE_CHECKING
 
@@ -138,8 +139,10 @@ class _Listeners:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             try:
                 listener = socket.create_server((host, self._where.port), family=family, backlog=1024)
-            except OSError:  # the client came in between: next tick
-                self.close()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                self.close()  # the client came in between: next tick
                 return
             listener.setblocking(False)
             self._listeners.append(listener)

@@ -15,6 +15,7 @@ In every namespace a plain client is sent first. If that one does not connect to
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -229,6 +230,8 @@ def server_can_bind(host: str, port: int, *, reuse: bool) -> bool:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             sock.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             return False
         return True

@@ -181,7 +181,9 @@ def _source(wanted: str, *, only_own: bool) -> Any:
     try:
         source = open_source(None if wanted == "auto" else SourceKind(wanted), only_own=only_own)
     except OSError as error:
-        raise Unsupported(f"--source {wanted} is not allowed here ({error.strerror or error})") from None
+        raise Unsupported(
+            f"--source {wanted} cannot be used here: {error.strerror or error}; use --source auto"
+        ) from None
     note(f"source of events: {source.kind.description}")
     for refused in source.state().refused:
         note(f"not available: {refused.what.partition(':')[0]}: {refused.why}")

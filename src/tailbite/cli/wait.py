@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import signal
@@ -242,7 +243,8 @@ def _wait_for_ports(
     except NotReadyError as error:
         raise NotReadyError((*ready, *error.targets), request.timeout) from None
     except OSError as error:
-        raise Unsupported(f"no server of this user can bind here: {error.strerror or error}") from None
+        whose = "server of this user" if error.errno in (errno.EACCES, errno.EPERM) else "server"
+        raise Unsupported(f"no {whose} can bind here: {error.strerror or error}") from None
 
 
 def _progress(quiet: bool, request: _Request) -> Progress:

@@ -110,7 +110,7 @@ def command(
       sudo tailbite watch --kill
 
     Exit status: 0 nothing happened, 1 a self-connect was seen, 3 nothing was seen but not everything could be, 4 the
-    source asked for with --source is not allowed here, 130 interrupted.
+    source asked for with --source cannot be used here, 130 interrupted.
     """
     source = _open(wanted, only_own=place == "self")
     watcher = Watcher(source, _inspector(source, every, only_own=place == "self", kill=kill), kill=kill)
@@ -136,7 +136,7 @@ def _open(wanted: str, *, only_own: bool) -> EventSource:
         source = open_source(kind, only_own=only_own)
     except OSError as error:
         raise Unsupported(
-            f"--source {wanted} is not allowed here ({error.strerror or error}); use --source auto"
+            f"--source {wanted} cannot be used here: {error.strerror or error}; use --source auto"
         ) from None
     note(f"source of events: {source.kind.description}")
     for refused in source.state().refused:

@@ -17,6 +17,7 @@ itself delays its start; only sockets of the clients do.
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import socket
 import threading
@@ -176,8 +177,10 @@ def _try_to_listen(port: int, *, plain: bool) -> socket.socket | None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((STRATEGY_HOST, port))
         sock.listen(256)
-    except OSError:
+    except OSError as error:
         sock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
         return None
     return sock
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bind", "wait_until_free"]
 
+_UNKNOWN_NAME = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 _LONGEST_PAUSE = 86400.0
 """Seconds; sleep() refuses a time that the kernel's clock cannot represent."""
 
@@ -127,7 +128,7 @@ def _is_left(port: int) -> bool:
         with SockDiag() as diag:
             return all(one.state is TcpState.TIME_WAIT for one in diag.listing(local_port=port).sockets)
     except OSError:
-        return True  # the most frequent reason
+        return False  # not visible, so not claimed
 
 
 def _addresses(bind: Bind) -> list[tuple[int, Any]]:
@@ -135,7 +136,9 @@ def _addresses(bind: Bind) -> list[tuple[int, Any]]:
         try:
             found = socket.getaddrinfo(bind.host, bind.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
         except OSError as error:
-            raise type(error)(error.errno, f"{bind.host} is not a name of this host ({error.strerror})") from None
+            is_unknown = error.errno in _UNKNOWN_NAME
+            why = "is not a name of this host" if is_unknown else "could not be resolved"
+            raise type(error)(error.errno, f"{bind.host} {why} ({error.strerror})") from None
         return [(int(family), address) for family, _, _, _, address in found]
     addresses: list[tuple[int, Any]] = [(socket.AF_INET, ("0.0.0.0", bind.port))]
     if socket.has_ipv6 and _has_family(socket.AF_INET6):

@@ -85,7 +85,9 @@ def reserve_server_port() -> Iterator[int]:
         with socket.socket(socket.AF_UNIX) as claim:
             try:
                 claim.bind(f"\0tailbite/server-port/{port}")
-            except OSError:
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
                 continue
             if _is_free(port):
                 yield port

@@ -284,7 +284,7 @@ def open_source(wanted: SourceKind | None = None, *, only_own: bool = False) -> 
         only_own: events of the own network namespace alone.
 
     Raises:
-        OSError: this system does not allow the wanted one.
+        OSError: the wanted one cannot be used here; its text says why.
     """
     refused: list[NotVisible] = []
     for kind in SourceKind:
@@ -293,9 +293,10 @@ def open_source(wanted: SourceKind | None = None, *, only_own: bool = False) -> 
         try:
             return _open(kind, only_own, refused)
         except OSError as error:
+            why = _why_refused(kind, error)
             if wanted is not None:
-                raise
-            refused.append(NotVisible(kind.description, _why_refused(kind, error), error.errno or 0))
+                raise OSError(error.errno, why) from error
+            refused.append(NotVisible(kind.description, why, error.errno or 0))
     return PollSource(refused)
 
 

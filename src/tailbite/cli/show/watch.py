@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import deque
 from functools import partial
@@ -110,8 +111,8 @@ def _present_state(event: SelfConnectEvent) -> str:
         return "unknown"
     try:
         return call_in_namespace(event.namespace, partial(_find_state, event))
-    except OSError:
-        return "ended"
+    except OSError as error:  # without a process the namespace has ended, and its sockets with it
+        return "ended" if error.errno in (errno.ENOENT, errno.ESRCH) else "unknown"
 
 
 def _find_state(event: SelfConnectEvent) -> str:

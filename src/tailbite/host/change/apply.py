@@ -6,6 +6,7 @@ must have the text it had, and ports are merged with those reserved by then.
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from contextlib import nullcontext
@@ -159,16 +160,24 @@ def _restore_setting(step: Step, change: SettingChange, boot: str, dry: bool) ->
 
 
 def _find(namespace: Namespace, cookie: str) -> Namespace | None:
-    """Return the namespace with that cookie as it can be entered now; its number and its pids may be others'."""
+    """Return the namespace with that cookie as it can be entered now; its number and its pids may be others'.
+
+    Raises:
+        OSError: it was not found, and one of the others cannot be entered.
+    """
     if not cookie:  # another boot, or a kernel before 5.14
         return namespaces.current_namespace() if namespace.is_own else None
+    hindrance = None
     for candidate in namespaces.visible_namespaces()[0]:
         try:
             with inside(candidate):
                 if _cookie_here() == cookie:
                     return candidate
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH):  # else its last process has ended meanwhile
+                hindrance = error
+    if hindrance is not None:
+        raise hindrance  # this may be the namespace, so it need not be gone
     return None
 
 
