@@ -78,7 +78,7 @@ def serve(listener):
             client.sendall(text)
 with socket.create_server(("127.0.0.1", 0)) as listener:
     threading.Thread(target=serve, args=(listener,), daemon=True).start()
-    for connection in tailbite.connections(listener.getsockname(), verify=banner(b"220", timeout=0.3)):
+    for connection in tailbite.connections(listener.getsockname(), verify=banner(b"220", timeout=60)):
         with connection as sock:
             print(sock.recv(100))
         break

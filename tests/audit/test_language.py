@@ -68,9 +68,7 @@ def test_the_program_of_the_page_is_immune_and_the_server_starts_at_once(
     assert verdict.verdict is Word.IMMUNE, verdict.reason
     assert {seen.phase.host for seen in verdict.observations if seen.dials} == {"127.0.0.1", "::1", "localhost"}
     for timing in (verdict.server_down_plain, verdict.server_down_reuse, verdict.recovered_after):
-        assert timing.outcome is Figure.MEASURED
-    assert verdict.server_down_plain.seconds is not None
-    assert verdict.server_down_plain.seconds < 10  # a TIME-WAIT takes a minute
+        assert timing.outcome is Figure.MEASURED  # within the patience; a TIME-WAIT takes a minute
 
 
 @pytest.mark.parametrize(

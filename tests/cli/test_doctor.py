@@ -211,7 +211,7 @@ def test_a_namespace_that_is_gone_takes_its_settings_along() -> None:
         assert child.stdout is not None
         child.stdout.readline()
         run(fix.command, "--reserve", "7000", "--netns", str(child.pid), "--apply")
-        child.communicate("\n", timeout=20)
+        child.communicate("\n", timeout=60)
     write_reserved_ports(PortSet.parse("7000"))
     undone = run(fix.command, "--undo", "--apply")
     assert "gone, and its settings with it" in undone.stderr

@@ -89,7 +89,7 @@ def test_the_usual_gates_open_falsely_and_keep_the_server_down_and_ours_does_nei
 
     # The control: the same port, in the same namespace, after us.
     opened = any(
-        subprocess.run(gate, capture_output=True, timeout=30).returncode == 0 and not server_can_bind(reuse=True)
+        subprocess.run(gate, capture_output=True, timeout=60).returncode == 0 and not server_can_bind(reuse=True)
         for _ in range(4)
     )
     assert opened, "the control did not open"
@@ -252,7 +252,7 @@ def test_a_terminal_shows_each_target_while_it_waits_and_colour_is_gone_in_a_pip
     ours, theirs = pty.openpty()
     with greeter() as server:
         process = subprocess.Popen(
-            [*WAIT, server, DEAD, "--timeout", "2"],
+            [*WAIT, server, DEAD, "--timeout", "5"],
             stderr=theirs,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
         )

@@ -117,7 +117,7 @@ def test_it_counts_the_bytes_that_came_back(device: str) -> None:
         traffic = diag.traffic(one)
         assert traffic is not None
         assert traffic.bytes_received == 5
-        assert traffic.idle_ms < 10_000
+        assert traffic.idle_ms < 100_000
         assert one.receive_queue == 5
         assert sock.recv(10) == b"hello"
         sock.close()

@@ -92,7 +92,7 @@ def test_what_a_close_leaves_is_time_wait_with_its_remaining_time() -> None:
     wait_for_time_wait()
     (left,) = dump()
     assert left.is_self_connected
-    assert 50_000 < left.expires_ms <= 60_000
+    assert 0 < left.expires_ms <= 60_000
 
 
 @pytest.mark.needs("BOUND_SOCKETS_LISTED")

@@ -47,4 +47,4 @@ def copy_of_this_system(root: Path) -> Path:
 def boot(root: Path, reader: str) -> None:
     """Have ``reader`` apply the tree to this thread's network namespace."""
     command = ("unshare", "--mount", "sh", "-c", _INSIDE, "sh", str(root), *READERS[reader])
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    subprocess.run(command, check=True, capture_output=True, timeout=60)

@@ -31,6 +31,6 @@ def worker_command() -> str | None:
 
 def _allowed() -> bool:
     try:
-        return subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=20).returncode == 0
+        return subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
