@@ -28,8 +28,9 @@ def test_this_kernel_hits_as_often_as_the_model_says(
     """A range of 400 ports, reserved ones included: the mean of 150 waits within five standard errors."""
     # All namespaces of the machine share the kernel's table of sequences, and its key has the destination port
     # (inet_hashtables.c, table_perturb): a second process with the same port would move this process's walk.
-    base = own_port(20_000, 8)
-    ephemeral, port = PortRange(base, base + 399), base + 120 + binds_first
+    port = own_port(20_000, 8) + binds_first
+    base = port - 120 - binds_first
+    ephemeral = PortRange(base, base + 399)
     taken = PortSet.parse(",".join(f"{base + low}-{base + high}" for low, high in reserved))
     write_reserved_ports(taken)
     settings = ExperimentSettings(port, ephemeral, 151, 2_000_000, binds_first)
@@ -48,8 +49,9 @@ def test_the_port_behind_a_reserved_block_is_hit_every_lap_on_this_kernel() -> N
     """The model's claim about reserved neighbours: with 20 of them before the port, no lap misses it."""
     # All namespaces of the machine share the kernel's table of sequences, and its key has the destination port
     # (inet_hashtables.c, table_perturb): a second process with the same port would move this process's walk.
-    base = own_port(20_000, 8)
-    ephemeral, port = PortRange(base, base + 799), base + 400
+    port = own_port(20_000, 8) + 2
+    base = port - 400
+    ephemeral = PortRange(base, base + 799)
     alone = odds(port, ephemeral)
     write_reserved_ports(PortSet.parse(f"{base + 360}-{base + 399}"))
     (tally,) = run_loop(ExperimentSettings(port, ephemeral, 41, 10**6), lambda hits, attempts: None)
@@ -64,8 +66,9 @@ def test_workers_see_independent_sequences_and_the_strides_of_the_kernel(ipv6: b
     """2 to 16, all of them, and nothing odd; each worker dials an address of its own."""
     # All namespaces of the machine share the kernel's table of sequences, and its key has the destination port
     # (inet_hashtables.c, table_perturb): a second process with the same port would move this process's walk.
-    base = own_port(20_000, 8)
-    settings = ExperimentSettings(base + 8, PortRange(base, base + 999), 21, 10**6, ipv6=ipv6, workers=2)
+    port = own_port(20_000, 8) + 4
+    base = port - 8
+    settings = ExperimentSettings(port, PortRange(base, base + 999), 21, 10**6, ipv6=ipv6, workers=2)
     seen: list[tuple[int, int]] = []
     tallies = run_loop(settings, lambda hits, attempts: seen.append((hits, attempts)))
     assert [len(tally.hits) for tally in tallies] == [11, 10]
