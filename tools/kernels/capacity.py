@@ -16,7 +16,7 @@ import sys
 
 import tailbite
 
-PORTS = (41001, 41003, 41005)
+PORTS = (40101, 40103, 40105)
 """Inside the range that the caller sets: only such a destination makes tailbite choose a source port."""
 
 

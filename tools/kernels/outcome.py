@@ -33,8 +33,8 @@ class Run:
     Attributes:
         connects: number of connects in each trap of a row.
         hits: number of self-connects that the model is compared with.
-        connections: number of connections at once, of which a range of 5 000 source ports must allow as many as plain
-            sockets get.
+        connections: number of connections at once, of which the source ports must allow as many as plain sockets get.
+        source_ports: size of the range that these connections use.
         starts: number of starts of each kind of server beside twenty clients.
         owns_machine: the kernel was booted for this run, so settings of the whole machine may be changed.
     """
@@ -42,6 +42,7 @@ class Run:
     connects: int = 500
     hits: int = 40
     connections: int = 11_000
+    source_ports: int = 5_000
     starts: int = 100
     owns_machine: bool = False
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support.boot import copy_of_this_system, empty_tree
 from tailbite.host.sysctl.tree import read_tree, resolve_links
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -109,3 +115,19 @@ def test_what_is_not_permitted_is_named_whether_a_program_reads_it_or_not(
     assert [item.what for item in tree.not_visible] == ["what /etc/sysctl.d/60-b.conf sets at boot"]
     assert [item.what for item in tree.not_inspected] == ["/etc/sysctl.d/c.bak, which is not read at boot"]
     assert [file.name for file in tree.orders[0].files] == ["50-a.conf"]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(("name", "is_host"), [("sh", "False"), ("init", "True")])
+def test_process_1_of_a_pid_namespace_applies_the_files_only_if_it_is_an_init(
+    peer: Callable[[str], str], name: str, is_host: str
+) -> None:
+    """A namespace of both kinds may see the files of the host, as with unshare(1), or have its own, as in LXC."""
+    ask = (
+        "from tailbite.host.see.namespaces import current_namespace\n"
+        "from tailbite.host.sysctl.tree import is_host_namespace; print(is_host_namespace(current_namespace()))"
+    )
+    mine = (peer("unshare"), "--net", "--pid", "--fork", "--mount-proc", *(() if os.geteuid() == 0 else ("-Ur",)))
+    first = ("sh", "-c", f'printf {name} > /proc/self/comm; "$@"; exit $?', "sh")
+    done = subprocess.run((*mine, *first, sys.executable, "-c", ask), capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{is_host}\n", "")

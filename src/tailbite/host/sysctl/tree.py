@@ -19,6 +19,7 @@ from tailbite.core.ports import PortSet
 from tailbite.host.see.records import NotVisible
 from tailbite.host.sysctl.text import BootOrder, ConfigFile
 from tailbite.host.sysctl.value import RESERVED
+from tailbite.kernel.procfs import is_in_pid_namespace
 from tailbite.kernel.sockopt import netns_cookie
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ DIRECTORIES = (
 
 HOST = Path("/")
 _LAST = "/etc/sysctl.conf"
+_INITS = ("systemd", "init", "openrc-init", "runit", "s6-svscan", "dinit", "procd", "finit")
+"""Names of init programs: each applies the files, or starts a service that does."""
 _MOST_UNREAD = 1000
 _LARGEST_UNREAD = 1 << 20
 _MOST_LINKS = 40  # MAXSYMLINKS, include/linux/namei.h
@@ -142,10 +145,13 @@ def is_host_namespace(namespace: Namespace) -> bool:
     """Tell whether what the next boot sets will be this namespace's: whether it is that of process 1.
 
     Where process 1 cannot be inspected, the kernel's cookie decides: it numbers network namespaces from 1, which is
-    the first one (SO_NETNS_COOKIE, Linux 5.14; net/core/net_namespace.c). In doubt it is not the host's.
+    the first one (SO_NETNS_COOKIE, Linux 5.14; net/core/net_namespace.c). In doubt it is not the host's: process 1 of
+    a PID namespace reads the files of sysctl.d(5) at its start only if it is an init.
     """
     try:
-        return namespace.inode == Path("/proc/1/ns/net").stat().st_ino
+        if namespace.inode != Path("/proc/1/ns/net").stat().st_ino:
+            return False
+        return not is_in_pid_namespace() or Path("/proc/1/comm").read_text(encoding="utf-8").strip() in _INITS
     except OSError:
         return namespace.is_own and _has_first_cookie()
 
