@@ -18,6 +18,7 @@ import pytest
 
 from conftest import CI
 from support import libraries
+from support.abilities import has_ability
 from support.trap import PORT, Trap, leftovers, server_can_bind, wait_for_release
 from tailbite.kernel.capture import Capture
 from tailbite.kernel.namespace import fresh_network
@@ -135,5 +136,12 @@ def test_on_uvloops_loop_tailbites_own_connect_is_safe() -> None:
     )
     need(ours)
     dials = dial(ours, "plain")
-    assert (dials.to_itself, dials.is_clean) == (0, True), dials.output
+    if has_ability("IP_LOCAL_PORT_RANGE"):
+        assert dials.to_itself == 0, dials.output
+    else:  # packets show the self-connects that are reset at once, and each is an error
+        *whole, _ = dials.output.splitlines(keepends=True)
+        errors = ("SelfConnectError [Errno 111]", "ConnectionRefusedError [Errno 111]")
+        assert whole
+        assert all(line.partition(" ")[2].startswith(errors) for line in whole), dials.output
+    assert dials.is_clean, dials.output
     assert dials.total >= TIMES
