@@ -3,7 +3,9 @@
 The tracepoint ``sock:inet_sock_set_state`` (Linux 4.16) fires for every change of a TCP socket's state, in every
 network namespace. The program compares five things and drops the rest, which is nearly all: about 0.1 us for each
 change of state. A self-connect becomes ESTABLISHED inside connect(2): its SYN crosses itself on loopback while the
-caller waits. So the current process is the one that dialled.
+caller waits. So the current process is the one that dialled, unless loopback delivers the last segment later: on a
+very busy machine, or where ``lo`` has a queue, the kernel receives it in a thread of its own, or in a softirq that
+interrupts any process.
 """
 
 from __future__ import annotations
@@ -78,9 +80,9 @@ class Established:
         monotonic_ns: when, nanoseconds of CLOCK_MONOTONIC.
         family: AF_INET or AF_INET6, as the socket was made.
         endpoint: both ends of the connection.
-        pid: the process that dialled; 0 if it is not visible from our own pid namespace, or is not known because
-            the kernel received the last segment in a thread of its own.
-        name: the name of the thread that dialled, at most 15 bytes; empty if it is not known.
+        pid: the process that ran, which is the one that dialled unless loopback delivered late; 0 if it is not
+            visible from our own pid namespace, or if the kernel received the last segment in a thread of its own.
+        name: the name of the thread that ran, at most 15 bytes; empty if it was the kernel's.
     """
 
     monotonic_ns: int
