@@ -35,10 +35,16 @@ def own_port(base: int, step: int) -> int:
 
 @contextlib.contextmanager
 def machine_events(*, is_filling: bool = False) -> Iterator[None]:
-    """Share the machine's events with other tests, or keep those out while this one fills the buffers."""
+    """Share the machine's events with other tests, or keep those out while this one fills the buffers.
+
+    Each passes a gate first, which the one that fills holds while it waits: else those that share would follow one
+    another, and it would wait without end (flock(2) serves none in turn).
+    """
     path = Path(f"/tmp/tailbite-events-{os.geteuid()}.lock")
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if is_filling else fcntl.LOCK_SH)
+        with path.with_suffix(".gate").open("a") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX if is_filling else fcntl.LOCK_SH)
         yield
 
 
