@@ -131,6 +131,7 @@ def test_a_supervisor_that_took_over_since_the_news_were_read_is_continued() -> 
             os._exit(0)
         os.waitid(os.P_PID, successor, os.WSTOPPED | os.WNOWAIT)
         as_parent._Front(ours, 4711)._reap()
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(successor, signal.SIGKILL))
         signal.alarm(60)
         with contextlib.suppress(ChildProcessError):  # its end may have been reported already
             os.waitpid(successor, 0)
