@@ -45,6 +45,7 @@ _MOST_TRIES: Final = 8
 _MFD_CLOEXEC: Final = 1
 
 _LEAD: Final = MOST_WORKERS
+_LEAD_TRIES: Final = 20
 _LEAD_PAUSE: Final = 0.01
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 """struct flock on 64-bit machines (include/uapi/asm-generic/fcntl.h)."""
@@ -156,11 +157,13 @@ class SharedPage:
     def take_lead(self) -> bool:
         """Become the one process that starts the others; False if another process has become that.
 
-        A process that does not get the lead waits until worker 0 is there: the one that has the lead may be killed
-        too, before it could start anything.
+        A process that does not get the lead waits until worker 0 has been there for a moment: the one that has the
+        lead may be killed too, before it could start anything.
         """
+        found = 0
         while not self._try_lock(_LEAD):
-            if self._is_locked(0):
+            found = found + 1 if self._is_locked(0) else 0
+            if found > _LEAD_TRIES:
                 return False
             sleep(_LEAD_PAUSE)
         return True
