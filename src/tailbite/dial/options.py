@@ -56,7 +56,7 @@ class Options:
         if self.keepalive is not None and not 2 <= self.keepalive <= 65534:
             raise ValueError(f"keepalive must be 2 to 65534 seconds, not {self.keepalive}")
         if self.user_timeout is not None and not 0.001 <= self.user_timeout <= 2_000_000:
-            raise ValueError(f"user_timeout must be a number of seconds of at least 0.001, not {self.user_timeout}")
+            raise ValueError(f"user_timeout must be 0.001 to 2000000 seconds, not {self.user_timeout}")
         if not (self.happy_eyeballs_delay >= 0 and math.isfinite(self.happy_eyeballs_delay)):
             raise ValueError(f"happy_eyeballs_delay must be 0 or more seconds, not {self.happy_eyeballs_delay}")
 
