@@ -96,6 +96,33 @@ def test_what_is_said_not_to_be_reached() -> None:
         assert int(result.stdout) > 0, call
 
 
+FEW_FILES = f"""{DIAL}
+import os, resource, sys
+if 'closed' in sys.argv: sys.stderr.close(); sys.stderr = None
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+lowest = os.dup(0); os.close(lowest)
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, limits[1]))
+without_room = dial()
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+print(without_room, dial())
+"""
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("stderr", ["open", "closed"])
+def test_a_guard_that_could_not_be_loaded_says_so_and_is_loaded_later(stderr: str) -> None:
+    """The first connect finds a descriptor for its socket and none for a file of tailbite's."""
+    Trap().set()
+    command = [sys.executable, "-c", FEW_FILES, stderr]
+    done = subprocess.run([*RUN, *command], capture_output=True, text=True, timeout=60)
+    without_room, later = map(int, done.stdout.split())
+    assert later == 0
+    assert without_room > 0, "the guard was loaded without a descriptor"
+    assert done.stderr.count("is not guarded") == (stderr == "open")
+    control = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert int(control.stdout.split()[1]) > 0, "the control did not self-connect"
+
+
 @pytest.mark.usefixtures("network")
 def test_sub_interpreters_are_reached() -> None:
     """Audit hooks belong to one interpreter, but each runs ``sitecustomize``."""

@@ -11,10 +11,17 @@ import sys
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _ROOT = os.path.normpath(os.path.join(_HERE, *[os.pardir] * 4))  # the directory that holds the package
 _hook = None
+_has_warned = False
 
 
 def _warn(why):
-    sys.stderr.write("tailbite: this Python (%s) is not guarded: %s\n" % (sys.executable, why))
+    global _has_warned
+    if not _has_warned:
+        _has_warned = True
+        try:
+            sys.stderr.write("tailbite: this Python (%s) is not guarded: %s\n" % (sys.executable, why))
+        except Exception:
+            pass  # the program has closed its stderr, or replaced it
 
 
 def _load():
@@ -26,7 +33,7 @@ def _load():
         return hook_for_good()
     except Exception as error:
         _warn(error)
-        return lambda event, args: None
+        return None  # no descriptor may be left now, and one later
     finally:
         sys.path.remove(_ROOT)
 
@@ -36,7 +43,8 @@ def _on_event(event, args):
     if event == "socket.connect" or event == "socket.bind":
         if _hook is None:
             _hook = _load()
-        _hook(event, args)
+        if _hook is not None:
+            _hook(event, args)
 
 
 def _step_aside():
