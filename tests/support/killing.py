@@ -1,15 +1,20 @@
-"""The helpers of a guarded program, which tests kill and stop, and a program that connects all the time."""
+"""The helpers of a guarded program, which tests kill and stop, and programs whose helpers those are."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from support.guarded import helpers, wait_until
 
-__all__ = ["RESTLESS", "all_helpers", "helpers", "kill", "state_of"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["RESTLESS", "all_helpers", "helpers", "kill", "started", "state_of"]
 
 # Connects until a line comes on stdin, and once more in each thread. Prints what came of it, and how long the slowest
 # took.
@@ -36,6 +41,15 @@ done.set()
 for thread in threads: thread.join(30)
 print(json.dumps([seen, slowest, sum(thread.is_alive() for thread in threads)]))
 """
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a program that says "up" when it runs, and ends when its stdin does; wait for both."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        yield program
 
 
 def all_helpers() -> list[int]:

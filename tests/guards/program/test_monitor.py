@@ -18,7 +18,7 @@ from time import sleep
 import pytest
 
 from support.guarded import PYTHON, guarded, wait_until
-from support.killing import RESTLESS, all_helpers, helpers, kill, state_of
+from support.killing import RESTLESS, all_helpers, helpers, kill, started, state_of
 from support.trap import PORT, Trap, wait_for_release
 from tailbite.core.ports import PortRange
 from tailbite.kernel.sysctl import write_ephemeral_range
@@ -34,11 +34,7 @@ def test_helpers_killed_at_random_moments_are_replaced_and_nobody_notices() -> N
     write_ephemeral_range(PortRange(PORT, PORT + 3))  # P is one of four; two threads need two others
     assert any(Trap().connects_to_itself() for _ in range(50)), "the control did not self-connect"
     pick = random.Random(5)
-    with subprocess.Popen(
-        guarded([PYTHON, "-c", RESTLESS]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "up\n"
+    with started(guarded([PYTHON, "-c", RESTLESS])) as program:
         for _ in range(KILLS):
             there = all_helpers()
             sleep(pick.random() * 0.004)
@@ -67,9 +63,7 @@ def test_where_there_are_more_cpus_more_workers_help_and_are_replaced_as_well() 
     assert any(Trap().connects_to_itself() for _ in range(100)), "the control did not self-connect"
     pick = random.Random(7)
     command = [sys.executable, "-c", MANY_CPUS, "run", "--require", "--", PYTHON, "-c", FOUR_THREADS]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "up\n"
+    with started(command) as program:
         wait_until(lambda: len(helpers()) >= 3, "more than one worker is there")
         for _ in range(KILLS // 3):
             there = all_helpers()
@@ -85,11 +79,7 @@ def test_where_there_are_more_cpus_more_workers_help_and_are_replaced_as_well() 
 @pytest.mark.parametrize("options", [(), ("--stats-json", "/dev/null")], ids=["beside", "above"])
 def test_a_stopped_helper_is_continued(options: tuple[str, ...]) -> None:
     """SIGSTOP of the one that answers: every connect waits for it."""
-    with subprocess.Popen(
-        guarded([PYTHON, "-c", RESTLESS], *options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "up\n"
+    with started(guarded([PYTHON, "-c", RESTLESS], *options)) as program:
         there = all_helpers()
         answers = there[0] if options else there[1]  # the supervisor, or the worker that the monitor forked first
         for _ in range(5):
@@ -102,11 +92,7 @@ def test_a_stopped_helper_is_continued(options: tuple[str, ...]) -> None:
 
 
 def test_after_both_are_killed_in_one_instant_connects_fail_with_enosys_and_none_hangs() -> None:
-    with subprocess.Popen(
-        guarded([PYTHON, "-c", RESTLESS]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "up\n"
+    with started(guarded([PYTHON, "-c", RESTLESS])) as program:
         all_helpers()
         while there := helpers():  # one that was just started survives the first round
             for number in (signal.SIGSTOP, signal.SIGKILL):
@@ -120,14 +106,8 @@ def test_after_both_are_killed_in_one_instant_connects_fail_with_enosys_and_none
 
 def test_the_helpers_end_with_the_last_process_they_guard() -> None:
     """A daemon of the program keeps them; once it is gone they are."""
-    with subprocess.Popen(
-        guarded(["sh", "-c", "exec 3<&0; setsid sh -c 'echo up; read line <&3' & exit 0"]),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdout is not None and program.stdin is not None
-        assert program.stdout.readline() == "up\n"
+    with started(guarded(["sh", "-c", "exec 3<&0; setsid sh -c 'echo up; read line <&3' & exit 0"])) as program:
+        assert program.stdin is not None
         program.wait(30)
         all_helpers()
         program.stdin.close()
@@ -137,14 +117,7 @@ def test_the_helpers_end_with_the_last_process_they_guard() -> None:
 def test_holders_of_named_ports_killed_at_random_are_replaced() -> None:
     Trap().set().control()
     pick = random.Random(6)
-    with subprocess.Popen(
-        guarded(["sh", "-c", "echo up; read line"], "--port", "32246"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "up\n"
+    with started(guarded(["sh", "-c", "echo up; read line"], "--port", "32246")) as program:
         for _ in range(20):
             kill(pick.choice(all_helpers()))
             Trap().control_fails()

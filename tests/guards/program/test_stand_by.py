@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from support.guarded import PYTHON, guarded, wait_until
-from support.killing import RESTLESS, all_helpers, helpers, kill, state_of
+from support.killing import RESTLESS, all_helpers, helpers, kill, started, state_of
 from support.limits import without
 from support.trap import PORT, Trap
 from tailbite.core.ports import PortRange
@@ -53,14 +52,7 @@ def test_a_stand_by_takes_the_place_of_a_killed_supervisor(tmp_path: Path, denie
     write_ephemeral_range(PortRange(PORT, PORT + 3))
     stats = tmp_path / "stats.json"
     command = guarded([PYTHON, "-c", RESTLESS], "--require", "--stats-json", str(stats))
-    with subprocess.Popen(
-        [*without(*denied), *command] if denied else command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "up\n"
+    with started([*without(*denied), *command] if denied else command) as program:
         supervisor = min(all_helpers())
         for _ in range(3):  # the one that stands by is replaced
             kill(max(all_helpers()))
