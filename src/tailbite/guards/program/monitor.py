@@ -142,9 +142,8 @@ class _Monitor:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._wake)
         watch = Watch(monitor, self._woken)
-        if not watch.has_ended() and self._task.work(slot, watch):
-            if not watch.has_ended():  # a stopped monitor would stay forever
-                os.kill(monitor, signal.SIGCONT)
+        if not watch.has_ended() and self._task.work(slot, watch) and not watch.has_ended():
+            os.kill(monitor, signal.SIGCONT)  # a stopped monitor would stay forever
             os._exit(0)
         os.close(self._woken)
         return True
