@@ -21,6 +21,7 @@ from support.guarded import PYTHON, guarded, wait_until
 from support.killing import RESTLESS, all_helpers, helpers, kill, started, state_of
 from support.trap import PORT, Trap, wait_for_release
 from tailbite.core.ports import PortRange
+from tailbite.guards.program.monitor import Task, Watch, do_task
 from tailbite.kernel.sysctl import write_ephemeral_range
 
 pytestmark = pytest.mark.usefixtures("network")
@@ -112,6 +113,39 @@ def test_the_helpers_end_with_the_last_process_they_guard() -> None:
         all_helpers()
         program.stdin.close()
         wait_until(lambda: not helpers(), "the helpers are gone")
+
+
+def test_a_worker_that_ends_while_its_monitor_is_killed_becomes_the_monitor() -> None:
+    """Nothing is left for it to do, and yet nobody else might be there to start the others."""
+    end, end_of_test = os.pipe()
+    news, tell = os.pipe()
+
+    def work(_: int, watch: Watch) -> bool:
+        if watch.monitor == first:
+            os.kill(first, signal.SIGKILL)
+            wait_until(watch.has_ended, "the monitor has been killed")
+        else:
+            os.write(tell, b"started")
+            os.read(end, 1)
+        return True
+
+    first = os.fork()
+    if first == 0:
+        try:
+            first = os.getpid()
+            os.close(end_of_test)
+            os.close(news)
+            do_task(Task(work, end))
+        finally:
+            os._exit(0)
+    os.close(tell)
+    os.close(end)
+    try:
+        assert os.read(news, 16) == b"started", "no worker was started, and no helper is left"
+    finally:
+        os.close(end_of_test)
+        os.close(news)
+        os.waitpid(first, 0)
 
 
 def test_holders_of_named_ports_killed_at_random_are_replaced() -> None:
