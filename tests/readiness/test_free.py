@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from support.holders import Holder, server_binds
 from support.trap import PORT, Trap, server_can_bind
 from tailbite.errors import NotReadyError
 from tailbite.readiness import free
+from tailbite.readiness.free import Bind, wait_until_free
 from tailbite.readiness.status import Readiness, TargetStatus
 
 WAIT = [sys.executable, "-m", "tailbite", "wait"]
@@ -72,15 +72,54 @@ def test_free_calls_only_time_wait_so(kind: str) -> None:
 
 @pytest.mark.usefixtures("network")
 def test_free_refuses_an_address_that_cannot_be_bound_by_its_name() -> None:
-    done = run("--free", "no-such-host.invalid:80", "-t", "0")
+    done = run("--free", "[fe80::1%nosuch]:80", "-t", "0")
     assert done.returncode == 4
-    # Which of the two, the resolver decides: a namespace without a network has none that answers.
-    story = "no server can bind here: no-such-host.invalid (is not a name of this host|could not be resolved) [(]"
-    assert re.search(story, done.stderr)
+    assert "can bind here: this host has no interface nosuch" in done.stderr
     done = run("--free", "[fe80::1]:80", "-t", "0")
     assert done.returncode == 2
     assert "fe80::1 is link-local: name its interface too, as in [fe80::1%eth0]:80" in done.stderr
     assert "Cannot assign requested address: [2001:db8::1]:80" in run("--free", "[2001:db8::1]:80", "-t", "0").stderr
+
+
+def test_free_waits_for_a_name_that_cannot_be_resolved_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a host starts, its resolver answers "try again" (EAI_AGAIN); a name that does not exist is an error."""
+    answers = [
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 5000))],
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+    ]
+
+    def resolve(*_: object) -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    seen: list[Readiness] = []
+    found = wait_until_free([Bind("db", 5000)], interval=0.001, timeout=None, on_attempt=seen.append)
+    assert [one.status for one in seen] == [TargetStatus.NAME_UNKNOWN] * 2 + [TargetStatus.FREE]
+    assert found == (seen[-1],)
+    with pytest.raises(OSError, match=r"db is not a name of this host \(Name or service not known\)"):
+        wait_until_free([Bind("db", 5000)], timeout=0)
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("reuse", [False, True])
+def test_free_calls_the_time_wait_of_a_self_connect_so_though_no_server_can_bind(reuse: bool) -> None:
+    with Holder("self_chosen", "127.0.0.1", reuse=False).held(5000):
+        assert _status(5000, reuse=reuse) == TargetStatus.IN_USE
+    with Holder("self_chosen_time_wait", "127.0.0.1", reuse=False).held(5000):
+        assert not server_can_bind(port=5000, reuse=reuse)
+        assert _status(5000, reuse=reuse) == TargetStatus.TIME_WAIT
+
+
+def _status(port: int, *, reuse: bool) -> TargetStatus:
+    with pytest.raises(NotReadyError) as missed:
+        wait_until_free([Bind("127.0.0.1", port)], reuse=reuse, timeout=0)
+    (readiness,) = missed.value.targets
+    return readiness.status
 
 
 @pytest.mark.usefixtures("network")
@@ -93,6 +132,23 @@ def test_free_finds_a_socket_that_is_connected_to_itself() -> None:
         told = json.loads(run("--free", str(PORT), "-t", "0", "--json", "-q").stdout)
         assert [(target["target"], target["status"]) for target in told["targets"]] == [(f"port {PORT}", "in-use")]
         assert run("--free", str(PORT), "--reuseaddr", "-t", "0").returncode == 1
+
+
+@pytest.mark.usefixtures("network")
+def test_a_port_that_was_not_tried_in_time_is_in_the_answer_too() -> None:
+    done = run("127.0.0.1:1", "http://127.0.0.1:1/a", "http://127.0.0.1:1/b", "--free", "5000", "-t", "0", "--json")
+    assert done.returncode == 1
+    assert done.stderr.endswith("  port 5000: not reached yet\n")
+    told = json.loads(done.stdout)["targets"]
+    assert [target["target"] for target in told] == [
+        *("127.0.0.1:1", "127.0.0.1:1 (http)", "127.0.0.1:1 (http) #2", "port 5000"),
+    ]
+    assert [target["status"] for target in told] == ["refused"] * 3 + ["nothing"]
+    assert [(target["host"], target["port"], target["protocol"], target["bind"]) for target in told[1:]] == [
+        ("127.0.0.1", 1, "http", False),
+        ("127.0.0.1", 1, "http", False),
+        (None, 5000, None, True),
+    ]
 
 
 @pytest.mark.usefixtures("network")
@@ -109,7 +165,7 @@ def test_free_and_ready_are_waited_for_within_one_time() -> None:
 
 @pytest.mark.parametrize(
     ("number", "why"),
-    [(socket.EAI_NONAME, "is not a name of this host"), (socket.EAI_AGAIN, "could not be resolved")],
+    [(socket.EAI_NONAME, "is not a name of this host"), (socket.EAI_FAIL, "could not be resolved")],
 )
 def test_a_name_that_is_unknown_is_told_from_a_resolver_that_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, number: int, why: str

@@ -26,7 +26,7 @@ from tailbite.cli.wait_arguments import (
 )
 from tailbite.errors import NotReadyError
 from tailbite.readiness.status import Readiness
-from tailbite.readiness.target import Wanted
+from tailbite.readiness.target import Wanted, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +67,11 @@ class _Request:
     @property
     def targets(self) -> list[str]:
         """The targets as they are shown."""
-        return [*map(str, self.wanted), *map(str, self.binds)]
+        return [*names_of(self.wanted), *map(str, self.binds)]
+
+    def places(self) -> list[dict[str, Any]]:
+        """Return the target's address and protocol, for each target."""
+        return [*map(_place_to_connect, self.wanted), *map(_place_to_bind, self.binds)]
 
 
 @click.command(
@@ -147,13 +151,13 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **options: Any) -
         with progress:
             last = _wait(request, _remembering(progress, latest))
     except NotReadyError as error:
-        missing, last = error, cast("tuple[Readiness, ...]", error.targets)
+        missing, last = error, tuple(latest.values())  # with the ports that were not tried yet
     except (KeyboardInterrupt, SystemExit):
         if as_json:
-            _print_document(tuple(latest.values()), ready=False, interrupted=True)
+            _print_document(request, tuple(latest.values()), ready=False, interrupted=True)
         raise
     if as_json:
-        _print_document(last, ready=missing is None)
+        _print_document(request, last, ready=missing is None)
     _report(last, missing, quiet=quiet)
     if missing is not None:
         return status.FOUND
@@ -188,7 +192,7 @@ def _read_request(
         raise click.UsageError("--status belongs to --http, or to an http:// or https:// URL", ctx)
     try:
         verifier = choose_verifier(ctx, status=status, **protocol)
-        wanted = tuple(Wanted.of(target, verifier, http_status=status) for target in targets)
+        wanted = tuple(dict.fromkeys(Wanted.of(target, verifier, http_status=status) for target in targets))
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error), ctx) from error
     if check_certificate or cacert is not None:
@@ -223,12 +227,12 @@ def _wait(request: _Request, on_attempt: Callable[[Readiness], None]) -> tuple[R
         )
     if request.binds:
         left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
-        last += _wait_for_ports(request, left, on_attempt, last)
+        last += _wait_for_ports(request, left, on_attempt)
     return last
 
 
 def _wait_for_ports(
-    request: _Request, left: float | None, on_attempt: Callable[[Readiness], None], ready: tuple[Readiness, ...]
+    request: _Request, left: float | None, on_attempt: Callable[[Readiness], None]
 ) -> tuple[Readiness, ...]:
     from tailbite.readiness.free import wait_until_free
 
@@ -241,7 +245,7 @@ def _wait_for_ports(
             on_attempt=on_attempt,
         )
     except NotReadyError as error:
-        raise NotReadyError((*ready, *error.targets), request.timeout) from None
+        raise NotReadyError(error.targets, request.timeout) from None
     except OSError as error:
         whose = "server of this user" if error.errno in (errno.EACCES, errno.EPERM) else "server"
         raise Unsupported(f"no {whose} can bind here: {error.strerror or error}") from None
@@ -255,13 +259,15 @@ def _progress(quiet: bool, request: _Request) -> Progress:
     return wait.LiveTable(request.targets) if sys.stderr.isatty() else wait.Lines()
 
 
-def _print_document(last: Sequence[Readiness], *, ready: bool, interrupted: bool = False) -> None:
+def _print_document(
+    request: _Request, last: Sequence[Readiness], *, ready: bool, interrupted: bool = False
+) -> None:
     emit_json(
         "wait",
         ready=ready,
         interrupted=interrupted,
         seconds=max(readiness.seconds for readiness in last),
-        targets=[_fields(readiness) for readiness in last],
+        targets=[_fields(readiness) | place for readiness, place in zip(last, request.places(), strict=True)],
     )
 
 
@@ -288,6 +294,26 @@ def _fields(readiness: Readiness) -> dict[str, Any]:
         "attempts": readiness.attempts,
         "seconds": readiness.seconds,
     }
+
+
+def _place_to_connect(wanted: Wanted) -> dict[str, Any]:
+    from tailbite.verifiers.tls import TLS
+
+    target, verifier = wanted.target, wanted.verifier
+    inside = verifier.inside if isinstance(verifier, TLS) else verifier
+    return {
+        "host": None if target.is_unix else target.host,
+        "port": target.port,
+        "path": target.host.replace("\0", "@", 1) if target.is_unix else None,
+        "protocol": None if inside is None else inside.name,
+        "tls": isinstance(verifier, TLS),
+        "bind": False,
+    }
+
+
+def _place_to_bind(bind: Bind) -> dict[str, Any]:
+    place = {"path": None, "protocol": None, "tls": False, "bind": True}
+    return {"host": bind.host or None, "port": bind.port, **place}
 
 
 def _terminate(number: int) -> NoReturn:

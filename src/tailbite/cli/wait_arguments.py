@@ -88,6 +88,10 @@ def read_statuses(ctx: click.Context, param: click.Parameter, value: str | None)
                 f"{value!r} is not a valid HTTP status: write 204, 200-299 or 204,300-399", ctx, param
             )
         ranges.append(range(int(found[1]), int(found[2] or found[1]) + 1))
+    if not any(101 in each or each.stop > 200 for each in ranges):  # RFC 9110 section 15.2
+        raise click.BadParameter(
+            f"{value} is for interim answers only, and waiting is for the answer that follows: write 200-399", ctx, param
+        )
     return ranges[0] if len(ranges) == 1 else Statuses(value, ranges)
 
 

@@ -10,8 +10,8 @@ from tailbite.dial.aio import dial
 from tailbite.dial.aio import verify as verify_line
 from tailbite.dial.options import Options
 from tailbite.kernel.sockopt import RESET_ON_CLOSE
-from tailbite.readiness.gate import HOLD, Gate, listener_of, needs_reset, next_readiness
-from tailbite.readiness.status import Readiness, TargetStatus, describe_error
+from tailbite.readiness.gate import HOLD, Gate, describe_failure, listener_of, needs_reset, next_readiness
+from tailbite.readiness.status import Readiness, TargetStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ async def wait(
 
 
 async def _wait(gate: Gate, listener: Callable[[Readiness], object] | None) -> tuple[Readiness, ...]:
-    last = [Readiness(str(wanted)) for wanted in gate.wanted]
+    last = [Readiness(name) for name in gate.names]
     start = asyncio.get_running_loop().time()
 
     def report(number: int, readiness: Readiness) -> None:
@@ -90,7 +90,7 @@ async def _watch(
 ) -> None:
     loop = asyncio.get_running_loop()
     end = None if gate.timeout is None else start + gate.timeout
-    readiness = Readiness(str(wanted))
+    readiness = Readiness(gate.names[number])
     while True:
         # A moment less than the time left: the outcome of the last attempt must be reported before the wait is over.
         limit = gate.limit(None if end is None else end - loop.time() - _MOMENT)
@@ -123,7 +123,7 @@ async def _attempt(gate: Gate, wanted: Wanted, seconds: float) -> tuple[TargetSt
             line.transport.abort()
             await asyncio.sleep(0)  # the transport closes its socket in the loop's next round
     except (OSError, UnicodeError) as error:
-        return describe_error(error)
+        return describe_failure(error, wanted.target)
     return TargetStatus.READY, ""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import re
 import socket
 import time
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from tailbite.errors import NotReadyError
 from tailbite.kernel.sock_diag import SockDiag, TcpState
 from tailbite.readiness.gate import check_times
 from tailbite.readiness.status import Readiness, TargetStatus
-from tailbite.readiness.target import require_host
+from tailbite.readiness.target import reason_of_name, require_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,16 +52,21 @@ class Bind:
             ValueError: the text is not a port or HOST:PORT.
         """
         host, _, port = text.rpartition(":")
+        if "://" in text or "@" in text:  # which is not repeated: it may have a password
+            raise ValueError("a URL is not a port: write it like 8080 or 127.0.0.1:8080")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
             raise ValueError(f"{text!r} is not a valid port or HOST:PORT: write an IPv6 address like [::1]:8080")
         if port.lower().endswith(("/udp", "/sctp", "/dccp")):
             raise ValueError(f"{text!r} is not a TCP port: --free waits for those only")
+        if not host and re.fullmatch(r"[0-9]+[-,][-,0-9]*", port):
+            raise ValueError(f"{text!r} is several ports: give --free for each of them")
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
             raise ValueError(f"{text!r} is not a valid port or HOST:PORT: write it like 8080 or 127.0.0.1:8080")
+        host = "" if host == "*" else host
         require_host(host, int(port))
-        return cls("" if host == "*" else host, int(port))
+        return cls(host, int(port))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -109,36 +115,39 @@ def wait_until_free(
 
 
 def _try_bind(bind: Bind, reuse: bool) -> tuple[TargetStatus, str]:
-    addresses = _addresses(bind)
+    try:
+        addresses = _addresses(bind)
+    except socket.gaierror as error:
+        if error.errno == socket.EAI_AGAIN:  # no name server can be asked yet
+            return TargetStatus.NAME_UNKNOWN, error.strerror or str(error)
+        why = "is not a name of this host" if error.errno in _UNKNOWN_NAME else "could not be resolved"
+        reason = reason_of_name(bind.host) or f"{bind.host} {why} ({error.strerror})"
+        raise socket.gaierror(error.errno, reason) from None
     if all(_can_bind(*address, reuse) for address in addresses):
         return TargetStatus.FREE, ""
-    if not reuse and all(_can_bind(*address, True) for address in addresses):
-        status = TargetStatus.TIME_WAIT if _is_left(bind.port) else TargetStatus.IN_USE
-        return status, "a server that sets SO_REUSEADDR could bind it"
-    return TargetStatus.IN_USE, ""
+    with_reuse = not reuse and all(_can_bind(*address, True) for address in addresses)
+    status = TargetStatus.TIME_WAIT if _is_left(bind.port, with_reuse) else TargetStatus.IN_USE
+    return status, "a server that sets SO_REUSEADDR could bind it" if with_reuse else ""
 
 
-def _is_left(port: int) -> bool:
-    """Tell whether only connections in TIME-WAIT have the port.
+def _is_left(port: int, otherwise: bool) -> bool:
+    """Tell whether only connections in TIME-WAIT have the port; ``otherwise`` where no socket of the port is visible.
 
-    Others can be in the way of no server but one without SO_REUSEADDR too: connections of a server that has ended,
-    and sockets that are only bound, if they have set the option.
+    TIME-WAIT of a server stops no server that sets SO_REUSEADDR, but TIME-WAIT of a client does (also of a client
+    that was connected to itself). Connections of a server that has ended, and sockets that are only bound, can be in
+    the way of a server without SO_REUSEADDR alone, as TIME-WAIT is, if they have set the option.
     """
     try:
         with SockDiag() as diag:
-            return all(one.state is TcpState.TIME_WAIT for one in diag.listing(local_port=port).sockets)
+            states = {one.state for one in diag.listing(local_port=port).sockets}
     except OSError:
         return False  # not visible, so not claimed
+    return states == {TcpState.TIME_WAIT} if states else otherwise
 
 
 def _addresses(bind: Bind) -> list[tuple[int, Any]]:
     if bind.host:
-        try:
-            found = socket.getaddrinfo(bind.host, bind.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
-        except OSError as error:
-            is_unknown = error.errno in _UNKNOWN_NAME
-            why = "is not a name of this host" if is_unknown else "could not be resolved"
-            raise type(error)(error.errno, f"{bind.host} {why} ({error.strerror})") from None
+        found = socket.getaddrinfo(bind.host, bind.port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
         return [(int(family), address) for family, _, _, _, address in found]
     addresses: list[tuple[int, Any]] = [(socket.AF_INET, ("0.0.0.0", bind.port))]
     if socket.has_ipv6 and _has_family(socket.AF_INET6):

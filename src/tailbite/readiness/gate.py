@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from dataclasses import dataclass, replace
@@ -10,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 from tailbite.core.duration import checked_seconds
 from tailbite.errors import NotReadyError
 from tailbite.kernel.sockopt import abort
-from tailbite.readiness.status import Readiness, TargetStatus
-from tailbite.readiness.target import Wanted
+from tailbite.readiness.status import Readiness, TargetStatus, describe_error
+from tailbite.readiness.target import Wanted, names_of, reason_of_name
 from tailbite.verifiers.verification import checked_verifier
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from tailbite.connect.target import Target
     from tailbite.verifiers.verification import Verifier
 
-__all__ = ["HOLD", "Gate", "check_times", "hang_up", "listener_of", "needs_reset", "next_readiness"]
+__all__ = ["HOLD", "Gate", "check_times", "describe_failure", "hang_up", "listener_of", "needs_reset", "next_readiness"]
 
 _UNFINISHED = (TargetStatus.NO_ANSWER, TargetStatus.SILENT, TargetStatus.INCOMPLETE)
 _LAST = 0.05
@@ -69,6 +71,11 @@ class Gate:
         if timeout is not None and timeout > threading.TIMEOUT_MAX:  # 292 years, or inf
             timeout = None
         return cls(tuple(wanted), timeout, interval, patience)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The targets as they are shown, each with a name of its own."""
+        return names_of(self.wanted)
 
     @property
     def ports(self) -> frozenset[int]:
@@ -136,6 +143,21 @@ def next_readiness(
     if hurried and status in _UNFINISHED and before.attempts:
         status, detail = before.status, before.detail
     return replace(before, status=status, detail=detail, attempts=before.attempts + 1, seconds=seconds)
+
+
+def describe_failure(error: Exception, target: Target) -> tuple[TargetStatus, str]:
+    """Return the status and the detail of an attempt that ended with ``error``, and what this host knows about it."""
+    status, detail = describe_error(error)
+    if status is TargetStatus.NAME_UNKNOWN:
+        return status, reason_of_name(target.host) or detail
+    if status is TargetStatus.REFUSED and target.is_unix and not target.host.startswith("\0"):
+        import stat
+        from pathlib import Path
+
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(Path(target.host).stat().st_mode):
+                return status, "the file is not a socket"
+    return status, detail
 
 
 def needs_reset(name: Any, ports: frozenset[int]) -> bool:

@@ -18,7 +18,7 @@ from tailbite.dial.options import Options
 from tailbite.dial.sync import dial
 from tailbite.dial.verify_sync import verify as verify_socket
 from tailbite.dial.waiter import READ, Interrupted, Waiter
-from tailbite.readiness.gate import HOLD, Gate, hang_up, listener_of, next_readiness
+from tailbite.readiness.gate import HOLD, Gate, describe_failure, hang_up, listener_of, next_readiness
 from tailbite.readiness.status import Readiness, TargetStatus, describe_error
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _watch(gate: Gate, on_attempt: Callable[[Readiness], object] | None) -> list
     start = time.monotonic()
     end = None if gate.timeout is None else start + gate.timeout
     reports: queue.SimpleQueue[tuple[int, Readiness | BaseException | None]] = queue.SimpleQueue()
-    last = [Readiness(str(wanted)) for wanted in gate.wanted]
+    last = [Readiness(name) for name in gate.names]
     waiters = [Waiter() for _ in last]
     watching = len(last)
     latest = None if end is None else end + (_GRACE if gate.timeout else gate.patience + _GRACE)
@@ -111,7 +111,7 @@ def _watch_one(
     reports: queue.SimpleQueue[tuple[int, Readiness | BaseException | None]],
 ) -> None:
     wanted = gate.wanted[number]
-    readiness = Readiness(str(wanted))
+    readiness = Readiness(gate.names[number])
     try:
         with waiter.armed():
             while True:
@@ -156,7 +156,7 @@ def _attempt(gate: Gate, wanted: Wanted, seconds: float, waiter: Waiter) -> tupl
         finally:
             hang_up(sock, gate.ports)
     except (OSError, UnicodeError) as error:
-        return describe_error(error)
+        return describe_failure(error, wanted.target)
     return TargetStatus.READY, ""
 
 

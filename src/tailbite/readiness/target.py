@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from tailbite.connect.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Sequence
     from urllib.parse import SplitResult
 
     from tailbite.verifiers.verification import Verifier
 
-__all__ = ["Wanted", "require_host"]
+__all__ = ["Wanted", "names_of", "reason_of_name", "require_host"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,9 @@ class Wanted:
         if path != what and not path:
             raise ValueError(f"{what!r} has no path: write it as unix:/run/app.sock")
         if path != what or what.startswith(("/", "./", "../")):
-            return cls(Target.of(f"\0{path[1:]}" if path.startswith("@") else path), verifier)
+            if path.startswith("@"):
+                return cls(Target.of(f"\0{path[1:]}"), verifier)
+            return cls(Target.of(path if "/" in path else f"./{path}"), verifier)
         return cls(_of_host_and_port(what), verifier)
 
     @classmethod
@@ -102,8 +104,8 @@ class Wanted:
             )
         if url.username and url.password is None and name in ("redis", "rediss"):
             raise ValueError(
-                f"{_bare(text)!r}: Redis takes a user with a password only: add it, as in {name}://{url.username}:"
-                f"PASSWORD@{host}, or leave the user out"
+                f"{_bare(text)!r}: Redis takes a user with a password only: write {name}://USER:PASSWORD@{host}, or "
+                f"{name}://:PASSWORD@{host} without a user"
             )
         if name not in ("http", "https") and (named := re.search(_SECRET, f"?{url.query}")):
             place = f"write it before the host, as in {url.scheme}://USER:PASSWORD@{host}"
@@ -116,6 +118,15 @@ class Wanted:
 
     def __str__(self) -> str:
         return f"{self.target} ({self.verifier.name})" if self.verifier else str(self.target)
+
+
+def names_of(wanted: Sequence[Wanted]) -> tuple[str, ...]:
+    """Return the targets as they are shown; those that look alike, such as two paths of a web server, are numbered."""
+    names: list[str] = []
+    for name in map(str, wanted):
+        before = sum(re.fullmatch(rf"{re.escape(name)}( #\d+)?", each) is not None for each in names)
+        names.append(f"{name} #{before + 1}" if before else name)
+    return tuple(names)
 
 
 def _port_of_url(url: SplitResult, default: int) -> int:
@@ -135,19 +146,26 @@ def _port_of_url(url: SplitResult, default: int) -> int:
 
 _USERINFO = r"(?s)(://[^/@:]*):.*@"
 """A user and a password; it ends with the last @, since the password may have more of them."""
+_NOT_IN_NAMES = r"""[/\\@,;?#"'<>|&=()\[\]{}$!`^*+~]|\.\.|^\.|[^.]{64}"""
+"""Characters that are in no name of a host, empty parts, and parts longer than 63 bytes (RFC 1035 section 2.3.4)."""
 _SECRET = r"(?i)(?<=[?&;])(user|password|passwd|pwd|pass|sslpassword)=[^&;#]+"
 """A part of a query in which libpq and JDBC drivers find a login."""
 _ESCAPE = "the characters / ? # @ in a password must be percent-encoded, as in %2F"
 
 
 def _bare(url: str) -> str:
-    """Return a URL without its passwords."""
+    """Return a URL without what may be secret: password, a user without one (which can be a token), and query."""
     url = re.sub(_USERINFO, r"\1:***@", url)
-    return re.sub(_SECRET, r"\1=***", url)
+    url = re.sub(r"://[^/?#@:]*@", "://***@", url)
+    return re.sub(r"\?.*", "?...", url, flags=re.DOTALL)
 
 
 def _of_host_and_port(text: str) -> Target:
     found = re.fullmatch(r"\[([^]\s]+)\]:(\S+)|([^:\s]*):([^:\s]+)|()([0-9]+(?:/[a-zA-Z]+)?)", text)
+    if text.startswith("@"):
+        raise ValueError(f"{text!r} is not HOST:PORT: for an abstract Unix socket write unix:{text}")
+    if "@" in text:  # what stands before it may be a password
+        raise ValueError("a user belongs into a URL, such as redis://USER:PASSWORD@HOST: write HOST:PORT")
     if found is None:
         if text.isalnum() and _service_port(text):
             raise ValueError(f"{text!r} can be a host or a service: write {text}:PORT, or localhost:{text}")
@@ -166,10 +184,25 @@ def require_host(host: str, port: int) -> None:
     Raises:
         ValueError: it is one of these.
     """
-    if not host.isprintable() or " " in host:
-        raise ValueError(f"{host!r} is not a valid host name")
-    if re.match("fe[89ab][0-9a-f]:", host, re.IGNORECASE) and "%" not in host:
-        raise ValueError(f"{host} is link-local: name its interface too, as in [{host}%eth0]:{port}")
+    name, _, zone = host.partition("%")
+    if not host.isprintable() or " " in host or re.search(_NOT_IN_NAMES, name) or (zone and ":" not in name):
+        raise ValueError(f"{host!r} is not a valid host name: write one name or address, as in db:{port}")
+    if re.match("fe[89ab][0-9a-f]:", name, re.IGNORECASE):
+        if not zone:
+            raise ValueError(f"{host} is link-local: name its interface too, as in [{host}%eth0]:{port}")
+    elif zone:
+        raise ValueError(f"{host!r} names an interface, which only a link-local address (fe80::) has: leave it out")
+
+
+def reason_of_name(host: str) -> str:
+    """Return the reason why a name cannot be resolved, where it is known: the interface of an address is missing."""
+    zone = host.partition("%")[2]
+    if zone and not zone.isdecimal():
+        try:
+            socket.if_nametoindex(zone)
+        except OSError:
+            return f"this host has no interface {zone}"
+    return ""
 
 
 def _port_number(port: str, text: str) -> int:

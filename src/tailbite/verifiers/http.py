@@ -59,9 +59,11 @@ class HTTP:
         self._check_types()
         if not self.path.startswith("/"):
             raise ValueError(f"{self.path!r} is not a valid path: it must begin with /")
-        for text in (self.path, self.host or ""):
+        path, has_query, _ = self.path.partition("?")
+        shown = f"{path}?..." if has_query else path  # a query may have a token
+        for text, what in ((self.path, shown), (self.host or "", self.host)):
             if not text.isascii() or not text.isprintable() or " " in text:
-                raise ValueError(f"{text!r} has characters that must be percent-encoded")
+                raise ValueError(f"{what!r} has characters that must be percent-encoded")
         if self.credentials is not None and ":" in self.credentials[0]:
             raise ValueError("a user name for basic authentication cannot have a colon (RFC 7617)")
 
