@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from tailbite._files import write_atomically
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tailbite._files import read_whole, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole_with_the_rights_of_a_new_one(tmp_path: Path) -> None:
@@ -53,3 +50,31 @@ def test_nothing_stays_behind_when_the_folder_is_missing(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "missing" / "file", b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_read_to_its_end_and_one_without_a_writer_is_refused_at_once(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(OSError, match="it is a pipe that no program writes to") as refused:
+        read_whole(fifo)
+    assert refused.value.filename == str(fifo)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as stream:  # as with <(...)
+        found: list[bytes] = []
+        reader = threading.Thread(target=lambda: found.append(read_whole(Path(f"/dev/fd/{reading}"))))
+        reader.start()
+        stream.write(b"x" * 100_000)
+    reader.join()
+    os.close(reading)
+    assert found == [b"x" * 100_000]
+    fifo.unlink()
+    fifo.write_bytes(b"\xff")
+    assert read_whole(fifo) == b"\xff"
+
+
+def test_a_file_without_an_end_is_refused_and_so_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="it is larger than 64 MiB"):
+        read_whole(Path("/dev/zero"))
+    with pytest.raises(IsADirectoryError):
+        read_whole(tmp_path)
+    assert read_whole(Path(os.devnull)) == b""

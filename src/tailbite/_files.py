@@ -1,15 +1,60 @@
-"""Atomic writes to files named by users; devices, pipes, symbolic links, owners and modes are preserved."""
+"""Files named by users: read without a hang, and written atomically.
+
+Devices, pipes, symbolic links, owners and modes are preserved.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
 import tempfile
 from pathlib import Path
 
-__all__ = ["remove_durably", "write_atomically"]
+__all__ = ["read_whole", "remove_durably", "write_atomically"]
+
+_LARGEST = 1 << 26
+
+
+def read_whole(path: Path) -> bytes:
+    """Read a file of at most 64 MiB, or what a program writes into a pipe, as with ``<(...)`` of a shell.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError: it cannot be read, or it is larger (``/dev/zero`` has no end), or it is a FIFO that no program has
+            open for writing, which would be waited for without end (fifo(7)).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        data = _begin(descriptor)
+        os.set_blocking(descriptor, True)
+        while len(data) <= _LARGEST and (more := os.read(descriptor, 1 << 20)):
+            data += more
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(descriptor)
+    if len(data) > _LARGEST:
+        raise OSError(errno.EFBIG, "it is larger than 64 MiB", str(path))
+    return bytes(data)
+
+
+def _begin(descriptor: int) -> bytearray:
+    """Read what is there already: nothing, without an error, means that no program has the pipe open."""
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return bytearray()
+    try:
+        data = os.read(descriptor, 1 << 16)
+    except BlockingIOError:
+        return bytearray()
+    if not data:
+        raise OSError(errno.ENODATA, "it is a pipe that no program writes to")
+    return bytearray(data)
 
 
 def write_atomically(path: Path, data: bytes | str, *, mode: int | None = None, durable: bool = False) -> None:

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tailbite._files import read_whole
 from tailbite.audit.client import Client, Driver, Stdin
 from tailbite.audit.installed import Found, Requirement, look_for
 from tailbite.audit.toml_table import Table, raise_all
@@ -148,7 +149,7 @@ def _read_folder(folder: Traversable) -> list[CatalogueEntry]:
 
 def _read_file(file: Traversable) -> CatalogueEntry:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = (read_whole(file) if isinstance(file, Path) else file.read_bytes()).decode()
     except OSError as error:
         raise CatalogueError(str(file), None, error.strerror or "it cannot be read") from None
     except UnicodeDecodeError:

@@ -46,9 +46,11 @@ _FORMATS = ("table", "json", "github")
 
 def _pattern(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
     try:
-        re.compile(value or "")
+        pattern = None if value is None else re.compile(value)
     except re.error as error:
         raise click.BadParameter(f"{value!r} is not a valid regular expression: {error}") from None
+    if pattern is not None and all(map(pattern.search, ("", "\0"))):
+        raise click.BadParameter(f"{value!r} matches every output: give text that tells outputs apart")
     return value
 
 

@@ -139,7 +139,7 @@ def entries_of(wanted: Sequence[str]) -> list[CatalogueEntry]:
     try:
         return load_entries(wanted)
     except CatalogueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError("; ".join(str(error).splitlines())) from None
 
 
 def find_installed(entries: Sequence[CatalogueEntry]) -> list[tuple[CatalogueEntry, Client | None]]:

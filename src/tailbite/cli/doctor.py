@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tailbite._files import write_atomically
+from tailbite._files import read_whole, write_atomically
 from tailbite.cli import status
 from tailbite.cli.output import as_json, console, emit_json, note, reason_of
 from tailbite.cli.params import chosen_namespaces, netns_option, parse_ports
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _FIXABLE = frozenset({"TB101", "TB102", "TB109", "TB204"})
-_LARGEST_FILE = 1 << 24
 
 
 class _Ignored(click.ParamType[tuple[KnownFinding, ...]]):
@@ -162,8 +161,7 @@ def _read_baseline(file: Path | None) -> tuple[KnownFinding, ...]:
     if file is None:
         return ()
     try:
-        with file.open(encoding="utf-8") as opened:
-            return parse_baseline(opened.read(_LARGEST_FILE))
+        return parse_baseline(read_whole(file).decode())
     except (OSError, ValueError) as error:
         reason = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else reason_of(error)
         raise click.BadParameter(f"{file} cannot be used: {reason}", param_hint="--baseline") from None

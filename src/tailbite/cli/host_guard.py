@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tailbite.cli import status
-from tailbite.cli.host_guard_refusal import explain_refusal, guarded_versions, installing_command
+from tailbite.cli.host_guard_refusal import explain_refusal, installing_command
 from tailbite.cli.output import Unsupported, console, emit_json, note, reason_of
 from tailbite.errors import FirewallError
 from tailbite.guards.host import firewall as host_firewall
@@ -285,7 +285,9 @@ def _in_words(state: FirewallState) -> str:
 def _read_states(variant: str | None) -> list[tuple[Firewall, FirewallState]]:
     try:
         firewalls = [
-            found for version in guarded_versions() for found in host_firewall.find_firewalls(version, variant)
+            found
+            for version in host_firewall.present_versions()
+            for found in host_firewall.find_firewalls(version, variant)
         ]
         return [(firewall, host_firewall.read_state(firewall)) for firewall in firewalls]
     except FirewallError as error:
@@ -300,7 +302,7 @@ def _changes(
     removes = commands is host_firewall.remove_commands
     try:
         changes = []
-        for version in guarded_versions():
+        for version in host_firewall.present_versions():
             found = host_firewall.find_firewalls(version, variant) if removes else []
             for firewall in found or [host_firewall.find_firewall(version, variant)]:
                 state = _read_or_assume(firewall, removes, dry_run)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailbite.guards.host.firewall import VERSIONS
+from tailbite.guards.host.firewall import present_versions
 from tailbite.guards.host.trial import can_install
 
 if TYPE_CHECKING:
     from tailbite.errors import FirewallError
-    from tailbite.guards.host.bpf_match import IpVersion
 
-__all__ = ["explain_refusal", "guarded_versions", "installing_command"]
+__all__ = ["explain_refusal", "installing_command"]
 
 _NEEDS = (
     "This needs root (CAP_NET_ADMIN), or a network namespace of your own: "
@@ -20,11 +18,6 @@ _NEEDS = (
 )
 _INSTALL = "tailbite host-guard install --apply"
 _ALONE = "Nftables alone cannot compare two fields of a packet."
-
-
-def guarded_versions() -> list[IpVersion]:
-    """Return the IP versions that this host has: without IPv6 in the kernel there is nothing to guard."""
-    return [v for v in VERSIONS if v == 4 or Path("/proc/net/if_inet6").exists()]
 
 
 def explain_refusal(error: FirewallError) -> str:
@@ -49,7 +42,7 @@ def installing_command(variant: str | None) -> str:
     The other variant is tried only where the first one fails: a trial of iptables-legacy loads its tables into the
     kernel.
     """
-    if can_install(variant, guarded_versions()) is not False:
+    if can_install(variant, present_versions()) is not False:
         return _command_for(variant)
     if (other := _working_variant()) is not None:
         return _command_for(other)
@@ -61,7 +54,7 @@ def _command_for(variant: str | None) -> str:
 
 
 def _working_variant() -> str | None:
-    return next((one for one in ("nft", "legacy") if can_install(one, guarded_versions())), None)
+    return next((one for one in ("nft", "legacy") if can_install(one, present_versions())), None)
 
 
 def _what_works() -> str:

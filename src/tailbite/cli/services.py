@@ -8,13 +8,12 @@ from pathlib import Path
 
 import click
 
+from tailbite._files import read_whole
 from tailbite.cli.output import reason_of
 from tailbite.cli.params import parse_ports
 from tailbite.host.explain.subject import Service
 
 __all__ = ["SERVICES"]
-
-_LARGEST_FILE = 1 << 22
 
 
 class _Services(click.ParamType[tuple[Service, ...]]):
@@ -33,8 +32,7 @@ class _Services(click.ParamType[tuple[Service, ...]]):
                 missing = "" if text[:1].isdigit() or not text else f"there is no file {text!r}, and "
                 self.fail(f"{missing}{error}", param, ctx)
         try:
-            with Path(text).open(encoding="utf-8-sig", errors="replace") as file:
-                lines = file.read(_LARGEST_FILE).splitlines()
+            lines = read_whole(Path(text)).decode("utf-8-sig", errors="replace").splitlines()
         except OSError as error:
             self.fail(f"cannot read {text}: {reason_of(error)}", param, ctx)
         found: dict[int, Service] = {}

@@ -259,9 +259,7 @@ def _progress(quiet: bool, request: _Request) -> Progress:
     return wait.LiveTable(request.targets) if sys.stderr.isatty() else wait.Lines()
 
 
-def _print_document(
-    request: _Request, last: Sequence[Readiness], *, ready: bool, interrupted: bool = False
-) -> None:
+def _print_document(request: _Request, last: Sequence[Readiness], *, ready: bool, interrupted: bool = False) -> None:
     emit_json(
         "wait",
         ready=ready,

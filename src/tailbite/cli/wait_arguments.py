@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tailbite._files import read_whole
 from tailbite.cli.output import reason_of
 from tailbite.cli.params import LONGEST_S, service_port
 from tailbite.core.duration import parse_duration
@@ -90,7 +92,9 @@ def read_statuses(ctx: click.Context, param: click.Parameter, value: str | None)
         ranges.append(range(int(found[1]), int(found[2] or found[1]) + 1))
     if not any(101 in each or each.stop > 200 for each in ranges):  # RFC 9110 section 15.2
         raise click.BadParameter(
-            f"{value} is for interim answers only, and waiting is for the answer that follows: write 200-399", ctx, param
+            f"{value} is for interim answers only, and waiting is for the answer that follows: write 200-399",
+            ctx,
+            param,
         )
     return ranges[0] if len(ranges) == 1 else Statuses(value, ranges)
 
@@ -122,7 +126,11 @@ def check_certificates(ctx: click.Context, wanted: tuple[Wanted, ...], cacert: s
     from tailbite.verifiers.tls import TLS
 
     try:
-        context = ssl.create_default_context(cafile=cacert)
+        if cacert is None or Path(cacert).is_file():
+            context = ssl.create_default_context(cafile=cacert)
+        else:  # a pipe of the shell; OpenSSL would wait for one that no program writes to
+            text = read_whole(Path(cacert)).decode("ascii", errors="ignore")
+            context = ssl.create_default_context(cadata=text or " ")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError without a file
         reason = "it has no certificate in PEM form" if isinstance(error, ssl.SSLError) else reason_of(error)
         raise click.UsageError(f"--cacert {cacert}: {reason}", ctx) from None

@@ -112,6 +112,8 @@ def command(
     Exit status: 0 nothing happened, 1 a self-connect was seen, 3 nothing was seen but not everything could be, 4 the
     source asked for with --source cannot be used here, 130 interrupted.
     """
+    if shell is not None and not shell.strip():
+        raise click.UsageError("--exec needs a command.")
     source = _open(wanted, only_own=place == "self")
     watcher = Watcher(source, _inspector(source, every, only_own=place == "self", kill=kill), kill=kill)
     run = _Run(watcher, shell, count, duration)

@@ -12,7 +12,7 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tailbite._files import write_atomically
+from tailbite._files import read_whole, write_atomically
 from tailbite._version import __version__
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def read_record(path: Path, experiment: str) -> Record:
         OSError: the file cannot be read.
         NotARecord: the file has other content.
     """
-    data = path.read_bytes()
+    data = read_whole(path)
     try:
         lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode().splitlines()
         header, *rows = [json.loads(line) for line in lines if line]

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from tailbite.connect.target import Target
     from tailbite.verifiers.verification import Verifier
 
-__all__ = ["HOLD", "Gate", "check_times", "describe_failure", "hang_up", "listener_of", "needs_reset", "next_readiness"]
+__all__ = [
+    "HOLD",
+    "Gate",
+    "check_times",
+    "describe_failure",
+    "hang_up",
+    "listener_of",
+    "needs_reset",
+    "next_readiness",
+]
 
 _UNFINISHED = (TargetStatus.NO_ANSWER, TargetStatus.SILENT, TargetStatus.INCOMPLETE)
 _LAST = 0.05

@@ -121,7 +121,7 @@ class Wanted:
 
 
 def names_of(wanted: Sequence[Wanted]) -> tuple[str, ...]:
-    """Return the targets as they are shown; those that look alike, such as two paths of a web server, are numbered."""
+    """Return the targets as they are shown; those that look alike, as two paths of one server do, are numbered."""
     names: list[str] = []
     for name in map(str, wanted):
         before = sum(re.fullmatch(rf"{re.escape(name)}( #\d+)?", each) is not None for each in names)

@@ -18,6 +18,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import make_wsgi_app
 
+from tailbite._files import read_whole
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
@@ -104,11 +106,11 @@ def read_passwords(path: Path) -> dict[str, str]:
         OSError: it cannot be read.
         ValueError: others may read the file, or a line is not of that form.
     """
-    with path.open(encoding="utf-8") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH):
-            raise ValueError(f"every user may read {path}: change its mode to 600")
-        lines = [line.strip() for line in file if line.strip() and not line.startswith("#")]
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ValueError(f"every user may read {path}: change its mode to 600")
+    text = read_whole(path).decode()
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     pairs = [line.partition(":") for line in lines]
     if not pairs or not all(user and password for user, _, password in pairs):
         raise ValueError(f"{path} must have lines of the form USER:PASSWORD")

@@ -45,6 +45,7 @@ __all__ = [
     "find_firewalls",
     "install_commands",
     "parse_rules",
+    "present_versions",
     "read_state",
     "remove_commands",
     "run_firewall",
@@ -58,9 +59,19 @@ _JUMP = ("-p", "tcp", "--syn", "-j", CHAIN)
 _LOCK = "/run/xtables.lock"
 _SEARCH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _TIMEOUT_S = 60
+_NETWORK_FACTS = Path("/proc/thread-self/net")
 _OF_EMPTY_TABLE = re.compile(
     r"table ip6? filter \{|chain (INPUT|FORWARD|OUTPUT) \{|type filter hook \w+ priority \w+; policy accept;|\}|"
 )
+
+
+def present_versions() -> list[IpVersion]:
+    """Return the IP versions that the kernel has in the calling thread's network namespace.
+
+    Without IPv6 there is nothing to guard. Where /proc is not mounted, IPv6 is taken to be there.
+    """
+    lacks_ipv6 = _NETWORK_FACTS.is_dir() and not (_NETWORK_FACTS / "if_inet6").exists()
+    return [version for version in VERSIONS if version == 4 or not lacks_ipv6]
 
 
 @dataclass(frozen=True, slots=True)

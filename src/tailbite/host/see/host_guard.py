@@ -7,8 +7,6 @@ import os
 
 __all__ = ["refused_versions"]
 
-_IPV6 = "/proc/thread-self/net/if_inet6"
-
 
 def refused_versions() -> frozenset[int]:
     """Return the IP versions, 4 and 6, that have no self-connects; none where that cannot be asked.
@@ -19,10 +17,11 @@ def refused_versions() -> frozenset[int]:
     if os.geteuid() != 0:
         return frozenset()
     from tailbite.errors import FirewallError
-    from tailbite.guards.host.firewall import find_firewalls, read_state
+    from tailbite.guards.host.firewall import VERSIONS, find_firewalls, present_versions, read_state
 
-    found = set() if os.path.exists(_IPV6) else {6}  # noqa: PTH110
-    for version in (4, 6):
+    present = present_versions()
+    found = set(VERSIONS).difference(present)
+    for version in present:
         with contextlib.suppress(FirewallError):
             if any(read_state(firewall).is_installed for firewall in find_firewalls(version)):
                 found.add(version)
