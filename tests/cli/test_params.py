@@ -58,6 +58,24 @@ def test_a_mistake_is_one_sentence_and_status_2(line: str, sentence: str) -> Non
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
+def test_a_pipe_without_a_writer_is_refused_at_once_by_whatever_reads_a_file(tmp_path: Path) -> None:
+    fifo = str(tmp_path / "a.jsonl")
+    os.mkfifo(fifo)
+    for line in (
+        *(
+            "audit --catalogue F",
+            "doctor --baseline F",
+            "doctor --ports F",
+            "lab loop --from F",
+            "lab cures --from F",
+        ),
+        *("wait --cacert F https://h", "exporter --web.basic-auth F"),
+    ):
+        result = run(line.replace("F", fifo))
+        assert (result.exit_code, result.stdout) == (2, ""), (line, result.output)
+        assert "it is a pipe that no program writes to" in words(result), line
+
+
 def test_a_program_that_cannot_do_it_is_one_sentence_that_begins_with_our_name() -> None:
     result = run("lab loop --client echo --hits 1 --attempts 3")
     assert (result.exit_code, words(result)) == (1, "tailbite: 'echo' did not connect to port 32774")

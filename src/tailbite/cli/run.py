@@ -10,6 +10,12 @@ from tailbite.cli.run_program import run_in_process, run_program
 __all__ = ["command"]
 
 
+def _refuse_separator(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value == "--":
+        raise click.BadParameter("-- begins the command: give a file for --stats-json before it")
+    return value
+
+
 @click.command(
     "run",
     short_help="Run any program so that it cannot connect to itself.",
@@ -42,6 +48,7 @@ __all__ = ["command"]
 @click.option(
     "--stats-json",
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+    callback=_refuse_separator,
     metavar="FILE",
     help="Write a JSON report to FILE when the program has ended; - is stdout. tailbite then stays its parent.",
 )

@@ -72,7 +72,8 @@ def write_line(text: str) -> None:
         poll = select.poll()
         poll.register(_STDERR, select.POLLOUT)
         if poll.poll(_PATIENCE_MS):
-            os.write(_STDERR, f"tailbite: {text}\n".encode(errors="replace"))
+            line = "".join(char if char.isprintable() else "?" for char in text)
+            os.write(_STDERR, f"tailbite: {line}\n".encode(errors="replace"))
     except OSError:
         pass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -109,7 +110,7 @@ def namespace_of_process(pid: int) -> Namespace:
 
 def _closed(count: int) -> NotVisible:
     who = "1 process" if count == 1 else f"{count} processes"
-    return NotVisible(f"the network namespace of {who}", not_permitted())
+    return NotVisible(f"the network namespace of {who}", not_permitted(), errno.EACCES)
 
 
 def _named(inode: int, pids: tuple[int, ...], mounted: str) -> Namespace:

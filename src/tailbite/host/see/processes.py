@@ -6,6 +6,7 @@ Everything comes from /proc (proc(5)) and the cgroup's path (cgroups(7), systemd
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from functools import cache
@@ -58,9 +59,9 @@ def _described(inodes: set[int]) -> tuple[dict[int, tuple[Process, ...]], tuple[
     if inodes - {inode for inode, some in owners.items() if some}:
         if hidden := procfs.hidden_processes():
             why = f"/proc is mounted with hidepid={hidden}: run as root to see them"
-            not_visible.append(NotVisible("hidden processes", why))
+            not_visible.append(NotVisible("hidden processes", why, errno.EACCES))
         elif found.closed:
-            not_visible.append(NotVisible("the processes of other users", not_permitted("see them")))
+            not_visible.append(NotVisible("the processes of other users", not_permitted("see them"), errno.EACCES))
     return owners, tuple(not_visible)
 
 

@@ -56,7 +56,7 @@ class NotVisible:
     Attributes:
         what: the part that is not known because of it, in words.
         why: the reason, and where there is one the way to see it all the same.
-        number: the errno; 0 if it is not a system error.
+        number: the errno, EACCES for what only root can see; 0 if it is not a system error.
     """
 
     what: str
