@@ -168,19 +168,11 @@ def _run(
             log.close()
 
 
-def _check_textfile(path: Path) -> None:
-    """Refuse what can never be written: the exporter would run, and every scrape of the file would find nothing."""
-    if path.is_dir():
-        raise click.UsageError(f"--textfile {path} is a folder: give the name of a file in it")
-    if not path.parent.is_dir():
-        raise click.UsageError(f"--textfile {path}: there is no folder {path.parent}")
-
-
 def _check(textfile: str | None, *, once: bool, tls: str | None, parts: tuple[str | None, ...]) -> None:
     if textfile == "":
         raise click.UsageError("--textfile needs the name of a file.")
-    if textfile is not None:
-        _check_textfile(Path(textfile))
+    if textfile is not None and Path(textfile).is_dir():  # a missing folder may still be made
+        raise click.UsageError(f"--textfile {textfile} is a folder: give the name of a file in it")
     if once and textfile is None:
         raise click.UsageError("--once writes a file: it needs --textfile FILE.")
     if tls is None and any(parts):
