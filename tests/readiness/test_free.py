@@ -119,6 +119,7 @@ def _status(port: int, *, reuse: bool) -> TargetStatus:
     with pytest.raises(NotReadyError) as missed:
         wait_until_free([Bind("127.0.0.1", port)], reuse=reuse, timeout=0)
     (readiness,) = missed.value.targets
+    assert isinstance(readiness, Readiness)
     return readiness.status
 
 
