@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 
@@ -84,3 +85,29 @@ def test_all_addresses_that_are_bound_are_named() -> None:
         (finding,) = explain(8400)
     assert finding.code == "TB105"
     assert re.search(r"has bound \S+:8400 and \S+:8400 and neither listens nor is", finding.what)
+
+
+def test_data_that_the_peer_does_not_read_keeps_the_port_longer_than_a_close() -> None:
+    """A closed connection with unsent data and a window of 0: 341 s on Linux 6.18."""
+    server = socket.create_server(("127.0.0.1", 8080))
+    client = socket.create_connection(("127.0.0.1", 8080))
+    accepted = server.accept()[0]
+    accepted.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            accepted.send(bytes(1 << 20))
+    accepted.close()
+    server.close()
+    (finding,) = explain(8080)
+    abort(client)
+    waits = [one.text for one in finding.remedies if one.text.startswith("wait")]
+    assert waits == ["wait: the kernel sends what is left, for up to six minutes while the peer reads nothing"]
+
+
+def test_self_connects_on_many_addresses_are_one_finding() -> None:
+    with contextlib.ExitStack() as stack:
+        for number in range(1, 13):
+            stack.enter_context(Holder("self_bound", f"127.0.1.{number}", reuse=False).held(7000))
+        (finding,) = explain(7000)
+    assert (finding.code, len(finding.owners)) == ("TB101", 1)
+    assert re.search(r"is connected to itself on (127\.0\.1\.\d+:7000, ){4}\S+ and 7 more addresses\.", finding.what)

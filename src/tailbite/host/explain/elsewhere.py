@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tailbite.core.address import Endpoint
 from tailbite.core.ports import PortSet
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
-from tailbite.host.explain.phrases import holder_name, join_words, process_names
+from tailbite.host.explain.phrases import first_words, holder_name, process_names
 from tailbite.host.see.firewall_rules import RuleEffect
 from tailbite.kernel.inet_diag import TcpState
 
@@ -93,7 +93,7 @@ def other_protocol_findings(shot: PortSnapshot) -> Iterator[Finding]:
             Severity.NOTICE,
             Confidence.CERTAIN,
             f"{protocol} port {shot.port} is in use by {_other_holder(uses)}, on "
-            f"{join_words(str(Endpoint(one.host, shot.port)) for one in uses)}.",
+            f"{first_words((str(Endpoint(one.host, shot.port)) for one in uses), 'addresses')}.",
             f"{protocol} ports and TCP ports are separate: this does not keep a TCP server from binding the port.",
             (),
             shot.namespace,

@@ -28,6 +28,7 @@ __all__ = ["Evaluation", "Group", "Kind", "Role"]
 
 _LIVE = CONNECTION_STATES - {TcpState.TIME_WAIT}
 _WAITS_TOO_LONG_MS = 1000
+_FEW = 4
 
 
 class Kind(Enum):
@@ -127,12 +128,14 @@ class Evaluation:
     def groups(self) -> tuple[Group, ...]:
         """The holders of the port, the worst kind first."""
         listeners = [use for use in self.shot.uses if use.socket.state is TcpState.LISTEN]
+        stuck = sum(_kind(use) is Kind.SELF_CONNECT for use in self.shot.uses)
         sorted_in: dict[tuple[Kind, Role | None, Confidence, Overlap, int], list[PortUse]] = {}
         for use in self.shot.uses:
             if (kind := _kind(use)) is None or _belongs_to_listener(use, kind, listeners):
                 continue
             role, sure = self._role(use) if kind in (Kind.CONNECTION, Kind.TIME_WAIT) else (None, Confidence.CERTAIN)
-            alone = use.socket.cookie[0] if kind is Kind.SELF_CONNECT else 0  # each of these is reported separately
+            # A few self-connects are reported separately: each on its address.
+            alone = use.socket.cookie[0] if kind is Kind.SELF_CONNECT and stuck <= _FEW else 0
             sorted_in.setdefault((kind, role, sure, self.overlap(use), alone), []).append(use)
         order = list(Kind)
         return tuple(

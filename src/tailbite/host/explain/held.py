@@ -11,8 +11,9 @@ from tailbite.host.explain.evaluation import Kind, Role
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.phrases import (
     as_beginning,
+    first_words,
     holder_name,
-    join_words,
+    oldest_first,
     process_names,
     range_words,
     seconds_left,
@@ -81,8 +82,8 @@ def holder_of(found: Evaluation, uses: Sequence[PortUse]) -> str:
 
 
 def owners_of(uses: Sequence[PortUse]) -> tuple[Process, ...]:
-    """Return the processes that have these sockets open, each once."""
-    return tuple(dict.fromkeys(owner for use in uses for owner in use.owners))
+    """Return the processes that have these sockets open, the oldest first."""
+    return tuple(oldest_first(owner for use in uses for owner in use.owners))
 
 
 def _self_connected(found: Evaluation, group: Group) -> Finding:
@@ -102,20 +103,20 @@ def _self_connected(found: Evaluation, group: Group) -> Finding:
         "TB101",
         Severity.CRITICAL,
         Confidence.CERTAIN,
-        f"{who} {verb_for([use], 'is', 'are')} connected to itself on {end}. No server is there: whatever the "
+        f"{who} {verb_for(group.uses, 'is', 'are')} connected to itself on {_ends(group)}. No server is there: whatever the "
         f"client writes, it reads back.{idle}",
         f"The client dialled port {found.port} while nobody listened, and {cause}, so its own SYN answered it. "
         f"{spell_forecasts(found.forecasts, found.port)}",
         (
             *destroy_self_connect(found, use),
-            *restart_holders(use.owners, port=found.port),
+            *restart_holders(owners_of(group.uses), port=found.port),
             *find_holder(found, group.uses),
             *reserve_port(found, UNLESS_BOUND),
             *guard_client(found, use),
         ),
         found.shot.namespace,
         end,
-        use.owners,
+        owners_of(group.uses),
         tuple(_traffic_facts(use)),
     )
 
@@ -146,7 +147,6 @@ def _source_port(found: Evaluation, group: Group) -> Finding:
     use = group.uses[0]
     ends = use.socket.endpoints
     owners = owners_of(group.uses)
-    closing = not any(one.socket.inode for one in group.uses)
     if found.is_exposed:
         cause = f"The kernel could choose the port: {range_words(found.shot)}."
         lasting = reserve_port(found)
@@ -164,7 +164,7 @@ def _source_port(found: Evaluation, group: Group) -> Finding:
         )
         lasting = _own_bind_remedies(found, group)
     ends_now = () if _is_mount(found, group) else destroy_connection(found, group.uses)
-    wait = (Remedy("wait: the kernel is closing it, which takes a minute or two"),) if closing else ()
+    wait = _wait_until_closed(group.uses)
     return Finding(
         "TB103",
         Severity.CRITICAL,
@@ -222,12 +222,25 @@ def _own_bind_remedies(found: Evaluation, group: Group) -> tuple[Remedy, ...]:
     )
 
 
+def _wait_until_closed(uses: Sequence[PortUse]) -> tuple[Remedy, ...]:
+    """Return the remedy that needs nothing but time, for connections that the kernel is closing.
+
+    The kernel sends what is left, and the FIN (one byte of the queue), at ever longer intervals. A peer that is gone is
+    given up after about 100 s (tcp_orphan_retries, ip-sysctl.rst); a peer that is there and reads nothing, after 341 s
+    (measured on Linux 6.18: until the interval has grown to TCP_RTO_MAX, 120 s).
+    """
+    if any(use.socket.inode for use in uses):
+        return ()
+    if any(use.socket.send_queue > 1 for use in uses):
+        return (Remedy("wait: the kernel sends what is left, for up to six minutes while the peer reads nothing"),)
+    return (Remedy("wait: the kernel is closing it, which takes a minute or two"),)
+
+
 def _orphaned(found: Evaluation, group: Group) -> Finding:
     use = group.uses[0]
     count = len(group.uses)
     owners = owners_of(group.uses)
     what = "a connection of a server that did is" if count == 1 else f"{count} connections of a server that did are"
-    closing = not any(one.socket.inode for one in group.uses)
     return Finding(
         "TB111",
         Severity.WARNING,
@@ -237,7 +250,7 @@ def _orphaned(found: Evaluation, group: Group) -> Finding:
         spell_forecasts(found.forecasts, found.port),
         (
             reuse_address(),
-            *((Remedy("wait: the kernel is closing it, which takes a minute or two"),) if closing else ()),
+            *_wait_until_closed(group.uses),
             *restart_holders(owners, verb="stop", port=found.port),
             *find_holder(found, group.uses),
         ),
@@ -306,9 +319,7 @@ def _bound(found: Evaluation, group: Group) -> Finding:
 
 
 def _ends(group: Group) -> str:
-    ends = [str(end) for end in dict.fromkeys(use.socket.endpoints.local for use in group.uses)]
-    more = len(ends) - _SHOWN
-    return join_words([*ends[:_SHOWN], f"{more} more addresses"] if more > 0 else ends)
+    return first_words((str(use.socket.endpoints.local) for use in group.uses), "addresses")
 
 
 def _traffic_facts(use: PortUse) -> Iterator[Fact]:

@@ -9,12 +9,12 @@ from tailbite.core.ports import PortSet
 from tailbite.host.explain.bind_forecast import Overlap
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.held import holder_of, owners_of
-from tailbite.host.explain.phrases import as_beginning, holder_name, join_words, spell_forecasts, verb_for
+from tailbite.host.explain.phrases import as_beginning, first_words, holder_name, join_words, spell_forecasts, verb_for
 from tailbite.host.explain.remedies import find_holder, restart_holders
 from tailbite.kernel.inet_diag import TcpState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tailbite.core.address import Endpoint
     from tailbite.host.explain.bind_forecast import BindAddress
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["listening_finding"]
 
 _MOST_HOLDERS = 3
+_MOST_QUEUES = 5
 _LOOPBACK = 1  # the index of lo in every network namespace (LOOPBACK_IFINDEX)
 _DEVICE_RULE = (
     "A server that is bound to a device (SO_BINDTODEVICE) gets only what arrives there, and what this host sends to "
@@ -64,7 +65,7 @@ def _base(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         found.shot.namespace,
         uses[0].socket.endpoints.local,
         owners_of(uses),
-        tuple(_queue(use) for use in uses),
+        tuple(_queues(uses)),
     )
 
 
@@ -137,7 +138,7 @@ def _elsewhere(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         why="A server has the addresses that it bound, and no others; localhost may mean 127.0.0.1 or ::1. "
         f"{spell_forecasts(found.forecasts, found.port)}",
         remedies=(
-            *((Remedy(f"dial {join_words(str(_dialled(use)) for use in there)} instead"),) if there else ()),
+            *((Remedy(f"dial {first_words((str(_dialled(use)) for use in there), 'addresses')} instead"),) if there else ()),
             Remedy(f"{'or ' if there else ''}let the server bind {_wider(found)}"),
         ),
     )
@@ -236,14 +237,24 @@ def _if_not_yours(found: Evaluation, uses: tuple[PortUse, ...]) -> tuple[Remedy,
     )
 
 
-def _queue(use: PortUse) -> Fact:
-    waiting, limit = use.socket.receive_queue, use.socket.send_queue
-    name = f"queue of {use.socket.endpoints.local}"
-    return Fact(name, waiting, "connections", f"{waiting} of {limit} waiting")
+def _queues(uses: Sequence[PortUse]) -> Iterator[Fact]:
+    """Yield the queue of each address, the longest first; listeners of one address (SO_REUSEPORT) are added up."""
+    by_end: dict[Endpoint, list[PortUse]] = {}
+    for use in uses:
+        by_end.setdefault(use.socket.endpoints.local, []).append(use)
+    lengths = {end: sum(use.socket.receive_queue for use in some) for end, some in by_end.items()}
+    ranked = sorted(by_end, key=lambda end: -lengths[end])
+    for end in ranked[:_MOST_QUEUES]:
+        some = by_end[end]
+        limit = sum(use.socket.send_queue for use in some)
+        where = f", in {len(some)} queues" if len(some) > 1 else ""
+        yield Fact(f"queue of {end}", lengths[end], "connections", f"{lengths[end]} of {limit} waiting{where}")
+    if ranked[_MOST_QUEUES:]:
+        yield Fact("and more", len(ranked) - _MOST_QUEUES, "addresses")
 
 
 def _ends(found: Evaluation, uses: Sequence[PortUse]) -> str:
-    return join_words(_end(found, use) for use in uses)
+    return first_words((_end(found, use) for use in uses), "addresses")
 
 
 def _end(found: Evaluation, use: PortUse) -> str:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 __all__ = [
     "as_beginning",
     "client_at_risk",
+    "first_words",
     "holder_name",
     "join_words",
+    "oldest_first",
     "process_names",
     "range_words",
     "spell_forecasts",
@@ -28,6 +30,7 @@ __all__ = [
     "verb_for",
 ]
 
+_SHOWN = 5
 _OUTCOMES = {
     BindOutcome.WORKS: "would work",
     BindOutcome.FAILS: "fails (EADDRINUSE)",
@@ -80,9 +83,14 @@ def as_beginning(name: str) -> str:
 
 def process_names(owners: Iterable[Process]) -> str:
     """Name processes: at most three, and how many more."""
-    names = list(dict.fromkeys(map(str, owners)))
+    names = list(dict.fromkeys(map(str, oldest_first(owners))))
     more = [f"{len(names) - 3} more"] if len(names) > 4 else names[3:]
     return join_words([*names[:3], *more])
+
+
+def oldest_first(owners: Iterable[Process]) -> list[Process]:
+    """Return processes, each once, in the order of their starts: a server before its workers."""
+    return sorted(dict.fromkeys(owners), key=lambda one: (one.started or 0, one.pid))
 
 
 def client_at_risk(dials: bool, binds: bool) -> str | None:
@@ -109,6 +117,13 @@ def join_words(parts: Iterable[str]) -> str:
     """Join as people do: ``a, b and c``."""
     *most, last = [*dict.fromkeys(parts)] or [""]
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def first_words(words: Iterable[str], more: str) -> str:
+    """Join at most five of some words, each once, and say how many ``more`` of them there are."""
+    each = list(dict.fromkeys(words))
+    left = len(each) - _SHOWN
+    return join_words([*each[:_SHOWN], f"{left} more {more}"] if left > 1 else each)
 
 
 def range_words(shot: PortSnapshot) -> str:

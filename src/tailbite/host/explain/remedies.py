@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 
 from tailbite.core.ports import PortSet
 from tailbite.host.explain.finding import Remedy
-from tailbite.host.explain.phrases import join_words, time_left
+from tailbite.host.explain.phrases import join_words, oldest_first, time_left
 from tailbite.host.see.records import Container
 from tailbite.kernel.inet_diag import TcpState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tailbite.core.address import Endpoint
     from tailbite.host.explain.evaluation import Evaluation
@@ -96,6 +96,7 @@ _MACHINE = re.compile(r"(?:qemu|lxc)-\d+-(.+)")
 """The name that libvirt gives systemd-machined for a machine (virSystemdMakeMachineName)."""
 _INITS = ("systemd", "init")
 _INIT = 1
+_MOST_RESTARTS = 5  # holders, each with its own command
 
 
 def destroy_self_connect(found: Evaluation, use: PortUse) -> tuple[Remedy, ...]:
@@ -219,33 +220,75 @@ def restart_holders(
         verb: "restart" or "stop".
         port: the port that they hold.
     """
-    remedies: dict[Remedy, None] = {}
-    for owner in owners:
-        remedies[_restart(owner, verb, port)] = None
+    remedies = [_restart(some, verb, port) for some in _groups(owners, verb, port)]
+    if more := remedies[_MOST_RESTARTS:]:
+        look = () if port is None else (f"ss -tanp sport = :{port}",)
+        return (*remedies[:_MOST_RESTARTS], Remedy(f"and so on, for {len(more)} more that hold it", look))
     return tuple(remedies)
 
 
-def _restart(owner: Process, verb: str, port: int | None) -> Remedy:
-    who = f"{owner}{_since(owner)}"
+def _groups(owners: Iterable[Process], verb: str, port: int | None) -> Iterable[list[Process]]:
+    """Group processes that one command restarts: those of a unit or container, and a server with its workers.
+
+    To end only the server would leave the port to the workers that have its listener too, and a worker that is ended
+    alone is started again by its server.
+    """
+    known = {owner.pid: owner for owner in owners}
+    groups: dict[object, list[Process]] = {}
+    for owner in oldest_first(known.values()):
+        alone = _restart([owner], verb, port)
+        is_killed = alone.commands == (f"kill {owner.pid}",)
+        groups.setdefault(_family(owner, known) if is_killed else alone.commands or alone, []).append(owner)
+    return groups.values()
+
+
+def _family(owner: Process, known: Mapping[int, Process]) -> tuple[str, str, int]:
+    """Return what a process has in common with its relatives: name, user and parent of the eldest that is known."""
+    for _ in known:  # at most: a process may have got the number of one that ended
+        owner = known.get(owner.parent, owner)
+    return owner.name, owner.user, owner.parent
+
+
+def _restart(owners: Sequence[Process], verb: str, port: int | None) -> Remedy:
+    owner, *others = owners
+    who = f"{owner}{_since(owner)}{f', and {len(others)} more' if others else ''}"
     if owner.name in _FORWARDERS:
         find = _FORWARDERS[owner.name].format("" if port is None else f" --filter publish={port}")
         return Remedy(
-            f"{verb} the container that publishes the port; {who} only forwards it", (_as_manager(owner, find),)
+            f"{verb} the container that publishes the port; {who} only {'forward' if others else 'forwards'} it",
+            (_as_manager(owner, find),),
         )
     if owner.name in _INITS and (owner.pid == _INIT or (owner.user_unit and not owner.unit)):
         return _stop_socket_unit(owner, who)
+    belong = "belong" if others else "belongs"
     if owner.supervisor is not None:
-        return _restart_supervised(owner, owner.supervisor, who, verb)
+        return _restart_supervised(owner, owner.supervisor, f"{who} {belong}", verb)
     if owner.unit and not _outlives_unit(owner):
-        return _restart_unit(owner, who, verb)
+        return _restart_unit(owner, f"{who} {belong}", verb)
     if owner.container and not owner.unit:
-        return _restart_container(owner, who, verb)
+        return _restart_container(owner, f"{who} {'run' if others else 'runs'}", verb)
     if owner.pid == _INIT:
         return Remedy(f"do not end {who}, which is the first process here: {verb} this container from outside")
+    return _end_processes(owner, others, verb)
+
+
+def _end_processes(owner: Process, others: Sequence[Process], verb: str) -> Remedy:
+    """Return the remedy that ends a process and its relatives."""
+    are_workers = any(one.parent == owner.pid for one in others)
+    more, its, it = "", "its", "it"
+    if are_workers:
+        more = f", and {_processes(len(others))} that it started"
+    elif others:
+        more, its, it = f", and {_processes(len(others))} like it", "their", "them"
     parent = ""
     if owner.parent > _INIT and owner.parent_name:
-        parent = f"; its parent {owner.parent_name} (pid {owner.parent}) may start it again"
-    return Remedy(f"{verb} {who}{parent}", (f"kill {owner.pid}",))
+        parent = f"; {its} parent {owner.parent_name} (pid {owner.parent}) may start {it} again"
+    line = " ".join(["kill", *(str(one.pid) for one in (owner, *others))])
+    return Remedy(f"{verb} {owner}{_since(owner)}{more}{parent}", (line,))
+
+
+def _processes(number: int) -> str:
+    return f"{number} process{'' if number == 1 else 'es'}"
 
 
 def _outlives_unit(owner: Process) -> bool:
@@ -264,7 +307,7 @@ def _restart_unit(owner: Process, who: str, verb: str) -> Remedy:
     where = f" in container {owner.container}" if owner.within else ""
     line = f"{_entering(owner.within)}{_systemctl(owner)} {verb} {shlex.quote(owner.unit)}"
     needs_root = not owner.user_unit or bool(owner.manager or owner.within)
-    return Remedy(f"{verb} {owner.unit}{where}, which {who} belongs to", (line,), needs_root)
+    return Remedy(f"{verb} {owner.unit}{where}, which {who} to", (line,), needs_root)
 
 
 def _entering(within: Iterable[Container]) -> str:
@@ -285,7 +328,7 @@ def _restart_supervised(owner: Process, supervisor: Supervisor, who: str, verb: 
         else (*owner.within, Container(owner.container, owner.runtime))
     )
     return Remedy(
-        f"{verb} {supervisor.service}, a service of {supervisor.name} that {who} belongs to",
+        f"{verb} {supervisor.service}, a service of {supervisor.name} that {who} to",
         (f"{_entering(around)}{line}",),
         needs_root=True,
     )
@@ -301,12 +344,12 @@ def _restart_container(owner: Process, who: str, verb: str) -> Remedy:
     if owner.runtime == "machinectl" and (machine := _MACHINE.fullmatch(owner.container)) is not None:
         name = shlex.quote(machine[1])
         lines = (f"virsh shutdown {name}", *((f"virsh start {name}",) if verb == "restart" else ()))
-        return Remedy(f"{verb} virtual machine {machine[1]}, in which {who} runs", lines, not owner.user_unit)
+        return Remedy(f"{verb} virtual machine {machine[1]}, in which {who}", lines, not owner.user_unit)
     template = (_STOP if verb == "stop" else _RESTART).get(owner.runtime, "")
     line = f"{_entering(owner.within)}{template.format(shlex.quote(owner.container))}" if template else ""
     again = "; the kubelet starts it again unless its pod is deleted" if owner.runtime == "kubernetes" else ""
     return Remedy(
-        f"{verb} container {owner.container}, in which {who} runs{again}",
+        f"{verb} container {owner.container}, in which {who}{again}",
         (_as_manager(owner, line),) if line else (),
         not owner.user_unit or bool(owner.manager),
     )
