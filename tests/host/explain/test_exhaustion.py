@@ -89,6 +89,11 @@ def test_time_wait_is_counted_and_the_kernel_s_second_is_told(server: socket.soc
     wait_until(connects, "a port in TIME-WAIT is used again")
 
 
+def number_of_connect(port: int) -> int:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port))
+
+
 def connects() -> bool:
     client = dial()
     if client is not None:
@@ -155,5 +160,78 @@ def test_a_remedy_helps_more_ports_let_a_client_connect_again(server: socket.soc
     last = dial()
     assert last is not None
     for client in (*clients, last):
+        assert client is not None
+        client.close()
+
+
+def test_a_range_of_reserved_ports_alone_is_said_to_have_none(server: socket.socket) -> None:
+    assert findings() == []
+    write_reserved_ports(PortSet.parse("40000-40019"))
+    assert dial() is None
+    (finding,) = findings(REDIS)
+    assert (finding.code, finding.severity) == ("TB211", Severity.CRITICAL)
+    assert f"all {COUNT} ports are reserved" in finding.what
+    assert finding.remedies[0].text.startswith("give the kernel more ports")
+    assert list(exhaustion_findings(destinations_of(current_namespace(), None, None))) == []
+
+
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
+def test_a_port_that_is_bound_and_connected_counts_once(server: socket.socket) -> None:
+    write_ephemeral_range(PortRange(40000, 40003))
+    bound = [socket.create_server(("127.0.0.77", 40000 + number)) for number in range(4)]
+    assert dial() is None
+    client = socket.socket()
+    client.bind(("127.0.0.1", 0))
+    client.connect(("127.0.0.1", REDIS))
+    (finding,) = findings(REDIS)
+    for sock in (*bound, client):
+        sock.close()
+    assert f"4 of 4 source ports from 127.0.0.1 to 127.0.0.1:{REDIS} are in use: 1 in ESTABLISHED and 3 " in finding.what
+    assert finding.severity is Severity.CRITICAL
+
+
+def test_servers_in_the_range_are_to_be_moved_and_no_option_of_clients_helps(server: socket.socket) -> None:
+    write_ephemeral_range(PortRange(40000, 40003))
+    servers = [socket.create_server(("127.0.0.77", 40000 + number)) for number in range(4)]
+    assert dial() is None
+    (finding,) = findings(REDIS)
+    assert "All 4 source ports are bound" in finding.what
+    assert "IP_BIND_ADDRESS_NO_PORT" not in str(finding.remedies)
+    assert finding.remedies[0].text.startswith("servers that listen on ports of the ephemeral range: move them")
+    servers.pop().close()  # the remedy
+    client = dial()
+    assert client is not None
+    for sock in (*servers, client):
+        sock.close()
+
+
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
+@pytest.mark.parametrize("reserved", [None, 40000, 40004])
+def test_the_ends_of_a_range_with_an_odd_number_of_ports_may_be_missed(
+    server: socket.socket, reserved: int | None
+) -> None:
+    """connect() rounds the number down: 2 of 3 ports are enough to make it fail."""
+    ports = PortSet.parse("40000-40004") - PortSet.of([] if reserved is None else [reserved])
+    write_ephemeral_range(PortRange(40000, 40004))
+    write_reserved_ports(PortSet() if reserved is None else PortSet.of([reserved]))
+    for left in ports:
+        bound = [socket.create_server(("127.0.0.77", port)) for port in ports if port != left]
+        said = findings(REDIS)
+        errors = {number_of_connect(port) for port in range(7000, 7020)}
+        for sock in bound:
+            sock.close()
+        assert len(said) == (left in (40000, 40004))
+        assert errors <= {errno.ECONNREFUSED, *([errno.EADDRNOTAVAIL] if said else [])}
+
+
+def test_the_last_of_three_ports_is_never_found_by_connect(server: socket.socket) -> None:
+    write_ephemeral_range(PortRange(40000, 40002))
+    clients = [dial(), dial()]
+    assert dial() is None
+    (finding,) = findings(REDIS)
+    assert finding.severity is Severity.WARNING
+    assert f"2 of 3 source ports from 127.0.0.1 to 127.0.0.1:{REDIS} are in use" in finding.what
+    assert "misses the first of them or the last" in finding.why
+    for client in clients:
         assert client is not None
         client.close()

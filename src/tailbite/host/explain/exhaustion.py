@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["exhaustion_findings"]
 
 _SHOWN = 10
+_NO_PORT = "programs that bind a source address: set IP_BIND_ADDRESS_NO_PORT before bind(address, 0)"
+_NO_PORT_LEFT = "Cannot assign requested address (EADDRNOTAVAIL); a bind to port 0: Address already in use (EADDRINUSE)."
+_ODD = "The range has an odd number of ports, and each search of the kernel misses the first of them or the last."
 
 
 def exhaustion_findings(usage: PortUsage, *, host: str | None = None, port: int | None = None) -> Iterator[Finding]:
@@ -30,6 +33,9 @@ def exhaustion_findings(usage: PortUsage, *, host: str | None = None, port: int 
             ``::`` for every address.
         port: only destinations with this port, and what concerns all of them.
     """
+    if usage.size and not usage.available:
+        yield _none_left(usage)
+        return
     wanted = None if host in (None, "::") else ip_address(str(host))
     full = [
         one
@@ -38,7 +44,7 @@ def exhaustion_findings(usage: PortUsage, *, host: str | None = None, port: int 
     ]
     for one in full[:_SHOWN]:
         yield _to_one(usage, one)
-    if usage.available and usage.bound >= usage.available and not full:
+    if usage.available and (usage.bound >= usage.available or usage.may_miss()) and not full:
         yield _bound(usage)
         return
     told = {one.source for one in full}
@@ -58,14 +64,20 @@ def _concerns(wanted: IPv4Address | IPv6Address | None, address: str, *, is_dest
 
 
 def _to_one(usage: PortUsage, one: Destination) -> Finding:
-    used = one.used + usage.bound
+    used = usage.in_use(one)
     left = dict(one.states).get(TcpState.TIME_WAIT, 0) if usage.reuses_time_wait(one) else 0
     gone = used - left >= usage.available
     states = [Fact(state.label, number, "sockets") for state, number in one.states]
-    if usage.bound:
-        states.append(Fact("bound by programs, for every destination", usage.bound, "ports"))
-    words = join_words([f"{number} in {state.label}" for state, number in one.states] + _bound_words(usage))
-    if gone:
+    bound = used - one.used
+    if bound:
+        states.append(Fact("bound by programs, for every destination", bound, "ports"))
+    words = [f"{number} in {state.label}" for state, number in one.states]
+    words += [f"{bound} bound by programs"] if bound else []
+    if usage.may_miss(one):
+        effect = (
+            f"A further connect from there may fail: Cannot assign requested address (EADDRNOTAVAIL). {_ODD}"
+        )
+    elif gone:
         effect = "A further connect from there fails: Cannot assign requested address (EADDRNOTAVAIL)."
     elif used >= usage.available:
         effect = "A connect from there fails (EADDRNOTAVAIL) until a TIME-WAIT is a second old (tcp_tw_reuse)."
@@ -75,7 +87,7 @@ def _to_one(usage: PortUsage, one: Destination) -> Finding:
         "TB211",
         Severity.CRITICAL if gone else Severity.WARNING,
         Confidence.CERTAIN,
-        f"{used} of {usage.available} source ports from {one.source} to {one.remote} are in use: {words}.",
+        f"{used} of {usage.available} source ports from {one.source} to {one.remote} are in use: {join_words(words)}.",
         f"{effect} A source port is used once per destination and source address.",
         tuple(_remedies(usage, one)),
         usage.namespace,
@@ -98,16 +110,12 @@ def _from_one(usage: PortUsage, one: Source) -> Finding:
         "(EADDRINUSE). Where the connections there were bound like that, every other connect fails too, whatever its "
         "destination: Cannot assign requested address (EADDRNOTAVAIL). The kernel does not list which were bound.",
         (
-            Remedy("programs that bind a source address: set IP_BIND_ADDRESS_NO_PORT before bind(address, 0)"),
+            Remedy(_NO_PORT),
             *_more_ports(usage),
         ),
         usage.namespace,
         facts=(Fact("source ports", usage.available, "ports"), Fact("in use", one.used, "ports")),
     )
-
-
-def _bound_words(usage: PortUsage) -> list[str]:
-    return [f"{usage.bound} bound by programs"] if usage.bound else []
 
 
 def _remedies(usage: PortUsage, one: Destination) -> Iterator[Remedy]:
@@ -129,26 +137,45 @@ def _remedies(usage: PortUsage, one: Destination) -> Iterator[Remedy]:
 
 
 def _common(usage: PortUsage) -> Iterator[Remedy]:
-    if usage.bound:
-        yield Remedy("programs that bind a source address: set IP_BIND_ADDRESS_NO_PORT before bind(address, 0)")
+    if usage.bound > usage.listening:
+        yield Remedy(_NO_PORT)
+    if usage.listening:
+        yield Remedy("servers that listen on ports of the ephemeral range: move them to ports outside it")
     yield from _more_ports(usage)
 
 
-def _more_ports(usage: PortUsage) -> Iterator[Remedy]:
+def _more_ports(usage: PortUsage, begin: str = "or ") -> Iterator[Remedy]:
     yield Remedy(
-        "or give the kernel more ports: widen the ephemeral range, or reserve fewer",
+        f"{begin}give the kernel more ports: widen the ephemeral range, or reserve fewer",
         (usage.namespace.tailbite("fix --range LOW-HIGH --apply"),),
         needs_root=True,
     )
 
 
-def _bound(usage: PortUsage) -> Finding:
+def _none_left(usage: PortUsage) -> Finding:
+    ports = "its only port is" if usage.size == 1 else f"all {usage.size} ports are"
     return Finding(
         "TB211",
         Severity.CRITICAL,
         Confidence.CERTAIN,
-        f"All {usage.available} source ports are bound by programs, so none is left for any destination.",
-        "A connect fails: Cannot assign requested address (EADDRNOTAVAIL); a bind to port 0 fails with EADDRINUSE.",
+        f"The ephemeral range has no source port left to choose: {ports} reserved.",
+        f"A connect fails: {_NO_PORT_LEFT}",
+        tuple(_more_ports(usage, begin="")),
+        usage.namespace,
+        facts=(Fact("source ports", 0, "ports"),),
+    )
+
+
+def _bound(usage: PortUsage) -> Finding:
+    is_all = usage.bound >= usage.available
+    which = f"All {usage.available}" if is_all else f"{usage.bound} of {usage.available}"
+    left = "none is left for any destination" if is_all else "only an end of the range is left"
+    return Finding(
+        "TB211",
+        Severity.CRITICAL if is_all else Severity.WARNING,
+        Confidence.CERTAIN,
+        f"{which} source ports are bound by programs, so {left}.",
+        f"A connect {'fails' if is_all else 'may fail'}: {_NO_PORT_LEFT}{'' if is_all else f' {_ODD}'}",
         tuple(_common(usage)),
         usage.namespace,
         facts=(Fact("source ports", usage.available, "ports"), Fact("bound by programs", usage.bound, "ports")),

@@ -48,12 +48,16 @@ class Destination:
         remote: the destination.
         used: how many source ports of the range are in use to it.
         states: how many of them are in which state.
+        also_bound: how many of them a program has bound as well, on this address or another.
+        ends: how many of :attr:`PortUsage.ends` are among them.
     """
 
     source: str
     remote: Endpoint
     used: int
     states: tuple[tuple[TcpState, int], ...]
+    also_bound: int = 0
+    ends: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,11 @@ class PortUsage:
         namespace: the namespace.
         available: how many ports the kernel may choose from: the range without the reserved ones.
         bound: how many of them are bound by programs, and so in use for every destination.
+        listening: how many of those are ports of servers.
+        size: the number of ports in the range, reserved ones among them; 0 if it is not known.
+        ends: the first and the last port of a range with an odd number of ports, if nobody has bound them. connect
+            rounds the number down, so each search misses one of the two (__inet_hash_connect, Linux
+            net/ipv4/inet_hashtables.c).
         distinct: how many of them are in use at all; a client that binds to port 0 needs one that is not.
         sources: the addresses from which at least :data:`FULL` of what is available is in use to several
             destinations together, the fullest first.
@@ -96,6 +105,23 @@ class PortUsage:
     most: int = 0
     tw_reuse: str = ""
     sources: tuple[Source, ...] = ()
+    listening: int = 0
+    size: int = 0
+    ends: frozenset[int] = frozenset()
+
+    @property
+    def least(self) -> float:
+        """From how many ports in use a destination is reported."""
+        return FULL * (self.available - bool(self.ends))
+
+    def may_miss(self, one: Destination | None = None) -> bool:
+        """Tell whether a search may miss the only port that is left, for a destination or for all of them."""
+        used, ends = (self.bound, 0) if one is None else (self.in_use(one), one.ends)
+        return self.available - used == 1 and len(self.ends) - ends == 1
+
+    def in_use(self, one: Destination) -> int:
+        """Return how many ports are in use for a destination: those of its connections, and all that are bound."""
+        return one.used + self.bound - one.also_bound
 
     def reuses_time_wait(self, one: Destination) -> bool:
         """Tell whether connect uses ports in TIME-WAIT to this destination again a second after the close."""
@@ -120,47 +146,66 @@ def destinations_of(
     if ephemeral is None:
         return PortUsage(namespace, 0)
     ports = PortSet.of([ephemeral]) - (reserved or PortSet())
-    usage = PortUsage(namespace, len(ports))
+    is_odd = len(ephemeral) % 2 == 1 and len(ephemeral) > 1
+    ends = frozenset(port for port in (ephemeral.low, ephemeral.high) if is_odd and port in ports)
+    usage = PortUsage(namespace, len(ports), size=len(ephemeral), ends=ends)
+    if not ports:
+        return usage
     try:
         if bound is None:
             return call_in_namespace(namespace, partial(_count_here, usage, ports))
-        used = {one.endpoints.local.port for one in bound if one.endpoints.local.port in ports}
+        held = _with_bound(usage, bound, ports)[0]
         counted = read_usage(namespace)
-        if counted is not None and _are_few(counted, usage.available, len(used)):
-            return replace(usage, bound=len(used))
+        if counted is not None and _are_few(counted, held):
+            return held
         return call_in_namespace(namespace, partial(_count_here, usage, ports))
     except OSError:
         return usage
 
 
-def _are_few(counted: TcpUsage, available: int, bound: int) -> bool:
-    return counted.in_use + counted.time_wait + bound < FULL * available
+def _with_bound(usage: PortUsage, sockets: Iterable[TcpSocket], ports: PortSet) -> tuple[PortUsage, set[int]]:
+    """Return the usage with the ports that programs have bound, and these ports."""
+    held = [(one.endpoints.local.port, one.state) for one in sockets if one.endpoints.local.port in ports]
+    bound = {port for port, _ in held}
+    listening = {port for port, state in held if state is TcpState.LISTEN}
+    return replace(usage, bound=len(bound), listening=len(listening), ends=usage.ends - bound), bound
+
+
+def _are_few(counted: TcpUsage, usage: PortUsage) -> bool:
+    return counted.in_use + counted.time_wait + usage.bound < usage.least
 
 
 def _count_here(usage: PortUsage, ports: PortSet) -> PortUsage:
     with SockDiag() as diag:
-        listed = diag.dump((TcpState.BOUND_INACTIVE, TcpState.LISTEN))
-        bound = {one.endpoints.local.port for one in listed if one.endpoints.local.port in ports}
+        usage, bound = _with_bound(usage, diag.dump((TcpState.BOUND_INACTIVE, TcpState.LISTEN)), ports)
         counted = usage_here()
-        if counted is not None and _are_few(counted, usage.available, len(bound)):
-            return replace(usage, bound=len(bound))
+        if counted is not None and _are_few(counted, usage):
+            return usage
         chosen = set(ports)
         states: dict[tuple[int, bytes], Counter[int]] = {}
         by_source: dict[tuple[int, bytes], set[int]] = {}
+        twice: Counter[tuple[int, bytes]] = Counter()
+        at_end: Counter[tuple[int, bytes]] = Counter()
         for payload in diag.payloads(CONNECTION_STATES):
             port = payload[4] << 8 | payload[5]
             if port in chosen:
                 by_source.setdefault((payload[0], bytes(payload[8:24])), set()).add(port)
                 # struct inet_diag_sockid: dport and the two addresses follow the source port
-                states.setdefault((payload[0], bytes(payload[6:40])), Counter())[payload[1]] += 1
-    merged = _merged(states)
-    full = [one for one in merged if one.used + len(bound) >= FULL * usage.available]
+                key = payload[0], bytes(payload[6:40])
+                states.setdefault(key, Counter())[payload[1]] += 1
+                twice[key] += port in bound
+                at_end[key] += port in usage.ends
+    merged = _merged(states, twice, at_end)
+    full = [one for one in merged if usage.in_use(one) >= usage.least]
     most = max((one.used for one in merged), default=0)
-    ranked = tuple(sorted(full, key=lambda one: -one.used))
-    reuse = read_sysctl("tcp_tw_reuse") or ""
-    sources = tuple(_sources(by_source, bound, merged, FULL * usage.available))
-    distinct = len(bound.union(*by_source.values()))
-    return PortUsage(usage.namespace, usage.available, len(bound), distinct, ranked, most, reuse, sources)
+    return replace(
+        usage,
+        distinct=len(bound.union(*by_source.values())),
+        destinations=tuple(sorted(full, key=lambda one: -one.used)),
+        most=most,
+        tw_reuse=read_sysctl("tcp_tw_reuse") or "",
+        sources=tuple(_sources(by_source, bound, merged, usage.least)),
+    )
 
 
 def _sources(
@@ -175,16 +220,25 @@ def _sources(
     return sorted((one for one in found if one.destinations > 1), key=lambda one: -one.used)
 
 
-def _merged(states: dict[tuple[int, bytes], Counter[int]]) -> list[Destination]:
+def _merged(
+    states: dict[tuple[int, bytes], Counter[int]],
+    twice: Counter[tuple[int, bytes]],
+    at_end: Counter[tuple[int, bytes]],
+) -> list[Destination]:
     """Add up IPv4 sockets and v4-mapped ones, which share source ports."""
     totals: dict[tuple[str, Endpoint], Counter[int]] = {}
+    both: Counter[tuple[str, Endpoint]] = Counter()
+    ends: Counter[tuple[str, Endpoint]] = Counter()
     for (family, raw), counts in states.items():
         size = 4 if family == socket.AF_INET else 16
         source, host = (canonical_host(socket.inet_ntop(family, raw[start : start + size])) for start in (2, 18))
         end = Endpoint(host, raw[0] << 8 | raw[1])
         totals.setdefault((source, end), Counter()).update(counts)
+        both[source, end] += twice[family, raw]
+        ends[source, end] += at_end[family, raw]
     return [
-        Destination(source, end, counts.total(), tuple(_ranked(counts))) for (source, end), counts in totals.items()
+        Destination(*key, counts.total(), tuple(_ranked(counts)), both[key], ends[key])
+        for key, counts in totals.items()
     ]
 
 
