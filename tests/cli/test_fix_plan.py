@@ -44,6 +44,9 @@ def test_a_broken_line_of_an_image_is_told_and_its_ports_are_kept(
     assert isinstance(change, FileChange)
     assert "= 7000,7002,8080\n" in (change.after or "")
     assert "ports 7000,7002 are reserved at the next boot as well" in capsys.readouterr().err
+    (root / "etc/sysctl.d/10-broken.conf").write_text("net.ipv4.ip_local_reserved_ports = 7000 # x\n")
+    assert plan_fix(FixOptions(FixRequest(PortSet.of([8080])), root=root)).changes
+    assert "port 7000 is reserved at the next boot as well: a line in a file asks for it" in capsys.readouterr().err
 
 
 def test_a_line_that_cannot_be_understood_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,9 +171,10 @@ def _note_refused_lines(tree: Tree, changes: Iterable[Change]) -> None:
     meant = ports_of_refused_lines(tree)
     edits = any(isinstance(change, FileChange) and RESERVED.key in (change.after or "") for change in changes)
     if meant and edits:
+        which, them = (f"port {meant} is", "it") if len(meant) == 1 else (f"ports {meant} are", "them")
         note(
-            f"ports {meant} are reserved at the next boot as well: a line in a file asks for them in a form that the "
-            "kernel refuses (tailbite doctor says which line)"
+            f"{which} reserved at the next boot as well: a line in a file asks for {them} in a form that sets nothing "
+            "(tailbite doctor says which line)"
         )
     for where, value in unclear_lines(tree).items() if edits else ():
         note(f"no port can be read from {where} ({value!r}), which has no effect beside the new line: correct it")

@@ -14,6 +14,10 @@ from hypothesis import strategies as st
 
 from support.boot import READERS, SYSTEMD, boot, empty_tree
 from tailbite.core.ports import PortSet
+from tailbite.host.explain.boot import boot_findings
+from tailbite.host.explain.subject import Subject
+from tailbite.host.see.namespaces import current_namespace
+from tailbite.host.see.snapshot import take_snapshot
 from tailbite.host.sysctl.text import edits_between, settle_setting, value_at_boot
 from tailbite.host.sysctl.tree import ENCODING, read_tree
 from tailbite.host.sysctl.value import RESERVED
@@ -139,3 +143,46 @@ def test_we_know_what_a_boot_will_set_and_our_edit_makes_it_set_the_ports_too(
             part for ports in (*before, wanted) if ports is not None for part in ports.ranges
         )
         assert reserve(root, wanted) == {}
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize(
+    ("content", "what", "remedy"),
+    [
+        (
+            f"{RESERVED.key} = 8080\n".encode("utf-16"),
+            "Line 1 of /etc/sysctl.d/10-a.conf sets nothing: the file is UTF-16 text.",
+            "save /etc/sysctl.d/10-a.conf as UTF-8, without a byte order mark",
+        ),
+        (
+            f"vm.swappiness = 1\r{RESERVED.key} = 8080\r".encode(),
+            "Port 8080 is reserved in line 1 of /etc/sysctl.d/10-a.conf for one program only: sysctl --system reads that "
+            "line differently.",
+            f"write line 1 of /etc/sysctl.d/10-a.conf as: {RESERVED.key} = 8080, with a line feed at its end",
+        ),
+        (
+            b"echo 8080 > /proc/sys/net/ipv4/ip_local_reserved_ports\n",
+            f"Line 1 of /etc/sysctl.d/10-a.conf names {RESERVED.key} and sets nothing: it is not of the form KEY = VALUE.",
+            f"write line 1 of /etc/sysctl.d/10-a.conf as: {RESERVED.key} = 8080",
+        ),
+        (
+            b"cat /proc/sys/net/ipv4/ip_local_reserved_ports\n",
+            f"Line 1 of /etc/sysctl.d/10-a.conf names {RESERVED.key} and sets nothing: it is not of the form KEY = VALUE.",
+            f"write line 1 of /etc/sysctl.d/10-a.conf as: {RESERVED.key} = VALUE",
+        ),
+        (
+            b"net.core.ip_local_reserved_ports = 8080, 8082\n",
+            "Line 1 of /etc/sysctl.d/10-a.conf sets 'net.core.ip_local_reserved_ports', which is not a setting of the "
+            f"kernel; {RESERVED.key} is.",
+            f"write line 1 of /etc/sysctl.d/10-a.conf as: {RESERVED.key} = 8080,8082",
+        ),
+    ],
+)
+def test_a_line_without_effect_is_told_with_its_reason_and_the_corrected_line(
+    tmp_path: Path, content: bytes, what: str, remedy: str
+) -> None:
+    root = empty_tree(tmp_path)
+    (root / "etc/sysctl.d/10-a.conf").write_bytes(content)
+    (finding,) = boot_findings(Subject(take_snapshot(current_namespace())), read_tree(root))
+    assert (finding.code, finding.what) == ("TB206", what)
+    assert [one.text for one in finding.remedies] == [remedy]

@@ -186,7 +186,9 @@ def test_a_port_that_is_bound_and_connected_counts_once(server: socket.socket) -
     (finding,) = findings(REDIS)
     for sock in (*bound, client):
         sock.close()
-    assert f"4 of 4 source ports from 127.0.0.1 to 127.0.0.1:{REDIS} are in use: 1 in ESTABLISHED and 3 " in finding.what
+    assert (
+        f"4 of 4 source ports from 127.0.0.1 to 127.0.0.1:{REDIS} are in use: 1 in ESTABLISHED and 3 " in finding.what
+    )
     assert finding.severity is Severity.CRITICAL
 
 

@@ -154,5 +154,8 @@ def test_programs_that_have_nothing_in_common_are_named_one_by_one_but_not_all()
 
 def test_processes_that_name_each_other_as_parents_end_the_search() -> None:
     """A parent may have ended, and its number may belong to a child's child."""
-    circle = [replace(MASTER, pid=5, parent=6, parent_name="app"), replace(MASTER, pid=6, parent=5, parent_name="app")]
+    circle = [
+        replace(MASTER, pid=5, parent=6, parent_name="app"),
+        replace(MASTER, pid=6, parent=5, parent_name="app"),
+    ]
     assert len(restart_holders(circle)) in (1, 2)

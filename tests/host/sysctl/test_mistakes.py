@@ -72,6 +72,8 @@ RANGE = [
     ("32768 60999;", "the comment ';'", "32768 60999"),
     ("32768 to 60999", "the character 't'", "32768 60999"),
     ("32768/60999", "the character '/'", "32768 60999"),
+    ("-1 60999", "-1 is not a port", None),
+    ("32768 -60999", "-60999 is not a port", None),
 ]
 
 
@@ -134,6 +136,10 @@ def test_any_refused_value_has_a_reason_and_a_corrected_value_is_one_that_is_tak
         ("net.ipv4.ip_local_reserved_ports: 8080", RESERVED_KEY, "8080"),
         ("sysctl -w net.ipv4.ip_local_reserved_ports=8080", RESERVED_KEY, "8080"),
         ("net.ipv4. ip_local_port_range = 1024 2048", RANGE_KEY, "1024 2048"),
+        ("net.ipv4.ip_local_reserved_ports += 8080", RESERVED_KEY, "8080"),
+        ("echo 8080 > /proc/sys/net/ipv4/ip_local_reserved_ports", RESERVED_KEY, "8080"),
+        ("echo '1024 2048' | tee /proc/sys/net/ipv4/ip_local_port_range", RANGE_KEY, "1024 2048"),
+        ("cat /proc/sys/net/ipv4/ip_local_reserved_ports", RESERVED_KEY, ""),
         ("\ufeffnet.ipv4.ip_local_reserved_ports = 8080", RESERVED_KEY, "8080"),
         ("net.ipv4.ip_local_reserved_ports = 1", None, ""),
         ("-net.ipv4.ip_local_reserved_ports", None, ""),
@@ -163,11 +169,13 @@ def test_such_lines_set_nothing_at_boot_and_a_fix_keeps_what_they_meant(
         "net.ipv4.ip_local_reserved_port = 8082",
         "\ufeffnet.ipv4.ip_local_reserved_ports = 8084",
         "net.ipv4.ip_local_reserved_ports = 8086\u20138088",
+        "echo 8090 > /proc/sys/net/ipv4/ip_local_reserved_ports",
     )
+    (root / "etc/sysctl.d/11-x.conf").write_text("net.ipv4.ip_local_reserved_ports = 8092\n", encoding="utf-16")
     (root / "etc/sysctl.d/10-x.conf").write_text("\n".join(lines), encoding="utf-8")
     boot(root, "sysctl --system")
     assert read_reserved_ports() == PortSet()
     (change,) = plan_boot_changes(read_tree(root), PortSet.of([9090]), None)
     assert change.path == "/etc/sysctl.d/60-tailbite.conf"
     assert change.after is not None
-    assert "= 8080,8082,8084,8086-8088,9090\n" in change.after
+    assert "= 8080,8082,8084,8086-8088,8090,8092,9090\n" in change.after

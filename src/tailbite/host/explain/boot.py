@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tailbite.host.explain.subject import Subject
-    from tailbite.host.sysctl.text import BootOrder, ConfigFile
+    from tailbite.host.sysctl.text import Assignment, BootOrder, ConfigFile
     from tailbite.host.sysctl.tree import Tree
     from tailbite.host.sysctl.value import Setting
 
@@ -90,6 +90,9 @@ def _overridden(subject: Subject, tree: Tree) -> Iterator[Finding]:
                 if not lost or (file.target, item.line) in told:
                     continue
                 told.add((file.target, item.line))
+                if item not in assignments(file, RESERVED.key, in_turn=order.in_turn):
+                    yield _read_by_one(subject, order, item, lost)
+                    continue
                 yield Finding(
                     "TB206",
                     Severity.WARNING,
@@ -104,6 +107,21 @@ def _overridden(subject: Subject, tree: Tree) -> Iterator[Finding]:
                         Fact("after the boot", f"{RESERVED.key} = {last}"),
                     ),
                 )
+
+
+def _read_by_one(subject: Subject, order: BootOrder, item: Assignment, lost: PortSet) -> Finding:
+    """Return the finding about a line that only one of the two programs takes for an assignment."""
+    where = f"line {item.line + 1} of {item.file.path}"
+    return replace(
+        _line_finding(
+            subject,
+            f"{_ports(lost)} reserved in {where} for one program only: {order.reader} reads that line differently.",
+            "systemd-sysctl and `sysctl --system` differ in what ends a line (a carriage return, NUL) and in the "
+            "characters around a key.",
+            f"write {where} as: {RESERVED.key} = {item.value}, with a line feed at its end",
+        ),
+        ports=lost,
+    )
 
 
 def _refused(subject: Subject, tree: Tree) -> Iterator[Finding]:
@@ -143,28 +161,38 @@ def _lost_lines(subject: Subject, tree: Tree) -> Iterator[Finding]:
         for lost in lost_lines(file):
             where = f"line {lost.line + 1} of {file.path}"
             start = f"{where[0].upper()}{where[1:]}"
-            if lost.key:
+            corrected = _corrected(lost.setting, lost.value)
+            if lost.is_utf16:
+                yield _line_finding(
+                    subject,
+                    f"{start} sets nothing: the file is UTF-16 text.",
+                    "At boot the file is read byte by byte, as ASCII or UTF-8, and no line of it has an effect.",
+                    f"save {file.path} as UTF-8, without a byte order mark",
+                )
+            elif lost.key:
                 yield _line_finding(
                     subject,
                     f"{start} sets {lost.key!r}, which is not a setting of the kernel; {lost.setting.key} is.",
                     "A name that the kernel does not have is skipped at boot, with a line in the journal at most.",
-                    f"write {lost.setting.key} in {where}",
+                    f"write {where} as: {lost.setting.key} = {corrected}"
+                    if corrected
+                    else f"write {lost.setting.key} in {where}",
                 )
             else:
                 yield _line_finding(
                     subject,
                     f"{start} names {lost.setting.key} and sets nothing: it is not of the form KEY = VALUE.",
                     "A line of another form is skipped at boot, with a line in the journal at most.",
-                    f"write {where} as: {lost.setting.key} = {_corrected(lost.setting, lost.value)}",
+                    f"write {where} as: {lost.setting.key} = {corrected or 'VALUE'}",
                 )
 
 
 def _corrected(setting: Setting[Any], value: str) -> str:
-    """Return a value that the kernel takes, made of one that was meant for it."""
-    if setting.parse(value) is not None:
+    """Return a value that the kernel takes, made of one that was meant for it; empty if that is not known."""
+    if not value or setting.parse(value) is not None:
         return value
     mistake = mistake_in_reserved(value) if setting is RESERVED else mistake_in_range(value)
-    return mistake.corrected or "VALUE"
+    return mistake.corrected or ""
 
 
 def _not_read(subject: Subject, tree: Tree) -> Iterator[Finding]:

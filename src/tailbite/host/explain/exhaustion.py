@@ -20,7 +20,9 @@ __all__ = ["exhaustion_findings"]
 
 _SHOWN = 10
 _NO_PORT = "programs that bind a source address: set IP_BIND_ADDRESS_NO_PORT before bind(address, 0)"
-_NO_PORT_LEFT = "Cannot assign requested address (EADDRNOTAVAIL); a bind to port 0: Address already in use (EADDRINUSE)."
+_NO_PORT_LEFT = (
+    "Cannot assign requested address (EADDRNOTAVAIL); a bind to port 0: Address already in use (EADDRINUSE)."
+)
 _ODD = "The range has an odd number of ports, and each search of the kernel misses the first of them or the last."
 
 
@@ -74,9 +76,7 @@ def _to_one(usage: PortUsage, one: Destination) -> Finding:
     words = [f"{number} in {state.label}" for state, number in one.states]
     words += [f"{bound} bound by programs"] if bound else []
     if usage.may_miss(one):
-        effect = (
-            f"A further connect from there may fail: Cannot assign requested address (EADDRNOTAVAIL). {_ODD}"
-        )
+        effect = f"A further connect from there may fail: Cannot assign requested address (EADDRNOTAVAIL). {_ODD}"
     elif gone:
         effect = "A further connect from there fails: Cannot assign requested address (EADDRNOTAVAIL)."
     elif used >= usage.available:

@@ -9,7 +9,14 @@ from tailbite.core.ports import PortSet
 from tailbite.host.explain.bind_forecast import Overlap
 from tailbite.host.explain.finding import Confidence, Fact, Finding, Remedy, Severity
 from tailbite.host.explain.held import holder_of, owners_of
-from tailbite.host.explain.phrases import as_beginning, first_words, holder_name, join_words, spell_forecasts, verb_for
+from tailbite.host.explain.phrases import (
+    as_beginning,
+    first_words,
+    holder_name,
+    join_words,
+    spell_forecasts,
+    verb_for,
+)
 from tailbite.host.explain.remedies import find_holder, restart_holders
 from tailbite.kernel.inet_diag import TcpState
 
@@ -138,7 +145,11 @@ def _elsewhere(found: Evaluation, uses: tuple[PortUse, ...]) -> Finding:
         why="A server has the addresses that it bound, and no others; localhost may mean 127.0.0.1 or ::1. "
         f"{spell_forecasts(found.forecasts, found.port)}",
         remedies=(
-            *((Remedy(f"dial {first_words((str(_dialled(use)) for use in there), 'addresses')} instead"),) if there else ()),
+            *(
+                (Remedy(f"dial {first_words((str(_dialled(use)) for use in there), 'addresses')} instead"),)
+                if there
+                else ()
+            ),
             Remedy(f"{'or ' if there else ''}let the server bind {_wider(found)}"),
         ),
     )

@@ -5,9 +5,10 @@ The kernel refuses a whole value for one wrong character, and says nothing more 
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ _ADVICE = {
     "\u2013": "a range is written as LOW-HIGH, with a hyphen",
     "\u2014": "a range is written as LOW-HIGH, with a hyphen",
 }
+_ECHO = re.compile(r"\becho\s+(?P<value>[^>]*?)\s*(?:>|\|)")  # a line of a shell script
 _COMMENT = re.compile(r"#|(?<![0-9]);|;(?!\s*[0-9])")  # a semicolon between two numbers separates them
 _LIST_ADVICE = "a list has digits, commas and hyphens only"
 _RANGE_ADVICE = "the two ports are separated by a blank"
@@ -111,6 +113,8 @@ def mistake_in_range(value: str) -> Mistake:
     corrected = meant if meant is not None and range_value(meant) is not None else None
     if (wrong := re.search(r"[\"'#;\\]", value)) and not _separates(value, wrong.start()):
         return Mistake(_character(value, wrong.start()), corrected)
+    if negative := re.search(r"(?<!\S)-[0-9]+", value):
+        return Mistake(f"{negative[0]} is not a port", None)
     if wrong := re.search(r"[^0-9a-fA-FxX \t\n\v\f\r]", value):
         char = value[wrong.start()]
         name = "the semicolon" if char == ";" else _NAMES.get(char, "the character")
@@ -157,18 +161,25 @@ class LostLine:
         line: its number, from 0.
         setting: the setting that was meant.
         key: the name that it assigns instead; empty if it assigns nothing at all.
-        value: what it was meant to assign.
+        value: what it was meant to assign; empty if that is not known.
+        is_utf16: True if the reason is that the whole file is UTF-16 text.
     """
 
     line: int
     setting: Setting[Any]
     key: str
     value: str
+    is_utf16: bool = False
 
 
 def lost_lines(file: ConfigFile) -> Iterator[LostLine]:
     """Yield the lines that assign a name which is nearly that of a setting, or name a setting and assign nothing."""
     settings: dict[str, Setting[Any]] = {setting.name: setting for setting in (RESERVED, EPHEMERAL)}
+    if (text := _utf16_text(file.text)) is not None:
+        for setting in settings.values():
+            found = assignments(replace(file, text=text), setting.key)
+            yield from (LostLine(one.line, setting, "", one.value, is_utf16=True) for one in found if one.value)
+        return
     right = {item.line for setting in settings.values() for item in assignments(file, setting.key)}
     for number, line in enumerate(file.text.split("\n")):
         if number in right or line.lstrip().startswith(("#", ";")):
@@ -191,4 +202,15 @@ def _unassigned(number: int, line: str, settings: dict[str, Setting[Any]]) -> It
     for name, setting in settings.items():
         before, found, behind = line.partition(name)
         if found and not behind[:1].isalnum() and not before.strip().startswith("-"):
-            yield LostLine(number, setting, "", behind.strip().lstrip("=:").strip())
+            shell = _ECHO.search(before)
+            value = shell["value"].strip("\"'") if shell else behind.lstrip("+=: \t")
+            yield LostLine(number, setting, "", value.strip())
+
+
+def _utf16_text(text: str) -> str | None:
+    """Return the text of a file that is UTF-16, as some editors of Windows write it; None if the file is not."""
+    raw = text.encode("utf-8", "surrogateescape")
+    mark = raw[:2]
+    if mark not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return None
+    return raw.decode("utf-16", "replace")
