@@ -62,6 +62,7 @@ def command(place: tuple[str | None, int] | None, explain: str | None, wanted: s
     if place is None:
         raise click.UsageError("which port? Write tailbite why PORT or tailbite why HOST:PORT.")
     host, port = place
+    _refuse_groups(host)
     seen, not_visible = _inspect(host, port, wanted)
     if as_document:
         _emit(host, port, seen, not_visible)
@@ -74,6 +75,14 @@ def command(place: tuple[str | None, int] | None, explain: str | None, wanted: s
     if seen.is_bad:
         return status.FOUND
     return status.PARTLY_VISIBLE if not_visible and not seen.findings else status.FINE
+
+
+def _refuse_groups(host: str | None) -> None:
+    """Refuse an address of many hosts: connect(2) to one fails for TCP (ENETUNREACH), so no answer would help."""
+    address = None if host is None else ipaddress.ip_address(host.partition("%")[0])
+    if address is not None and (address.is_multicast or str(address) == "255.255.255.255"):
+        kind = "multicast" if address.is_multicast else "broadcast"
+        raise click.UsageError(f"{host} is a {kind} address, and TCP has none: ask about an address of one host.")
 
 
 def _explain(code: str) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.holders import new_socket
+from tailbite.host.explain.bind_forecast import BindOutcome
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.host.see.own_address import ask_address
@@ -49,6 +50,28 @@ def test_an_address_that_may_be_bound_in_advance_is_not_this_hosts_own() -> None
     seen = ask_address(FOREIGN)
     assert (seen.is_own, seen.may_bind) == (False, True)
     assert ask_address("127.0.0.1").is_own
+
+
+@pytest.mark.needs("BOUND_SOCKETS_LISTED")
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_bind_to_an_address_of_another_host_fails_for_the_address_and_not_for_the_port(listens: bool) -> None:
+    """Whatever holds the port there, the kernel looks at the address first."""
+    with contextlib.closing(socket.socket()) as holder:
+        holder.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        holder.bind((FOREIGN, PORT))
+        if listens:
+            holder.listen()
+        (shot,) = inspect_port(PORT, [current_namespace()])
+        seen = explain_port(shot, (), FOREIGN, address=ask_address(FOREIGN))
+        for reuse in (False, True):
+            with contextlib.closing(new_socket(FOREIGN, reuse=reuse)) as server:
+                with pytest.raises(OSError, match="assign requested"):
+                    server.bind((FOREIGN, PORT))
+    (forecast,) = seen.forecasts
+    assert {forecast.plain, forecast.reuse_address} == {BindOutcome.NO_ADDRESS}
+    assert "Address already in use" not in str(seen.findings)
+    assert "Cannot assign requested address (EADDRNOTAVAIL)" in seen.findings[0].why
 
 
 @pytest.mark.usefixtures("network")

@@ -41,6 +41,8 @@ class BindOutcome(Enum):
     """No socket is listed, but this kernel (before Linux 6.8) does not list sockets that are only bound."""
     NOT_PERMITTED = "not-permitted"
     """EACCES: the port is privileged, and this user lacks CAP_NET_BIND_SERVICE."""
+    NO_ADDRESS = "no-address"
+    """EADDRNOTAVAIL: the address does not belong to this host, and the kernel looks at that before the port."""
 
     @property
     def label(self) -> str:
@@ -115,7 +117,12 @@ def asked_addresses(host: str | None) -> tuple[BindAddress, ...]:
 
 
 def forecast_bind(
-    address: BindAddress, sockets: Iterable[TcpSocket], *, permitted: bool = True, sees_bound: bool = True
+    address: BindAddress,
+    sockets: Iterable[TcpSocket],
+    *,
+    permitted: bool = True,
+    sees_bound: bool = True,
+    has_address: bool = True,
 ) -> BindForecast:
     """Work out what a bind to this address and a port would meet.
 
@@ -124,10 +131,13 @@ def forecast_bind(
         sockets: every socket whose local port is that port.
         permitted: False if this user may not bind the port.
         sees_bound: False if sockets that are only bound are not among ``sockets``.
+        has_address: False if the address is not one that a server here may bind (__inet_bind, net/ipv4/af_inet.c).
     """
     met = [(overlap_of(address, one), one) for one in sockets]
     blockers = tuple(one for overlap, one in met if overlap is Overlap.YES)
     doubtful = tuple(one for overlap, one in met if overlap is Overlap.MAYBE)
+    if not has_address:
+        return BindForecast(address, BindOutcome.NO_ADDRESS, BindOutcome.NO_ADDRESS, blockers or doubtful)
     if not permitted:
         return BindForecast(address, BindOutcome.NOT_PERMITTED, BindOutcome.NOT_PERMITTED, blockers or doubtful)
     if blockers:

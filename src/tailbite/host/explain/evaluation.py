@@ -79,12 +79,14 @@ class Evaluation:
         host: the address that was asked for; None for any.
         abilities: what this kernel can do about a socket.
         reaches_itself: False if a client that dials the address has another one as its source, as with 127.0.0.2.
+        has_address: False if the address that was asked for is not one that a server here may bind.
     """
 
     shot: PortSnapshot
     host: str | None
     abilities: SocketAbilities
     reaches_itself: bool = True
+    has_address: bool = True
 
     @property
     def port(self) -> int:
@@ -115,7 +117,13 @@ class Evaluation:
         """The forecast for each address; a row that only repeats another with IPV6_V6ONLY is left out."""
         sockets = [use.socket for use in self.shot.uses]
         found = [
-            forecast_bind(address, sockets, permitted=self.may_bind, sees_bound=self.shot.sees_bound)
+            forecast_bind(
+                address,
+                sockets,
+                permitted=self.may_bind,
+                sees_bound=self.shot.sees_bound,
+                has_address=self.has_address,
+            )
             for address in self.addresses
         ]
         if len(found) > 1 and replace(found[-1], address=found[-2].address, blockers=()) == replace(

@@ -38,6 +38,7 @@ _OUTCOMES = {
     BindOutcome.UNCERTAIN: "works if that IPv6 socket is IPV6_V6ONLY, as a bind to its address makes it",
     BindOutcome.NOT_KNOWN: "not known: this kernel does not list sockets that are only bound",
     BindOutcome.NOT_PERMITTED: "fails (EACCES): this user may not bind it",
+    BindOutcome.NO_ADDRESS: "fails (EADDRNOTAVAIL): this host does not have the address",
 }
 
 
@@ -172,4 +173,6 @@ def _sentence(names: str, plain: BindOutcome, reusing: BindOutcome) -> str:
     if plain is BindOutcome.NOT_KNOWN:
         unlisted = "this kernel does not list sockets that are only bound, as Linux 6.8 and newer do"
         return f"Whether a server can bind {names} is not known: {unlisted}."
+    if plain is BindOutcome.NO_ADDRESS:
+        return f"A server cannot bind {names}: Cannot assign requested address (EADDRNOTAVAIL)."
     return f"This user may not bind {names}: Permission denied (EACCES)."

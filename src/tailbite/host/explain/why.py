@@ -96,7 +96,7 @@ def explain_port(
         more: findings of others about the same port.
     """
     reaches_itself = host is None or address.reaches_itself(host)
-    found = Evaluation(shot, host, abilities or SocketAbilities(), reaches_itself)
+    found = Evaluation(shot, host, abilities or SocketAbilities(), reaches_itself, host is None or address.may_bind)
     answer = [*_answer(found, selection, guarded), *more]
     if host is not None and not address.is_own:
         answer.append(foreign_address_finding(shot, host, address))
