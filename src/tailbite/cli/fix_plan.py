@@ -173,8 +173,8 @@ def _note_refused_lines(tree: Tree, changes: Iterable[Change]) -> None:
     if meant and edits:
         which, them = (f"port {meant} is", "it") if len(meant) == 1 else (f"ports {meant} are", "them")
         note(
-            f"{which} reserved at the next boot as well: a line in a file asks for {them} in a form that sets nothing "
-            "(tailbite doctor says which line)"
+            f"{which} reserved at the next boot as well: a line in a file asks for {them} in a form that sets "
+            "nothing (tailbite doctor says which line)"
         )
     for where, value in unclear_lines(tree).items() if edits else ():
         note(f"no port can be read from {where} ({value!r}), which has no effect beside the new line: correct it")

@@ -156,24 +156,34 @@ def test_we_know_what_a_boot_will_set_and_our_edit_makes_it_set_the_ports_too(
         ),
         (
             f"vm.swappiness = 1\r{RESERVED.key} = 8080\r".encode(),
-            "Port 8080 is reserved in line 1 of /etc/sysctl.d/10-a.conf for one program only: sysctl --system reads that "
-            "line differently.",
+            (
+                "Port 8080 is reserved in line 1 of /etc/sysctl.d/10-a.conf for one program only: sysctl --system "
+                "reads that line differently."
+            ),
             f"write line 1 of /etc/sysctl.d/10-a.conf as: {RESERVED.key} = 8080, with a line feed at its end",
         ),
         (
             b"echo 8080 > /proc/sys/net/ipv4/ip_local_reserved_ports\n",
-            f"Line 1 of /etc/sysctl.d/10-a.conf names {RESERVED.key} and sets nothing: it is not of the form KEY = VALUE.",
+            (
+                f"Line 1 of /etc/sysctl.d/10-a.conf names {RESERVED.key} and sets nothing: it is not of the form "
+                "KEY = VALUE."
+            ),
             f"write line 1 of /etc/sysctl.d/10-a.conf as: {RESERVED.key} = 8080",
         ),
         (
             b"cat /proc/sys/net/ipv4/ip_local_reserved_ports\n",
-            f"Line 1 of /etc/sysctl.d/10-a.conf names {RESERVED.key} and sets nothing: it is not of the form KEY = VALUE.",
+            (
+                f"Line 1 of /etc/sysctl.d/10-a.conf names {RESERVED.key} and sets nothing: it is not of the form "
+                "KEY = VALUE."
+            ),
             f"write line 1 of /etc/sysctl.d/10-a.conf as: {RESERVED.key} = VALUE",
         ),
         (
             b"net.core.ip_local_reserved_ports = 8080, 8082\n",
-            "Line 1 of /etc/sysctl.d/10-a.conf sets 'net.core.ip_local_reserved_ports', which is not a setting of the "
-            f"kernel; {RESERVED.key} is.",
+            (
+                "Line 1 of /etc/sysctl.d/10-a.conf sets 'net.core.ip_local_reserved_ports', which is not a setting "
+                f"of the kernel; {RESERVED.key} is."
+            ),
             f"write line 1 of /etc/sysctl.d/10-a.conf as: {RESERVED.key} = 8080,8082",
         ),
     ],

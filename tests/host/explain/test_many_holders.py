@@ -8,17 +8,20 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support.guarded import wait_until
 from support.holders import server_binds
-from tailbite.host.explain.finding import Finding
 from tailbite.host.explain.remedies import restart_holders
 from tailbite.host.explain.why import explain_port
 from tailbite.host.see.namespaces import current_namespace
 from tailbite.host.see.port import inspect_port
 from tailbite.host.see.records import Process, Supervisor
+
+if TYPE_CHECKING:
+    from tailbite.host.explain.finding import Finding
 
 PORT = 33006
 MASTER = Process(100, "app", user="www", parent=1, parent_name="init", started=10.0)
@@ -76,9 +79,9 @@ def test_listeners_on_many_addresses_are_counted_and_few_are_listed() -> None:
     finally:
         for one in listeners:
             one.close()
-    for one in (finding, elsewhere):
-        assert "and 35 more addresses" in one.what
-        assert [fact.value for fact in one.facts] == [0, 0, 0, 0, 0, 35]
+    for answer in (finding, elsewhere):
+        assert "and 35 more addresses" in answer.what
+        assert [fact.value for fact in answer.facts] == [0, 0, 0, 0, 0, 35]
     assert "and 35 more addresses instead" in elsewhere.remedies[0].text
 
 

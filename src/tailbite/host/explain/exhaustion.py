@@ -87,7 +87,8 @@ def _to_one(usage: PortUsage, one: Destination) -> Finding:
         "TB211",
         Severity.CRITICAL if gone else Severity.WARNING,
         Confidence.CERTAIN,
-        f"{used} of {usage.available} source ports from {one.source} to {one.remote} are in use: {join_words(words)}.",
+        f"{used} of {usage.available} source ports from {one.source} to {one.remote} are in use: "
+        f"{join_words(words)}.",
         f"{effect} A source port is used once per destination and source address.",
         tuple(_remedies(usage, one)),
         usage.namespace,

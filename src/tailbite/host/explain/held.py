@@ -103,8 +103,8 @@ def _self_connected(found: Evaluation, group: Group) -> Finding:
         "TB101",
         Severity.CRITICAL,
         Confidence.CERTAIN,
-        f"{who} {verb_for(group.uses, 'is', 'are')} connected to itself on {_ends(group)}. No server is there: whatever the "
-        f"client writes, it reads back.{idle}",
+        f"{who} {verb_for(group.uses, 'is', 'are')} connected to itself on {_ends(group)}. No server is there: "
+        f"whatever the client writes, it reads back.{idle}",
         f"The client dialled port {found.port} while nobody listened, and {cause}, so its own SYN answered it. "
         f"{spell_forecasts(found.forecasts, found.port)}",
         (
@@ -225,9 +225,9 @@ def _own_bind_remedies(found: Evaluation, group: Group) -> tuple[Remedy, ...]:
 def _wait_until_closed(uses: Sequence[PortUse]) -> tuple[Remedy, ...]:
     """Return the remedy that needs nothing but time, for connections that the kernel is closing.
 
-    The kernel sends what is left, and the FIN (one byte of the queue), at ever longer intervals. A peer that is gone is
-    given up after about 100 s (tcp_orphan_retries, ip-sysctl.rst); a peer that is there and reads nothing, after 341 s
-    (measured on Linux 6.18: until the interval has grown to TCP_RTO_MAX, 120 s).
+    The kernel sends what is left, and the FIN (one byte of the queue), at ever longer intervals. A peer that is gone
+    is given up after about 100 s (tcp_orphan_retries, ip-sysctl.rst); a peer that is there and reads nothing, after
+    341 s (measured on Linux 6.18: until the interval has grown to TCP_RTO_MAX, 120 s).
     """
     if any(use.socket.inode for use in uses):
         return ()
