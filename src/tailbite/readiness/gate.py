@@ -49,12 +49,20 @@ resets the connection when the backend refuses.
 class Gate:
     """The checked arguments of a wait.
 
+    Attributes:
+        wanted: the targets.
+        names: the targets as they are shown, each with a name of its own.
+        timeout: the seconds that the wait may take; None for no limit.
+        interval: the seconds between attempts.
+        patience: the seconds that an attempt may take.
+
     Raises:
         ValueError: there are no targets, or a time is out of its range.
         TypeError: a target has an unsupported type.
     """
 
     wanted: tuple[Wanted, ...]
+    names: tuple[str, ...]
     timeout: float | None
     interval: float
     patience: float
@@ -79,12 +87,7 @@ class Gate:
                 wanted.append(each)
         if timeout is not None and timeout > threading.TIMEOUT_MAX:  # 292 years, or inf
             timeout = None
-        return cls(tuple(wanted), timeout, interval, patience)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The targets as they are shown, each with a name of its own."""
-        return names_of(self.wanted)
+        return cls(tuple(wanted), names_of(wanted), timeout, interval, patience)
 
     @property
     def ports(self) -> frozenset[int]:

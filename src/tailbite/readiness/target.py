@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +123,10 @@ class Wanted:
 
 def names_of(wanted: Sequence[Wanted]) -> tuple[str, ...]:
     """Return the targets as they are shown; those that look alike, as two paths of one server do, are numbered."""
-    names: list[str] = []
+    names, times = [], Counter[str]()
     for name in map(str, wanted):
-        before = sum(re.fullmatch(rf"{re.escape(name)}( #\d+)?", each) is not None for each in names)
-        names.append(f"{name} #{before + 1}" if before else name)
+        times[name] += 1
+        names.append(name if times[name] == 1 else f"{name} #{times[name]}")
     return tuple(names)
 
 
