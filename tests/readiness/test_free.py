@@ -54,7 +54,7 @@ def test_free_tells_time_wait_from_a_port_in_use_and_the_kernel_agrees() -> None
     assert (server_binds(reuse=False), server_binds(reuse=True)) == (False, True)
     strict = run("--free", "127.0.0.1:5000", "-t", "0")
     assert strict.returncode == 1
-    assert "127.0.0.1:5000: in TIME-WAIT (a server that sets SO_REUSEADDR could bind it)" in strict.stderr
+    assert "port 5000 of 127.0.0.1: in TIME-WAIT (a server that sets SO_REUSEADDR could bind it)" in strict.stderr
     assert run("--free", "127.0.0.1:5000", "--reuseaddr", "-t", "0").returncode == 0
     assert run("--free", "5001", "--free", "[::1]:5000", "-t", "0").returncode == 0
 
@@ -67,7 +67,7 @@ def test_free_calls_only_time_wait_so(kind: str) -> None:
         assert server_binds("127.0.0.1", 5000, reuse=True)
         assert not server_binds("127.0.0.1", 5000, reuse=False)
         told = run("--free", "127.0.0.1:5000", "-t", "0").stderr
-    assert "127.0.0.1:5000: in use (a server that sets SO_REUSEADDR could bind it)" in told
+    assert "port 5000 of 127.0.0.1: in use (a server that sets SO_REUSEADDR could bind it)" in told
 
 
 @pytest.mark.usefixtures("network")
@@ -78,7 +78,8 @@ def test_free_refuses_an_address_that_cannot_be_bound_by_its_name() -> None:
     done = run("--free", "[fe80::1]:80", "-t", "0")
     assert done.returncode == 2
     assert "fe80::1 is link-local: name its interface too, as in [fe80::1%eth0]:80" in done.stderr
-    assert "Cannot assign requested address: [2001:db8::1]:80" in run("--free", "[2001:db8::1]:80", "-t", "0").stderr
+    foreign = run("--free", "[2001:db8::1]:80", "-t", "0")
+    assert "Cannot assign requested address: port 80 of 2001:db8::1" in foreign.stderr
 
 
 def test_free_waits_for_a_name_that_cannot_be_resolved_yet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,18 +138,19 @@ def test_free_finds_a_socket_that_is_connected_to_itself() -> None:
 
 @pytest.mark.usefixtures("network")
 def test_a_port_that_was_not_tried_in_time_is_in_the_answer_too() -> None:
-    done = run("127.0.0.1:1", "http://127.0.0.1:1/a", "http://127.0.0.1:1/b", "--free", "5000", "-t", "0", "--json")
+    where = "127.0.0.1:1"
+    done = run(where, f"http://{where}/a", f"http://{where}/b", "--free", where, "-t", "0", "--json")
     assert done.returncode == 1
-    assert done.stderr.endswith("  port 5000: not reached yet\n")
+    assert done.stderr.endswith("  port 1 of 127.0.0.1: not reached yet\n")
     told = json.loads(done.stdout)["targets"]
     assert [target["target"] for target in told] == [
-        *("127.0.0.1:1", "127.0.0.1:1 (http)", "127.0.0.1:1 (http) #2", "port 5000"),
+        *("127.0.0.1:1", "127.0.0.1:1 (http)", "127.0.0.1:1 (http) #2", "port 1 of 127.0.0.1"),
     ]
     assert [target["status"] for target in told] == ["refused"] * 3 + ["nothing"]
     assert [(target["host"], target["port"], target["protocol"], target["bind"]) for target in told[1:]] == [
         ("127.0.0.1", 1, "http", False),
         ("127.0.0.1", 1, "http", False),
-        (None, 5000, None, True),
+        ("127.0.0.1", 1, None, True),
     ]
 
 

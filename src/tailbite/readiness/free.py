@@ -69,8 +69,7 @@ class Bind:
         return cls(host, int(port))
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}" if host else f"port {self.port}"
+        return f"port {self.port} of {self.host}" if self.host else f"port {self.port}"
 
 
 def wait_until_free(
