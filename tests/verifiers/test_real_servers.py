@@ -179,7 +179,7 @@ def check_answers(name: str, patience: float) -> None:
 
 def connected(name: str, verifier: verify.Verifier) -> socket.socket:
     """Return the first verified connection of the reconnecting loop."""
-    for connection in tailbite.connections((HOST, PORTS[name]), verify=verifier, max_attempts=1):
+    for connection in tailbite.connections((HOST, PORTS[name]), verify=verifier, deadline=60):
         with connection as sock:
             return sock.dup()
     raise AssertionError("no connection")
