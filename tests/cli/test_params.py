@@ -74,6 +74,8 @@ def test_a_pipe_without_a_writer_is_refused_at_once_by_whatever_reads_a_file(tmp
         result = run(line.replace("F", fifo))
         assert (result.exit_code, result.stdout) == (2, ""), (line, result.output)
         assert "it is a pipe that no program writes to" in words(result), line
+    for line in ("exporter --web.tls-cert F", f"exporter --web.tls-cert {__file__} --web.tls-key F"):
+        assert f"{fifo} is not a regular file" in words(run(line.replace("F", fifo)))
 
 
 def test_a_program_that_cannot_do_it_is_one_sentence_that_begins_with_our_name() -> None:

@@ -124,9 +124,12 @@ def tls_context(certificate: str, key: str | None, client_ca: str | None = None)
         OSError: a file cannot be read.
         ValueError: a file is not of the expected kind, or the key is encrypted or of another certificate.
     """
-    for path in filter(None, (certificate, key, client_ca)):
-        with open(path, "rb"):  # noqa: PTH123 - the errors of ssl do not name the file
-            pass
+    for path in filter(None, (certificate, key, client_ca)):  # the errors of ssl do not name the file
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        os.close(descriptor)
+        if not is_regular:
+            raise ValueError(f"{path} is not a regular file: it is read more than once, which a pipe does not allow")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, password=_refuse_password)
