@@ -125,23 +125,23 @@ def _try_bind(bind: Bind, reuse: bool) -> tuple[TargetStatus, str]:
     if all(_can_bind(*address, reuse) for address in addresses):
         return TargetStatus.FREE, ""
     with_reuse = not reuse and all(_can_bind(*address, True) for address in addresses)
-    status = TargetStatus.TIME_WAIT if _is_left(bind.port, with_reuse) else TargetStatus.IN_USE
+    status = TargetStatus.TIME_WAIT if _is_left(bind.port) else TargetStatus.IN_USE
     return status, "a server that sets SO_REUSEADDR could bind it" if with_reuse else ""
 
 
-def _is_left(port: int, otherwise: bool) -> bool:
-    """Tell whether only connections in TIME-WAIT have the port; ``otherwise`` where no socket of the port is visible.
+def _is_left(port: int) -> bool:
+    """Tell whether only connections in TIME-WAIT have the port, as far as sockets are listed.
 
     TIME-WAIT of a server stops no server that sets SO_REUSEADDR, but TIME-WAIT of a client does (also of a client
     that was connected to itself). Connections of a server that has ended, and sockets that are only bound, can be in
-    the way of a server without SO_REUSEADDR alone, as TIME-WAIT is, if they have set the option.
+    the way of a server without SO_REUSEADDR alone, as TIME-WAIT is, if they have set the option. Before Linux 6.8
+    sockets that are only bound are not listed.
     """
     try:
         with SockDiag() as diag:
-            states = {one.state for one in diag.listing(local_port=port).sockets}
+            return {one.state for one in diag.listing(local_port=port).sockets} == {TcpState.TIME_WAIT}
     except OSError:
         return False  # not visible, so not claimed
-    return states == {TcpState.TIME_WAIT} if states else otherwise
 
 
 def _addresses(bind: Bind) -> list[tuple[int, Any]]:

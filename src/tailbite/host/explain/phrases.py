@@ -121,7 +121,7 @@ def join_words(parts: Iterable[str]) -> str:
 
 
 def first_words(words: Iterable[str], more: str) -> str:
-    """Join at most five of some words, each once, and say how many ``more`` of them there are."""
+    """Join some words, each once: the first five, and how many ``more`` there are unless that is one."""
     each = list(dict.fromkeys(words))
     left = len(each) - _SHOWN
     return join_words([*each[:_SHOWN], f"{left} more {more}"] if left > 1 else each)
